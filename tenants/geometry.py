@@ -135,7 +135,10 @@ def ranked_choices(product_id: str, name: str) -> tuple[tuple[int, int], ...]:
 
 @cache
 def ranked_arrays(product_id: str, name: str) -> tuple[list[int], list[int]]:
-    """Return `ranked_choices` as two parallel lists, masks and starts, for `unnest(%s, %s) WITH ORDINALITY`."""
+    """Return `ranked_choices` as two parallel lists, masks and starts, for `unnest(%s, %s) WITH ORDINALITY`.
+
+    The lists are shared and must not be changed.
+    """
     choices = ranked_choices(product_id, name)
     return [mask for mask, _ in choices], [start for _, start in choices]
 

@@ -323,7 +323,7 @@ def worst_case_admits(
     return not any(_can_block(product_id, gpus, crowd - Counter([other]), other) for other in crowd if other != name)
 
 
-def _can_block(product_id: str, gpus: Sequence[tuple[int, bool]], crowd: Counter[str], name: str, states: int) -> bool:
+def _can_block(product_id: str, gpus: Sequence[tuple[int, bool]], crowd: Counter[str], name: str) -> bool:
     """Tell whether units of `crowd` can be packed so that `name` fits nowhere; True also beyond the bound."""
     open_gpus = [gpu for gpu in gpus if legal_starts(product_id, name, gpu[0], media_free=gpu[1])]
     if len(open_gpus) > crowd.total():
