@@ -1,0 +1,158 @@
+"""The one settings module, fed by `env.py`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from controlplane.env import environment
+
+env = environment()
+
+
+def database(dsn: str, *, pool: bool) -> dict[str, Any]:
+    """Return Django's database settings for a libpq DSN; `pool` for the web process only."""
+    try:
+        parts = dict(conninfo_to_dict(dsn))
+    except psycopg.ProgrammingError as error:
+        msg = f"DATABASE_URL is no PostgreSQL address: {type(error).__name__}"
+        raise ValueError(msg) from None
+    options: dict[str, Any] = {
+        key: value for key, value in parts.items() if key not in {"dbname", "user", "password", "host", "port"}
+    }
+    if pool:
+        options["pool"] = {"min_size": 1, "max_size": 12, "timeout": 5}
+    return {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": str(parts.get("dbname") or "tenantry"),
+        "USER": str(parts.get("user") or ""),
+        "PASSWORD": str(parts.get("password") or ""),
+        "HOST": str(parts.get("host") or ""),
+        "PORT": str(parts.get("port") or ""),
+        "OPTIONS": {"connect_timeout": "5", "application_name": f"tenantry-{env.process}", **options},
+        "CONN_MAX_AGE": 0 if pool else None,
+        "CONN_HEALTH_CHECKS": not pool,
+        "DISABLE_SERVER_SIDE_CURSORS": True,
+        "ATOMIC_REQUESTS": False,
+    }
+
+
+DATABASES = {"default": database(env.database_dsn(), pool=env.process == "web")}
+SECRET_KEY = env.secret_key.get_secret_value() or "insecure-key-for-commands-that-sign-nothing-00000"
+DEBUG = env.debug
+ALLOWED_HOSTS = [host.strip() for host in env.allowed_hosts.split(",") if host.strip()]
+USE_TZ = True
+TIME_ZONE = "UTC"
+LANGUAGE_CODE = "en"
+ROOT_URLCONF = "controlplane.urls"
+ASGI_APPLICATION = "controlplane.asgi.application"
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+AUTH_USER_MODEL = "tenants.Person"
+AUTHENTICATION_BACKENDS = ["tenants.login.PersonBackend"]
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.Argon2PasswordHasher"]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 10}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.postgres",
+    "whitenoise.runserver_nostatic",
+    "django.contrib.staticfiles",
+    "rest_framework",
+    "django_filters",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "tenants.apps.TenantsConfig",
+    "provisioners.apps.ProvisionersConfig",
+]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "tenants.api.middleware.ProblemMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "tenants.login.AdminTransactionMiddleware",
+]
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+STATIC_URL = "/static/"
+WHITENOISE_USE_FINDERS = True
+WHITENOISE_AUTOREFRESH = False
+APPEND_SLASH = False
+SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = "Lax"
+SESSION_COOKIE_SECURE = env.public_url.startswith("https://")
+CSRF_COOKIE_SECURE = SESSION_COOKIE_SECURE
+CSRF_TRUSTED_ORIGINS = [env.public_url]
+SECURE_CONTENT_TYPE_NOSNIFF = True
+X_FRAME_OPTIONS = "DENY"
+DATA_UPLOAD_MAX_MEMORY_SIZE = 1_048_576
+DATA_UPLOAD_MAX_NUMBER_FIELDS = 1_000
+
+REST_FRAMEWORK: dict[str, Any] = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["tenants.api.authentication.PrincipalAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["tenants.api.scoping.DeclaredPolicy"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["tenants.api.parsing.StrictJSONParser"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "tenants.api.problem_handler.handle",
+    "UNAUTHENTICATED_USER": None,
+    "COERCE_DECIMAL_TO_STRING": True,
+    "TEST_REQUEST_DEFAULT_FORMAT": "json",
+}
+SPECTACULAR_SETTINGS: dict[str, Any] = {
+    "TITLE": "Tenantry API",
+    "DESCRIPTION": "One ledger, one approval path and one golden path over GPU VMs and Kubernetes namespaces.",
+    "VERSION": "1",
+    "OAS_VERSION": "3.1.0",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "REDOC_DIST": "SIDECAR",
+    "COMPONENT_SPLIT_REQUEST": True,
+    "SERVE_PERMISSIONS": ["tenants.api.scoping.DeclaredPolicy"],
+    "SERVE_AUTHENTICATION": [],
+}
+
+LOGGING: dict[str, Any] = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"json": {"()": "controlplane.telemetry.JsonFormatter"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
+    "root": {"handlers": ["stderr"], "level": "INFO"},
+    "loggers": {"django.request": {"level": "ERROR"}, "httpx": {"level": "WARNING"}, "httpcore": {"level": "WARNING"}},
+}
+
+# Read by the domain and the workers through django.conf.settings; each is explained in env.py.
+TENANTRY_PUBLIC_URL = env.public_url
+TENANTRY_ENVIRONMENT = env.environment_name
+TENANTRY_MASTER_KEYS = env.master_keys.get_secret_value()
+TENANTRY_SWEEP_S = env.sweep_s
+TENANTRY_LEASE_TTL_S = env.lease_ttl_s
+TENANTRY_INVENTORY_S = env.inventory_s
+TENANTRY_WORKER_SLOTS = env.worker_slots
+TENANTRY_SANDBOX_URL = env.sandbox_url
+TENANTRY_SANDBOX_TOKEN = env.sandbox_token.get_secret_value()

@@ -1,0 +1,81 @@
+"""Rows of the domain, one module per noun. Import them from here.
+
+Every tenant-owned table has its own `tenant` column: row-level security compares nothing else.
+"""
+
+from tenants.models.allocation import Allocation, Boundary, QuotaCharge, Unit
+from tenants.models.event import ChainHead, Checkpoint, Event, IdempotencyRecord, Outbox
+from tenants.models.inventory import Finding, GpuDevice, Host, MigDevice, Provider, ProviderCredential
+from tenants.models.ledger import Hold, UsageRecord
+from tenants.models.people import ApiToken, Person, PlatformMembership, ServiceAccount
+from tenants.models.pricing import Price, PriceList
+from tenants.models.product import (
+    Endpoint,
+    EndpointKey,
+    GatewayReplica,
+    GatewayUsage,
+    Machine,
+    Namespace,
+    Revision,
+    ServedModel,
+)
+from tenants.models.quota import (
+    AutoApprovalRule,
+    Decision,
+    Delegation,
+    Quota,
+    Request,
+    RequestComment,
+    RequestStage,
+)
+from tenants.models.reconciled import Intent, Reconciled
+from tenants.models.tenant import Membership, Suspension, Tenant
+from tenants.models.work import HostPlan, Notice
+
+__all__ = [
+    "Allocation",
+    "ApiToken",
+    "AutoApprovalRule",
+    "Boundary",
+    "ChainHead",
+    "Checkpoint",
+    "Decision",
+    "Delegation",
+    "Endpoint",
+    "EndpointKey",
+    "Event",
+    "Finding",
+    "GatewayReplica",
+    "GatewayUsage",
+    "GpuDevice",
+    "Hold",
+    "Host",
+    "HostPlan",
+    "IdempotencyRecord",
+    "Intent",
+    "Machine",
+    "Membership",
+    "MigDevice",
+    "Namespace",
+    "Notice",
+    "Outbox",
+    "Person",
+    "PlatformMembership",
+    "Price",
+    "PriceList",
+    "Provider",
+    "ProviderCredential",
+    "Quota",
+    "QuotaCharge",
+    "Reconciled",
+    "Request",
+    "RequestComment",
+    "RequestStage",
+    "Revision",
+    "ServedModel",
+    "ServiceAccount",
+    "Suspension",
+    "Tenant",
+    "Unit",
+    "UsageRecord",
+]

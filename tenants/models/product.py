@@ -1,0 +1,213 @@
+"""The three products (endpoint, machine, namespace), served models, revisions, keys and gateway replicas."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from django.db import models
+from django.db.models import Q
+
+from tenants.models.allocation import Allocation, Boundary
+from tenants.models.fields import SlugField, primary_key, short_id, slug_check
+from tenants.models.reconciled import Reconciled, reconciled_constraints, reconciled_indexes
+
+
+class ServedModel(models.Model):
+    """A model of the catalogue, pinned to a commit by an operator."""
+
+    id = primary_key()
+    name = SlugField(unique=True, max_length=60)
+    repository = models.CharField(max_length=200)
+    commit = models.CharField(max_length=64)
+    licence = models.CharField(max_length=80, blank=True, default="")
+    geometry = models.JSONField(default=dict)
+    quantisation = models.CharField(max_length=20, default="native")
+    enabled = models.BooleanField(default=True)
+    created_at = models.DateTimeField()
+    version = models.PositiveIntegerField(default=1)
+
+    class Meta:
+        constraints: ClassVar[list[Any]] = [
+            models.CheckConstraint(condition=Q(commit__regex=r"^[0-9a-f]{40,64}$"), name="served_model_commit"),
+        ]
+
+
+class Product(Reconciled):
+    """What the three products share: a tenant, a name, an allocation, a boundary."""
+
+    tenant = models.ForeignKey("tenants.Tenant", on_delete=models.PROTECT, related_name="%(class)ss")
+    name = SlugField()
+    description = models.CharField(max_length=500, blank=True, default="")
+    labels = models.JSONField(default=dict, blank=True)
+    managed_by = models.CharField(max_length=16, default="api")
+    allocation = models.OneToOneField(Allocation, on_delete=models.PROTECT, related_name="%(class)s")
+    boundary = models.ForeignKey(
+        Boundary, null=True, blank=True, on_delete=models.PROTECT, related_name="%(class)ss"
+    )
+    created_at = models.DateTimeField()
+    owner = models.ForeignKey("tenants.Person", null=True, on_delete=models.PROTECT, related_name="+")
+    """The person who asked for it; handed over when he leaves."""
+    version = models.PositiveIntegerField(default=1)
+
+    class Meta:
+        abstract = True
+
+
+def _product_meta(prefix: str) -> tuple[list[Any], list[models.Index]]:
+    return (
+        [
+            models.UniqueConstraint(
+                fields=["tenant", "name"], condition=Q(released_at__isnull=True), name=f"{prefix}_name_live"
+            ),
+            slug_check(f"{prefix}_name"),
+            *reconciled_constraints(prefix),
+        ],
+        [
+            *reconciled_indexes(prefix),
+            models.Index(fields=["tenant", "created_at", "id"], name=f"{prefix}_tenant_created"),
+            models.Index(fields=["created_at", "id"], name=f"{prefix}_created"),
+        ],
+    )
+
+
+_endpoint_constraints, _endpoint_indexes = _product_meta("endpoint")
+_machine_constraints, _machine_indexes = _product_meta("machine")
+_namespace_constraints, _namespace_indexes = _product_meta("namespace")
+
+
+class Endpoint(Product):
+    """A served model behind a URL inside a boundary."""
+
+    id = primary_key()
+    short_id = short_id("ep")
+    revision = models.ForeignKey(
+        "tenants.Revision", null=True, on_delete=models.PROTECT, related_name="+", db_constraint=True
+    )
+    """The revision that should serve."""
+    address = models.CharField(max_length=300, blank=True, default="")
+    reachable_from = models.CharField(max_length=20, blank=True, default="")
+
+    class Meta:
+        constraints = _endpoint_constraints
+        indexes = _endpoint_indexes
+
+
+class Revision(models.Model):
+    """What an endpoint serves; immutable once written."""
+
+    id = primary_key()
+    tenant = models.ForeignKey("tenants.Tenant", on_delete=models.PROTECT, related_name="+")
+    endpoint = models.ForeignKey(Endpoint, on_delete=models.CASCADE, related_name="revisions")
+    number = models.PositiveIntegerField()
+    model = models.ForeignKey(ServedModel, on_delete=models.PROTECT, related_name="+")
+    runtime = SlugField(default="vllm")
+    arguments = models.JSONField(default=dict, blank=True)
+    created_at = models.DateTimeField()
+    author = models.ForeignKey("tenants.Person", null=True, on_delete=models.PROTECT, related_name="+")
+
+    class Meta:
+        constraints: ClassVar[list[Any]] = [
+            models.UniqueConstraint(fields=["endpoint", "number"], name="revision_number"),
+        ]
+
+
+class EndpointKey(models.Model):
+    """Hash of a key clients use against an endpoint."""
+
+    id = primary_key()
+    tenant = models.ForeignKey("tenants.Tenant", on_delete=models.PROTECT, related_name="+")
+    endpoint = models.ForeignKey(Endpoint, on_delete=models.CASCADE, related_name="keys")
+    public_id = models.CharField(max_length=16, unique=True)
+    digest = models.CharField(max_length=64)
+    """SHA-256, hex."""
+    name = models.CharField(max_length=80)
+    author = models.ForeignKey("tenants.Person", null=True, on_delete=models.PROTECT, related_name="+")
+    created_at = models.DateTimeField()
+    expires_at = models.DateTimeField(null=True, blank=True)
+    revoked_at = models.DateTimeField(null=True, blank=True)
+    last_used_at = models.DateTimeField(null=True, blank=True)
+    replaced_by = models.ForeignKey("self", null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
+
+    class Meta:
+        constraints: ClassVar[list[Any]] = [
+            models.CheckConstraint(condition=Q(digest__regex=r"^[0-9a-f]{64}$"), name="endpoint_key_digest"),
+        ]
+
+
+class Machine(Product):
+    """A GPU VM with SSH."""
+
+    id = primary_key()
+    short_id = short_id("vm")
+    image = models.CharField(max_length=120)
+    disk_gib = models.PositiveIntegerField()
+    ssh_keys = models.JSONField(default=list)
+    power = models.CharField(max_length=8, default="on")
+    address = models.CharField(max_length=300, blank=True, default="")
+
+    class Meta:
+        constraints: ClassVar[list[Any]] = [
+            *_machine_constraints,
+            models.CheckConstraint(condition=Q(power__in=["on", "off"]), name="machine_power"),
+        ]
+        indexes = _machine_indexes
+
+
+class Namespace(Product):
+    """A namespace boundary handed to people with a kubeconfig."""
+
+    id = primary_key()
+    short_id = short_id("ns")
+
+    class Meta:
+        constraints = _namespace_constraints
+        indexes = _namespace_indexes
+
+
+class GatewayReplica(models.Model):
+    """One gateway process: of a namespace boundary, or of one endpoint VM. The principal `agent`."""
+
+    id = primary_key()
+    tenant = models.ForeignKey("tenants.Tenant", on_delete=models.PROTECT, related_name="+")
+    boundary = models.ForeignKey(Boundary, on_delete=models.CASCADE, related_name="gateways")
+    unit = models.OneToOneField(
+        "tenants.Unit", null=True, blank=True, on_delete=models.CASCADE, related_name="gateway"
+    )
+    """Set for a gateway inside an endpoint VM."""
+    token_sealed = models.BinaryField(null=True, blank=True)
+    """The one-time enrolment token, envelope-encrypted until it is used or replaced."""
+    token_digest = models.CharField(max_length=64, blank=True, default="")
+    token_expires_at = models.DateTimeField(null=True, blank=True)
+    credential_digest = models.CharField(max_length=64, blank=True, default="")
+    enrolled_at = models.DateTimeField(null=True, blank=True)
+    last_seen_at = models.DateTimeField(null=True, blank=True)
+    config_version = models.BigIntegerField(default=0)
+    """Version of the configuration it should have; bumped whenever anything in it changes."""
+    reported_version = models.BigIntegerField(default=0)
+    report = models.JSONField(default=dict, blank=True)
+    removed_at = models.DateTimeField(null=True, blank=True)
+    created_at = models.DateTimeField()
+
+    class Meta:
+        constraints: ClassVar[list[Any]] = [
+            models.UniqueConstraint(
+                fields=["boundary"],
+                condition=Q(unit__isnull=True, removed_at__isnull=True),
+                name="gateway_one_per_namespace",
+            ),
+        ]
+
+
+class GatewayUsage(models.Model):
+    """One batch of usage as a gateway sent it; its id makes a repeated batch count once."""
+
+    id = models.UUIDField(primary_key=True)
+    tenant = models.ForeignKey("tenants.Tenant", on_delete=models.PROTECT, related_name="+")
+    gateway = models.ForeignKey(GatewayReplica, on_delete=models.CASCADE, related_name="+")
+    endpoint_id = models.UUIDField(null=True)
+    requests = models.PositiveIntegerField()
+    prompt_tokens = models.PositiveBigIntegerField()
+    completion_tokens = models.PositiveBigIntegerField()
+    errors = models.PositiveIntegerField(default=0)
+    body = models.JSONField(default=dict)
+    received_at = models.DateTimeField()
