@@ -272,16 +272,18 @@ def test_the_media_unit_counts_in_the_worst_case():
     assert worst_case_admits(H100, [(0xFF, True)], ["1g.10gb"], "1g.10gb+me")
     assert not worst_case_admits(H100, [(0xFF, True)], ["1g.10gb+me"], "1g.10gb+me")
     assert not worst_case_admits(H100, [(0xFF, False)], [], "1g.10gb+me")
+    # The 2g cannot stand on position 0, but beside it takes the media unit.
+    assert not worst_case_admits(A30, [(0b1101, True)], ["2g.12gb+me"], "1g.6gb+me")
 
 
 def test_a_search_beyond_its_bound_refuses(monkeypatch):
-    gpus, crowd = [(0xFF, True)] * 3, ["1g.10gb"] * 4
-    assert not worst_case_admits(H100, gpus, crowd + crowd[:2], "3g.40gb")
-    assert worst_case_admits(H100, gpus, crowd, "3g.40gb")
+    # Blocking a 3g takes something at 0..3 and at 4..6; a 4g cannot be the second, and one 1g is not two.
+    gpus, crowd = [(0xFF, True)] * 2, ["4g.40gb", "4g.40gb", "4g.40gb", "1g.10gb"]
+    assert worst_case_admits(H100, gpus, crowd, "3g.40gb", any_order=False)
 
-    monkeypatch.setattr(host_binding, "WORST_CASE_STATES", 1)
+    monkeypatch.setattr(host_binding, "WORST_CASE_STATES", 0)
 
-    assert not worst_case_admits(H100, gpus, crowd, "3g.40gb")
+    assert not worst_case_admits(H100, gpus, crowd, "3g.40gb", any_order=False)
 
 
 @settings(max_examples=200, deadline=None)
