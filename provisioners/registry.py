@@ -1,0 +1,29 @@
+"""The only list of provider kinds: slug → how to make its driver from a provider's config and secrets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from provisioners.driver import Driver, NotSupported, Secret
+from provisioners.sandbox import driver as sandbox
+
+DriverFactory = Callable[[Mapping[str, Any], Mapping[str, Secret]], Driver]
+
+DRIVERS: Final[Mapping[str, DriverFactory]] = {
+    "sandbox": sandbox.make,
+}
+
+
+def kinds() -> tuple[str, ...]:
+    """Return every provider kind that can be registered."""
+    return tuple(DRIVERS)
+
+
+def make_driver(kind: str, config: Mapping[str, Any], secrets: Mapping[str, Secret]) -> Driver:
+    """Return a driver for one provider. Raises `NotSupported` for an unknown kind, `LookupError` for missing config."""
+    factory = DRIVERS.get(kind)
+    if factory is None:
+        msg = f"no driver for providers of kind {kind!r}; there are: {', '.join(DRIVERS)}"
+        raise NotSupported(msg)
+    return factory(config, secrets)
