@@ -260,7 +260,7 @@ def parse_dimension(text: str) -> GpuDimension | str:
     if head != "gpu":
         msg = f"{text!r} is no dimension; use gpu.<product>.slices, gpu.<product>.<profile>, or one of "
         raise BadDimension(msg + ", ".join(PLAIN_DIMENSIONS))
-    if len(rest) != 2 or not all(rest):  # noqa: PLR2004  the two parts after `gpu`
+    if len(rest) != 2 or not all(rest):
         msg = f"{text!r} is incomplete; use gpu.<product>.slices or gpu.<product>.<profile>"
         raise BadDimension(msg)
     product_id, part = rest

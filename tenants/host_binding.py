@@ -336,8 +336,13 @@ def _can_block(product_id: str, gpus: Sequence[tuple[int, bool]], crowd: Counter
         if not ways:
             return False
         blockers.append(ways)
+    return _one_each(blockers, limit)
+
+
+def _one_each(blockers: list[tuple[tuple[int, ...], ...]], limit: tuple[int, ...]) -> bool:
+    """Tell whether one way per GPU can be taken within `limit`; True also beyond the bound."""
     # Like GPUs next to each other, those with the fewest ways first.
-    blockers.sort(key=lambda ways: (len(ways), ways))
+    blockers = sorted(blockers, key=lambda ways: (len(ways), ways))
     least = [sum(ways[0]) for ways in blockers]
     dead: set[tuple[int, int, tuple[int, ...]]] = set()
 
