@@ -1,0 +1,96 @@
+"""`python -m provisioners.gateway --port P --state DIR`: run one gateway.
+
+Environment: TENANTRY_GATEWAY_CONTROL_URL (base URL of the control plane), TENANTRY_GATEWAY_UID (row of this
+gateway), TENANTRY_GATEWAY_TOKEN (one-time enrolment token; needed once, taken out of the environment when
+read), TENANTRY_GATEWAY_CA_FILE (PEM, optional). Secrets come by environment only, never by argument.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import urlsplit
+from uuid import UUID
+
+from provisioners.driver import Secret
+from provisioners.gateway.app import Gateway, Settings
+from provisioners.gateway.state import StateError
+
+USAGE_ERROR = 2
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object per line. What is logged holds ids and states: no bodies, no keys, no addresses of callers."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return `record` as one line."""
+        line = {
+            "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+def settings(arguments: list[str]) -> Settings:
+    """Read arguments and environment. Raises `ValueError` naming the variable that is wrong."""
+    parser = argparse.ArgumentParser(prog="python -m provisioners.gateway", description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--port", type=int, required=True, help="port to listen on; 0 takes a free one")
+    parser.add_argument("--state", type=Path, required=True, help="folder for identity, configuration and usage")
+    parser.add_argument("--metrics-port", type=int, help="serve /metrics here instead of on --port")
+    given = parser.parse_args(arguments)
+    token = os.environ.pop("TENANTRY_GATEWAY_TOKEN", "").strip()
+    control_url = os.environ.get("TENANTRY_GATEWAY_CONTROL_URL", "").strip()
+    if urlsplit(control_url).scheme not in {"http", "https"} or not urlsplit(control_url).hostname:
+        message = (
+            "TENANTRY_GATEWAY_CONTROL_URL must be the control plane's base URL, for example https://tenantry.example"
+        )
+        raise ValueError(message)
+    try:
+        uid = UUID(os.environ.get("TENANTRY_GATEWAY_UID", ""))
+    except ValueError:
+        message = "TENANTRY_GATEWAY_UID must be the UUID of this gateway"
+        raise ValueError(message) from None
+    ca_file = os.environ.get("TENANTRY_GATEWAY_CA_FILE", "")
+    return Settings(
+        gateway_uid=uid,
+        control_url=control_url,
+        state=given.state,
+        token=Secret(token) if token else None,
+        host=given.host,
+        port=given.port,
+        metrics_port=given.metrics_port,
+        ca_file=Path(ca_file) if ca_file else None,
+    )
+
+
+async def _serve(chosen: Settings) -> None:
+    await Gateway(chosen).run()
+
+
+def main(arguments: list[str]) -> int:
+    """Run until told to stop; the exit status is 2 where it cannot start."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    os.umask(0o077)
+    try:
+        asyncio.run(_serve(settings(arguments)))
+    except (ValueError, StateError, OSError) as error:
+        logging.getLogger("tenantry.gateway").error("cannot start: %s", error)  # noqa: TRY400 - a message for people
+        return USAGE_ERROR
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,301 @@
+"""The gateway put together: listening, serving, calling home, and ending well.
+
+Life: folder locked → last configuration served (if there is one) → port open → enrol → follow. SIGTERM or
+SIGINT: no new connections or requests, running ones get up to 30 s, usage is sealed and offered once more, exit 0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import json
+import logging
+import signal
+import ssl
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from http import HTTPStatus
+from pathlib import Path
+from typing import Final
+from uuid import UUID
+
+import aiohttp
+from aiohttp import web
+
+from provisioners.driver import Secret
+from provisioners.gateway import refusals
+from provisioners.gateway.backends import Backends
+from provisioners.gateway.home import Home, Link, Removed
+from provisioners.gateway.metrics import Metrics
+from provisioners.gateway.paths import Route
+from provisioners.gateway.protocol import Backend, ConfigDocument, ProtocolError, Report, UsageRecord
+from provisioners.gateway.proxy import Proxy
+from provisioners.gateway.routing import Routing
+from provisioners.gateway.spool import Spool
+from provisioners.gateway.state import StateFolder
+
+log = logging.getLogger("tenantry.gateway")
+
+DRAIN_S: Final = 30.0
+FLUSH_S: Final = 3.0
+CONNECT_S: Final = 2.0
+SILENCE_S: Final = 600.0
+"""How long a backend may stay silent inside one answer."""
+BACKEND_KEEPALIVE_S: Final = 4.0
+"""Below the 5 s after which uvicorn (vLLM's server) closes an idle connection, so that we close first."""
+LOOK_TIMEOUT_S: Final = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How one gateway process is run."""
+
+    gateway_uid: UUID
+    control_url: str
+    state: Path
+    token: Secret | None = None
+    host: str = "127.0.0.1"
+    port: int = 0
+    metrics_port: int | None = None
+    """Where set, `/metrics` answers there only, and no longer on the port that callers reach."""
+    ca_file: Path | None = None
+    """Authorities that the control plane's and backends' certificates may come from; None: the system's."""
+
+
+class Gateway:
+    """One gateway in one process."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Open the folder. Raises `StateError`."""
+        self.settings: Final = settings
+        self.started_at: Final = datetime.now(UTC)
+        self.port = settings.port
+        """The port really listened on, once `run` has opened it."""
+        self._state = StateFolder(settings.state, settings.gateway_uid, settings.token)
+        self._spool = Spool(settings.state / "usage")
+        self._metrics = Metrics()
+        self._backends = Backends()
+        self._proxy: Proxy
+        self._home: Home
+        self._upstream: aiohttp.ClientSession
+        self._stopping = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serve until SIGTERM, SIGINT or `stop`."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        tls = ssl.create_default_context(cafile=str(self.settings.ca_file) if self.settings.ca_file else None)
+        async with (
+            _backend_session(tls) as self._upstream,
+            aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(ssl=tls), cookie_jar=aiohttp.DummyCookieJar()
+            ) as home_session,
+        ):
+            self._proxy = Proxy(
+                upstream=self._upstream,
+                backends=self._backends,
+                metrics=self._metrics,
+                settle=self._settle,
+                own=self._own_page,
+            )
+            self._metrics.watch(in_flight=lambda: self._proxy.in_flight, spooled=lambda: self._spool.records)
+            self._home = Home(
+                url=self.settings.control_url,
+                version=version(),
+                session=home_session,
+                state=self._state,
+                spool=self._spool,
+                have=self._resume(),
+                apply=self._apply,
+                report=self._report,
+            )
+            runners = await self._listen()
+            at_home = asyncio.create_task(self._stay_at_home(), name="home")
+            try:
+                await self._stopping.wait()
+                await self._end(runners)
+            finally:
+                at_home.cancel()
+                await asyncio.gather(at_home, return_exceptions=True)
+                await self._home.flush(timeout_s=FLUSH_S)
+                self._spool.close()
+                self._state.close()
+
+    def stop(self) -> None:
+        """Begin to end: as SIGTERM."""
+        self._stopping.set()
+
+    # --- configuration ------------------------------------------------------------------------------
+
+    def _resume(self) -> ConfigDocument | None:
+        """Serve the last accepted configuration at once, whether the control plane is there or not."""
+        if self._state.identity.removed:
+            self._close_for_good()
+            return None
+        try:
+            document = self._state.last_config()
+        except ProtocolError as error:
+            log.error("configuration on disk does not hold up: %s; waiting for a new one", error)  # noqa: TRY400
+            return None
+        if document is not None:
+            self._apply(document)
+        return document
+
+    def _apply(self, document: ConfigDocument) -> None:
+        self._proxy.routing = Routing(document)
+        self._backends.keep_only(document.endpoints)
+        self._metrics.config_version.set(document.version)
+        log.info("serving configuration %d with %d endpoints", document.version, len(document.endpoints))
+
+    def _close_for_good(self) -> None:
+        self._proxy.routing = None
+        self._proxy.closed_by = refusals.unavailable(
+            "removed", "This gateway was removed.", retry_after_s=60, close=True
+        )
+
+    async def _stay_at_home(self) -> None:
+        if self._state.identity.removed:
+            return
+        try:
+            await self._home.run()
+        except Removed:
+            log.warning("the control plane removed this gateway; it serves nothing any more")
+            self._state.forget()
+            self._close_for_good()
+        except Exception:
+            # A bug in calling home must not stop what is being served; it must be seen, and people restart us.
+            log.exception("calling home ended by a bug")
+
+    # --- listening ----------------------------------------------------------------------------------
+
+    async def _listen(self) -> list[web.ServerRunner]:
+        server = web.Server(self._proxy, handler_cancellation=True, auto_decompress=False, access_log=None)
+        runner = web.ServerRunner(server)
+        await runner.setup()
+        site = web.TCPSite(runner, self.settings.host, self.settings.port, backlog=1024)
+        await site.start()
+        self.port = int(runner.addresses[0][1])
+        runners = [runner]
+        if self.settings.metrics_port is not None:
+            pages = web.ServerRunner(web.Server(self._metrics_page, access_log=None))
+            await pages.setup()
+            await web.TCPSite(pages, self.settings.host, self.settings.metrics_port).start()
+            runners.append(pages)
+        log.info("gateway %s listens on %s:%d", self.settings.gateway_uid, self.settings.host, self.port)
+        return runners
+
+    async def _end(self, runners: list[web.ServerRunner]) -> None:
+        """Let running requests come to their end, then close."""
+        if self._proxy.closed_by is None:
+            self._proxy.closed_by = refusals.unavailable(
+                "draining", "This gateway is being stopped.", retry_after_s=1, close=True
+            )
+        log.info("draining %d requests", self._proxy.in_flight)
+        for runner in runners:
+            for site in list(runner.sites):
+                await site.stop()
+        try:
+            async with asyncio.timeout(DRAIN_S):
+                await self._proxy.idle.wait()
+        except TimeoutError:
+            log.warning("%d requests were cut off after %.0f s", self._proxy.in_flight, DRAIN_S)
+        for runner in runners:
+            await runner.cleanup()
+
+    # --- own pages ----------------------------------------------------------------------------------
+
+    def _own_page(self, route: Route) -> web.Response | None:
+        if route is Route.HEALTH:
+            return web.Response(body=json.dumps(self.health()).encode(), content_type="application/json")
+        return self._metrics_text() if self.settings.metrics_port is None else None
+
+    async def _metrics_page(self, request: web.BaseRequest) -> web.Response:
+        if (request.method, request.raw_path) != ("GET", "/metrics"):
+            return web.Response(status=HTTPStatus.NOT_FOUND)
+        return self._metrics_text()
+
+    def _metrics_text(self) -> web.Response:
+        self._metrics.control_plane_up.set(self._home.link is Link.UP)
+        return web.Response(body=self._metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4"})
+
+    def health(self) -> dict[str, object]:
+        """Return what `/healthz` says: where in its life the gateway is. No secret, no tenant's name."""
+        identity, routing = self._state.identity, self._proxy.routing
+        if identity.removed:
+            state = "removed"
+        elif self._stopping.is_set():
+            state = "draining"
+        elif not identity.enrolled:
+            state = "enrolling"
+        else:
+            state = "serving" if routing else "waiting"
+        return {
+            "state": state,
+            "gateway": identity.gateway_uid,
+            "enrolled": identity.enrolled,
+            "config_version": routing.version if routing else 0,
+            "config_refused": self._home.config_refused,
+            "control_plane": self._home.link.value,
+            "in_flight": self._proxy.in_flight,
+            "spooled_records": self._spool.records,
+            "version": version(),
+        }
+
+    # --- usage and reports --------------------------------------------------------------------------
+
+    def _settle(self, record: UsageRecord) -> None:
+        try:
+            self._spool.append(record)
+        except OSError as error:
+            # The answer is given already; a full disk must not turn it into a failure. The metric rings.
+            self._metrics.usage_lost.inc()
+            log.error("usage of request %s could not be kept: %s", record.request_id, error.strerror)  # noqa: TRY400
+
+    async def _report(self) -> Report:
+        routing = self._proxy.routing
+        endpoints = routing.endpoints if routing else ()
+        looks = {(b.unit_uid, b.url): b for endpoint in endpoints for b in endpoint.backends}
+        await asyncio.gather(*(self._look(backend) for backend in looks.values()))
+        return Report(
+            gateway_uid=self.settings.gateway_uid,
+            gateway_version=version(),
+            started_at=self.started_at,
+            config_version=routing.version if routing else 0,
+            config_refused=self._home.config_refused,
+            in_flight=self._proxy.in_flight,
+            refused=self._proxy.refused,
+            spooled_records=self._spool.records,
+            endpoints=tuple(self._backends.report(endpoint) for endpoint in endpoints),
+        )
+
+    async def _look(self, backend: Backend) -> None:
+        """See whether a backend answers; a look never sends it to rest, only a failed request does."""
+        health = self._backends.health(backend)
+        try:
+            async with self._upstream.get(
+                f"{backend.url}/models", timeout=aiohttp.ClientTimeout(total=LOOK_TIMEOUT_S), allow_redirects=False
+            ) as answer:
+                health.reachable = answer.status == HTTPStatus.OK
+                health.message = "" if health.reachable else f"GET /models answered with {answer.status}"
+        except (aiohttp.ClientError, TimeoutError) as error:
+            health.reachable, health.message = False, type(error).__name__
+
+
+def version() -> str:
+    """Return the version of this program."""
+    try:
+        return importlib.metadata.version("tenantry")
+    except importlib.metadata.PackageNotFoundError:
+        return "0"
+
+
+def _backend_session(tls: ssl.SSLContext) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=BACKEND_KEEPALIVE_S, ssl=tls),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_S, sock_connect=CONNECT_S, sock_read=SILENCE_S),
+        auto_decompress=False,
+        skip_auto_headers=("User-Agent",),
+        read_bufsize=1 << 18,
+    )

@@ -1,0 +1,117 @@
+"""Reading a request's body within limits, and what the gateway needs to know of it.
+
+What is judged is what is sent on: the body is parsed once, strictly, and written anew, so that no two readings of
+one text (duplicate names, NaN, odd encodings) can be played against each other. Bodies are never logged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn
+
+from aiohttp import web
+
+from provisioners.gateway import refusals
+from provisioners.gateway.paths import Route
+
+MAX_BODY_BYTES: Final = 16 << 20
+"""Room for a few images as data URLs."""
+STRANGER_BODY_BYTES: Final = 64 << 10
+"""As much is read from a caller without a good key, so that refusing costs little and looks alike."""
+MAX_DEPTH: Final = 64
+BODY_TIMEOUT_S: Final = 60.0
+_STREAMING: Final = frozenset({Route.CHAT, Route.COMPLETIONS})
+
+
+@dataclass(slots=True)
+class Asked:
+    """An inference request, read."""
+
+    model: str
+    streamed: bool
+    wants_usage: bool
+    """Whether the caller asked for a usage event himself."""
+    content: bytes
+    """The body to send on."""
+
+
+async def read(request: web.BaseRequest, *, limit: int) -> bytes:
+    """Return the body. Raises `Refusal`: 413 over `limit` bytes, 415 not JSON or packed, 408 too slow."""
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise refusals.unsupported("The body must not be packed (Content-Encoding).")
+    if request.content_type != "application/json":
+        raise refusals.unsupported("The body must be application/json.")
+    if (request.content_length or 0) > limit:
+        raise refusals.too_large(limit)
+    if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            async for chunk in request.content.iter_any():
+                size += len(chunk)
+                if size > limit:
+                    raise refusals.too_large(limit)
+                chunks.append(chunk)
+    except TimeoutError:
+        raise refusals.slow_body() from None
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def understand(body: bytes, route: Route) -> Asked:
+    """Parse `body` for `route`. Raises `Refusal` 400 naming the field."""
+    content = _parsed(body)
+    model = content.get("model")
+    if not isinstance(model, str) or not model:
+        raise refusals.bad_request("model_missing", "`model` must be a text: the name of the endpoint.")
+    streamed = content.get("stream")
+    if streamed not in (None, True, False) or (isinstance(streamed, int | float) and not isinstance(streamed, bool)):
+        raise refusals.bad_request("invalid_type", "`stream` must be true or false.")
+    wants_usage = True
+    if streamed and route in _STREAMING:
+        options = content.get("stream_options")
+        if options is None:
+            options = {}
+        if not isinstance(options, dict):
+            raise refusals.bad_request("invalid_type", "`stream_options` must be an object.")
+        wants_usage = options.get("include_usage") is True
+        if not wants_usage:
+            content["stream_options"] = {**options, "include_usage": True}
+    try:
+        text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    except ValueError:
+        raise refusals.bad_request("invalid_json", "The body holds a number or text that JSON cannot carry.") from None
+    return Asked(model, bool(streamed), wants_usage, text)
+
+
+def _parsed(body: bytes) -> dict[str, Any]:
+    try:
+        content = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        raise refusals.bad_request("invalid_json", "The body is not valid JSON in UTF-8.") from None
+    if not isinstance(content, dict):
+        raise refusals.bad_request("invalid_json", "The body must be a JSON object.")
+    if _deeper_than(content, MAX_DEPTH):
+        raise refusals.bad_request("too_deep", f"The body may be nested {MAX_DEPTH} deep at most.")
+    return content
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+def _deeper_than(content: dict[str, Any], limit: int) -> bool:
+    level: list[Any] = [content]
+    for _ in range(limit):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return False
+    return True

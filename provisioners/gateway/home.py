@@ -1,0 +1,304 @@
+"""The gateway's way home: enrol, configuration, usage, report. Outbound only, and never in a request's path.
+
+Each loop stands alone and none ever ends by an error: a control plane that is away, slow or talking nonsense costs
+log lines, nothing else. A change reaches us by the long poll; while the control plane is away, we ask at
+least every two seconds, so that a revocation holds within five seconds of its return.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+from enum import StrEnum
+from http import HTTPStatus
+from typing import Final
+from uuid import UUID
+
+import aiohttp
+from pydantic import BaseModel
+
+from provisioners.gateway.protocol import (
+    CONFIG_PATH,
+    ENROL_PATH,
+    LONGEST_WAIT_S,
+    REPORT_PATH,
+    USAGE_PATH,
+    ConfigDocument,
+    EnrolAnswer,
+    EnrolRequest,
+    Envelope,
+    ProtocolError,
+    Report,
+    parse,
+)
+from provisioners.gateway.spool import Spool
+from provisioners.gateway.state import StateFolder
+
+log = logging.getLogger("tenantry.gateway.home")
+
+FIRST_RETRY_S: Final = 0.2
+LONGEST_RETRY_S: Final = 2.0
+ENROL_RETRY_S: Final = 30.0
+USAGE_INTERVAL_S: Final = 2.0
+USAGE_LONGEST_RETRY_S: Final = 15.0
+_CALL: Final = aiohttp.ClientTimeout(total=10, sock_connect=3)
+_LONG_POLL: Final = aiohttp.ClientTimeout(total=LONGEST_WAIT_S + 5, sock_connect=3)
+_MAX_ANSWER_BYTES: Final = 64 << 20
+
+
+class Link(StrEnum):
+    """How the control plane was last seen."""
+
+    UNKNOWN = "unknown"
+    UP = "up"
+    AWAY = "away"
+    REVOKED = "credential-revoked"
+    TOKEN_REFUSED = "token-refused"  # noqa: S105 - a state's name
+
+
+class Removed(Exception):  # noqa: N818 - an end, not a fault
+    """The control plane said 410: this gateway is gone."""
+
+
+class Home:
+    """Talks to the control plane for one gateway."""
+
+    def __init__(
+        self,
+        *,
+        url: str,
+        version: str,
+        session: aiohttp.ClientSession,
+        state: StateFolder,
+        spool: Spool,
+        have: ConfigDocument | None,
+        apply: Callable[[ConfigDocument], None],
+        report: Callable[[], Awaitable[Report]],
+    ) -> None:
+        """`apply` takes each configuration that was accepted; `report` looks and says how things are."""
+        self.link = Link.UNKNOWN
+        self.config_refused = ""
+        """Why the last configuration offered was not taken."""
+        self._url: Final = url.rstrip("/")
+        self._version = version
+        self._session = session
+        self._state = state
+        self._spool = spool
+        self._have = have
+        self._apply = apply
+        self._report = report
+        self._gateway_uid: Final = UUID(state.identity.gateway_uid)
+
+    async def run(self) -> None:
+        """Work until cancelled. Raises `Removed`."""
+        await self._enrol()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._follow_config())
+                tasks.create_task(self._send_usage())
+                tasks.create_task(self._send_reports())
+        except BaseExceptionGroup as group:
+            removed, others = group.split(Removed)
+            if removed is not None and others is None:
+                raise Removed from None
+            raise
+
+    async def flush(self, *, timeout_s: float) -> None:
+        """Send what is spooled as far as it goes within `timeout_s`; the rest stays on disk."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._send_spooled()
+        except (TimeoutError, aiohttp.ClientError, Removed) as error:
+            log.info("%d usage records stay on disk (%s)", self._spool.records, type(error).__name__)
+
+    # --- enrolment ----------------------------------------------------------------------------------
+
+    async def _enrol(self) -> None:
+        retry = _Retry(ENROL_RETRY_S)
+        while not self._state.identity.enrolled:
+            try:
+                await self._enrol_once()
+            except (aiohttp.ClientError, TimeoutError, ProtocolError) as error:
+                self._seen(Link.AWAY, f"enrolment: {_words(error)}")
+            if not self._state.identity.enrolled:
+                await retry.pause()
+        log.info("enrolled in boundary %s", self._state.identity.boundary_uid)
+
+    async def _enrol_once(self) -> None:
+        identity = self._state.identity
+        request = EnrolRequest(
+            token=identity.token,
+            gateway_uid=self._gateway_uid,
+            credential_digest=self._state.credential_digest,
+            version=self._version,
+        )
+        status, body = await self._post(ENROL_PATH, request, with_credential=False)
+        match status:
+            case HTTPStatus.OK | HTTPStatus.CREATED:
+                self._state.enrolled(parse(EnrolAnswer, body))
+                self._seen(Link.UP)
+            case HTTPStatus.GONE:
+                raise Removed
+            case HTTPStatus.UNAUTHORIZED | HTTPStatus.FORBIDDEN:
+                self._seen(Link.TOKEN_REFUSED, "the control plane refuses the enrolment token; a fresh one is needed")
+            case _:
+                self._seen(Link.AWAY, f"enrolment answered with {status}")
+
+    # --- configuration ------------------------------------------------------------------------------
+
+    async def _follow_config(self) -> None:
+        retry = _Retry(LONGEST_RETRY_S)
+        while True:
+            asked = time.monotonic()
+            try:
+                news = await self._ask_config()
+            except (aiohttp.ClientError, TimeoutError) as error:
+                self._seen(Link.AWAY, f"configuration: {_words(error)}")
+                await retry.pause()
+                continue
+            except ProtocolError as error:
+                self._refuse_config(error)
+                await retry.pause()
+                continue
+            if news is None:
+                await retry.pause()
+            elif not news and time.monotonic() - asked < 1:
+                await asyncio.sleep(1)  # a control plane that does not hold the call must not be asked in a tight loop
+                retry.reset()
+            else:
+                retry.reset()
+
+    async def _ask_config(self) -> bool | None:
+        """Ask once, waiting for news. True: applied; False: nothing new; None: not answered properly."""
+        have = self._have.version if self._have else 0
+        async with self._session.get(
+            f"{self._url}{CONFIG_PATH}",
+            params={"have": str(have), "wait": str(LONGEST_WAIT_S)},
+            headers=self._credential(),
+            timeout=_LONG_POLL,
+            allow_redirects=False,
+        ) as answer:
+            match answer.status:
+                case HTTPStatus.OK:
+                    body = await _read(answer)
+                case HTTPStatus.NO_CONTENT | HTTPStatus.NOT_MODIFIED:
+                    self._seen(Link.UP)
+                    return False
+                case HTTPStatus.GONE:
+                    raise Removed
+                case HTTPStatus.UNAUTHORIZED | HTTPStatus.FORBIDDEN:
+                    self._seen(Link.REVOKED, "credential revoked; the last configuration stays in use")
+                    return None
+                case _:
+                    self._seen(Link.AWAY, f"configuration answered with {answer.status}")
+                    return None
+        self._seen(Link.UP)
+        document = self._state.accept(parse(Envelope, body), have=self._have)
+        changed = document is not self._have
+        self._have, self.config_refused = document, ""
+        if changed:
+            self._apply(document)
+        return changed
+
+    def _refuse_config(self, error: ProtocolError) -> None:
+        if self.config_refused != str(error):
+            log.error("configuration refused: %s", error)
+        self.config_refused = str(error)[:300]
+
+    # --- usage and reports --------------------------------------------------------------------------
+
+    async def _send_usage(self) -> None:
+        retry = _Retry(USAGE_LONGEST_RETRY_S)
+        while True:
+            await asyncio.sleep(USAGE_INTERVAL_S)
+            try:
+                sent = await self._send_spooled()
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                log.debug("usage stays on disk: %s", _words(error))
+                sent = False
+            if sent:
+                retry.reset()
+            else:
+                await retry.pause()
+
+    async def _send_spooled(self) -> bool:
+        """Seal and send all that is spooled; False where the control plane does not take it now."""
+        self._spool.seal()
+        for batch in self._spool.batches(self._gateway_uid):
+            status, _ = await self._post(USAGE_PATH, batch)
+            if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
+                self._spool.done(batch.id)
+            elif status in (
+                HTTPStatus.BAD_REQUEST,
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                HTTPStatus.UNPROCESSABLE_ENTITY,
+            ):
+                log.error("usage batch %s refused with %s; set aside", batch.id, status)
+                self._spool.set_aside(batch.id)
+            elif status == HTTPStatus.GONE:
+                raise Removed
+            else:
+                return False
+        return True
+
+    async def _send_reports(self) -> None:
+        while True:
+            try:
+                status, _ = await self._post(REPORT_PATH, await self._report())
+                if status == HTTPStatus.GONE:
+                    raise Removed
+            except (aiohttp.ClientError, TimeoutError) as error:
+                log.debug("report not delivered: %s", _words(error))
+            interval_s = self._have.report_interval_s if self._have else LONGEST_RETRY_S
+            await asyncio.sleep(interval_s * random.uniform(0.9, 1.0))  # noqa: S311 - spreads load
+
+    # --- plumbing -----------------------------------------------------------------------------------
+
+    async def _post(self, path: str, document: BaseModel, *, with_credential: bool = True) -> tuple[int, bytes]:
+        headers = {"Content-Type": "application/json", **(self._credential() if with_credential else {})}
+        async with self._session.post(
+            f"{self._url}{path}",
+            data=document.model_dump_json().encode(),
+            headers=headers,
+            timeout=_CALL,
+            allow_redirects=False,
+        ) as answer:
+            return answer.status, await _read(answer)
+
+    def _credential(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._state.identity.credential}"}
+
+    def _seen(self, link: Link, words: str = "") -> None:
+        if link is not self.link:
+            (log.info if link is Link.UP else log.warning)("control plane %s %s", link.value, words)
+        self.link = link
+
+
+class _Retry:
+    """Backoff with jitter: each pause is longer, up to a limit."""
+
+    def __init__(self, longest_s: float) -> None:
+        self._longest_s = longest_s
+        self._next_s = FIRST_RETRY_S
+
+    async def pause(self) -> None:
+        await asyncio.sleep(self._next_s * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load
+        self._next_s = min(self._next_s * 2, self._longest_s)
+
+    def reset(self) -> None:
+        self._next_s = FIRST_RETRY_S
+
+
+async def _read(answer: aiohttp.ClientResponse) -> bytes:
+    body = await answer.content.read(_MAX_ANSWER_BYTES)
+    while len(body) < _MAX_ANSWER_BYTES and (more := await answer.content.read(_MAX_ANSWER_BYTES - len(body))):
+        body += more
+    return body
+
+
+def _words(error: Exception) -> str:
+    """Return what to log of an error: its class, and its text where it is ours."""
+    return str(error) if isinstance(error, ProtocolError) else type(error).__name__

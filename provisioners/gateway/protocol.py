@@ -1,0 +1,377 @@
+"""Everything the gateway and the control plane tell each other over `/agent/v1/`, and nothing else.
+
+Imported by both sides: pure, no Django, no HTTP library. Documents are frozen pydantic models; what a
+gateway reads ignores fields it does not know (an older gateway under a newer control plane), what a gateway
+writes is refused with unknown fields. The configuration travels in an envelope signed with Ed25519; a
+gateway pins the key when it enrols and trusts nothing else. Versions of a gateway's configuration only rise.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Final, Literal, Self, TypeVar
+from urllib.parse import urlsplit
+from uuid import UUID
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+SCHEMA: Final = 1
+"""Version of the configuration document's shape; a gateway refuses one it does not know."""
+ENROL_PATH: Final = "/agent/v1/enrol"
+CONFIG_PATH: Final = "/agent/v1/config"
+USAGE_PATH: Final = "/agent/v1/usage"
+REPORT_PATH: Final = "/agent/v1/report"
+LONGEST_WAIT_S: Final = 20
+"""Longest `wait` a gateway asks for at `CONFIG_PATH`; the control plane answers 204 when it has passed."""
+MAX_BATCH_RECORDS: Final = 500
+_Shape = TypeVar("_Shape", bound=BaseModel)
+_SIGNED_AS: Final = b"tenantry.gateway.config.v1\n"
+"""Put before the payload when signing, so that a signature for one purpose is none for another."""
+
+
+# --- errors -----------------------------------------------------------------------------------------
+
+
+class ProtocolError(ValueError):
+    """A document that cannot be used; the text names no secret and is safe to log."""
+
+
+class BadSignature(ProtocolError):  # noqa: N818
+    """The envelope is not signed by a trusted key."""
+
+
+class BadDocument(ProtocolError):  # noqa: N818
+    """The document is signed (or unsigned by design) but does not have the agreed shape."""
+
+
+# --- fields -----------------------------------------------------------------------------------------
+
+
+def _base_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.query or parts.fragment:
+        message = "must be http(s)://host[:port]/path without user, query or fragment"
+        raise ValueError(message)
+    return value.rstrip("/")
+
+
+BaseUrl = Annotated[str, AfterValidator(_base_url)]
+Sha256Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0)]
+
+
+class _FromControlPlane(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+
+
+class _FromGateway(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+
+# --- enrolment --------------------------------------------------------------------------------------
+
+
+class EnrolRequest(_FromGateway):
+    """Body of POST `ENROL_PATH`: a one-time token, and what the gateway will be known by afterwards.
+
+    The gateway makes its credential itself and sends only the digest, so a lost answer is harmless: the
+    control plane accepts a used token again if, and only if, uid and digest are those it was used with.
+    Answers: 200 `EnrolAnswer`; 401 token unknown, expired or used by another; 410 gateway removed.
+    """
+
+    token: str = Field(repr=False, min_length=1, max_length=512)
+    gateway_uid: UUID
+    credential_digest: Sha256Hex
+    """SHA-256 of the agent credential (`keys.make_agent_credential`), the later bearer token."""
+    version: str = Field(max_length=64)
+    """Version of the gateway program."""
+
+
+class EnrolAnswer(_FromControlPlane):
+    """What an enrolled gateway keeps: where it belongs and whose signature it trusts."""
+
+    gateway_uid: UUID
+    boundary_uid: UUID
+    key_id: str
+    public_key: str
+    """Raw Ed25519 public key, base64; pinned from now on."""
+
+
+# --- configuration ----------------------------------------------------------------------------------
+
+
+class EndpointState(StrEnum):
+    """Whether an endpoint takes new requests. Requests that run are never cut by a change of state."""
+
+    OPEN = "open"
+    SUSPENDED = "suspended"
+    DRAINING = "draining"
+    CLOSED = "closed"
+
+
+class KeyScope(StrEnum):
+    """What an endpoint key may call."""
+
+    INFERENCE = "inference"
+    """Everything the endpoint answers."""
+    CHAT = "chat"
+    COMPLETIONS = "completions"
+    EMBEDDINGS = "embeddings"
+    MODELS = "models"
+
+
+class Backend(_FromControlPlane):
+    """One replica of one revision."""
+
+    unit_uid: UUID
+    url: BaseUrl
+    """Base URL ending in `/v1`, as `ObservedUnit.backend`."""
+    revision: Count
+    weight: Count = 100
+    """Share of new requests relative to the endpoint's other backends; 0 drains this one."""
+
+
+class EndpointKey(_FromControlPlane):
+    """One endpoint key, by its digest."""
+
+    id: str = Field(min_length=1, max_length=64)
+    digest: Sha256Hex
+    """SHA-256 of the whole plain key."""
+    scopes: tuple[KeyScope, ...] = (KeyScope.INFERENCE,)
+    expires_at: AwareDatetime | None = None
+    revoked_at: AwareDatetime | None = None
+    limits: dict[str, int] = Field(default_factory=dict)
+    """Reserved for rates and budgets; ignored by this version."""
+
+
+class EndpointConfig(_FromControlPlane):
+    """One endpoint as the gateway serves it."""
+
+    uid: UUID
+    name: str
+    tenant: UUID
+    hosts: tuple[str, ...] = ()
+    """DNS names (lower case, no port) at which this endpoint answers."""
+    state: EndpointState = EndpointState.OPEN
+    reason: str = Field(default="", max_length=500)
+    """Plain words for the caller when the state is not open."""
+    models: tuple[str, ...]
+    """Values of `model` that choose this endpoint: its name, later its adapters."""
+    backends: tuple[Backend, ...] = ()
+    keys: tuple[EndpointKey, ...] = ()
+    limits: dict[str, int] = Field(default_factory=dict)
+    """Reserved for rates and budgets; ignored by this version."""
+
+
+class SigningKey(_FromControlPlane):
+    """A public key whose signatures a gateway accepts."""
+
+    key_id: str
+    public_key: str
+
+
+class ConfigDocument(_FromControlPlane):
+    """The whole configuration of one gateway; never a difference."""
+
+    schema_version: Literal[1] = Field(default=1, alias="schema")
+    version: int = Field(ge=1)
+    """Rises with every change of this gateway's configuration, also across restores of a backup."""
+    boundary_uid: UUID
+    gateway_uid: UUID
+    issued_at: AwareDatetime
+    endpoints: tuple[EndpointConfig, ...] = ()
+    report_interval_s: float = Field(default=10.0, ge=1, le=300)
+    signing_keys: tuple[SigningKey, ...] = ()
+    """Where not empty: the set of keys to trust from now on (rotation: first both, then the new one)."""
+
+    model_config = ConfigDict(
+        frozen=True, strict=True, extra="ignore", validate_by_name=True, validate_by_alias=True, serialize_by_alias=True
+    )
+
+
+class Envelope(_FromControlPlane):
+    """A signed configuration, as sent with 200 by GET `CONFIG_PATH?have=<version>&wait=<seconds>`.
+
+    Other answers: 204 nothing newer than `have`; 401 credential revoked; 410 gateway removed.
+    """
+
+    payload: str
+    """Base64 of the canonical JSON of a `ConfigDocument`."""
+    signature: str
+    """Base64 of the Ed25519 signature over a fixed prefix and the payload's bytes."""
+    key_id: str
+
+
+# --- usage and reports ------------------------------------------------------------------------------
+
+
+class TokenSource(StrEnum):
+    """Where the token counts of a record come from."""
+
+    REPORTED = "reported"
+    """The runtime said so in its usage object."""
+    COUNTED = "counted"
+    """The stream ended early: events passed on, one token each; prompt tokens unknown (0)."""
+    NONE = "none"
+    """No answer with tokens came."""
+
+
+class RequestOutcome(StrEnum):
+    """How a request that reached an endpoint ended."""
+
+    COMPLETED = "completed"
+    CLIENT_DROPPED = "client-dropped"
+    BACKEND_BROKE = "backend-broke"
+    NO_BACKEND = "no-backend"
+
+
+class UsageRecord(_FromGateway):
+    """One request that passed the key check. Holds no body, no key, no address."""
+
+    request_id: str = Field(max_length=128)
+    """The caller's `x-request-id` or ours: for people, not unique."""
+    key_id: str
+    endpoint_uid: UUID
+    unit_uid: UUID | None
+    revision: int | None
+    route: str
+    model: str
+    streamed: bool
+    prompt_tokens: Count = 0
+    completion_tokens: Count = 0
+    token_source: TokenSource = TokenSource.NONE
+    started_at: AwareDatetime
+    duration_ms: Count
+    ttft_ms: Count | None = None
+    """Request read to first event passed on; None where nothing was streamed."""
+    status: int
+    outcome: RequestOutcome
+
+
+class UsageBatch(_FromGateway):
+    """Body of POST `USAGE_PATH`. Equal ids are equal batches: count one once, in any order, however late.
+
+    Answers: 2xx kept for good (also for a repeat); 400/413/422 never sent again, set aside on disk.
+    """
+
+    id: UUID
+    gateway_uid: UUID
+    records: tuple[UsageRecord, ...] = Field(max_length=MAX_BATCH_RECORDS)
+
+
+class BackendReport(_FromGateway):
+    """One backend as the gateway sees it."""
+
+    unit_uid: UUID
+    reachable: bool | None
+    """Outcome of the last look (`GET <url>/models`) or request; None before the first."""
+    message: str = Field(default="", max_length=300)
+    in_flight: Count = 0
+    requests: Count = 0
+    failures: Count = 0
+    """Connections that failed or broke, and 5xx answers, since the gateway started."""
+
+
+class EndpointReport(_FromGateway):
+    """One endpoint as the gateway serves it now."""
+
+    uid: UUID
+    state: EndpointState
+    in_flight: Count = 0
+    backends: tuple[BackendReport, ...] = ()
+
+
+class Report(_FromGateway):
+    """Body of POST `REPORT_PATH`, about every `report_interval_s`."""
+
+    gateway_uid: UUID
+    gateway_version: str
+    started_at: AwareDatetime
+    config_version: Count
+    """Version being served; 0 without one."""
+    config_refused: str = Field(default="", max_length=300)
+    """Why the last configuration offered was not taken; empty when it was."""
+    in_flight: Count
+    refused: Count = 0
+    """Requests refused at the key check since the gateway started."""
+    spooled_records: Count = 0
+    endpoints: tuple[EndpointReport, ...] = ()
+
+
+# --- reading and signing ----------------------------------------------------------------------------
+
+
+def parse(shape: type[_Shape], text: str | bytes) -> _Shape:
+    """Read JSON `text` as `shape`. Raises `BadDocument`, naming fields but never values."""
+    try:
+        return shape.model_validate_json(text)
+    except ValidationError as error:
+        fields = ", ".join(".".join(map(str, e["loc"])) + f" ({e['type']})" for e in error.errors()[:5])
+        message = f"not a {shape.__name__}: {fields or 'no JSON object'}"
+        raise BadDocument(message) from None
+
+
+def canonical(document: BaseModel) -> bytes:
+    """Return the one byte form of `document`: JSON, keys sorted, no spaces, UTF-8."""
+    return json.dumps(
+        document.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False
+    ).encode()
+
+
+class Signer:
+    """The control plane's signing key; its repr shows the public part only."""
+
+    def __init__(self, private_key: bytes) -> None:
+        """`private_key` is the raw Ed25519 seed, 32 bytes."""
+        self._private = Ed25519PrivateKey.from_private_bytes(private_key)
+        raw = self._private.public_key().public_bytes_raw()
+        self.public_key: Final = base64.b64encode(raw).decode()
+        self.key_id: Final = hashlib.sha256(raw).hexdigest()[:16]
+
+    @classmethod
+    def generate(cls) -> tuple[Self, bytes]:
+        """Return a new signer and its raw private key, to be kept encrypted."""
+        seed = Ed25519PrivateKey.generate().private_bytes_raw()
+        return cls(seed), seed
+
+    def sign(self, document: ConfigDocument) -> Envelope:
+        """Return `document` in a signed envelope."""
+        payload = canonical(document)
+        signature = self._private.sign(_SIGNED_AS + payload)
+        return Envelope(
+            payload=base64.b64encode(payload).decode(),
+            signature=base64.b64encode(signature).decode(),
+            key_id=self.key_id,
+        )
+
+    def __repr__(self) -> str:
+        """Name the key without showing it."""
+        return f"Signer({self.key_id})"
+
+
+def verify(envelope: Envelope, trusted: Mapping[str, str]) -> ConfigDocument:
+    """Return the document in `envelope` if a trusted key signed it.
+
+    `trusted` maps key id to raw public key in base64. The payload is parsed only after the signature holds.
+    Raises `BadSignature`, `BadDocument`.
+    """
+    public = trusted.get(envelope.key_id)
+    if public is None:
+        message = "signed by a key that is not trusted here"
+        raise BadSignature(message)
+    try:
+        payload = base64.b64decode(envelope.payload, validate=True)
+        signature = base64.b64decode(envelope.signature, validate=True)
+        key = Ed25519PublicKey.from_public_bytes(base64.b64decode(public, validate=True))
+        key.verify(signature, _SIGNED_AS + payload)
+    except (InvalidSignature, binascii.Error, ValueError):
+        message = "signature does not fit the payload"
+        raise BadSignature(message) from None
+    return parse(ConfigDocument, payload)

@@ -1,0 +1,402 @@
+"""One request from the socket to a backend and back.
+
+Order: path, key, body, endpoint, state, backend. Nothing of the caller's headers reaches a backend but content type,
+accept, request id and trace context; nothing of the backend's hop-by-hop headers or cookies reaches the caller.
+Another backend is tried only while nothing was sent to the caller. Bodies and keys are in no log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Final
+from uuid import UUID, uuid4
+
+import aiohttp
+from aiohttp import web
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from provisioners.gateway import bodies, refusals
+from provisioners.gateway.backends import Backends, Health
+from provisioners.gateway.metrics import Metrics
+from provisioners.gateway.paths import SCOPE_OF, Match, Route, match
+from provisioners.gateway.protocol import (
+    Backend,
+    EndpointConfig,
+    EndpointState,
+    RequestOutcome,
+    TokenSource,
+    UsageRecord,
+)
+from provisioners.gateway.refusals import Refusal
+from provisioners.gateway.routing import Grant, Routing
+from provisioners.gateway.streams import EventStream, Usage, usage_in
+
+log = logging.getLogger("tenantry.gateway")
+
+MAX_IN_FLIGHT: Final = 2048
+MAX_TRIES: Final = 3
+_WHOLE_ANSWER_BYTES: Final = 1 << 20
+"""Answers of a known length up to this are read whole and written at once."""
+_TAIL_BYTES: Final = 1 << 16
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
+_BROKE: Final = "The model's answer broke off."
+_FORWARDED: Final = ("Accept", "traceparent", "tracestate")
+_NOT_RETURNED: Final = frozenset(
+    [
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "content-length",
+        "set-cookie",
+        "server",
+        "date",
+        "alt-svc",
+        "strict-transport-security",
+        "x-request-id",
+    ]
+)
+
+
+@dataclass(slots=True)
+class Call:
+    """What becomes a usage record: one request that passed the key check."""
+
+    request_id: str
+    route: Route
+    grant: Grant
+    model: str
+    streamed: bool
+    began: float
+    began_at: datetime
+    backend: Backend | None = None
+    usage: Usage | None = None
+    events: int = 0
+    first_event_at: float | None = None
+    status: int = 0
+    outcome: RequestOutcome = RequestOutcome.NO_BACKEND
+
+    def record(self, now: float) -> UsageRecord:
+        """Return the record at monotonic time `now`."""
+        source = TokenSource.REPORTED if self.usage else TokenSource.COUNTED if self.events else TokenSource.NONE
+        usage = self.usage or Usage(0, self.events)
+        return UsageRecord(
+            request_id=self.request_id,
+            key_id=self.grant.key_id,
+            endpoint_uid=self.grant.endpoint.uid,
+            unit_uid=self.backend.unit_uid if self.backend else None,
+            revision=self.backend.revision if self.backend else None,
+            route=self.route.value,
+            model=self.model,
+            streamed=self.streamed,
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            token_source=source,
+            started_at=self.began_at,
+            duration_ms=round((now - self.began) * 1000),
+            ttft_ms=None if self.first_event_at is None else round((self.first_event_at - self.began) * 1000),
+            status=self.status,
+            outcome=self.outcome,
+        )
+
+
+class Proxy:
+    """Answers requests by the current routing. `routing` is swapped whole by whoever applies configurations."""
+
+    def __init__(
+        self,
+        *,
+        upstream: aiohttp.ClientSession,
+        backends: Backends,
+        metrics: Metrics,
+        settle: Callable[[UsageRecord], None],
+        own: Callable[[Route], web.Response | None],
+    ) -> None:
+        """`settle` keeps a usage record; `own` answers the gateway's own pages (None: not on this port)."""
+        self.routing: Routing | None = None
+        self.closed_by: Refusal | None = None
+        """Set while the gateway takes no requests at all (draining, removed)."""
+        self.in_flight = 0
+        self.idle = asyncio.Event()
+        """Set while nothing is in flight."""
+        self.idle.set()
+        self.refused = 0
+        self._upstream = upstream
+        self._backends = backends
+        self._metrics = metrics
+        self._settle = settle
+        self._own = own
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request; the one place where errors become answers."""
+        began, began_at = time.monotonic(), datetime.now(UTC)
+        request_id = _request_id(request)
+        try:
+            found = match(request.method, request.raw_path)
+            if found is None:
+                return self._refuse(refusals.not_found(), request_id)
+            if found.route in (Route.HEALTH, Route.METRICS):
+                return self._own(found.route) or self._refuse(refusals.not_found(), request_id)
+            with self._counted():
+                if request.method == "GET":
+                    return self._models(request, found, request_id)
+                return await self._infer(request, found.route, request_id, began, began_at)
+        except Refusal as refusal:
+            return self._refuse(refusal, request_id)
+        except ConnectionError:
+            raise  # the caller is gone; aiohttp ends the connection quietly
+        except Exception:
+            log.exception("request %s failed", request_id)
+            internal = Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", "The gateway failed.", close=True)
+            return self._refuse(internal, request_id)
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        if self.closed_by is not None:
+            raise self.closed_by
+        if self.in_flight >= MAX_IN_FLIGHT:
+            raise refusals.unavailable("overloaded", "Too many requests at once.", retry_after_s=1, close=True)
+        self.in_flight += 1
+        self.idle.clear()
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
+            if self.in_flight == 0:
+                self.idle.set()
+
+    def _refuse(self, refusal: Refusal, request_id: str) -> web.Response:
+        if refusal.status == HTTPStatus.UNAUTHORIZED:
+            self.refused += 1
+        self._metrics.refused.labels(refusal.code).inc()
+        headers = {"X-Request-Id": request_id, **refusal.headers()}
+        response = web.Response(
+            status=refusal.status, body=refusal.body(), headers=headers, content_type="application/json"
+        )
+        if refusal.close:
+            response.force_close()
+        return response
+
+    # --- who and where ------------------------------------------------------------------------------
+
+    def _ready(self) -> Routing:
+        if self.routing is None:
+            raise refusals.unavailable("not_configured", "This gateway has no configuration yet.", retry_after_s=2)
+        return self.routing
+
+    def _models(self, request: web.BaseRequest, found: Match, request_id: str) -> web.Response:
+        """Answer from the configuration: the models that the key opens, ready or not."""
+        routing = self._ready()
+        grants = routing.judge(request.headers.getall("Authorization", ()), now=time.time())
+        grants = tuple(g for g in grants if not routing.host_is_foreign(request.host, g.endpoint))
+        models = [name for grant in grants for name in grant.endpoint.models]
+        if not grants or (found.route is Route.MODEL and found.model not in models):
+            raise refusals.unauthorized()
+        if not any(grant.allows(SCOPE_OF[found.route]) for grant in grants):
+            raise refusals.scope_missing(found.route.value)
+        _check_open(grants[0].endpoint)
+        created = int(routing.issued_at.timestamp())
+        cards = [{"id": name, "object": "model", "created": created, "owned_by": "tenantry"} for name in models]
+        content = (
+            next(card for card in cards if card["id"] == found.model)
+            if found.route is Route.MODEL
+            else {"object": "list", "data": cards}
+        )
+        return web.Response(
+            body=json.dumps(content).encode(), content_type="application/json", headers={"X-Request-Id": request_id}
+        )
+
+    async def _infer(
+        self, request: web.BaseRequest, route: Route, request_id: str, began: float, began_at: datetime
+    ) -> web.StreamResponse:
+        routing = self._ready()
+        grants = routing.judge(request.headers.getall("Authorization", ()), now=time.time())
+        try:
+            limit = bodies.MAX_BODY_BYTES if grants else bodies.STRANGER_BODY_BYTES
+            asked = bodies.understand(await bodies.read(request, limit=limit), route)
+        except Refusal as refusal:
+            if not grants:  # a stranger learns nothing, not even that his body is bad
+                raise refusals.unauthorized(close=refusal.close) from None
+            raise
+        endpoint = routing.select(host=request.host, model=asked.model)
+        grant = next((g for g in grants if endpoint is not None and g.endpoint.uid == endpoint.uid), None)
+        if grant is None:
+            raise refusals.unauthorized()
+        if not grant.allows(SCOPE_OF[route]):
+            raise refusals.scope_missing(route.value)
+        _check_open(grant.endpoint)
+        call = Call(request_id, route, grant, asked.model, asked.streamed, began, began_at)
+        try:
+            return await self._forward(request, asked, call)
+        except Refusal as refusal:
+            call.status = refusal.status
+            raise
+        finally:
+            self._account(call)
+
+    # --- there and back -----------------------------------------------------------------------------
+
+    async def _forward(self, request: web.BaseRequest, asked: bodies.Asked, call: Call) -> web.StreamResponse:
+        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity", "X-Request-Id": call.request_id}
+        headers.update({name: request.headers[name] for name in _FORWARDED if name in request.headers})
+        endpoint = call.grant.endpoint
+        tried: set[UUID] = set()
+        while len(tried) < MAX_TRIES and (backend := self._backends.choose(endpoint, tried=tried)) is not None:
+            tried.add(backend.unit_uid)
+            call.backend, health = backend, self._backends.health(backend)
+            health.in_flight += 1
+            health.requests += 1
+            try:
+                answer = await self._upstream.post(
+                    f"{backend.url}/{call.route.value}", data=asked.content, headers=headers, allow_redirects=False
+                )
+            except aiohttp.SocketTimeoutError:
+                self._failed(backend, call, "took the request and stayed silent")
+                raise refusals.timed_out() from None
+            except (aiohttp.ClientConnectionError, TimeoutError) as error:
+                # Refused, unreachable, or closed before a byte of answer: a completion may be asked again elsewhere.
+                self._failed(backend, call, type(error).__name__)
+                continue
+            except aiohttp.ClientError as error:
+                self._failed(backend, call, type(error).__name__)
+                message = "The model's answer was no HTTP."
+                raise Refusal(HTTPStatus.BAD_GATEWAY, "bad_backend_answer", message) from None
+            else:
+                self._backends.reached(backend)
+                return await self._relay(request, answer, asked, call, health)
+            finally:
+                health.in_flight -= 1
+        call.outcome = RequestOutcome.NO_BACKEND
+        message = (
+            "No replica of this endpoint is ready." if not tried else "No replica of this endpoint can be reached."
+        )
+        raise refusals.unavailable("no_backend_ready", message, retry_after_s=2 if tried else 5)
+
+    async def _relay(
+        self, request: web.BaseRequest, answer: aiohttp.ClientResponse, asked: bodies.Asked, call: Call, health: Health
+    ) -> web.StreamResponse:
+        """Pass `answer` on as it comes. A caller who leaves cancels us, and closing the answer stops the backend."""
+        call.status = answer.status
+        call.outcome = RequestOutcome.CLIENT_DROPPED  # until it is known to be otherwise
+        if answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            health.failures += 1
+        headers = _returned(answer.headers)
+        headers["X-Request-Id"] = call.request_id
+        response: web.StreamResponse | None = None
+        try:
+            length = answer.content_length
+            if length is not None and length <= _WHOLE_ANSWER_BYTES:
+                body = await answer.read()
+                call.usage = usage_in(body)
+                call.outcome = RequestOutcome.COMPLETED
+                return web.Response(status=answer.status, body=body, headers=headers)
+            response = web.StreamResponse(status=answer.status, headers=headers)
+            if length is not None:
+                response.content_length = length
+            await response.prepare(request)
+            if answer.content_type == "text/event-stream":
+                await self._relay_events(answer, response, asked, call)
+            else:
+                await self._relay_bytes(answer, response, call)
+            await response.write_eof()
+        except aiohttp.ClientConnectionResetError:
+            raise  # the caller left while we wrote
+        except (aiohttp.ClientPayloadError, aiohttp.ClientConnectionError, TimeoutError) as error:
+            call.outcome = RequestOutcome.BACKEND_BROKE
+            assert call.backend is not None
+            self._failed(call.backend, call, f"broke off: {type(error).__name__}")
+            if response is None:
+                raise Refusal(HTTPStatus.BAD_GATEWAY, "backend_broke_off", _BROKE) from None
+            await _end_broken(request, response, answer)
+        else:
+            call.outcome = RequestOutcome.COMPLETED
+        finally:
+            answer.close()
+        return response
+
+    async def _relay_events(
+        self, answer: aiohttp.ClientResponse, response: web.StreamResponse, asked: bodies.Asked, call: Call
+    ) -> None:
+        events = EventStream(drop_usage=not asked.wants_usage)
+        try:
+            async for chunk in answer.content.iter_any():
+                whole = events.feed(chunk)
+                if whole:
+                    if call.first_event_at is None:
+                        call.first_event_at = time.monotonic()
+                    await response.write(whole)
+            if rest := events.rest():
+                await response.write(rest)
+        finally:
+            call.usage, call.events = events.usage, events.data_events
+
+    async def _relay_bytes(self, answer: aiohttp.ClientResponse, response: web.StreamResponse, call: Call) -> None:
+        tail = b""
+        async for chunk in answer.content.iter_any():
+            tail = (tail + chunk)[-_TAIL_BYTES:]
+            await response.write(chunk)
+        call.usage = usage_in(tail)
+
+    def _failed(self, backend: Backend, call: Call, what: str) -> None:
+        self._backends.failed(backend, what)
+        self._metrics.backend_failures.labels(str(call.grant.endpoint.uid)).inc()
+        log.warning("backend %s of endpoint %s: %s", backend.unit_uid, call.grant.endpoint.uid, what)
+
+    def _account(self, call: Call) -> None:
+        now = time.monotonic()
+        endpoint = str(call.grant.endpoint.uid)
+        self._metrics.requests.labels(endpoint, str(int(call.status))).inc()
+        self._metrics.duration.observe(now - call.began)
+        if call.first_event_at is not None:
+            self._metrics.first_event.observe(call.first_event_at - call.began)
+        if call.usage is not None:
+            self._metrics.tokens.labels(endpoint, "prompt").inc(call.usage.prompt_tokens)
+            self._metrics.tokens.labels(endpoint, "completion").inc(call.usage.completion_tokens)
+        self._settle(call.record(now))
+
+
+def _check_open(endpoint: EndpointConfig) -> None:
+    match endpoint.state:
+        case EndpointState.OPEN:
+            return
+        case EndpointState.DRAINING:
+            raise refusals.unavailable("draining", "This endpoint is being drained.", retry_after_s=5)
+        case _:
+            raise refusals.not_open(endpoint.state.value, endpoint.reason)
+
+
+async def _end_broken(request: web.BaseRequest, response: web.StreamResponse, answer: aiohttp.ClientResponse) -> None:
+    """End an answer that has begun so that the caller cannot take it for whole: an error event, then no proper end."""
+    if answer.content_type == "text/event-stream":
+        error = {"message": _BROKE, "type": "server_error", "param": None, "code": "backend_broke_off"}
+        await response.write(b"data: " + json.dumps({"error": error}).encode() + b"\n\n")
+    if request.transport is not None:
+        request.transport.close()
+
+
+def _request_id(request: web.BaseRequest) -> str:
+    """Keep the caller's id where it is harmless, else make one."""
+    given = request.headers.get("X-Request-Id", "")
+    return given if _REQUEST_ID.fullmatch(given) else uuid4().hex
+
+
+def _returned(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
+    """Return the backend's headers without those that belong to its connection to us."""
+    named = {name.strip().lower() for value in headers.getall("Connection", ()) for name in value.split(",")}
+    return CIMultiDict(
+        (k, v) for k, v in headers.items() if (low := k.lower()) not in _NOT_RETURNED and low not in named
+    )

@@ -1,0 +1,94 @@
+"""Answers that the gateway gives itself, in the shape that OpenAI clients read.
+
+One place for status, code and words, so that what must look alike does: no key, a wrong, expired, revoked or
+foreign one, and an unknown model are all `unauthorized()`, byte for byte.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from http import HTTPStatus
+
+
+@dataclass(eq=False)
+class Refusal(Exception):  # noqa: N818 - a verdict about a request, not a fault
+    """A request that is answered without a backend's answer."""
+
+    status: HTTPStatus
+    code: str
+    message: str
+    retry_after_s: int | None = None
+    close: bool = False
+    """Whether the connection ends: the request's body was not read to its end."""
+
+    def body(self) -> bytes:
+        """Return the JSON body."""
+        kind = "invalid_request_error" if self.status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
+        error = {"message": self.message, "type": kind, "param": None, "code": self.code}
+        return json.dumps({"error": error}).encode()
+
+    def headers(self) -> dict[str, str]:
+        """Return the headers that belong to this refusal."""
+        found = {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
+        if self.status == HTTPStatus.UNAUTHORIZED:
+            found["WWW-Authenticate"] = "Bearer"
+        return found
+
+
+def not_found() -> Refusal:
+    """No such route; said before any look at a key."""
+    return Refusal(HTTPStatus.NOT_FOUND, "not_found", "There is nothing at this address.", close=True)
+
+
+def unauthorized(*, close: bool = False) -> Refusal:
+    """Whatever is wrong with key or model: one answer."""
+    return Refusal(
+        HTTPStatus.UNAUTHORIZED,
+        "invalid_api_key",
+        "The key is missing or does not open this model. Check the key, its end, and the name of the model.",
+        close=close,
+    )
+
+
+def bad_request(code: str, message: str) -> Refusal:
+    """The body cannot be used; `message` names the field."""
+    return Refusal(HTTPStatus.BAD_REQUEST, code, message)
+
+
+def too_large(limit: int) -> Refusal:
+    """More bytes than `limit`."""
+    return Refusal(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large", f"The body may have {limit} bytes at most.", close=True
+    )
+
+
+def unsupported(message: str) -> Refusal:
+    """Not JSON, or packed."""
+    return Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message, close=True)
+
+
+def scope_missing(scope: str) -> Refusal:
+    """A good key that may not do this."""
+    return Refusal(HTTPStatus.FORBIDDEN, "insufficient_scope", f"This key may not use {scope}.")
+
+
+def not_open(state: str, reason: str) -> Refusal:
+    """The endpoint takes no requests by someone's wish."""
+    words = f"This endpoint is {state}" + (f": {reason}" if reason else ".")
+    return Refusal(HTTPStatus.FORBIDDEN, state, words)
+
+
+def unavailable(code: str, message: str, *, retry_after_s: int, close: bool = False) -> Refusal:
+    """It should work, and does not right now."""
+    return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, code, message, retry_after_s=retry_after_s, close=close)
+
+
+def timed_out() -> Refusal:
+    """The backend took the request and stayed silent too long."""
+    return Refusal(HTTPStatus.GATEWAY_TIMEOUT, "backend_timeout", "The model did not answer in time.")
+
+
+def slow_body() -> Refusal:
+    """The caller did not send what it announced."""
+    return Refusal(HTTPStatus.REQUEST_TIMEOUT, "body_timeout", "The body did not arrive in time.", close=True)

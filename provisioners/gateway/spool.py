@@ -1,0 +1,108 @@
+"""Usage records on disk between the request and the control plane's answer.
+
+Append-only segments of JSON lines. One segment is open; sealing closes it for good, and its name is the batch's
+id, so a segment sent twice is the same batch twice. A record is one `write` to a file: it outlives SIGKILL of the
+gateway; sealing makes it outlive the machine. Segments found at start are sealed ones, a torn last line
+(the machine died) is dropped.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+from uuid import UUID, uuid4
+
+from provisioners.gateway.protocol import MAX_BATCH_RECORDS, BadDocument, UsageBatch, UsageRecord, parse
+from provisioners.gateway.state import sync_folder
+
+_SUFFIX: Final = ".jsonl"
+
+
+class Spool:
+    """The folder of segments. Used by the event loop only."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or make `path`; what an earlier process left is sealed."""
+        self.path: Final = path
+        self._aside: Final = path / "refused"
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._sealed: dict[UUID, int] = {}
+        for file in sorted(path.glob(f"*{_SUFFIX}"), key=lambda found: found.stat().st_mtime_ns):
+            self._sealed[UUID(file.stem)] = sum(1 for _ in _whole_lines(file))
+        self._open: int | None = None
+        self._open_id = uuid4()
+        self._open_records = 0
+
+    def append(self, record: UsageRecord) -> None:
+        """Keep one record. Raises `OSError` when the disk is full or gone."""
+        if self._open is None:
+            self._open_id = uuid4()
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
+            self._open = os.open(self._file(self._open_id), flags, 0o600)
+        line = record.model_dump_json().encode() + b"\n"
+        if os.write(self._open, line) != len(line):
+            self.seal()  # the half line must stay the last of its segment, where it is dropped
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._open_records += 1
+        if self._open_records >= MAX_BATCH_RECORDS:
+            self.seal()
+
+    def seal(self) -> None:
+        """Close the open segment: from here on its content and its id belong together."""
+        if self._open is None:
+            return
+        file, self._open = self._open, None
+        # Known as sealed before anything that can fail, so that a failing fsync loses no segment.
+        self._sealed[self._open_id], self._open_records = self._open_records, 0
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
+        sync_folder(self.path)
+
+    def batches(self, gateway_uid: UUID) -> Iterator[UsageBatch]:
+        """Yield the sealed batches, oldest first; empty segments are dropped on the way."""
+        for batch_id in tuple(self._sealed):
+            records = []
+            for line in _whole_lines(self._file(batch_id)):
+                try:
+                    records.append(parse(UsageRecord, line))
+                except BadDocument:
+                    continue  # the rest of a torn write in the middle of a segment after a machine's death
+            if records:
+                yield UsageBatch(id=batch_id, gateway_uid=gateway_uid, records=tuple(records))
+            else:
+                self.done(batch_id)
+
+    def done(self, batch_id: UUID) -> None:
+        """Forget a batch that the control plane has."""
+        self._sealed.pop(batch_id, None)
+        self._file(batch_id).unlink(missing_ok=True)
+
+    def set_aside(self, batch_id: UUID) -> None:
+        """Keep a batch that the control plane will never take out of the way of the others, for people."""
+        self._aside.mkdir(mode=0o700, exist_ok=True)
+        self._sealed.pop(batch_id, None)
+        self._file(batch_id).replace(self._aside / f"{batch_id}{_SUFFIX}")
+
+    @property
+    def records(self) -> int:
+        """How many records wait to be sent."""
+        return self._open_records + sum(self._sealed.values())
+
+    def close(self) -> None:
+        """Seal what is open."""
+        self.seal()
+
+    def _file(self, batch_id: UUID) -> Path:
+        return self.path / f"{batch_id}{_SUFFIX}"
+
+
+def _whole_lines(file: Path) -> Iterator[bytes]:
+    with file.open("rb") as lines:
+        for line in lines:
+            if line.endswith(b"\n"):
+                yield line
