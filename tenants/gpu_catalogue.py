@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from types import MappingProxyType
 from typing import Any, Final
@@ -273,6 +273,7 @@ def parse_dimension(text: str) -> GpuDimension | str:
         raise BadDimension(msg) from error
 
 
+@lru_cache(maxsize=4096)
 def is_optional(dimension: str) -> bool:
     """Tell whether a tenant without a limit here is unlimited here rather than at zero.
 

@@ -186,9 +186,14 @@ def check(path: Sequence[TenantLimits], *, demand: Demand, during: Span) -> Verd
         if _binds(tenant, dimension, tenant is path[0])
     ]
     lines = tuple(
-        Line(tenant.tenant, dimension, limit_at(tenant, dimension, during.start), tenant.usage.of(dimension), amount)
+        Line(
+            tenant=tenant.tenant,
+            dimension=dimension,
+            limit=limit_at(tenant, dimension, during.start),
+            used=tenant.usage.of(dimension),
+            demanded=asked[dimension],
+        )
         for tenant, dimension in bound
-        if (amount := asked[dimension])
     )
     shortages = [short for tenant, dimension in bound for short in _shortages(tenant, dimension, asked, during)]
     shortages.sort(key=lambda short: short.since)  # stable: root first, by dimension
