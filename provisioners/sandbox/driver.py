@@ -7,7 +7,7 @@ transient and proves nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
@@ -118,7 +118,7 @@ class InProcessSandbox(_Composing):
         """Nothing to give back."""
 
 
-def _answered(act: Any) -> Any:
+def _answered(act: Callable[[], T]) -> T:
     """Do a call; where the estate hangs, the caller's deadline passes at once."""
     try:
         return act()
