@@ -61,3 +61,61 @@ def view(role: Role = Role.VIEWER) -> Policy:
 def platform(*roles: P) -> Policy:
     """Return a policy on platform objects."""
     return Policy(Scope.PLATFORM, None, frozenset(roles), persons_only=True)
+
+
+def own(*, persons_only: bool = False, idempotency: bool = True) -> Policy:
+    """Return a policy on the caller's own things."""
+    return Policy(Scope.SELF, persons_only=persons_only, idempotency=idempotency)
+
+
+PUBLIC: Final = Policy(Scope.PUBLIC, idempotency=False)
+
+ROUTES: Final[dict[str, Policy]] = {}
+"""Operation id (`<noun>.<verb>`) → policy. Each noun adds its own block below."""
+
+# Reads that every tenant noun has, and what belongs to the caller himself (REST).
+ROUTES |= {
+    f"{noun}.{verb}": view()
+    for noun in ("allocations", "boundaries", "endpoints", "machines", "namespaces")
+    for verb in ("list", "read", "explain")
+}
+ROUTES |= {
+    "endpoint-keys.list": view(Role.MEMBER),
+    "events.list": view(),
+    "members.list": view(),
+    "notices.list": view(),
+    "quotas.list": view(),
+    "requests.list": view(),
+    "requests.read": view(),
+    "revisions.list": view(),
+    "service-accounts.list": view(),
+    "service-accounts.read": view(),
+    "service-account-tokens.list": view(Role.OWNER),
+    "suspensions.list": view(),
+    "tenants.list": view(),
+    "tenants.read": view(),
+    "usage.list": view(),
+    "objects.find": own(),
+    "events.stream": own(),
+    "who.read": own(),
+    "catalogue.list": own(),
+    "prices.list": own(),
+    "providers.list": own(),
+    "providers.read": own(),
+    "served-models.list": own(),
+    "served-models.read": own(),
+    "tokens.list": own(),
+    "people.list": platform(*P),
+    "people.read": platform(*P),
+    "hosts.list": platform(*P),
+    "hosts.read": platform(*P),
+    "devices.list": platform(*P),
+    "devices.read": platform(*P),
+    "findings.list": platform(*P),
+    "findings.read": platform(*P),
+    "plans.list": platform(*P),
+    "plans.read": platform(*P),
+    "checkpoints.list": platform(*P),
+    "schema.read": PUBLIC,
+    "docs.read": PUBLIC,
+}
