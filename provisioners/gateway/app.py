@@ -170,7 +170,9 @@ class Gateway:
     # --- listening ----------------------------------------------------------------------------------
 
     async def _listen(self) -> list[web.ServerRunner]:
-        server = web.Server(self._proxy, handler_cancellation=True, auto_decompress=False, access_log=None)
+        server = web.Server(
+            self._proxy, handler_cancellation=True, auto_decompress=False, access_log=None, logger=_silent()
+        )
         runner = web.ServerRunner(server)
         await runner.setup()
         site = web.TCPSite(runner, self.settings.host, self.settings.port, backlog=1024)
@@ -178,7 +180,7 @@ class Gateway:
         self.port = int(runner.addresses[0][1])
         runners = [runner]
         if self.settings.metrics_port is not None:
-            pages = web.ServerRunner(web.Server(self._metrics_page, access_log=None))
+            pages = web.ServerRunner(web.Server(self._metrics_page, access_log=None, logger=_silent()))
             await pages.setup()
             await web.TCPSite(pages, self.settings.host, self.settings.metrics_port).start()
             runners.append(pages)
@@ -288,6 +290,13 @@ def version() -> str:
         return importlib.metadata.version("tenantry")
     except importlib.metadata.PackageNotFoundError:
         return "0"
+
+
+def _silent() -> logging.Logger:
+    """Return a logger that says nothing: aiohttp's own quotes pieces of bad requests, keys included."""
+    logger = logging.getLogger("tenantry.gateway.http")
+    logger.disabled = True
+    return logger
 
 
 def _backend_session(tls: ssl.SSLContext) -> aiohttp.ClientSession:

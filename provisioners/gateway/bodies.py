@@ -58,6 +58,8 @@ async def read(request: web.BaseRequest, *, limit: int) -> bytes:
                 chunks.append(chunk)
     except TimeoutError:
         raise refusals.slow_body() from None
+    except web.RequestPayloadError:
+        raise refusals.bad_request("invalid_body", "The body is not framed as HTTP wants it.", close=True) from None
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 

@@ -153,8 +153,10 @@ class Home:
         retry = _Retry(LONGEST_RETRY_S)
         while True:
             asked = time.monotonic()
+            # The first answer after silence is wanted at once: it is what tells that the control plane is there.
+            wait_s = LONGEST_WAIT_S if self.link is Link.UP else 0
             try:
-                news = await self._ask_config()
+                news = await self._ask_config(wait_s)
             except (aiohttp.ClientError, TimeoutError) as error:
                 self._seen(Link.AWAY, f"configuration: {_words(error)}")
                 await retry.pause()
@@ -165,18 +167,18 @@ class Home:
                 continue
             if news is None:
                 await retry.pause()
-            elif not news and time.monotonic() - asked < 1:
+            elif wait_s and not news and time.monotonic() - asked < 1:
                 await asyncio.sleep(1)  # a control plane that does not hold the call must not be asked in a tight loop
                 retry.reset()
             else:
                 retry.reset()
 
-    async def _ask_config(self) -> bool | None:
-        """Ask once, waiting for news. True: applied; False: nothing new; None: not answered properly."""
+    async def _ask_config(self, wait_s: int) -> bool | None:
+        """Ask once, waiting `wait_s` for news. True: applied; False: nothing new; None: not answered properly."""
         have = self._have.version if self._have else 0
         async with self._session.get(
             f"{self._url}{CONFIG_PATH}",
-            params={"have": str(have), "wait": str(LONGEST_WAIT_S)},
+            params={"have": str(have), "wait": str(wait_s)},
             headers=self._credential(),
             timeout=_LONG_POLL,
             allow_redirects=False,

@@ -158,7 +158,7 @@ class Proxy:
         except Refusal as refusal:
             return self._refuse(refusal, request_id)
         except ConnectionError:
-            raise  # the caller is gone; aiohttp ends the connection quietly
+            return web.Response()  # the caller is gone and reads nothing; aiohttp ends the connection quietly
         except Exception:
             log.exception("request %s failed", request_id)
             internal = Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", "The gateway failed.", close=True)

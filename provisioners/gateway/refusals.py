@@ -51,9 +51,9 @@ def unauthorized(*, close: bool = False) -> Refusal:
     )
 
 
-def bad_request(code: str, message: str) -> Refusal:
+def bad_request(code: str, message: str, *, close: bool = False) -> Refusal:
     """The body cannot be used; `message` names the field."""
-    return Refusal(HTTPStatus.BAD_REQUEST, code, message)
+    return Refusal(HTTPStatus.BAD_REQUEST, code, message, close=close)
 
 
 def too_large(limit: int) -> Refusal:
