@@ -64,7 +64,7 @@ def python() -> Finding:
     ok = PYTHON_FROM <= sys.version_info[:2] < PYTHON_BELOW
     wanted = f"{'.'.join(map(str, PYTHON_FROM))} or newer, below {'.'.join(map(str, PYTHON_BELOW))}"
     return Finding(
-        "python", ok, f"{version} at {sys.executable}", "" if ok else f"use Python {wanted}: {_install('python3.11')}"
+        "python", f"{version} at {sys.executable}", "" if ok else f"use Python {wanted}: {_install('python3.11')}"
     )
 
 
@@ -105,9 +105,7 @@ def room(name: str, folder: Path, needed_mib: int) -> Finding:
     mend = f"free {needed_mib - free_mib} MiB more on the disk of {place}"
     if name == "state":
         mend += ", or set TENANTRY_STATE_DIR to a folder on another disk"
-    return Finding(
-        f"disk for {name}", ok, f"{free_mib:,} MiB free at {place}, {needed_mib:,} needed", "" if ok else mend
-    )
+    return Finding(f"disk for {name}", f"{free_mib:,} MiB free at {place}, {needed_mib:,} needed", "" if ok else mend)
 
 
 def writable(name: str, folder: Path) -> Finding:
@@ -138,7 +136,6 @@ def loopback() -> Finding:
     ok = ports.is_free(0)
     return Finding(
         "loopback",
-        ok,
         f"{ports.LOOPBACK} {'can' if ok else 'cannot'} be listened on",
         "" if ok else "ip link set lo up",
     )

@@ -66,6 +66,11 @@ class Places:
         return self.state / "tmp"
 
     @property
+    def home_of_database(self) -> Path:
+        """Data, socket and log of the embedded PostgreSQL."""
+        return self.state / "postgresql"
+
+    @property
     def secrets_file(self) -> Path:
         """Generated once, mode 0600."""
         return self.state / "secrets.env"

@@ -1,0 +1,69 @@
+# Every target is one line that also works without make; README.md lists them.
+PYTHON ?= python3
+FIRST := $(PYTHON) controlplane/embedded/first_run.py
+TESTS ?=
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up down reset status doctor test test-ci test-real check fmt lock migrations openapi bench docs lab-kubernetes lab-vsphere vllm
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' Makefile
+
+setup: ## check this machine, make .venv, install what the product needs
+	@$(FIRST) setup
+
+demo: ## set up, start everything, walk the golden path, stay (EXIT=1: stop, end with the walk's status)
+	@$(FIRST) demo
+
+up: ## start everything and stay until Ctrl-C; data is kept
+	@$(FIRST) up
+
+down: ## stop everything that runs, from any terminal
+	@$(FIRST) down
+
+reset: ## stop everything and delete all its data (YES=1: ask nothing)
+	@$(FIRST) reset
+
+status: ## show what runs
+	@$(FIRST) status
+
+doctor: ## check the machine and everything that runs
+	@$(FIRST) doctor
+
+test: ## the default tests, from a fresh checkout (TESTS=path picks some)
+	@$(FIRST) --dev run pytest -n 2 -m "not real and not shared and not slow and not crash" $(TESTS)
+
+test-ci: ## 100 sampled crash points, slow tests, tests that need ../shared
+	@$(FIRST) --dev run pytest -n 2 -m "(crash or slow or shared) and not real" $(TESTS)
+
+test-real: ## tests against real servers (vcsim, kube-apiserver, vllm)
+	@$(FIRST) --dev run pytest -m real $(TESTS) || { [ $$? -eq 5 ] && echo "no test needs a real server yet"; }
+
+check: ## lint, format, types, imports, migrations, OpenAPI drift, architecture tests
+	@$(FIRST) --dev run python -m scripts.check
+
+fmt: ## format and mend what can be mended
+	@$(FIRST) --dev run ruff format . && .venv/bin/ruff check --fix .
+
+lock: ## resolve dependencies anew into the two hashed lock files (needs uv)
+	@$(PYTHON) -m scripts.lock
+
+migrations: ## write missing migrations; name each one
+	@$(FIRST) --dev run python -m controlplane makemigrations --name $(or $(NAME),$(error say what it does: make migrations NAME=add_colour))
+
+openapi: ## write docs/openapi.yaml from the code
+	@$(FIRST) --dev run python -m controlplane spectacular --file docs/openapi.yaml --validate --fail-on-warn
+
+bench: ## measure claims, lists, passes and sweeps, and print the figures
+	@$(FIRST) --dev run python -m tests.benchmarks
+
+docs: ## where the documentation is, and write its generated part
+	@$(FIRST) --dev run python -m controlplane spectacular --file docs/openapi.yaml && ls docs
+
+lab-kubernetes: ## a real kube-apiserver to test against (not there yet)
+	@echo "lab-kubernetes comes with the Kubernetes driver's issue" >&2; exit 1
+
+lab-vsphere: ## a vCenter simulator to test against (not there yet)
+	@echo "lab-vsphere comes with the vSphere driver's issue" >&2; exit 1
+
+vllm: ## a real vLLM on this machine (not there yet)
+	@echo "vllm comes with the serving issue" >&2; exit 1

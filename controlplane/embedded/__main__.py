@@ -1,0 +1,183 @@
+"""`python -m controlplane.embedded up|demo|down|reset|status|doctor|exec`: Tenantry on one machine.
+
+Exit status: 0 done, 1 something failed, 2 wrong words; `demo` with EXIT=1 ends with the status of the walk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from controlplane.embedded import machine, supervisor
+from controlplane.embedded.errors import EmbeddedError
+from controlplane.embedded.installation import ROOT, Installation
+from controlplane.embedded.places import Places
+from controlplane.embedded.supervisor import Supervisor
+
+WALK = "from controlplane.cli import main; main()"
+"""The walk runs as a process of its own, as any user of the command line would."""
+
+
+def up(asked: argparse.Namespace) -> int:
+    """Start all and stay until Ctrl-C or SIGTERM."""
+    return _run(asked, walk=False)
+
+
+def demo(asked: argparse.Namespace) -> int:
+    """Start all, walk the golden path, then stay; with EXIT=1 stop and end with the walk's status."""
+    return _run(asked, walk=True)
+
+
+def _run(asked: argparse.Namespace, *, walk: bool) -> int:
+    began = time.monotonic()
+    places = Places.from_environ(os.environ)
+    findings = machine.check(root=ROOT, state=places.state, fresh=False)
+    for finding in findings:
+        if not finding.ok:
+            say(finding.line())
+    if not all(finding.ok for finding in findings):
+        return 1
+    installation = Installation.load(os.environ)
+    with supervisor.only_one(places.run):
+        master = Supervisor(installation, tell=say)
+        with supervisor.stopping_on_signals(master):
+            try:
+                say(f"Tenantry starts; state in {places.state}, logs in {places.logs}")
+                master.start()
+                say(f"ready after {time.monotonic() - began:.1f} s")
+                say(f"  control plane  {installation.public_url}   (API {installation.public_url}/api/v1/)")
+                say(f"  sandbox        {installation.sandbox_url}   (a simulated estate)")
+                status = _walk(master, installation) if walk else 0
+                if walk and (asked.exit or os.environ.get("EXIT") == "1"):
+                    return status
+                if not master.stop_asked:
+                    say("Ctrl-C stops everything; `make reset` forgets everything")
+                    master.watch()
+            except EmbeddedError as error:
+                if not master.stop_asked:
+                    say(str(error))
+                    return 1
+            finally:
+                say("stopping")
+                master.stop()
+                say("stopped")
+    return 0
+
+
+def _walk(master: Supervisor, installation: Installation) -> int:
+    """Walk the golden path from the command line while everything is kept alive; returns its exit status."""
+    child = subprocess.Popen([sys.executable, "-c", WALK, "demo-walk"], env=installation.environ("web"), cwd=ROOT)
+    try:
+        master.watch(until=lambda: child.poll() is not None)
+    finally:
+        if child.poll() is None:
+            child.terminate()
+    status = child.wait()
+    if status:
+        say(f"the walk ended with status {status}")
+    return status
+
+
+def down(_: argparse.Namespace) -> int:
+    """Stop everything that runs from this state folder."""
+    say("stopped" if supervisor.stop_all(Installation.load(os.environ), tell=say) else "nothing was running")
+    return 0
+
+
+def reset(asked: argparse.Namespace) -> int:
+    """Stop everything and delete database, sandbox, broker, secrets and logs."""
+    places = Places.from_environ(os.environ)
+    if not (asked.yes or os.environ.get("YES") == "1"):
+        if not sys.stdin.isatty():
+            say(f"this deletes all data in {places.state}; say so with --yes (or YES=1)")
+            return 2
+        if input(f"delete all data in {places.state}? [y/N] ").strip().lower() not in {"y", "yes"}:
+            say("nothing deleted")
+            return 1
+    supervisor.stop_all(Installation.load(os.environ), tell=say)
+    for folder in (places.home_of_database, places.sandbox, places.broker, places.logs, places.scratch, places.run):
+        if folder.exists():
+            shutil.rmtree(folder)
+    for file in (places.secrets_file, places.ports_file):
+        file.unlink(missing_ok=True)
+    say(f"deleted: all data in {places.state}")
+    return 0
+
+
+def status(_: argparse.Namespace) -> int:
+    """Show each program; 0 when all work."""
+    return _show_liveness(Installation.load(os.environ))
+
+
+def _show_liveness(installation: Installation) -> int:
+    shown = supervisor.liveness(installation)
+    for name, word in shown.items():
+        say(f"  {name:<12} {word}")
+    say(f"  at           {installation.public_url}")
+    return 0 if all(word in {"working", "running", "external"} or word.isdigit() for word in shown.values()) else 1
+
+
+def doctor(_: argparse.Namespace) -> int:
+    """Check the machine and each program; prints all findings."""
+    places = Places.from_environ(os.environ)
+    findings = machine.check(root=ROOT, state=places.state, fresh=True)
+    for finding in findings:
+        say(finding.line())
+    live = _show_liveness(Installation.load(os.environ))
+    return 0 if live == 0 and all(finding.ok for finding in findings) else 1
+
+
+def execute(asked: argparse.Namespace) -> int:
+    """Become a program with the environment of this installation, as `python -m controlplane ledger_audit`."""
+    if not asked.command:
+        say("exec needs a program: exec worker python -m controlplane check")
+        return 2
+    return replace_us(asked.command, Installation.load(os.environ).environ(asked.process))
+
+
+def replace_us(command: list[str], environ: dict[str, str]) -> NoReturn:
+    """Become that program: signals and the exit status are then its own. Raises `EmbeddedError` when there is none."""
+    path = shutil.which(command[0], path=environ["PATH"])
+    if path is None:
+        raise EmbeddedError(f"there is no program {command[0]}")
+    os.execve(path, command, environ)  # noqa: S606 - the words of the person at the terminal
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m controlplane.embedded", description="Tenantry on one machine.")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    actions: dict[str, Callable[[argparse.Namespace], int]] = {
+        "up": up, "demo": demo, "down": down, "reset": reset, "status": status, "doctor": doctor, "exec": execute,
+    }  # fmt: skip
+    parsers = {
+        verb: verbs.add_parser(verb, help=(action.__doc__ or "").split(".")[0]) for verb, action in actions.items()
+    }
+    parsers["demo"].add_argument("--exit", action="store_true", help="stop after the walk, with its status")
+    parsers["reset"].add_argument("--yes", action="store_true", help="ask nothing")
+    parsers["exec"].add_argument("process", choices=("web", "worker", "owner"), help="which database role it uses")
+    parsers["exec"].add_argument("command", nargs=argparse.REMAINDER)
+    asked = parser.parse_args(arguments)
+    try:
+        return actions[asked.verb](asked)
+    except EmbeddedError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def say(text: str) -> None:
+    """Print one line at once; a reader that is gone must not keep programs from being stopped."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - lives as long as the process
+
+
+if __name__ == "__main__":
+    sys.exit(main())

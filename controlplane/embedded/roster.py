@@ -1,0 +1,94 @@
+"""Which programs an installation consists of, each with its command line, environment and sign of readiness.
+
+No secret is in any command line: they travel in the environment, and the sandbox gets only its own.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Final
+
+from controlplane.embedded import ports, programs
+from controlplane.embedded.installation import ROOT, Installation
+from controlplane.embedded.programs import Program
+
+STOP_ORDER: Final = (("dispatcher", "beat", "worker", "web"), ("sandbox",))
+"""Groups that stop together, in this order; gateways and the database follow."""
+NAMES: Final = tuple(name for group in STOP_ORDER for name in group)
+REPLACED: Final = tuple(name for name in NAMES if name != "sandbox")
+"""What a new supervisor stops when it finds it running; the sandbox it takes over."""
+
+
+def sandbox(installation: Installation) -> Program:
+    """The simulated estate: outlives a killed control plane, as a real provider would."""
+    words = f"provisioners.sandbox serve --port {installation.ports['sandbox']} --state"
+    return Program(
+        name="sandbox",
+        command=(*_module(words), str(installation.places.sandbox)),
+        environ=installation.sandbox_environ(),
+        ready=programs.answers(health_url(installation, "sandbox")),
+        folder=ROOT,
+        survives=True,
+    )
+
+
+def web(installation: Installation) -> Program:
+    """API, agent API, admin and health: one granian worker, many threads."""
+    words = f"granian --interface asgi --host {ports.LOOPBACK} --port {installation.ports['web']} --workers 1 --no-ws"
+    return Program(
+        name="web",
+        command=_module(f"{words} controlplane.asgi:application"),
+        environ=installation.environ("web"),
+        ready=programs.answers(health_url(installation, "web")),
+        folder=ROOT,
+    )
+
+
+def worker(installation: Installation) -> Program:
+    """Celery worker: runs the passes."""
+    slots = installation.given.get("TENANTRY_WORKER_SLOTS", "4")
+    quiet = "--without-gossip --without-mingle --without-heartbeat"
+    return Program(
+        name="worker",
+        command=_module(f"{_CELERY} worker --pool prefork --concurrency {slots} {quiet} --loglevel INFO"),
+        environ=installation.environ("worker"),
+        ready=programs.says(" ready."),
+        folder=ROOT,
+    )
+
+
+def beat(installation: Installation) -> Program:
+    """Celery beat: sends the sweep."""
+    schedule = str(installation.places.run / "beat-schedule")
+    return Program(
+        name="beat",
+        command=(*_module(f"{_CELERY} beat --loglevel INFO --pidfile= --schedule"), schedule),
+        environ=installation.environ("worker"),
+        ready=programs.says("beat: Starting"),
+        folder=ROOT,
+    )
+
+
+def dispatcher(installation: Installation) -> Program:
+    """Publishes nudges from the outbox."""
+    return Program(
+        name="dispatcher",
+        command=_module("controlplane dispatcher"),
+        environ=installation.environ("worker"),
+        ready=programs.lives(1.0),
+        folder=ROOT,
+    )
+
+
+def health_url(installation: Installation, name: str) -> str:
+    """Return the address that `web` or `sandbox` answers with 200 when it works."""
+    base: Mapping[str, str] = {"web": installation.web_url, "sandbox": installation.sandbox_url}
+    return f"{base[name]}/healthz"
+
+
+def _module(words: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", *words.split())
+
+
+_CELERY: Final = "celery --app controlplane.celery"
