@@ -423,7 +423,7 @@ class ObservedUnit:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """One object, read exactly. `parts` holds one entry for each step that exists at the provider, in the order of steps.
+    """One object, read exactly. `parts`: one entry per step that exists at the provider, in the order of steps.
 
     An object that is not there has no parts at all: `exists` is False, and that is an exact read.
     """

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import select
 import signal
 import sys
 from pathlib import Path
@@ -105,8 +106,6 @@ def _stop(state: Path) -> int:
 
 def _wait(handle: int) -> None:
     """Wait up to ten seconds for a process to end."""
-    import select  # noqa: PLC0415  only here
-
     select.select([handle], [], [], 10.0)
     os.close(handle)
 

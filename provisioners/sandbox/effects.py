@@ -468,16 +468,20 @@ def finish_undo(work: Work) -> None:
         case "serving.replica" if workload is not None:
             _remove(state, workload)
         case "vm.clone":
-            if workload is not None:
-                _remove(state, workload)
-            for bare in ("vm.power", "vm.gateway", "serving.replica"):
-                name = indexed(bare, work.index) if work.suffix else bare
-                gone = owner.parts.pop(name, None)
-                if gone is not None and gone.gateway:
-                    _unwant(state, gone.gateway)
+            _destroy(work, workload)
         case "layout.apply":
             gpu = next(gpu for gpu in state.gpus.values() if f"{gpu.host}/{gpu.device}" == owner.model)
             gpu.layout, gpu.mode = [], "empty"
             state.touch("gpus", gpu.device)
         case _:
             pass
+
+
+def _destroy(work: Work, workload: WorkloadRecord | None) -> None:
+    """Remove a VM with all that stands on it."""
+    if workload is not None:
+        _remove(work.state, workload)
+    for bare in ("vm.power", "vm.gateway", "serving.replica"):
+        gone = work.owner.parts.pop(indexed(bare, work.index) if work.suffix else bare, None)
+        if gone is not None and gone.gateway:
+            _unwant(work.state, gone.gateway)

@@ -153,7 +153,7 @@ class Estate:
         if part is not None and part.have == step.want:
             self._hand_over(payload, token)
             return Done()
-        delay = self._delay_s(step, owner)
+        delay = self._delay_s(step)
         work = self._work(owner, step.name, payload, now, now + delay)
         refused: DriverError | None = None
         reserved = False
@@ -180,7 +180,7 @@ class Estate:
             return Done()
         if part.changing:
             return self._at_work(step, part)
-        delay = self._delay_s(step, owner)
+        delay = self._delay_s(step)
         effects.begin_undo(self._work(owner, step.name, {}, now, now + delay))
         return self._run(step, owner, part, {}, now, delay)
 
@@ -301,7 +301,7 @@ class Estate:
             raise Conflicting(msg)
         return owner
 
-    def _delay_s(self, step: Step, owner: ObjectRecord) -> float:
+    def _delay_s(self, step: Step) -> float:
         delays = self.state.settings.delays_s
         bare = split(step.name)[0]
         delay = delays.get(bare, delays.get("", DEFAULT_DELAY_S))

@@ -105,7 +105,7 @@ class GatewayKeeper:
                     await self._look_at_estate(name)
                 except UnknownEstate:  # removed meanwhile
                     continue
-                except Exception:
+                except Exception:  # noqa: BLE001  one estate's trouble stops no other's gateways
                     _log.exception("keeping the gateways of estate %s failed", name)
             self._awake.clear()
             with contextlib.suppress(TimeoutError):
@@ -225,7 +225,7 @@ def _environment(gateway: GatewayRecord, token: Secret | None) -> dict[str, str]
 def _spawn(python: str, folder: Path, port: int, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (folder / "gateway.log").open("ab") as log:
-        return subprocess.Popen(  # noqa: S603  our own interpreter and module
+        return subprocess.Popen(
             [python, "-m", "provisioners.gateway", "--state", str(folder), "--port", str(port)],
             stdin=subprocess.DEVNULL,
             stdout=log,

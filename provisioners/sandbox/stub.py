@@ -25,7 +25,10 @@ from provisioners.sandbox.records import WorkloadRecord
 SIMULATED: Final = {"x-tenantry-simulated": "true"}
 DEFAULT_MAX_TOKENS: Final = 128
 MODEL_LENGTH: Final = 8192
-_TTFT_S: Final = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560)  # fmt: skip
+_TTFT_S: Final = (
+    *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75),
+    *(1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560),
+)
 _PER_TOKEN_S: Final = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80)
 _REQUEST_S: Final = (0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680)
 _TOKENS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -283,8 +286,7 @@ class Stub:
         try:
             body = await request.json()
             if not isinstance(body, dict):
-                msg = "the body is a JSON object"
-                raise BadRequest(msg)
+                return _problem(400, "the body is a JSON object")
             if body.get("model") != place.model:
                 return _problem(404, f"the model {body.get('model')!r} does not exist")
             reply = reply_to(place, body, chat=chat)
