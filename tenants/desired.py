@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -82,3 +83,22 @@ def nudge_now(row: models.Model, *, at: datetime) -> None:
 def backoff(failures: int, *, base_s: float = 1.0, cap_s: float = 300.0) -> timedelta:
     """Return the pause after `failures` failed passes in a row, before jitter."""
     return timedelta(seconds=min(cap_s, base_s * 2 ** min(failures, 20)))
+
+
+def created_many(
+    rows: Sequence[models.Model], kind: str, *, actor: Actor, at: datetime, data: Sequence[dict[str, Any]]
+) -> None:
+    """Say for many rows of one tenant that they were created; one statement, in the order given."""
+    if not rows:
+        return
+    tenant_id = tenant_id_of(rows[0])
+    bodies = [json.dumps(item, cls=DjangoJSONEncoder) for item in data]
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT outbox_put(%s, x.id, %s, %s), event_append(%s, %s, %s, %s, %s, x.id, %s, %s, x.data::jsonb) "
+            "FROM unnest(%s::uuid[], %s::text[]) WITH ORDINALITY AS x(id, data, n) ORDER BY x.n",
+            [
+                kind_of(rows[0]), tenant_id, at, tenant_id or PLATFORM_CHAIN, at, tenant_id, kind, kind_of(rows[0]),
+                actor.word, actor.person_id, [row.pk for row in rows], bodies,
+            ],
+        )  # fmt: skip

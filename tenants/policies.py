@@ -119,3 +119,25 @@ ROUTES |= {
     "schema.read": PUBLIC,
     "docs.read": PUBLIC,
 }
+
+# Allocations and the three products (writes).
+ROUTES |= {
+    "allocations.create": tenant(Role.MEMBER),
+    "allocations.create_batch": tenant(Role.MEMBER),
+    "allocations.delete": tenant(Role.MEMBER, P.OPERATOR),
+    "allocations.renew": tenant(Role.MEMBER, P.OPERATOR),
+    "endpoints.create": tenant(Role.MEMBER),
+    "endpoints.update": tenant(Role.MEMBER),
+    "endpoints.delete": tenant(Role.MEMBER, P.OPERATOR),
+    "endpoints.revise": tenant(Role.MEMBER),
+    "endpoints.create_key": tenant(Role.MEMBER),
+    "endpoints.roll_key": tenant(Role.MEMBER),
+    "endpoints.revoke_key": tenant(Role.MEMBER, P.OPERATOR),
+    "machines.create": tenant(Role.MEMBER),
+    "machines.update": tenant(Role.MEMBER),
+    "machines.power": tenant(Role.MEMBER, P.OPERATOR),
+    "machines.delete": tenant(Role.MEMBER, P.OPERATOR),
+    "namespaces.create": tenant(Role.MEMBER),
+    "namespaces.update": tenant(Role.MEMBER),
+    "namespaces.delete": tenant(Role.MEMBER, P.OPERATOR),
+}

@@ -20,9 +20,10 @@ from uuid import UUID, uuid4
 
 import aiohttp
 from aiohttp import web
+from multidict import CIMultiDictProxy
 
 from provisioners.driver import Secret
-from provisioners.gateway import keys
+from tenants import credentials as keys
 from provisioners.gateway.app import Gateway, Settings
 from provisioners.gateway.protocol import (
     Backend,
@@ -398,13 +399,13 @@ class Lab:
 
     async def ask(
         self, path: str = "/v1/chat/completions", *, key: str | None = None, method: str = "POST", **body: Any
-    ) -> tuple[int, dict[str, Any], dict[str, str]]:
+    ) -> tuple[int, dict[str, Any], CIMultiDictProxy[str]]:
         """Ask and read it all: (status, JSON, headers). `key=""` sends none."""
         plain = self.key.plain if key is None else key
         headers = {"Authorization": f"Bearer {plain}"} if plain else {}
         content = {"model": "alpha", "messages": [], **body} if method == "POST" else None
         async with self.http.request(method, f"{self.url}{path}", json=content, headers=headers) as answer:
-            return answer.status, await answer.json(), dict(answer.headers)
+            return answer.status, await answer.json(), answer.headers
 
     def stream(self, **body: Any) -> Any:
         """Ask for a stream; an async context manager of the answer."""

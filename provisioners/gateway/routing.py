@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from provisioners.gateway import keys
+from tenants import credentials as keys
 from provisioners.gateway.protocol import ConfigDocument, EndpointConfig, EndpointKey, KeyScope
 
 _NOBODY: Final = "0" * 64

@@ -16,7 +16,7 @@ from typing import Final
 from uuid import UUID
 
 from provisioners.driver import Secret
-from provisioners.gateway import keys
+from tenants import credentials as keys
 from provisioners.gateway.protocol import (
     BadSignature,
     ConfigDocument,

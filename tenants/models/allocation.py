@@ -147,11 +147,12 @@ class Unit(models.Model):
 
 
 class QuotaCharge(models.Model):
-    """What one allocation counts in one dimension; usage is the sum of these rows, never a counter."""
+    """What one allocation or boundary counts in one dimension; usage is the sum of these rows, never a counter."""
 
     id = primary_key()
     tenant = models.ForeignKey("tenants.Tenant", on_delete=models.CASCADE, related_name="+")
-    allocation = models.ForeignKey(Allocation, on_delete=models.CASCADE, related_name="charges")
+    allocation = models.ForeignKey(Allocation, null=True, on_delete=models.CASCADE, related_name="charges")
+    boundary = models.ForeignKey(Boundary, null=True, on_delete=models.CASCADE, related_name="charges")
     dimension = models.CharField(max_length=80)
     amount = models.BigIntegerField()
     pending = models.BooleanField(default=False)
@@ -161,6 +162,12 @@ class QuotaCharge(models.Model):
     class Meta:
         constraints: ClassVar[list[Any]] = [
             models.UniqueConstraint(fields=["allocation", "dimension"], name="quota_charge_unique"),
+            models.UniqueConstraint(fields=["boundary", "dimension"], name="quota_charge_boundary"),
+            models.CheckConstraint(
+                condition=Q(allocation__isnull=False, boundary__isnull=True)
+                | Q(allocation__isnull=True, boundary__isnull=False),
+                name="quota_charge_one_owner",
+            ),
             models.CheckConstraint(condition=Q(amount__gt=0), name="quota_charge_amount"),
         ]
         indexes: ClassVar[list[models.Index]] = [

@@ -41,9 +41,7 @@ class Product(Reconciled):
     labels = models.JSONField(default=dict, blank=True)
     managed_by = models.CharField(max_length=16, default="api")
     allocation = models.OneToOneField(Allocation, on_delete=models.PROTECT, related_name="%(class)s")
-    boundary = models.ForeignKey(
-        Boundary, null=True, blank=True, on_delete=models.PROTECT, related_name="%(class)ss"
-    )
+    boundary = models.ForeignKey(Boundary, null=True, blank=True, on_delete=models.PROTECT, related_name="%(class)ss")
     created_at = models.DateTimeField()
     owner = models.ForeignKey("tenants.Person", null=True, on_delete=models.PROTECT, related_name="+")
     """The person who asked for it; handed over when he leaves."""
@@ -170,9 +168,7 @@ class GatewayReplica(models.Model):
     id = primary_key()
     tenant = models.ForeignKey("tenants.Tenant", on_delete=models.PROTECT, related_name="+")
     boundary = models.ForeignKey(Boundary, on_delete=models.CASCADE, related_name="gateways")
-    unit = models.OneToOneField(
-        "tenants.Unit", null=True, blank=True, on_delete=models.CASCADE, related_name="gateway"
-    )
+    unit = models.OneToOneField("tenants.Unit", null=True, blank=True, on_delete=models.CASCADE, related_name="gateway")
     """Set for a gateway inside an endpoint VM."""
     token_sealed = models.BinaryField(null=True, blank=True)
     """The one-time enrolment token, envelope-encrypted until it is used or replaced."""

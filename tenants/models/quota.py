@@ -67,7 +67,7 @@ class Request(models.Model):
             choice_check("request_state", "state", RequestState),
             models.CheckConstraint(
                 condition=Q(state="submitted", decided_at__isnull=True)
-                | (Q(state__in=[str(s.value) for s in REQUEST_FINAL]) & Q(decided_at__isnull=False)),
+                | (Q(state__in=sorted(str(s.value) for s in REQUEST_FINAL)) & Q(decided_at__isnull=False)),
                 name="request_decided_at",
             ),
             models.UniqueConstraint(fields=["id", "requester"], name="request_requester_key"),
@@ -115,7 +115,9 @@ class Decision(models.Model):
     decider = models.ForeignKey(
         "tenants.Person", null=True, blank=True, on_delete=models.PROTECT, related_name="decisions"
     )
-    on_behalf_of = models.ForeignKey("tenants.Person", null=True, blank=True, on_delete=models.PROTECT, related_name="+")
+    on_behalf_of = models.ForeignKey(
+        "tenants.Person", null=True, blank=True, on_delete=models.PROTECT, related_name="+"
+    )
     """Whom a delegate stood in for."""
     rule = models.ForeignKey("tenants.AutoApprovalRule", null=True, blank=True, on_delete=models.PROTECT)
     verdict = WordField()

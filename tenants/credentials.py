@@ -1,4 +1,4 @@
-"""Formats of the secrets that open an endpoint or name a gateway; pure, used by both sides.
+"""Formats of the secrets that open an endpoint or name a gateway; pure, used by the control plane and by the gateway (no Django).
 
 Endpoint key: `tnt_<env>_<id>_<secret><crc>`: `env` and `id` are public, `secret` has about 190 bits, `crc`
 tells a typing error or a cut copy from a wrong key without a look at any table. Only SHA-256 digests are

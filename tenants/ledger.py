@@ -1,0 +1,433 @@
+"""The ledger as Python sees it: claim, re-place, release, dated holds, rebinding.
+
+Every function runs inside the caller's transaction and is one call of an SQL function of migration
+`0003_ledger`; those alone write holds, masks and counters. Placement takes the best mask by the
+published rule of `geometry.ranked_choices`; a host whose devices are not all reported is taken only
+if the worst assignment still leaves room (`host_binding.worst_case_admits`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from django.db import connection, transaction
+
+from tenants import geometry, gpu_catalogue, host_binding
+from tenants.models import Allocation, GpuDevice, Hold, Host, Unit
+from tenants.specs import AllocationSpec
+from tenants.states import Binding, HoldKind, Tier
+
+SECOND_TRY_HOSTS: Final = 16
+"""Unsettled hosts looked at when the fast path finds nothing; the queue repeats what this misses."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """All units are placed."""
+
+    hosts: tuple[UUID, ...]
+    """One per unit, in order."""
+    provider: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class NoRoom:
+    """Nothing was taken; why not, in words for people and as data."""
+
+    reason: str
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """One window a unit holds."""
+
+    hold: UUID
+    host: str
+    device: str
+    device_index: int
+    start: int
+    size: int
+    profile: str
+    product: str
+    settled: bool
+
+
+def place(
+    allocation: Allocation,
+    units: Sequence[Unit],
+    spec: AllocationSpec,
+    *,
+    now: datetime,
+    providers: Sequence[UUID],
+) -> Placed | NoRoom:
+    """Place all units as a gang on one provider, or none.
+
+    `providers` are the candidates, best first: all units of an allocation share one boundary, so one
+    provider. Runs in a savepoint per provider; the caller's locks on the tenant path come first.
+    """
+    if not providers:
+        return NoRoom("No provider that is allowed and able to do this exists.", {"providers": 0})
+    if len(units) == 1:
+        host = _place_one(allocation, units[0], spec, now, list(providers), avoid=[])
+        if host is not None:
+            return Placed((host,), _provider_of(host))
+        return explain_no_room(spec, providers)
+    for provider in providers:
+        try:
+            with transaction.atomic():
+                return Placed(_place_gang(allocation, units, spec, now, provider), provider)
+        except _GangFailed:
+            continue
+    return explain_no_room(spec, providers)
+
+
+class _GangFailed(Exception):
+    """One unit of a gang found no room; the savepoint is rolled back."""
+
+
+def _place_gang(
+    allocation: Allocation, units: Sequence[Unit], spec: AllocationSpec, now: datetime, provider: UUID
+) -> tuple[UUID, ...]:
+    hosts: list[UUID] = []
+    used_by_group: dict[str, list[UUID]] = {}
+    largest_first = sorted(units, key=lambda u: (-_size(u), u.index))
+    at: dict[UUID, UUID] = {}
+    for unit in largest_first:
+        avoid = used_by_group.get(unit.spread_group, []) if unit.spread_group else []
+        host = _place_one(allocation, unit, spec, now, [provider], avoid=avoid)
+        if host is None:
+            raise _GangFailed
+        at[unit.pk] = host
+        if unit.spread_group:
+            used_by_group.setdefault(unit.spread_group, []).append(host)
+    hosts = [at[unit.pk] for unit in units]
+    return tuple(hosts)
+
+
+def _size(unit: Unit) -> int:
+    return gpu_catalogue.profile(unit.product, unit.profile).size * max(1, unit.gpu_count)
+
+
+def _place_one(  # noqa: PLR0913 - one claim
+    allocation: Allocation,
+    unit: Unit,
+    spec: AllocationSpec,
+    now: datetime,
+    providers: list[UUID],
+    *,
+    avoid: list[UUID],
+) -> UUID | None:
+    profile = gpu_catalogue.profile(unit.product, unit.profile)
+    masks, starts = geometry.ranked_arrays(unit.product, unit.profile)
+    dedicated = spec.where.tier is Tier.DEDICATED_HOST
+    refused = [*avoid, *(UUID(h) for h in unit.avoid_hosts)]
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT ledger_claim(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+            [
+                unit.pk, allocation.tenant_id, allocation.pk, unit.product, unit.profile, masks, starts, profile.size,
+                profile.media, max(1, unit.gpu_count), unit.vcpu, unit.memory_gib, providers, refused, dedicated,
+                None, now,
+            ],
+        )  # fmt: skip
+        row = cursor.fetchone()
+    host = row[0] if row else None
+    if host is None:
+        host = _second_try(allocation, unit, now, providers, refused, dedicated=dedicated)
+    if host is not None:
+        unit.host_id, unit.placed_at = host, now
+    return host
+
+
+def _second_try(  # noqa: PLR0913 - one claim
+    allocation: Allocation, unit: Unit, now: datetime, providers: list[UUID], avoid: list[UUID], *, dedicated: bool
+) -> UUID | None:
+    """Look at hosts with unreported units: admit only what the worst assignment cannot shut out."""
+    if unit.gpu_count > 1:
+        return None
+    candidates = (
+        Host.objects.filter(placeable=True, unsettled__gt=0, provider_id__in=providers)
+        .filter(devices__product=unit.product, free_vcpu__gte=unit.vcpu, free_memory_gib__gte=unit.memory_gib)
+        .exclude(pk__in=avoid)
+        .exclude(binding=Binding.DEVICE.value)
+        .order_by("unsettled", "pk")
+        .distinct()
+        .values_list("pk", flat=True)[:SECOND_TRY_HOSTS]
+    )
+    for host_id in candidates:
+        found = _worst_case_window(host_id, unit)
+        if found is None:
+            continue
+        moves, device, start = found
+        if moves:
+            rebind(host_id, moves, now=now)
+        if _claim_at(allocation, unit, host_id, [device], [start], now=now, dedicated=dedicated):
+            return host_id
+    return None
+
+
+def _worst_case_window(host_id: UUID, unit: Unit) -> tuple[list[dict[str, Any]], UUID, int] | None:
+    """Return moves of other guesses, device and start for one more unit on an unsettled host; None: not safely."""
+    host = Host.objects.select_for_update(no_key=True).get(pk=host_id)
+    devices = [d for d in host.devices.order_by("number") if d.product == unit.product and d.placeable]
+    by_number = {d.number: d for d in devices}
+    holds = list(
+        Hold.objects.filter(host_id=host_id, kind=HoldKind.TENANT, device_id__in=[d.pk for d in devices]).order_by("pk")
+    )
+    profile = gpu_catalogue.profile(unit.product, unit.profile)
+    groups = [devices] if host.binding == Binding.HOST.value else [[d] for d in devices]
+    for group in groups:
+        ids = {d.pk for d in group}
+        mine = [h for h in holds if h.device_id in ids]
+        open_masks = {d.number: (d.free, d.media_free) for d in group}
+        for hold in mine:
+            if not hold.settled:
+                free, media = open_masks[hold.device_number]
+                mask = geometry.window_mask(hold.start, hold.size)
+                open_masks[hold.device_number] = (free | mask, media or hold.media)
+        crowd = [h.profile for h in mine if not h.settled]
+        if not host_binding.worst_case_admits(unit.product, list(open_masks.values()), crowd, unit.profile):
+            continue
+        gpus = [host_binding.Gpu(number, free, media) for number, (free, media) in open_masks.items()]
+        guesses = [host_binding.HeldUnit(str(h.pk), h.profile, h.device_number, h.start) for h in mine if not h.settled]
+        answer = host_binding.make_room(unit.product, gpus, guesses, "new", unit.profile)
+        if isinstance(answer, host_binding.Unexplained):
+            continue
+        number, start = answer.windows["new"]
+        moves = [
+            {
+                "hold": name,
+                "device": str(by_number[answer.windows[name][0]].pk),
+                "start": answer.windows[name][1],
+                "settled": False,
+            }
+            for name in answer.moved
+            if name != "new"
+        ]
+        assert profile.size >= 1
+        return moves, by_number[number].pk, start
+    return None
+
+
+def _claim_at(  # noqa: PLR0913 - one claim
+    allocation: Allocation,
+    unit: Unit,
+    host_id: UUID,
+    devices: Sequence[UUID],
+    starts: Sequence[int],
+    *,
+    now: datetime,
+    dedicated: bool = False,
+) -> bool:
+    profile = gpu_catalogue.profile(unit.product, unit.profile)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT ledger_claim_at(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+            [
+                unit.pk, allocation.tenant_id, allocation.pk, host_id, list(devices), list(starts), unit.profile,
+                profile.size, profile.media, unit.vcpu, unit.memory_gib, dedicated, now,
+            ],
+        )  # fmt: skip
+        row = cursor.fetchone()
+    taken = bool(row and row[0])
+    if taken:
+        unit.host_id, unit.placed_at = host_id, now
+    return taken
+
+
+def claim_windows(
+    allocation: Allocation,
+    unit: Unit,
+    host: Host,
+    devices: Sequence[GpuDevice],
+    starts: Sequence[int],
+    *,
+    now: datetime,
+) -> bool:
+    """Take exactly these windows for one unit; False when any of them is not free. All or nothing."""
+    return _claim_at(allocation, unit, host.pk, [d.pk for d in devices], starts, now=now)
+
+
+def release(unit: Unit, *, now: datetime) -> int:
+    """Give back what a unit holds; returns the number of windows, 0 when it held none. Safe to repeat."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT ledger_release(%s, %s)", [unit.pk, now])
+        row = cursor.fetchone()
+    unit.host_id, unit.placed_at = None, None
+    return int(row[0]) if row else 0
+
+
+def replace(unit: Unit, spec: AllocationSpec, *, avoid: Sequence[UUID], now: datetime) -> bool:
+    """Move a unit to another host of the same provider: old hold released, new one taken, one transaction.
+
+    Only for a unit that was shown not to run (powered off, absent, or about to be re-made by its own
+    steps). False: nowhere else has room, and it stays where it is.
+    """
+    allocation = unit.allocation
+    old_host = unit.host_id
+    if old_host is None:
+        return False
+    provider = _provider_of(old_host)
+    billable = _billing_of(unit)
+    refused = sorted({*unit.avoid_hosts, *(str(h) for h in avoid), str(old_host)})
+    try:
+        with transaction.atomic():
+            release(unit, now=now)
+            unit.avoid_hosts = refused
+            if _place_one(allocation, unit, spec, now, [provider], avoid=[]) is None:
+                raise _GangFailed
+            Unit.objects.filter(pk=unit.pk).update(avoid_hosts=refused)
+            _carry_billing(unit, billable)
+    except _GangFailed:
+        unit.refresh_from_db()
+        return False
+    return True
+
+
+def _billing_of(unit: Unit) -> tuple[datetime | None, datetime | None]:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT min(billable_from), max(billable_to) FROM tenants_usagerecord WHERE unit_id = %s AND held_to IS NULL",
+            [unit.pk],
+        )
+        row = cursor.fetchone()
+    return (row[0], row[1]) if row else (None, None)
+
+
+def _carry_billing(unit: Unit, billable: tuple[datetime | None, datetime | None]) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE tenants_usagerecord SET billable_from = greatest(%s, held_from), billable_to = %s "
+            "WHERE unit_id = %s AND held_to IS NULL AND %s::timestamptz IS NOT NULL",
+            [billable[0], billable[1], unit.pk, billable[0]],
+        )
+
+
+def windows_of(units: Sequence[UUID]) -> dict[UUID, list[Window]]:
+    """Return unit → the windows it holds, ordered by device index; one query."""
+    found: dict[UUID, list[Window]] = {unit: [] for unit in units}
+    rows = (
+        Hold.objects.filter(unit_id__in=list(units), kind=HoldKind.TENANT)
+        .select_related("device", "host")
+        .order_by("device__index", "start")
+    )
+    for hold in rows:
+        assert hold.unit_id is not None
+        found[hold.unit_id].append(
+            Window(
+                hold=hold.pk,
+                host=hold.host.provider_ref,
+                device=hold.device.provider_ref,
+                device_index=hold.device.index,
+                start=hold.start,
+                size=hold.size,
+                profile=hold.profile,
+                product=hold.device.product,
+                settled=hold.settled,
+            )
+        )
+    return found
+
+
+def put(  # noqa: PLR0913 - one dated hold
+    kind: HoldKind,
+    device: UUID,
+    start: int,
+    size: int,
+    *,
+    from_at: datetime,
+    to_at: datetime | None,
+    note: str,
+    now: datetime,
+    vcpu: int = 0,
+    memory_gib: int = 0,
+) -> UUID | None:
+    """Keep a window for something that is no tenant; None when it is held in that time."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT ledger_put(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+            [kind.value, device, start, size, from_at, to_at, note[:300], vcpu, memory_gib, now],
+        )
+        row = cursor.fetchone()
+    return row[0] if row else None
+
+
+def drop(hold: UUID, *, now: datetime) -> bool:
+    """End a hold that is no tenant's. Safe to repeat."""
+    return bool(_scalar("SELECT ledger_drop(%s, %s)", [hold, now]))
+
+
+def rebind(host: UUID, moves: Sequence[dict[str, Any]], *, now: datetime) -> int:
+    """Correct where holds of one host lie: [{hold, device, start[, settled]}]; swaps pass. Returns how many moved."""
+    return int(_scalar("SELECT ledger_rebind(%s, %s::jsonb, %s)", [host, json.dumps(list(moves), default=str), now]))
+
+
+def recount(host: UUID, *, now: datetime) -> None:
+    """Bring masks and counters of a host in line with its holds."""
+    _scalar("SELECT ledger_recount(%s, %s)", [host, now])
+
+
+def turn_dated(*, now: datetime) -> int:
+    """Begin and end dated holds whose time has come; returns how many."""
+    return int(_scalar("SELECT ledger_turn_dated(%s)", [now]))
+
+
+def refresh_placeable(provider: UUID) -> None:
+    """Say again which hosts and devices of a provider may be placed on."""
+    _scalar("SELECT ledger_refresh_placeable(%s)", [provider])
+
+
+def _scalar(query: str, parameters: list[Any]) -> Any:
+    with connection.cursor() as cursor:
+        cursor.execute(query, parameters)
+        row = cursor.fetchone()
+    return row[0] if row else None
+
+
+def _provider_of(host: UUID) -> UUID:
+    return Host.objects.values_list("provider_id", flat=True).get(pk=host)
+
+
+def explain_no_room(spec: AllocationSpec, providers: Sequence[UUID]) -> NoRoom:
+    """Say why nothing fits now: no such product, everything held, too fragmented, or host room."""
+    asks = {(u.gpu.product, u.gpu.profile, u.gpu.count) for u in spec.units if u.gpu is not None}
+    data: dict[str, Any] = {"asked": [{"product": p, "profile": f, "count": c} for p, f, c in sorted(asks)]}
+    for product, profile, count in sorted(asks):
+        devices = GpuDevice.objects.filter(product=product, provider_id__in=list(providers), removed_at=None)
+        total = devices.count()
+        if total == 0:
+            return NoRoom(f"No {product} exists where this may run.", {**data, "devices": 0})
+        masks = list(devices.filter(placeable=True).values_list("free", flat=True))
+        if not masks:
+            return NoRoom(f"None of the {total} {product} is open for placement at the moment.", {**data, "open": 0})
+        size = gpu_catalogue.profile(product, profile).size
+        free = sum(mask.bit_count() for mask in masks)
+        data |= {"free_slices": free, "open_gpus": len(masks)}
+        if count > 1:
+            empty = sum(mask == geometry.full_mask(product) for mask in masks)
+            return NoRoom(
+                f"No host has {count} empty {product}; {empty} are empty over all hosts.", {**data, "empty_gpus": empty}
+            )
+        if not geometry.fits_anywhere(product, profile, masks):
+            biggest = max(
+                (w for w in (geometry.biggest_window(product, m) for m in set(masks)) if w is not None),
+                key=lambda w: w.size,
+                default=None,
+            )
+            if biggest is None:
+                return NoRoom(f"All {len(masks)} open {product} are held.", {**data, "biggest": None})
+            words = "a whole GPU" if size == gpu_catalogue.product(product).slices else profile
+            return NoRoom(
+                f"No {product} has {words} free; the biggest free window is {biggest.name or 'a whole GPU'}.",
+                {**data, "biggest": biggest.name},
+            )
+    return NoRoom(
+        "Free GPU windows exist, but not on a host with enough vCPU and memory, or their place is not reported yet.",
+        data,
+    )

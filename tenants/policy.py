@@ -1,0 +1,60 @@
+"""A tenant's policy: what its path allows together. Pure.
+
+A policy narrows: a level's list is what remains allowed there and below; absent means inherited.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+LIST_KEYS: Final = ("sites", "tiers", "products", "models", "runtimes")
+KEYS: Final = (*LIST_KEYS, "longest_s")
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule in force, and who set it."""
+
+    key: str
+    tenant: str
+    allowed: tuple[str, ...]
+
+    @property
+    def sentence(self) -> str:
+        """Return it for people."""
+        return f"The policy of {self.tenant} allows only these {self.key}: {', '.join(self.allowed) or 'none'}."
+
+
+@dataclass(frozen=True, slots=True)
+class EffectivePolicy:
+    """What a path of tenants allows."""
+
+    rules: Mapping[str, Rule] = field(default_factory=dict)
+    longest_s: int | None = None
+    longest_by: str = ""
+
+    def forbids(self, key: str, value: str) -> Rule | None:
+        """Return the rule that forbids a value, None when it is allowed."""
+        rule = self.rules.get(key)
+        return rule if rule is not None and value not in rule.allowed else None
+
+
+def effective_policy(levels: Sequence[tuple[str, Mapping[str, Any]]]) -> EffectivePolicy:
+    """Fold (tenant name, policy) from the root down into what is allowed; lists intersect, terms take the shortest."""
+    rules: dict[str, Rule] = {}
+    longest: int | None = None
+    longest_by = ""
+    for name, policy in levels:
+        for key in LIST_KEYS:
+            if key not in policy:
+                continue
+            allowed = tuple(policy[key])
+            before = rules.get(key)
+            if before is not None:
+                allowed = tuple(v for v in allowed if v in before.allowed)
+            rules[key] = Rule(key, name, allowed)
+        if policy.get("longest_s") is not None and (longest is None or policy["longest_s"] < longest):
+            longest, longest_by = int(policy["longest_s"]), name
+    return EffectivePolicy(rules, longest, longest_by)
