@@ -8,7 +8,7 @@ from fractions import Fraction
 from importlib.resources import files
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tenants import geometry
@@ -102,6 +102,7 @@ def test_reachable_masks_stay_few_and_hold_the_empty_and_the_full_one(product_id
 
 
 @EVERY_PRODUCT
+@settings(max_examples=50, deadline=None)
 @given(data=st.data())
 def test_legal_windows_never_overlap_and_their_sizes_add_up(product_id, data):
     free, windows = draw_placements(data, product_id, geometry.full_mask(product_id))

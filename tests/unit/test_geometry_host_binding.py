@@ -136,13 +136,13 @@ def test_a_full_host_with_every_unit_reported_elsewhere_is_solved_in_time():
     units = [held(f"u{d}{s}", "1g.10gb", d, s) for d in range(8) for s in range(7)]
     gpus = [Gpu(d, 0xFF) for d in range(8)]
     reports = [Report(u.unit, 7 - u.device, 6 - u.start) for u in units[:28]]
-    started = time.perf_counter()
+    started = time.process_time()
 
     said = explain_report(H100, gpus, units, reports)
 
     assert isinstance(said, Explained)
     assert all(said.windows[r.unit] == (r.device, r.start) for r in reports)
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
 
 
 @st.composite
