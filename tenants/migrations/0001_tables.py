@@ -1605,7 +1605,7 @@ class Migration(migrations.Migration):
                         condition=models.Q(("state", "running")), fields=("host",), name="host_plan_one_running"
                     ),
                     models.CheckConstraint(
-                        condition=models.Q(("state__in", ["cancelled", "done", "running"])), name="host_plan_state"
+                        condition=models.Q(("state__in", ["running", "done", "cancelled"])), name="host_plan_state"
                     ),
                     models.CheckConstraint(
                         condition=models.Q(
@@ -1882,7 +1882,7 @@ class Migration(migrations.Migration):
                 condition=models.Q(
                     models.Q(("decided_at__isnull", True), ("state", "submitted")),
                     models.Q(
-                        ("state__in", ["reduced", "withdrawn", "denied", "expired", "approved"]),
+                        ("state__in", ["approved", "denied", "expired", "reduced", "withdrawn"]),
                         ("decided_at__isnull", False),
                     ),
                     _connector="OR",

@@ -8,11 +8,11 @@ from tenants.migrations.sql import statements
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("tenants", "0003_ledger"),
+        ("tenants", "0004_people"),
     ]
 
     operations = [
-        migrations.RunSQL(statements("0004_queue.sql"), migrations.RunSQL.noop),
+        migrations.RunSQL(statements("0005_queue.sql"), migrations.RunSQL.noop),
         migrations.AddField(
             model_name="quotacharge",
             name="boundary",
