@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import F, Func, Q, Value
 
@@ -69,6 +70,8 @@ class Host(models.Model):
     name = models.CharField(max_length=200)
     state = WordField(default=HostState.JOINING)
     binding = WordField()
+    boundary_kinds = ArrayField(models.CharField(max_length=16), default=list, blank=True)
+    """Which boundaries may place workloads here (a node takes `namespace`, an ESXi host `vm`); empty = any."""
     gpu_product = models.CharField(max_length=40, blank=True, default="")
     """Product of its GPUs when they are all alike, else `""`; whole-GPU groups are found by it."""
     healthy = models.BooleanField(default=True)
