@@ -76,8 +76,8 @@ _PROFILES: Final[Mapping[Profile, Mapping[str, str]]] = {
         "log_min_duration_statement": "2s",
     },
     "test": {
-        "fsync": "off",
-        "synchronous_commit": "off",
+        "fsync": "off",  # survives a killed server, not a lost machine
+        "synchronous_commit": "on",
         "full_page_writes": "off",
         "shared_buffers": "128MB",
         "max_wal_size": "2GB",
@@ -319,6 +319,9 @@ class EmbeddedPostgres:
         command = [str(binaries.bin_folder(self.version) / "postgres"), "-D", str(self.data), "-p", str(PORT)]
         for name, value in options.items():
             command += ["-c", f"{name}={value}"]
+        if self._child is not None:  # an earlier one, ended under somebody else's hand or deaf: take its status
+            self._child.kill()
+            self._child.wait()
         with self.log_file.open("ab") as log:
             self.log_file.chmod(0o600)
             # a session of its own: Ctrl-C in a terminal must reach the supervisor only

@@ -114,9 +114,7 @@ class Running:
             status = self._child.returncode if self._child is not None else "unknown"
             self.process, self._child = None, None
             self._not_before = now + self._backoff_s
-            told = (
-                f"{self.program.name} ended (status {status}), starts again in {self._backoff_s:.1f} s: {self.log_file}"
-            )
+            told = f"{self.program.name} ended (status {status}), starts again in {self._backoff_s:.1f} s"
             self._backoff_s = min(self._backoff_s * 2, BACKOFF_LAST_S)
             return told
         if now >= self._not_before:
