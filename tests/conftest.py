@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from controlplane.embedded.postgres import EmbeddedPostgres
+from controlplane.embedded.postgres import EmbeddedPostgres, Probe
 from tests import environment
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,22 +33,60 @@ def template_name() -> str:
     return f"template_{digest.hexdigest()[:12]}"
 
 
+def is_alive(pid: int) -> bool:
+    """Whether a process with this id exists."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+@contextmanager
+def locked() -> Iterator[None]:
+    """Hold the lock that orders starting, stopping and making databases on the test server."""
+    environment.STATE.mkdir(parents=True, exist_ok=True)
+    with (environment.STATE / "template.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Stop the test server with the last process of the run."""
-    if not hasattr(session.config, "workerinput"):
-        server = getattr(session.config, "_tenantry_server", None) or EmbeddedPostgres(environment.STATE, profile="test")
-        if server.server() is not None and os.environ.get("TENANTRY_TEST_KEEP") != "1":
+    """Drop databases of processes that are gone; stop the server with the last run."""
+    if hasattr(session.config, "workerinput") or not environment.STATE.exists():
+        return
+    with locked():
+        server = EmbeddedPostgres(environment.STATE, profile="test")
+        if server.server() is None:
+            return
+        with server.connect() as connection:
+            names = [row[0] for row in connection.execute("SELECT datname FROM pg_database WHERE datname ~ '^test_'")]
+        others = 0
+        for name in names:
+            pid = int(name.split("_")[1]) if name.split("_")[1].isdigit() else 0
+            if pid != os.getpid() and is_alive(pid):
+                others += 1
+            else:
+                server.drop_database(name)
+        if not others and os.environ.get("TENANTRY_TEST_KEEP") != "1":
             server.stop("immediate")
 
 
 @pytest.fixture(scope="session")
 def postgres() -> EmbeddedPostgres:
     """Start (or find) the test server and make sure that the migrated template is there."""
-    environment.STATE.mkdir(parents=True, exist_ok=True)
     server = EmbeddedPostgres(environment.STATE, profile="test")
-    with (environment.STATE / "template.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        server.start()
+    with locked():
+        if server.probe() is not Probe.ACCEPTING:
+            # Started by a process that ends at once: the server is nobody's child and outlives this run if need be.
+            starter = "from tests import environment as e; from controlplane.embedded.postgres import EmbeddedPostgres as P"
+            subprocess.run(
+                [sys.executable, "-c", f"{starter}; P(e.STATE, profile='test').start(); import os; os._exit(0)"],
+                check=True,
+                cwd=ROOT,
+            )
         template = template_name()
         if not server.has_database(template):
             building = f"building_{template}"
@@ -75,9 +114,8 @@ def postgres() -> EmbeddedPostgres:
 @pytest.fixture(scope="session")
 def test_database(postgres: EmbeddedPostgres) -> str:
     """Clone the template for this worker; return its name."""
-    if postgres.has_database(environment.DATABASE):
-        postgres.drop_database(environment.DATABASE)
-    postgres.create_database(environment.DATABASE, template=template_name())
+    with locked():
+        postgres.create_database(environment.DATABASE, template=template_name())
     return environment.DATABASE
 
 

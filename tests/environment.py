@@ -15,7 +15,8 @@ from urllib.parse import quote
 
 STATE = Path(os.environ.get("TENANTRY_TEST_STATE", f"{tempfile.gettempdir()}/tenantry-tests-{os.getuid()}"))
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
-DATABASE = f"test_{WORKER}"
+DATABASE = f"test_{os.getpid()}_{WORKER}"
+"""One per process: runs side by side do not meet."""
 SOCKET = STATE / "postgresql" / "socket"
 
 
