@@ -23,7 +23,6 @@ from aiohttp import web
 from multidict import CIMultiDictProxy
 
 from provisioners.driver import Secret
-from tenants import credentials as keys
 from provisioners.gateway.app import Gateway, Settings
 from provisioners.gateway.protocol import (
     Backend,
@@ -39,6 +38,7 @@ from provisioners.gateway.protocol import (
     UsageRecord,
     parse,
 )
+from tenants import credentials as keys
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_S = 15.0
@@ -225,7 +225,7 @@ class Model(Server):
         self.name = name
         self.unit_uid = uuid4()
         self.seen: list[tuple[dict[str, str], dict[str, Any]]] = []
-        """Headers and body of each inference request."""
+        """Headers (names in lower case) and body of each inference request."""
         self.go: asyncio.Queue[bytes | None] = asyncio.Queue()
         """What a steered stream sends next; None breaks it off."""
         self.dropped = asyncio.Event()
@@ -249,7 +249,7 @@ class Model(Server):
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
-        self.seen.append((dict(request.headers), body))
+        self.seen.append(({name.lower(): value for name, value in request.headers.items()}, body))
         if self.status != 200:
             return web.json_response({"error": {"message": "no"}}, status=self.status)
         headers = {"Set-Cookie": "a=b", "X-Tenantry-Simulated": "true", "Connection": "keep-alive, X-Hop", "X-Hop": "1"}
@@ -333,7 +333,14 @@ class Lab:
         """Run a gateway in this process until it serves `endpoints` (default: one, with the model behind it)."""
         self.control.publish(*(endpoints or (self.endpoint(),)))
         gateway = Gateway(
-            Settings(self.gateway_uid, self.control.url, self.state, Secret(self.control.token), port=self.port)
+            Settings(
+                self.gateway_uid,
+                self.control.url,
+                self.state,
+                Secret(self.control.token),
+                port=self.port,
+                usage_interval_s=0.05,
+            )
         )
         running = asyncio.create_task(gateway.run())
 

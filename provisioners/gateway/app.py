@@ -58,6 +58,7 @@ class Settings:
     port: int = 0
     metrics_port: int | None = None
     """Where set, `/metrics` answers there only, and no longer on the port that callers reach."""
+    usage_interval_s: float = 2.0
     ca_file: Path | None = None
     """Authorities that the control plane's and backends' certificates may come from; None: the system's."""
 
@@ -104,6 +105,7 @@ class Gateway:
                 url=self.settings.control_url,
                 version=version(),
                 session=home_session,
+                usage_interval_s=self.settings.usage_interval_s,
                 state=self._state,
                 spool=self._spool,
                 have=self._resume(),

@@ -42,7 +42,6 @@ log = logging.getLogger("tenantry.gateway.home")
 FIRST_RETRY_S: Final = 0.2
 LONGEST_RETRY_S: Final = 2.0
 ENROL_RETRY_S: Final = 30.0
-USAGE_INTERVAL_S: Final = 2.0
 USAGE_LONGEST_RETRY_S: Final = 15.0
 _CALL: Final = aiohttp.ClientTimeout(total=10, sock_connect=3)
 _LONG_POLL: Final = aiohttp.ClientTimeout(total=LONGEST_WAIT_S + 5, sock_connect=3)
@@ -59,7 +58,7 @@ class Link(StrEnum):
     TOKEN_REFUSED = "token-refused"  # noqa: S105 - a state's name
 
 
-class Removed(Exception):  # noqa: N818 - an end, not a fault
+class Removed(Exception):
     """The control plane said 410: this gateway is gone."""
 
 
@@ -71,6 +70,7 @@ class Home:
         *,
         url: str,
         version: str,
+        usage_interval_s: float,
         session: aiohttp.ClientSession,
         state: StateFolder,
         spool: Spool,
@@ -84,6 +84,7 @@ class Home:
         """Why the last configuration offered was not taken."""
         self._url: Final = url.rstrip("/")
         self._version = version
+        self._usage_interval_s = usage_interval_s
         self._session = session
         self._state = state
         self._spool = spool
@@ -215,7 +216,7 @@ class Home:
     async def _send_usage(self) -> None:
         retry = _Retry(USAGE_LONGEST_RETRY_S)
         while True:
-            await asyncio.sleep(USAGE_INTERVAL_S)
+            await asyncio.sleep(self._usage_interval_s)
             try:
                 sent = await self._send_spooled()
             except (aiohttp.ClientError, TimeoutError, OSError) as error:

@@ -43,11 +43,11 @@ class ProtocolError(ValueError):
     """A document that cannot be used; the text names no secret and is safe to log."""
 
 
-class BadSignature(ProtocolError):  # noqa: N818
+class BadSignature(ProtocolError):
     """The envelope is not signed by a trusted key."""
 
 
-class BadDocument(ProtocolError):  # noqa: N818
+class BadDocument(ProtocolError):
     """The document is signed (or unsigned by design) but does not have the agreed shape."""
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 import logging
 import re
@@ -183,7 +184,7 @@ class Proxy:
         if refusal.status == HTTPStatus.UNAUTHORIZED:
             self.refused += 1
         self._metrics.refused.labels(refusal.code).inc()
-        headers = {"X-Request-Id": request_id, **refusal.headers()}
+        headers = {**_signature(request_id), **refusal.headers()}
         response = web.Response(
             status=refusal.status, body=refusal.body(), headers=headers, content_type="application/json"
         )
@@ -217,7 +218,7 @@ class Proxy:
             else {"object": "list", "data": cards}
         )
         return web.Response(
-            body=json.dumps(content).encode(), content_type="application/json", headers={"X-Request-Id": request_id}
+            body=json.dumps(content).encode(), content_type="application/json", headers=_signature(request_id)
         )
 
     async def _infer(
@@ -262,7 +263,10 @@ class Proxy:
             health.requests += 1
             try:
                 answer = await self._upstream.post(
-                    f"{backend.url}/{call.route.value}", data=asked.content, headers=headers, allow_redirects=False
+                    f"{backend.url}/{call.route.value}",
+                    data=_payload(asked.content),
+                    headers=headers,
+                    allow_redirects=False,
                 )
             except aiohttp.SocketTimeoutError:
                 self._failed(backend, call, "took the request and stayed silent")
@@ -295,7 +299,7 @@ class Proxy:
         if answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             health.failures += 1
         headers = _returned(answer.headers)
-        headers["X-Request-Id"] = call.request_id
+        headers.update(_signature(call.request_id))
         response: web.StreamResponse | None = None
         try:
             length = answer.content_length
@@ -379,6 +383,11 @@ def _check_open(endpoint: EndpointConfig) -> None:
             raise refusals.not_open(endpoint.state.value, endpoint.reason)
 
 
+def _payload(content: bytes) -> bytes | io.BytesIO:
+    """Return a large body as a file, which aiohttp writes piece by piece instead of at once."""
+    return content if len(content) < _WHOLE_ANSWER_BYTES else io.BytesIO(content)
+
+
 async def _end_broken(request: web.BaseRequest, response: web.StreamResponse, answer: aiohttp.ClientResponse) -> None:
     """End an answer that has begun so that the caller cannot take it for whole: an error event, then no proper end."""
     if answer.content_type == "text/event-stream":
@@ -392,6 +401,11 @@ def _request_id(request: web.BaseRequest) -> str:
     """Keep the caller's id where it is harmless, else make one."""
     given = request.headers.get("X-Request-Id", "")
     return given if _REQUEST_ID.fullmatch(given) else uuid4().hex
+
+
+def _signature(request_id: str) -> dict[str, str]:
+    """Return the headers that every answer carries; `Server` is ours, so that no version shows."""
+    return {"X-Request-Id": request_id, "Server": "tenantry"}
 
 
 def _returned(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:

@@ -12,7 +12,7 @@ from http import HTTPStatus
 
 
 @dataclass(eq=False)
-class Refusal(Exception):  # noqa: N818 - a verdict about a request, not a fault
+class Refusal(Exception):
     """A request that is answered without a backend's answer."""
 
     status: HTTPStatus

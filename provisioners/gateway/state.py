@@ -16,7 +16,6 @@ from typing import Final
 from uuid import UUID
 
 from provisioners.driver import Secret
-from tenants import credentials as keys
 from provisioners.gateway.protocol import (
     BadSignature,
     ConfigDocument,
@@ -27,6 +26,7 @@ from provisioners.gateway.protocol import (
     parse,
     verify,
 )
+from tenants import credentials as keys
 
 _IDENTITY: Final = "identity.json"
 _CONFIG: Final = "config.json"
@@ -36,7 +36,7 @@ class StateError(Exception):
     """The folder cannot be used; the text says why and what mends it."""
 
 
-class ConfigRefused(ProtocolError):  # noqa: N818
+class ConfigRefused(ProtocolError):
     """A configuration that is well signed but must not be served: older, or not ours."""
 
 
