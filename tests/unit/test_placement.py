@@ -122,9 +122,9 @@ def test_a_gang_is_placed_on_one_provider_or_not_at_all():
 
 
 def test_large_units_come_first_and_answers_keep_the_order_asked_for():
-    said = place([ask("1g.10gb"), ask("4g.40gb")], [host("h1", 0b0001_1111)])
+    said = place([ask("1g.10gb"), ask("4g.40gb")], [host("h1", FULL, 0b0000_1111)])
 
-    assert said == Placed((Placement("h1", ((10, 4),), settled=True), Placement("h1", ((10, 0),), settled=True)))
+    assert said == Placed((Placement("h1", ((10, 6),), settled=True), Placement("h1", ((11, 0),), settled=True)))
 
 
 def test_units_of_a_spread_group_get_hosts_of_their_own():

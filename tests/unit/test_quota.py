@@ -248,7 +248,7 @@ def naive(path: list[TenantLimits], demand: dict[str, int], days: range, release
     return missing
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(
     path=paths(),
     demand=st.dictionaries(st.sampled_from(DIMENSIONS), st.integers(0, 8), min_size=1),
@@ -277,7 +277,7 @@ def test_a_check_equals_the_naive_walk_over_all_days(path, demand, length):
         assert not any(NOW + d * DAY in changed for d in starts)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(path=paths(), demand=st.dictionaries(st.sampled_from(DIMENSIONS), st.integers(1, 8), min_size=1))
 def test_granting_the_ready_made_request_makes_exactly_that_demand_pass(path, demand):
     verdict = quota.check(path, demand=demand, during=WEEK)
