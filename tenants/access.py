@@ -41,7 +41,7 @@ def scoped(model: type[M], actor: Actor, *, tenant: Tenant | None = None) -> Que
 
     The model has a `tenant` column. Only a caller that has been told `tenant` by `tenant_for` passes it.
     """
-    rows = model._default_manager.all()  # noqa: SLF001 - the generic way to a model's manager
+    rows = model._default_manager.all()
     if tenant is not None:
         return rows.filter(tenant_id=tenant.pk)
     if actor.kind is Kind.SYSTEM or actor.sees_all:
@@ -66,7 +66,7 @@ def find(rows: QuerySet[M], key: str | UUID) -> M:
     try:
         row = rows.filter(pk=UUID(text)).first()
     except ValueError:
-        fields = {f.name for f in rows.model._meta.get_fields()}  # noqa: SLF001 - Django's public-in-practice API
+        fields = {f.name for f in rows.model._meta.get_fields()}
         condition = Q(pk__in=[])
         if "short_id" in fields:
             condition |= Q(short_id=text)
@@ -102,7 +102,7 @@ def allowed(actor: Actor, tenant: Tenant | None, policy: Policy) -> bool:
         return True
     if tenant is None or policy.tenant_role is None:
         return policy.scope in {Scope.SELF, Scope.PUBLIC, Scope.AGENT}
-    role = actor.role_on(tenant.path)
+    role = actor.role_on(tenant.path[:-1] if policy.above else tenant.path)
     return role is not None and role >= policy.tenant_role
 
 

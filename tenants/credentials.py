@@ -27,7 +27,7 @@ FINDER: Final = re.compile(rf"\b{_KEY.pattern}\b")
 """Finds tokens and keys in a text, for log scrubbing and for *leaked?*."""
 
 
-class MalformedSecret(ValueError):  # noqa: N818 - named for what it is
+class MalformedSecret(ValueError):
     """Not a secret of ours, or one that was mistyped; the text never shows it."""
 
 
