@@ -38,6 +38,7 @@ def tenant_id_of(row: models.Model) -> UUID | None:
 def happened(  # noqa: PLR0913 - the columns of an event
     row: models.Model,
     kind: str,
+    /,
     *,
     actor: Actor,
     at: datetime,
@@ -58,7 +59,7 @@ def happened(  # noqa: PLR0913 - the columns of an event
         )  # fmt: skip
 
 
-def changed(row: models.Model, kind: str, *, actor: Actor, at: datetime, **data: Any) -> None:
+def changed(row: models.Model, kind: str, /, *, actor: Actor, at: datetime, **data: Any) -> None:
     """Bump version (and generation where there is one), make the row due now, and say that it happened."""
     updates: dict[str, Any] = {"version": F("version") + 1}
     if hasattr(row, "generation"):
@@ -68,7 +69,7 @@ def changed(row: models.Model, kind: str, *, actor: Actor, at: datetime, **data:
     happened(row, kind, actor=actor, at=at, **data)
 
 
-def created(row: models.Model, kind: str, *, actor: Actor, at: datetime, **data: Any) -> None:
+def created(row: models.Model, kind: str, /, *, actor: Actor, at: datetime, **data: Any) -> None:
     """Say that a row, just inserted and due, was created."""
     happened(row, kind, actor=actor, at=at, **data)
 

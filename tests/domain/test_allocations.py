@@ -107,6 +107,7 @@ def test_a_newcomer_does_not_overtake_who_waits_for_the_same(world, now: datetim
     tenant, actor, _ = world
     first = allocations.create(tenant=tenant, ask=ask("first", whole(2)), actor=actor, now=now)
     allocations.create(tenant=tenant, ask=ask("second", whole(1)), actor=actor, now=now)
+    allocations.release(allocation=first, actor=actor, now=now)
     with acting(SYSTEM):
         allocations.finish(first, now=now)
 
@@ -206,6 +207,7 @@ def test_a_dedicated_host_is_one_tenants_until_the_last_unit_goes(world, now: da
 
     assert row.phase == "Provisioning"
     assert theirs.phase == "Waiting"
+    allocations.release(allocation=row, actor=actor, now=now)
     with acting(SYSTEM):
         allocations.finish(row, now=now)
     host.refresh_from_db()
