@@ -127,7 +127,7 @@ class GatewayKeeper:
             workload = estate.state.workloads.get(gateway.unit)
             should_run = gateway.wanted and (not gateway.unit or (workload is not None and workload.running))
             token = estate.tokens.get(gateway.uid)
-            if not gateway.enrolled and token is not None and process.token not in (None, token):
+            if alive and not gateway.enrolled and token is not None and process.token != token:
                 should_run = False  # a newer token was delivered: the old one may never be good again
             if alive and not should_run:
                 _end(gateway.pid, process)
@@ -184,7 +184,7 @@ class GatewayKeeper:
         with self._hosting.using(name) as estate:
             if gateway.uid not in estate.state.gateways:
                 return
-            if not isinstance(health, dict):
+            if not isinstance(health, dict) or health.get("gateway") != gateway.uid:
                 _note(estate, gateway, running=False, message="the gateway does not answer yet")
                 return
             enrolled = bool(health.get("enrolled"))

@@ -1,0 +1,324 @@
+"""The sandbox server as a process with real gateways: served end to end, killed, restarted, emptied."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import aiohttp
+import httpx
+import pytest
+
+from provisioners.driver import Observed, Power, Presence, Secret, Spec, TransientDriverError, removal_of
+from provisioners.gateway.protocol import Backend, EndpointConfig, EndpointKey
+from provisioners.sandbox.driver import SandboxDriver
+from tenants import credentials
+from tests.conformance.rigs import DOCUMENT
+from tests.conformance.specs import endpoint, machine, namespace_boundary, unit, vm_boundary
+from tests.gateway_lab import ROOT, ControlPlane, until
+
+TENANT = UUID("44444444-4444-4444-8444-444444444444")
+TOKEN = "process-test-token"
+QUICK = {"delays_s": {"": 0.0}, "boot_s": 0.0, "load_s": 0.0, "report_delay_s": 0.0}
+
+
+class SandboxProcess:
+    """`python -m provisioners.sandbox serve` on one port and folder, killed and started at will."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.process: subprocess.Popen[bytes] | None = None
+        self.client = httpx.Client(headers={"Authorization": f"Bearer {TOKEN}"}, verify=False, timeout=10)
+        self.start()
+
+    def start(self) -> None:
+        with (self.folder / "sandbox.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "provisioners.sandbox", "serve", "--fast"),
+                    *("--state", str(self.folder / "state"), "--port", str(self.port)),
+                ],
+                env={"PATH": os.environ["PATH"], "TENANTRY_SANDBOX_TOKEN": TOKEN},
+                cwd=ROOT,
+                stdout=log,
+                stderr=log,
+            )
+        self.wait_for(lambda: self.client.get(f"{self.url}/healthz").is_success)
+
+    def wait_for(self, good: Callable[[], Any], *, within_s: float = 15.0) -> Any:
+        async def look() -> Any:
+            try:
+                return await asyncio.to_thread(good)
+            except (httpx.HTTPError, TransientDriverError):
+                return None
+
+        return asyncio.run(until(look, bool, within_s=within_s))
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def estate(self, **settings: Any) -> SandboxDriver:
+        name = f"e-{uuid4().hex[:8]}"
+        document = {**DOCUMENT, "settings": {**QUICK, **settings}}
+        assert self.client.put(f"{self.url}/estates/{name}", json=document).status_code == 201
+        return SandboxDriver(self.url, token=Secret(TOKEN), estate=name)
+
+    def stop(self) -> None:
+        subprocess.run(
+            [sys.executable, "-m", "provisioners.sandbox", "stop", "--state", str(self.folder / "state")],
+            check=True,
+            cwd=ROOT,
+            timeout=30,
+        )
+        if self.process is not None:
+            self.process.wait(15)
+        self.client.close()
+
+    def gateways(self) -> list[int]:
+        """Return the pids of every gateway process of this folder, found without the server."""
+        found = []
+        for folder in Path("/proc").iterdir():
+            if not folder.name.isdecimal():
+                continue
+            try:
+                command = (folder / "cmdline").read_bytes()
+                dead = (folder / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
+            except OSError:
+                continue
+            if b"provisioners.gateway" in command and str(self.folder).encode() in command and not dead:
+                found.append(int(folder.name))
+        return found
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxProcess]:
+    process = SandboxProcess(tmp_path_factory.mktemp("sandbox"))
+    yield process
+    process.stop()
+
+
+@pytest.fixture
+def sandbox(server: SandboxProcess) -> Iterator[SandboxProcess]:
+    yield server
+    for name in server.client.get(f"{server.url}/estates").json()["estates"]:
+        assert server.client.delete(f"{server.url}/estates/{name}").status_code == 204
+    assert server.gateways() == []
+
+
+@contextmanager
+def control_plane(gateway: UUID) -> Iterator[tuple[ControlPlane, asyncio.AbstractEventLoop]]:
+    """Give a control plane that serves in a thread of its own."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    control = ControlPlane(gateway)
+    asyncio.run_coroutine_threadsafe(control.start(), loop).result(10)
+    yield control, loop
+    asyncio.run_coroutine_threadsafe(control.stop(), loop).result(10)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(10)
+    loop.close()
+
+
+def as_wanted(driver: SandboxDriver, spec: Spec) -> Observed | None:
+    """Do what is missing and can be done now; return the object once all of it is ready."""
+    seen = driver.observe(spec.ref)
+    for step in driver.steps(spec):
+        part = seen.part(step.name)
+        if part.presence == Presence.ABSENT or (part.have != step.want and part.presence == Presence.PRESENT):
+            driver.start(step)
+            return None
+        if not part.ready:
+            return None
+    return seen
+
+
+def is_gone(driver: SandboxDriver, spec: Spec) -> bool:
+    seen = driver.observe(spec.ref)
+    if seen.exists and seen.parts[-1].presence != Presence.CHANGING:
+        driver.start(removal_of(spec.ref, seen.parts[-1].step))
+    return not seen.exists
+
+
+def ask(address: str, key: str) -> tuple[int, dict[str, Any]]:
+    async def call() -> tuple[int, dict[str, Any]]:
+        body = {"model": "chat", "messages": [{"role": "user", "content": "hello there"}]}
+        async with (
+            aiohttp.ClientSession(headers={"Authorization": f"Bearer {key}"}) as client,
+            client.post(f"{address}/chat/completions", json=body) as answer,
+        ):
+            return answer.status, await answer.json()
+
+    return asyncio.run(call())
+
+
+def test_a_completion_passes_a_real_gateway_that_survives_every_kill_and_leaves_with_its_boundary(
+    sandbox: SandboxProcess,
+) -> None:
+    driver = sandbox.estate(gateways="real")
+    boundary = namespace_boundary(TENANT)
+    assert boundary.gateway is not None
+    key = credentials.make("test")
+    with control_plane(boundary.gateway.uid) as (control, loop):
+        gateway = replace(boundary.gateway, control_plane_url=control.url, enrolment_token=Secret(control.token))
+        boundary = replace(boundary, gateway=gateway)
+        spec = endpoint(boundary, unit(0))
+        sandbox.wait_for(lambda: as_wanted(driver, boundary))
+        seen = sandbox.wait_for(lambda: as_wanted(driver, spec))
+        config = EndpointConfig(
+            uid=spec.ref.uid,
+            name="chat",
+            tenant=TENANT,
+            models=("chat",),
+            keys=(EndpointKey(id=key.id, digest=key.digest),),
+            backends=(Backend(unit_uid=spec.units[0].uid, url=seen.units[0].backend, revision=1, weight=100),),
+        )
+        loop.call_soon_threadsafe(control.publish, config)
+
+        status, answer = sandbox.wait_for(lambda: (found := ask(seen.address, key.plain))[0] == 200 and found)
+
+        assert status == 200
+        assert answer["tenantry"]["simulated"] is True
+        assert answer["tenantry"]["slots"] == ["node-a-gpu-0 slots 0-0 (1g.10gb)"]
+        assert "simulated" in answer["choices"][0]["message"]["content"]
+        assert ask(seen.address, "tnt_test_wrong")[0] == 401
+        (first,) = sandbox.gateways()
+        assert b"TENANTRY_GATEWAY_TOKEN" not in Path(f"/proc/{first}/cmdline").read_bytes()
+
+        # The server dies: the gateway goes on, and is adopted again.
+        sandbox.kill()
+        assert sandbox.gateways() == [first]
+        sandbox.start()
+        assert sandbox.wait_for(lambda: as_wanted(driver, boundary)).address == seen.address
+        assert sandbox.gateways() == [first]
+        assert ask(seen.address, key.plain)[0] == 200
+
+        # The gateway dies: it comes back at the same address without a new token.
+        os.kill(first, signal.SIGKILL)
+        sandbox.wait_for(lambda: sandbox.gateways() not in ([], [first]))
+        sandbox.wait_for(lambda: as_wanted(driver, boundary))
+        assert sandbox.wait_for(lambda: ask(seen.address, key.plain)[0] == 200)
+        assert len(control.enrolments) == 1
+
+        sandbox.wait_for(lambda: is_gone(driver, spec))
+        sandbox.wait_for(lambda: is_gone(driver, boundary))
+        assert sandbox.gateways() == []
+        assert list((sandbox.folder / "state" / "gateways").glob("*/*")) == []
+    driver.close()
+
+
+def test_a_gateway_that_dies_before_it_enrolled_is_an_absent_part_and_a_new_token_starts_it(
+    sandbox: SandboxProcess,
+) -> None:
+    driver = sandbox.estate(gateways="real")
+    boundary = namespace_boundary(TENANT)
+    assert boundary.gateway is not None
+    with control_plane(boundary.gateway.uid) as (control, _loop):
+        unknown = replace(
+            boundary, gateway=replace(boundary.gateway, control_plane_url=control.url, enrolment_token=Secret("wrong"))
+        )
+        sandbox.wait_for(lambda: as_wanted(driver, unknown) or sandbox.gateways())
+        part = driver.observe(boundary.ref).part("namespace.gateway")
+        assert not part.ready
+        sandbox.kill()
+        for pid in sandbox.gateways():
+            os.kill(pid, signal.SIGKILL)
+        sandbox.start()
+
+        sandbox.wait_for(lambda: driver.observe(boundary.ref).part("namespace.gateway").presence == Presence.ABSENT)
+        good = replace(
+            boundary,
+            gateway=replace(boundary.gateway, control_plane_url=control.url, enrolment_token=Secret(control.token)),
+        )
+        assert sandbox.wait_for(lambda: as_wanted(driver, good)).exists
+    driver.close()
+
+
+def test_a_newer_token_replaces_a_gateway_that_never_enrolled(sandbox: SandboxProcess) -> None:
+    driver = sandbox.estate(gateways="real")
+    boundary = namespace_boundary(TENANT)
+    assert boundary.gateway is not None
+    with control_plane(boundary.gateway.uid) as (control, _loop):
+        expired = replace(boundary.gateway, control_plane_url=control.url, enrolment_token=Secret("expired"))
+        sandbox.wait_for(lambda: as_wanted(driver, replace(boundary, gateway=expired)) or sandbox.gateways())
+        fresh = replace(expired, enrolment_token=Secret(control.token))
+        step = driver.steps(replace(boundary, gateway=fresh))[-1]
+
+        driver.start(step)
+
+        assert sandbox.wait_for(lambda: as_wanted(driver, replace(boundary, gateway=fresh))).exists
+    driver.close()
+
+
+def test_a_gateway_in_a_vm_stops_with_the_machine_and_comes_back_with_it(sandbox: SandboxProcess) -> None:
+    driver = sandbox.estate(gateways="real")
+    boundary = vm_boundary(TENANT)
+    spec = endpoint(boundary, unit(0, host="esx-a"))
+    with control_plane(spec.units[0].uid) as (control, _loop):
+        gateway = replace(spec.gateways[0], control_plane_url=control.url, enrolment_token=Secret(control.token))
+        spec = replace(spec, gateways=(gateway,))
+        sandbox.wait_for(lambda: as_wanted(driver, boundary))
+        sandbox.wait_for(lambda: as_wanted(driver, spec))
+        (first,) = sandbox.gateways()
+
+        driver.power(spec.ref, want=Power.OFF)
+        sandbox.wait_for(lambda: sandbox.gateways() == [])
+        driver.power(spec.ref, want=Power.ON)
+        sandbox.wait_for(lambda: len(sandbox.gateways()) == 1)
+
+        assert sandbox.gateways() != [first]
+        assert sandbox.wait_for(lambda: as_wanted(driver, spec)).exists
+        sandbox.wait_for(lambda: is_gone(driver, spec))
+        assert sandbox.gateways() == []
+    driver.close()
+
+
+def test_what_was_acknowledged_survives_a_killed_server_and_tasks_go_on(sandbox: SandboxProcess) -> None:
+    driver = sandbox.estate(gateways="simulated", delays_s={"": 0.2, "folder.create": 0.6})
+    boundary = vm_boundary(TENANT)
+    spec = machine(boundary, unit(host="esx-a"))
+    handle = driver.start(driver.steps(boundary)[0])
+
+    sandbox.kill()
+    with pytest.raises(TransientDriverError):
+        driver.observe(boundary.ref)
+    sandbox.start()
+
+    part = driver.observe(boundary.ref).part("folder.create")
+    assert part.presence in (Presence.CHANGING, Presence.PRESENT)
+    assert sandbox.wait_for(lambda: driver.poll(handle).state == "done")  # type: ignore[arg-type]
+    for wanted in (boundary, spec):
+        sandbox.wait_for(lambda wanted=wanted: as_wanted(driver, wanted))
+    assert len(driver.snapshot().objects) == 2
+    driver.close()
+
+
+def test_stop_ends_the_server_and_every_gateway(tmp_path: Path) -> None:
+    process = SandboxProcess(tmp_path)
+    driver = process.estate(gateways="real")
+    boundary = namespace_boundary(TENANT)
+    process.wait_for(lambda: as_wanted(driver, boundary) or process.gateways())
+
+    process.stop()
+
+    process.wait_for(lambda: process.gateways() == [])
+    assert process.process is not None
+    assert process.process.returncode == 0
+    driver.close()
