@@ -23,6 +23,7 @@ from aiohttp import web
 from multidict import CIMultiDictProxy
 
 from provisioners.driver import Secret
+from provisioners.gateway import keys
 from provisioners.gateway.app import Gateway, Settings
 from provisioners.gateway.protocol import (
     Backend,
@@ -38,7 +39,6 @@ from provisioners.gateway.protocol import (
     UsageRecord,
     parse,
 )
-from tenants import credentials as keys
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_S = 15.0

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from provisioners.gateway import keys
 from provisioners.gateway.protocol import ConfigDocument, EndpointConfig, EndpointKey, KeyScope
-from tenants import credentials as keys
 
 _NOBODY: Final = "0" * 64
 """Compared with when no key was shown or its id is unknown, so that both take the same time."""

@@ -16,6 +16,7 @@ from typing import Final
 from uuid import UUID
 
 from provisioners.driver import Secret
+from provisioners.gateway import keys
 from provisioners.gateway.protocol import (
     BadSignature,
     ConfigDocument,
@@ -26,7 +27,6 @@ from provisioners.gateway.protocol import (
     parse,
     verify,
 )
-from tenants import credentials as keys
 
 _IDENTITY: Final = "identity.json"
 _CONFIG: Final = "config.json"

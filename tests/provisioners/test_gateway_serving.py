@@ -13,7 +13,7 @@ from uuid import uuid4
 import aiohttp
 import pytest
 
-from provisioners.gateway import bodies
+from provisioners.gateway import bodies, keys
 from provisioners.gateway.protocol import (
     Backend,
     EndpointKey,
@@ -23,7 +23,6 @@ from provisioners.gateway.protocol import (
     TokenSource,
     UsageRecord,
 )
-from tenants import credentials as keys
 from tests.gateway_lab import Lab, event_of, scenario, until
 
 # --- answers ----------------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tenants import credentials as keys
+from provisioners.gateway import keys
+from tenants import credentials
 
 
 def test_a_key_reads_back_with_its_parts() -> None:
@@ -77,3 +78,13 @@ def test_digests_are_compared_whole() -> None:
     assert keys.equal(digest, keys.digest("a"))
     assert not keys.equal(digest, keys.digest("b"))
     assert not keys.equal(digest, digest[:-1])
+
+
+def test_the_control_planes_keys_and_ours_are_one_form() -> None:
+    theirs, ours = credentials.make("test"), keys.make("test")
+
+    read_here, read_there = keys.parse(theirs.plain), credentials.parse(ours.plain)
+
+    assert (read_here.env, read_here.id, read_here.digest) == ("test", theirs.id, theirs.digest.hex())
+    assert (read_there.env, read_there.id, read_there.digest.hex()) == ("test", ours.id, ours.digest)
+    assert keys.FINDER.pattern == credentials.FINDER.pattern

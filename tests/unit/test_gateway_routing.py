@@ -8,10 +8,10 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from provisioners.gateway import keys
 from provisioners.gateway.backends import REST_S, Backends
 from provisioners.gateway.protocol import Backend, ConfigDocument, EndpointConfig, EndpointKey, KeyScope
 from provisioners.gateway.routing import Routing
-from tenants import credentials as keys
 
 AT = datetime(2026, 6, 1, 12, 0, tzinfo=UTC)
 NOW = AT.timestamp()
