@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 _PROC = Path("/proc")
@@ -27,7 +28,7 @@ class ProcessId:
 
     pid: int
     started: str
-    """Clock ticks since boot on Linux, `ps` lstart elsewhere: only compared for equality."""
+    """Boot and clock ticks since then on Linux, `ps` lstart elsewhere: only compared for equality."""
 
     def is_alive(self) -> bool:
         """Whether this very process runs; a zombie or a reused pid does not count."""
@@ -71,7 +72,16 @@ def started_mark(pid: int) -> str | None:
     except (OSError, ValueError):
         return None
     fields = stat.rpartition(")")[2].split()  # the name may hold blanks and brackets
-    return None if fields[_STATE_FIELD] in "ZX" else fields[_START_FIELD]
+    return None if fields[_STATE_FIELD] in "ZX" else f"{_boot()}-{fields[_START_FIELD]}"
+
+
+@cache
+def _boot() -> str:
+    """Return what tells this boot from all others: ticks begin anew with each."""
+    try:
+        return (_PROC / "sys" / "kernel" / "random" / "boot_id").read_text().strip()
+    except OSError:
+        return "boot"
 
 
 def _ps_mark(pid: int) -> str | None:
@@ -88,6 +98,19 @@ def working_folder(pid: int) -> Path | None:
         return (_PROC / str(pid) / "cwd").readlink() if HAS_PROC else None
     except OSError:
         return None
+
+
+def group_members(leader: int, folder: Path) -> list[ProcessId]:
+    """Return the processes of a group that work in `folder`: the group's number alone may be somebody else's by now."""
+    found = []
+    for pid in running_pids():
+        try:
+            inside = os.getpgid(pid) == leader and working_folder(pid) == folder
+        except ProcessLookupError:
+            continue
+        if inside and (process := identify(pid)) is not None:
+            found.append(process)
+    return found
 
 
 def arguments(pid: int) -> list[str]:

@@ -112,6 +112,7 @@ class Running:
         now = time.monotonic()
         if self.process is not None:  # just found dead
             status = self._child.returncode if self._child is not None else "unknown"
+            kill_group(self.process)  # its children may hold the port or take work
             self.process, self._child = None, None
             self._not_before = now + self._backoff_s
             told = f"{self.program.name} ended (status {status}), starts again in {self._backoff_s:.1f} s"
@@ -212,7 +213,7 @@ def recorded(file: Path) -> ProcessId | None:
 
 
 def kill_group(process: ProcessId) -> None:
-    """Kill what is left of the group that `process` led, also when the leader itself is gone."""
+    """Kill the group that `process` led, also when the leader itself ended, seen by us, a moment ago."""
     if process.send(signal.SIGKILL, group=True):
         return
     # the kernel hands out no pid that names a group with members, so with the leader gone and nobody
@@ -222,19 +223,27 @@ def kill_group(process: ProcessId) -> None:
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def stop_recorded(file: Path, *, grace_s: float = 10.0) -> bool:
-    """End the recorded process and its group; false when it was not running."""
+def stop_recorded(file: Path, folder: Path, *, grace_s: float = 10.0) -> bool:
+    """End the recorded process, and what is left of its group in its working `folder`; false when nothing ran."""
     process = recorded(file)
-    if process is None:
-        file.unlink(missing_ok=True)
-        return False
-    process.send(signal.SIGTERM)
-    process.wait_gone(grace_s)
-    if process.is_alive():
-        process.send(signal.SIGKILL, group=True)
+    if process is not None:
+        process.send(signal.SIGTERM)
         process.wait_gone(grace_s)
+    left = processes.group_members(recorded_pid(file), folder)
+    for member in left:
+        member.send(signal.SIGKILL)
+    for member in left:
+        member.wait_gone(grace_s)
     file.unlink(missing_ok=True)
-    return True
+    return process is not None or bool(left)
+
+
+def recorded_pid(file: Path) -> int:
+    """Return the recorded pid whether it runs or not, 0 when there is none."""
+    try:
+        return int(json.loads(file.read_text())["pid"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
 
 
 def trim(log: Path) -> None:

@@ -35,7 +35,7 @@ def sandbox(installation: Installation) -> Program:
 
 def web(installation: Installation) -> Program:
     """API, agent API, admin and health: one granian worker, many threads."""
-    words = f"granian --interface asgi --host {ports.LOOPBACK} --port {installation.ports['web']} --workers 1 --no-ws"
+    words = f"granian --interface asginl --host {ports.LOOPBACK} --port {installation.ports['web']} --workers 1 --no-ws"
     return Program(
         name="web",
         command=_module(f"{words} controlplane.asgi:application"),

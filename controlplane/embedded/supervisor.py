@@ -143,7 +143,7 @@ class Supervisor:
         file = self.places.run / "sandbox.json"
         left = programs.recorded(file)
         if left is not None and not programs.is_answering(roster.health_url(self.installation, "sandbox")):
-            programs.stop_recorded(file)
+            programs.stop_recorded(file, ROOT)
             left = None
         if left is None:
             self._settle("sandbox")
@@ -207,7 +207,7 @@ class Supervisor:
     def _replace_leftovers(self) -> None:
         """Stop what a killed supervisor left, other than the database and the sandbox."""
         for name in roster.REPLACED:
-            if programs.stop_recorded(self.places.run / f"{name}.json"):
+            if programs.stop_recorded(self.places.run / f"{name}.json", ROOT):
                 self.tell(f"  {name} was left running by an earlier start: stopped")
 
     def write_status(self, state: str) -> None:
@@ -280,7 +280,7 @@ def stop_all(installation: Installation, *, tell: Callable[[str], None] = print)
             master.send(signal.SIGKILL)
             master.wait_gone(10.0)
     for name in roster.NAMES:
-        if programs.stop_recorded(places.run / f"{name}.json"):
+        if programs.stop_recorded(places.run / f"{name}.json", ROOT):
             tell(f"  {name} stopped")
             stopped = True
     stopped |= stop_gateways(places.sandbox) > 0

@@ -136,6 +136,34 @@ def test_ending_takes_children_with_it_even_when_their_parent_is_dead(run):
     wait(lambda: not child.is_alive())
 
 
+def test_a_program_killed_from_outside_starts_again_without_its_old_children(run):
+    running = run(PARENT)
+    wait(lambda: "child" in running.fresh_log())
+    child = processes.identify(int(running.fresh_log().split()[1]))
+    os.kill(running.process.pid, signal.SIGKILL)
+    wait(lambda: not running.is_alive())
+
+    running.keep_alive()
+
+    wait(lambda: not child.is_alive())
+
+
+def test_what_a_dead_leader_left_in_its_folder_is_stopped_by_its_record_and_nobody_elses(run, tmp_path):
+    running = run(PARENT, folder=tmp_path)
+    wait(lambda: "child" in running.fresh_log())
+    child = processes.identify(int(running.fresh_log().split()[1]))
+    os.kill(running.process.pid, signal.SIGKILL)
+    wait(lambda: not running.is_alive())
+    record = running.record_file.read_text()
+
+    elsewhere = programs.stop_recorded(running.record_file, tmp_path / "other")
+    alive_then = child.is_alive()
+    running.record_file.write_text(record)
+    here = programs.stop_recorded(running.record_file, tmp_path)
+
+    assert (elsewhere, alive_then, here, child.is_alive()) == (False, True, True, False)
+
+
 def test_a_surviving_program_is_taken_over_and_an_ordinary_one_is_not(run):
     first = run(SLEEPS)
     wait(first.is_ready)
@@ -163,7 +191,7 @@ def test_a_record_whose_pid_belongs_to_another_process_now_names_nobody(places):
     file.write_text(json.dumps({"pid": os.getpid(), "started": "1"}))
 
     assert programs.recorded(file) is None
-    assert not programs.stop_recorded(file)  # we live on to assert it
+    assert not programs.stop_recorded(file, places.state)  # we live on to assert it
     assert not file.exists()
 
 
@@ -226,7 +254,7 @@ def test_only_a_200_counts_as_an_answer():
             pass
 
     with HTTPServer(("127.0.0.1", 0), Answer) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         base = f"http://127.0.0.1:{server.server_port}"
         seen = [programs.is_answering(f"{base}/{status}") for status in (200, 204, 404, 503)]
