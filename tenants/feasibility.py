@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,6 +14,7 @@ from django.db.models import Exists, OuterRef
 
 from tenants import gpu_catalogue
 from tenants.errors import Conflict, InvalidSpec
+from tenants.ledger import Option
 from tenants.models import Boundary, Provider, Suspension, Tenant
 from tenants.policy import EffectivePolicy, effective_policy
 from tenants.specs import AllocationSpec
@@ -40,8 +42,6 @@ def locked_path(tenant: Tenant, *, spending: bool = True) -> LockedPath:
     with connection.cursor() as cursor:
         cursor.execute("SELECT id, name, status, policy::text FROM tenant_lock_path(%s)", [tenant.pk])
         rows = cursor.fetchall()
-    import json
-
     levels: list[tuple[str, Mapping[str, Any]]] = [(row[1], json.loads(row[3])) for row in rows]
     path = LockedPath(tuple((row[0], row[1], row[2]) for row in rows), effective_policy(levels))
     if spending:
@@ -127,30 +127,23 @@ def _validate_gpu(spec: AllocationSpec, number: int, refuse: Any) -> None:
         refuse(f"The tier {spec.where.tier.value} needs whole GPUs.", f"{field}.profile", code="tier-needs-whole-gpu")
 
 
-def candidates(tenant: Tenant, spec: AllocationSpec, *, kinds: Sequence[BoundaryKind]) -> list[UUID]:
-    """Return the providers that may and could take a spec, those with a boundary of the tenant first."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT name, policy::text FROM tenant_lock_path(%s)", [tenant.pk])
-        rows = cursor.fetchall()
-    import json
-
-    policy = effective_policy([(row[0], json.loads(row[1])) for row in rows])
+def options(
+    tenant: Tenant, spec: AllocationSpec, *, kinds: Sequence[BoundaryKind], policy: EffectivePolicy
+) -> tuple[Option, ...]:
+    """Return where a spec may go: per kind of boundary the providers that offer it, those known to the tenant first."""
     own = Boundary.objects.filter(tenant=tenant, provider=OuterRef("pk"), deletion_requested_at__isnull=True)
-    rows_ = (
+    rows = (
         Provider.objects.filter(enabled=True, deletion_requested_at__isnull=True)
         .annotate(has_boundary=Exists(own))
         .order_by("-has_boundary", "name")
     )
     if spec.where.provider:
-        rows_ = rows_.filter(name=spec.where.provider)
+        rows = rows.filter(name=spec.where.provider)
     if spec.where.site:
-        rows_ = rows_.filter(site=spec.where.site)
-    wanted = [k.value for k in kinds]
-    answer = []
-    for provider in rows_:
-        if policy.forbids("sites", provider.site) is not None:
-            continue
-        if not any(k in provider.capabilities.get("boundary_kinds", []) for k in wanted):
-            continue
-        answer.append(provider.pk)
-    return answer
+        rows = rows.filter(site=spec.where.site)
+    allowed = [row for row in rows if policy.forbids("sites", row.site) is None]
+    return tuple(
+        Option(kind, providers)
+        for kind in kinds
+        if (providers := tuple(row.pk for row in allowed if kind.value in row.capabilities.get("boundary_kinds", [])))
+    )

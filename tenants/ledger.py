@@ -16,11 +16,12 @@ from typing import Any, Final
 from uuid import UUID
 
 from django.db import connection, transaction
+from django.db.models import Q
 
 from tenants import geometry, gpu_catalogue, host_binding
 from tenants.models import Allocation, GpuDevice, Hold, Host, Unit
 from tenants.specs import AllocationSpec
-from tenants.states import Binding, HoldKind, Tier
+from tenants.states import Binding, BoundaryKind, HoldKind, Tier
 
 SECOND_TRY_HOSTS: Final = 16
 """Unsettled hosts looked at when the fast path finds nothing; the queue repeats what this misses."""
@@ -33,6 +34,16 @@ class Placed:
     hosts: tuple[UUID, ...]
     """One per unit, in order."""
     provider: UUID
+    kind: BoundaryKind
+    """Kind of boundary in which the hosts stand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One way to place: a kind of boundary and the providers that offer it, best first."""
+
+    kind: BoundaryKind
+    providers: tuple[UUID, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,32 +70,30 @@ class Window:
 
 
 def place(
-    allocation: Allocation,
-    units: Sequence[Unit],
-    spec: AllocationSpec,
-    *,
-    now: datetime,
-    providers: Sequence[UUID],
+    allocation: Allocation, units: Sequence[Unit], spec: AllocationSpec, *, now: datetime, options: Sequence[Option]
 ) -> Placed | NoRoom:
-    """Place all units as a gang on one provider, or none.
+    """Place all units as a gang on one provider in one kind of boundary, or none.
 
-    `providers` are the candidates, best first: all units of an allocation share one boundary, so one
-    provider. Runs in a savepoint per provider; the caller's locks on the tenant path come first.
+    `options` are tried in order: all units of an allocation share one boundary. Runs in a savepoint per
+    try; the caller's locks on the tenant path come first.
     """
-    if not providers:
+    options = [option for option in options if option.providers]
+    if not options:
         return NoRoom("No provider that is allowed and able to do this exists.", {"providers": 0})
-    if len(units) == 1:
-        host = _place_one(allocation, units[0], spec, now, list(providers), avoid=[])
-        if host is not None:
-            return Placed((host,), _provider_of(host))
-        return explain_no_room(spec, providers)
-    for provider in providers:
-        try:
-            with transaction.atomic():
-                return Placed(_place_gang(allocation, units, spec, now, provider), provider)
-        except _GangFailed:
+    for option in options:
+        if len(units) == 1:
+            host = _place_one(allocation, units[0], spec, now, option, avoid=[])
+            if host is not None:
+                return Placed((host,), _provider_of(host), option.kind)
             continue
-    return explain_no_room(spec, providers)
+        for provider in option.providers:
+            try:
+                with transaction.atomic():
+                    alone = Option(option.kind, (provider,))
+                    return Placed(_place_gang(allocation, units, spec, now, alone), provider, option.kind)
+            except _GangFailed:
+                continue
+    return explain_no_room(spec, sorted({p for option in options for p in option.providers}))
 
 
 class _GangFailed(Exception):
@@ -92,7 +101,7 @@ class _GangFailed(Exception):
 
 
 def _place_gang(
-    allocation: Allocation, units: Sequence[Unit], spec: AllocationSpec, now: datetime, provider: UUID
+    allocation: Allocation, units: Sequence[Unit], spec: AllocationSpec, now: datetime, option: Option
 ) -> tuple[UUID, ...]:
     hosts: list[UUID] = []
     used_by_group: dict[str, list[UUID]] = {}
@@ -100,7 +109,7 @@ def _place_gang(
     at: dict[UUID, UUID] = {}
     for unit in largest_first:
         avoid = used_by_group.get(unit.spread_group, []) if unit.spread_group else []
-        host = _place_one(allocation, unit, spec, now, [provider], avoid=avoid)
+        host = _place_one(allocation, unit, spec, now, option, avoid=avoid)
         if host is None:
             raise _GangFailed
         at[unit.pk] = host
@@ -119,7 +128,7 @@ def _place_one(  # noqa: PLR0913 - one claim
     unit: Unit,
     spec: AllocationSpec,
     now: datetime,
-    providers: list[UUID],
+    option: Option,
     *,
     avoid: list[UUID],
 ) -> UUID | None:
@@ -132,27 +141,28 @@ def _place_one(  # noqa: PLR0913 - one claim
             "SELECT ledger_claim(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
             [
                 unit.pk, allocation.tenant_id, allocation.pk, unit.product, unit.profile, masks, starts, profile.size,
-                profile.media, max(1, unit.gpu_count), unit.vcpu, unit.memory_gib, providers, refused, dedicated,
-                None, now,
+                profile.media, max(1, unit.gpu_count), unit.vcpu, unit.memory_gib, list(option.providers), refused,
+                dedicated, [option.kind.value], now,
             ],
         )  # fmt: skip
         row = cursor.fetchone()
-    host = row[0] if row else None
+    host: UUID | None = row[0] if row else None
     if host is None:
-        host = _second_try(allocation, unit, now, providers, refused, dedicated=dedicated)
+        host = _second_try(allocation, unit, now, option, refused, dedicated=dedicated)
     if host is not None:
         unit.host_id, unit.placed_at = host, now
     return host
 
 
 def _second_try(  # noqa: PLR0913 - one claim
-    allocation: Allocation, unit: Unit, now: datetime, providers: list[UUID], avoid: list[UUID], *, dedicated: bool
+    allocation: Allocation, unit: Unit, now: datetime, option: Option, avoid: list[UUID], *, dedicated: bool
 ) -> UUID | None:
     """Look at hosts with unreported units: admit only what the worst assignment cannot shut out."""
     if unit.gpu_count > 1:
         return None
     candidates = (
-        Host.objects.filter(placeable=True, unsettled__gt=0, provider_id__in=providers)
+        Host.objects.filter(placeable=True, unsettled__gt=0, provider_id__in=option.providers)
+        .filter(Q(boundary_kinds=[]) | Q(boundary_kinds__contains=[option.kind.value]))
         .filter(devices__product=unit.product, free_vcpu__gte=unit.vcpu, free_memory_gib__gte=unit.memory_gib)
         .exclude(pk__in=avoid)
         .exclude(binding=Binding.DEVICE.value)
@@ -274,13 +284,14 @@ def replace(unit: Unit, spec: AllocationSpec, *, avoid: Sequence[UUID], now: dat
     if old_host is None:
         return False
     provider = _provider_of(old_host)
+    kind = BoundaryKind(allocation.boundary.kind) if allocation.boundary else BoundaryKind.NAMESPACE
     billable = _billing_of(unit)
     refused = sorted({*unit.avoid_hosts, *(str(h) for h in avoid), str(old_host)})
     try:
         with transaction.atomic():
             release(unit, now=now)
             unit.avoid_hosts = refused
-            if _place_one(allocation, unit, spec, now, [provider], avoid=[]) is None:
+            if _place_one(allocation, unit, spec, now, Option(kind, (provider,)), avoid=[]) is None:
                 raise _GangFailed
             Unit.objects.filter(pk=unit.pk).update(avoid_hosts=refused)
             _carry_billing(unit, billable)
@@ -391,7 +402,7 @@ def _scalar(query: str, parameters: list[Any]) -> Any:
 
 
 def _provider_of(host: UUID) -> UUID:
-    return Host.objects.values_list("provider_id", flat=True).get(pk=host)
+    return UUID(str(Host.objects.values_list("provider_id", flat=True).get(pk=host)))
 
 
 def explain_no_room(spec: AllocationSpec, providers: Sequence[UUID]) -> NoRoom:

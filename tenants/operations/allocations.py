@@ -19,9 +19,9 @@ from tenants import access, desired, ledger, usage
 from tenants.actor import Actor
 from tenants.claims import Claim, claim_many
 from tenants.errors import Conflict, InvalidSpec, PreconditionFailed, QuotaExceeded
-from tenants.feasibility import candidates, locked_path, validate
+from tenants.feasibility import LockedPath, locked_path, options, validate
 from tenants.gpu_catalogue import slices_of
-from tenants.models import Allocation, Boundary, Provider, QuotaCharge, Suspension, Tenant, Unit
+from tenants.models import Allocation, Boundary, QuotaCharge, Suspension, Tenant, Unit
 from tenants.operations import quotas
 from tenants.policies import ROUTES
 from tenants.quota import Span
@@ -124,7 +124,7 @@ def submit(*, tenant: Tenant, asks: Sequence[Ask], actor: Actor, now: datetime) 
         shortage = error
     rows = _insert(tenant, asks, actor=actor, now=now, charged=shortage is None)
     if shortage is None:
-        _take(tenant, rows, asks, actor=actor, now=now)
+        _take(tenant, path, rows, asks, actor=actor, now=now)
     else:
         _hold_back(rows[0], asks[0], shortage, actor=actor, now=now)
     desired.created_many(
@@ -214,18 +214,20 @@ def _charge(rows: Sequence[Allocation], *, now: datetime) -> None:
     )
 
 
-def _take(tenant: Tenant, rows: Sequence[Allocation], asks: Sequence[Ask], *, actor: Actor, now: datetime) -> None:
+def _take(  # noqa: PLR0913 - rows and asks belong together
+    tenant: Tenant, path: LockedPath, rows: Sequence[Allocation], asks: Sequence[Ask], *, actor: Actor, now: datetime
+) -> None:
     """Place what fits now; the rest waits in the queue with its reason."""
-    providers = (
-        {id(ask): candidates(tenant, ask.spec, kinds=_kinds(ask.kind, ask.spec)) for ask in asks}
-        if len(asks) == 1
-        else _candidates_by_where(tenant, asks)
-    )
+    ways: dict[tuple[Any, ...], tuple[ledger.Option, ...]] = {}
+    for ask in asks:
+        if (ask.spec.where, ask.kind) not in ways:
+            kinds = _kinds(ask.kind, ask.spec)
+            ways[ask.spec.where, ask.kind] = options(tenant, ask.spec, kinds=kinds, policy=path.policy)
     units: dict[UUID, list[Unit]] = {row.pk: [] for row in rows}
     for unit in Unit.objects.filter(allocation__in=rows).order_by("index"):
         units[unit.allocation_id].append(unit)
     claims = [
-        Claim(row, units[row.pk], ask.spec, providers[id(ask)])
+        Claim(row, units[row.pk], ask.spec, ways[ask.spec.where, ask.kind])
         for row, ask in zip(rows, asks, strict=True)
         if not _ahead_in_queue(row, ask)
     ]
@@ -233,7 +235,7 @@ def _take(tenant: Tenant, rows: Sequence[Allocation], asks: Sequence[Ask], *, ac
     for row, ask in zip(rows, asks, strict=True):
         answer = outcome.get(row.pk)
         if isinstance(answer, ledger.Placed):
-            _placed(row, ask.kind, ask.spec, answer, actor=actor, now=now)
+            _placed(row, ask.spec, answer, actor=actor, now=now)
         else:
             reason = answer or ledger.NoRoom("Others wait for the same room and were first.", {"queue": True})
             _wait(row, reason, now=now)
@@ -256,26 +258,13 @@ def _ahead_in_queue(row: Allocation, ask: Ask) -> bool:
     return bool(answer and answer[0])
 
 
-def _candidates_by_where(tenant: Tenant, asks: Sequence[Ask]) -> dict[int, list[UUID]]:
-    known: dict[tuple[Any, ...], list[UUID]] = {}
-    answer: dict[int, list[UUID]] = {}
-    for ask in asks:
-        key = (ask.spec.where, ask.kind, tuple(sorted({u.gpu.product for u in ask.spec.units if u.gpu})))
-        if key not in known:
-            known[key] = candidates(tenant, ask.spec, kinds=_kinds(ask.kind, ask.spec))
-        answer[id(ask)] = known[key]
-    return answer
-
-
 def _kinds(kind: ProductKind, spec: AllocationSpec) -> tuple[BoundaryKind, ...]:
     return (spec.where.kind,) if spec.where.kind is not None else DEFAULT_KINDS[kind]
 
 
-def _placed(  # noqa: PLR0913 - the facts of one placement
-    row: Allocation, kind: ProductKind, spec: AllocationSpec, at: ledger.Placed, *, actor: Actor, now: datetime
-) -> None:
+def _placed(row: Allocation, spec: AllocationSpec, at: ledger.Placed, *, actor: Actor, now: datetime) -> None:
     row.queued_at = None
-    row.boundary = boundary_for(row, kind, spec, at.provider, actor=actor, now=now)
+    row.boundary = boundary_for(row, spec, at, actor=actor, now=now)
     row.conditions = set_condition(
         row.conditions, ConditionType.PLACED, "True", Reason.DONE, "Its GPUs are held.", now=now,
         generation=row.generation,
@@ -318,18 +307,14 @@ def _hold_back(row: Allocation, ask: Ask, shortage: QuotaExceeded, *, actor: Act
         requests.submit_for_shortage(row, shortage, actor=actor, now=now)
 
 
-def boundary_for(  # noqa: PLR0913 - what decides which boundary it is
-    row: Allocation, kind: ProductKind, spec: AllocationSpec, provider: UUID, *, actor: Actor, now: datetime
-) -> Boundary:
+def boundary_for(row: Allocation, spec: AllocationSpec, at: ledger.Placed, *, actor: Actor, now: datetime) -> Boundary:
     """Find or make the tenant's boundary of this provider, kind and tier, and make it due."""
-    offered = set(Provider.objects.values_list("capabilities", flat=True).get(pk=provider).get("boundary_kinds", []))
-    wanted = next(k for k in _kinds(kind, spec) if k.value in offered)
     found = (
         Boundary.objects.select_for_update(no_key=True)
         .filter(
             tenant_id=row.tenant_id,
-            provider_id=provider,
-            kind=wanted.value,
+            provider_id=at.provider,
+            kind=at.kind.value,
             tier=spec.where.tier.value,
             deletion_requested_at__isnull=True,
         )
@@ -341,8 +326,8 @@ def boundary_for(  # noqa: PLR0913 - what decides which boundary it is
     quotas.check_demand(row.tenant, {"boundaries": 1}, during=Span(now, None), now=now, actor=actor)
     made = Boundary.objects.create(
         tenant_id=row.tenant_id,
-        provider_id=provider,
-        kind=wanted.value,
+        provider_id=at.provider,
+        kind=at.kind.value,
         tier=spec.where.tier.value,
         finalizers=["provider"],
         due_at=now,
@@ -367,7 +352,7 @@ def admit(allocation: Allocation, *, actor: Actor, now: datetime) -> bool:
     Returns True when it is placed. Quota still short: it stays as it is, with the fresh reason.
     """
     tenant = allocation.tenant
-    locked_path(tenant, spending=False)
+    path = locked_path(tenant, spending=False)
     row = Allocation.objects.select_for_update(no_key=True).select_related("tenant").get(pk=allocation.pk)
     if row.deletion_requested_at is not None or row.released_at is not None:
         return False
@@ -391,10 +376,11 @@ def admit(allocation: Allocation, *, actor: Actor, now: datetime) -> bool:
         row.conditions = set_condition(
             row.conditions, ConditionType.APPROVED, "True", Reason.DONE, "Granted.", now=now, generation=row.generation
         )
-    outcome = claim_many([Claim(row, units, spec, candidates(tenant, spec, kinds=_kinds(kind, spec)))], now=now)
+    ways = options(tenant, spec, kinds=_kinds(kind, spec), policy=path.policy)
+    outcome = claim_many([Claim(row, units, spec, ways)], now=now)
     answer = outcome[row.pk]
     if isinstance(answer, ledger.Placed):
-        _placed(row, kind, spec, answer, actor=actor, now=now)
+        _placed(row, spec, answer, actor=actor, now=now)
         QuotaCharge.objects.filter(allocation=row).update(pending=False)
         set_product_boundary(row)
     else:

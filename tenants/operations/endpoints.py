@@ -107,7 +107,7 @@ def _new_key(
         tenant_id=row.tenant_id,
         endpoint=row,
         public_id=made.id,
-        digest=made.digest,
+        digest=made.digest.hex(),
         name=name,
         author_id=actor.person_id,
         created_at=now,
