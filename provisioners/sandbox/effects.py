@@ -241,12 +241,12 @@ def _check_limits(work: Work, boundary: ObjectRecord, built: WorkloadRecord) -> 
         return
     resource = f"{built.product}.{built.profile}" if built.profile else built.product
     asked = 1 if built.profile else built.gpu_count
-    used = 0
-    for workload in work.state.workloads.values():
-        owner = work.state.objects.get(workload.owner)
-        same = (workload.product, workload.profile) == (built.product, built.profile)
-        if owner is not None and owner.boundary == boundary.uid and workload.running and same:
-            used += len(workload.windows)
+    used = sum(
+        len(workload.windows)
+        for inside in work.state.objects_in(boundary.uid)
+        for workload in work.state.workloads_of(inside.uid)
+        if workload.running and (workload.product, workload.profile) == (built.product, built.profile)
+    )
     limit = boundary.limits.get(resource, 0)
     if used + asked > limit:
         msg = f"the namespace grants {limit} of {resource}, {used} in use, {asked} asked for"
@@ -323,10 +323,11 @@ def begin_undo(work: Work) -> None:
 
 def blocked_by(state: State, boundary: ObjectRecord) -> str:
     """Return what stands in the way of removing a boundary, in words, or ""."""
-    inside = [other.name for other in state.objects.values() if other.boundary == boundary.uid]
+    inside = [other.name for other in state.objects_in(boundary.uid)] if boundary.kind == "boundary" else []
     if not inside:
         return ""
-    return f"{boundary.name} still holds {', '.join(sorted(inside)[:3])}"
+    more = f" and {len(inside) - 3} more" if len(inside) > 3 else ""
+    return f"{boundary.name} still holds {', '.join(inside[:3])}{more}"
 
 
 # --- finish ---------------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ EFFECTS: Final = frozenset(
 )  # fmt: skip
 
 
-class Hanging(Exception):  # noqa: N818  not an error of the provider: no answer at all
+class Hanging(Exception):
     """The provider does not answer; whoever serves the call waits this long first."""
 
     def __init__(self, seconds: float) -> None:

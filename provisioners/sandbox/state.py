@@ -65,6 +65,8 @@ class State:
     """device → holder (`unit:<uid>`, `foreign:<name>`) → [(start, size, profile)]."""
     loads: dict[str, Load] = field(default_factory=lambda: defaultdict(Load))
     gpus_of: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    owned: dict[Row, set[str]] = field(default_factory=lambda: defaultdict(set))
+    """(`workloads`, object uid) → uids of its workloads; (`objects`, boundary uid) → uids of what is inside."""
 
     # --- writing ---------------------------------------------------------------------------------
 
@@ -72,6 +74,9 @@ class State:
         """Store a new or changed record."""
         self._table(table)[key] = record
         self.changed.add((table, key))
+        owner = _owner_of(record)
+        if owner:
+            self.owned[table, owner].add(key)
 
     def touch(self, table: str, key: str) -> None:
         """Note that a record was changed in place."""
@@ -79,8 +84,15 @@ class State:
 
     def drop(self, table: str, key: str) -> None:
         """Remove a record; nothing happens if there is none."""
-        if self._table(table).pop(key, None) is not None:
-            self.changed.add((table, key))
+        record = self._table(table).pop(key, None)
+        if record is None:
+            return
+        self.changed.add((table, key))
+        owner = _owner_of(record)
+        if owner:
+            self.owned[table, owner].discard(key)
+            if not self.owned[table, owner]:
+                del self.owned[table, owner]
 
     def next_id(self, prefix: str) -> str:
         """Return an id never given before in this estate, also after a restart."""
@@ -114,8 +126,13 @@ class State:
 
     def workloads_of(self, owner: str) -> list[WorkloadRecord]:
         """Return the workloads of one object by unit index."""
-        found = [workload for workload in self.workloads.values() if workload.owner == owner]
+        found = [self.workloads[uid] for uid in self.owned.get(("workloads", owner), ())]
         return sorted(found, key=lambda workload: workload.index)
+
+    def objects_in(self, boundary: str) -> list[ObjectRecord]:
+        """Return the objects inside a boundary by name."""
+        found = [self.objects[uid] for uid in self.owned.get(("objects", boundary), ())]
+        return sorted(found, key=lambda inside: inside.name)
 
     # --- rows ------------------------------------------------------------------------------------
 
@@ -146,6 +163,12 @@ class State:
         self.occupied.clear()
         self.loads.clear()
         self.gpus_of.clear()
+        self.owned.clear()
+        for table in ("workloads", "objects"):
+            for uid, record in self._table(table).items():
+                owner = _owner_of(record)
+                if owner:
+                    self.owned[table, owner].add(uid)
         for gpu in sorted(self.gpus.values(), key=lambda gpu: (gpu.host, gpu.index)):
             self.gpus_of[gpu.host].append(gpu.device)
         for workload in self.workloads.values():
@@ -153,6 +176,12 @@ class State:
                 self.occupy(f"unit:{workload.uid}", workload.host, workload.windows, workload.vcpu, workload.memory_gib)
         for use in self.foreign_uses.values():
             self.occupy(f"foreign:{use.name}", use.host, use.windows, use.vcpu, use.memory_gib)
+
+
+def _owner_of(record: object) -> str:
+    if isinstance(record, WorkloadRecord):
+        return record.owner
+    return record.boundary if isinstance(record, ObjectRecord) else ""
 
 
 _READERS: Final[Mapping[str, Callable[[Mapping[str, Any]], Any]]] = {

@@ -6,7 +6,6 @@ applied in `_reported`, the only place between the truth and what anybody sees.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -174,13 +173,10 @@ def uses(state: State, now: float) -> Iterable[ObservedUse]:
 
 
 def _objects(state: State, now: float) -> Iterable[ObservedObject]:
-    workloads: dict[str, list[WorkloadRecord]] = defaultdict(list)
-    for workload in state.workloads.values():
-        workloads[workload.owner].append(workload)
     for owner in state.objects.values():
         if owner.kind == Kind.LAYOUT:
             continue
-        own = sorted(workloads[owner.uid], key=lambda workload: workload.index)
+        own = state.workloads_of(owner.uid)
         seen = [
             [[part.step, part.presence, part.have, part.ready] for part in _parts(state, owner, own, now)],
             [[unit.uid, unit.host, unit.device, unit.start] for unit in _units(state, own, now, "")],
