@@ -90,7 +90,9 @@ def _count(email: str, address: str, *, now: datetime) -> list[str]:
     with acting(AUTH), connection.cursor() as cursor:
         over = False
         for key, most in sorted(limits.items()):  # one order for everybody: no deadlock
-            cursor.execute("SELECT login_attempt(%s, %s, %s)", [key, now, WINDOW])
+            cursor.execute(
+                "SELECT login_attempt(%s, %s, make_interval(secs => %s))", [key, now, WINDOW.total_seconds()]
+            )
             row = cursor.fetchone()
             over = over or (row is not None and row[0] > most)
     if over:

@@ -41,6 +41,8 @@ class Policy:
     """A service account is refused: decisions, roles, tokens of people."""
     idempotency: bool = True
     """Whether a POST by token needs Idempotency-Key."""
+    above: bool = False
+    """The role must be held above the tenant, on an ancestor: what a parent decides about its child."""
 
 
 ANY_PLATFORM: Final = frozenset(P)
@@ -48,9 +50,9 @@ OPERATOR: Final = frozenset({P.OPERATOR})
 APPROVER: Final = frozenset({P.APPROVER})
 
 
-def tenant(role: Role, *platform: P, persons_only: bool = False) -> Policy:
+def tenant(role: Role, *platform: P, persons_only: bool = False, above: bool = False) -> Policy:
     """Return a policy on a tenant's objects."""
-    return Policy(Scope.TENANT, role, frozenset(platform), persons_only)
+    return Policy(Scope.TENANT, role, frozenset(platform), persons_only, above=above)
 
 
 def view(role: Role = Role.VIEWER) -> Policy:
@@ -70,7 +72,7 @@ def own(*, persons_only: bool = False, idempotency: bool = True) -> Policy:
 
 PUBLIC: Final = Policy(Scope.PUBLIC, idempotency=False)
 
-ROUTES: Final[dict[str, Policy]] = {}
+ROUTES: dict[str, Policy] = {}
 """Operation id (`<noun>.<verb>`) → policy. Each noun adds its own block below."""
 
 # Reads that every tenant noun has, and what belongs to the caller himself (REST).
@@ -140,4 +142,63 @@ ROUTES |= {
     "namespaces.create": tenant(Role.MEMBER),
     "namespaces.update": tenant(Role.MEMBER),
     "namespaces.delete": tenant(Role.MEMBER, P.OPERATOR),
+}
+
+# People, tenants, quotas, requests, prices, served models (writes).
+ROUTES |= {
+    "login.create": PUBLIC,
+    "login.delete": own(),
+    "tokens.create": own(persons_only=True),
+    "tokens.revoke": own(persons_only=True),
+    "tokens.find": own(persons_only=True),
+    "people.create": platform(P.OPERATOR),
+    "people.update": platform(P.OPERATOR),
+    "people.suspend": platform(P.OPERATOR),
+    "people.resume": platform(P.OPERATOR),
+    "people.leave": platform(P.OPERATOR),
+    "people.erase": platform(P.OPERATOR),
+    "people.set_roles": platform(P.OPERATOR),
+    "people.set_password": own(persons_only=True),
+    "people.update_own": own(persons_only=True),
+    "tenants.create": platform(P.OPERATOR),
+    "tenants.create_child": tenant(Role.OWNER, P.OPERATOR, persons_only=True),
+    "tenants.update": tenant(Role.OWNER, P.OPERATOR),
+    "tenants.set_policy": tenant(Role.OWNER, P.OPERATOR, persons_only=True),
+    "tenants.close": tenant(Role.OWNER, P.OPERATOR, persons_only=True),
+    "tenants.suspend": tenant(Role.OWNER, P.OPERATOR, persons_only=True, above=True),
+    "tenants.resume": tenant(Role.OWNER, P.OPERATOR, persons_only=True, above=True),
+    "members.create": tenant(Role.OWNER, P.OPERATOR, persons_only=True),
+    "members.update": tenant(Role.OWNER, P.OPERATOR, persons_only=True),
+    "members.delete": tenant(Role.OWNER, P.OPERATOR, persons_only=True),
+    "members.leave": tenant(Role.VIEWER, persons_only=True),
+    "members.hand_over": tenant(Role.OWNER, P.OPERATOR, persons_only=True),
+    "service-accounts.create": tenant(Role.OWNER, persons_only=True),
+    "service-accounts.update": tenant(Role.OWNER, persons_only=True),
+    "service-accounts.disable": tenant(Role.OWNER, P.OPERATOR, persons_only=True),
+    "service-account-tokens.create": tenant(Role.OWNER, persons_only=True),
+    "service-account-tokens.revoke": tenant(Role.OWNER, P.OPERATOR, persons_only=True),
+    "quotas.read": view(),
+    "quotas.position": view(),
+    "quotas.set": tenant(Role.OWNER, P.OPERATOR, persons_only=True, above=True),
+    "quotas.remove": tenant(Role.OWNER, P.OPERATOR, persons_only=True, above=True),
+    "requests.create": tenant(Role.MEMBER),
+    "requests.create_tenant": own(),
+    "requests.create_join": own(),
+    "requests.create_write_off": platform(P.OPERATOR),
+    "requests.inbox": own(),
+    "requests.proof": own(),
+    "requests.comment": own(),
+    "requests.revise": own(),
+    "requests.withdraw": own(),
+    "requests.decide": own(persons_only=True),
+    "delegations.list": own(),
+    "delegations.create": own(persons_only=True),
+    "delegations.end": own(persons_only=True),
+    "auto-approval-rules.list": platform(*P),
+    "auto-approval-rules.create": platform(P.OPERATOR),
+    "auto-approval-rules.update": platform(P.OPERATOR),
+    "prices.read": own(),
+    "prices.create": platform(P.OPERATOR),
+    "served-models.create": platform(P.OPERATOR),
+    "served-models.update": platform(P.OPERATOR),
 }

@@ -5,7 +5,9 @@ Interfaces check the same policy before; an operation checks it again, so that n
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+import re
+from collections.abc import Mapping
+from typing import Any, Final, TypeVar
 from uuid import UUID
 
 from django.db import connection, models
@@ -17,6 +19,9 @@ from tenants.models import Tenant
 from tenants.policies import ROUTES
 
 M = TypeVar("M", bound=models.Model)
+
+MOST_LABELS: Final = 32
+LABEL_KEY: Final = re.compile(r"[a-z0-9]([a-z0-9./_-]{0,61}[a-z0-9])?")
 
 
 def allow(actor: Actor, tenant: Tenant | None, operation_id: str) -> None:
@@ -76,3 +81,18 @@ def clean_text(text: str, field: str, *, most: int, least: int = 0) -> str:
         msg = f"Use {least} to {most} characters." if least else f"Use at most {most} characters."
         raise InvalidSpec(msg, field=field, code="length")
     return value
+
+
+def clean_labels(labels: Mapping[str, str]) -> dict[str, str]:
+    """Return labels as stored. Raises `InvalidSpec` for too many, a bad key or a value that is no plain text."""
+    if len(labels) > MOST_LABELS:
+        msg = f"Use at most {MOST_LABELS} labels."
+        raise InvalidSpec(msg, field="labels", code="too-many")
+    for key, value in labels.items():
+        if not LABEL_KEY.fullmatch(key):
+            msg = (
+                "A label's key has a-z, 0-9, '.', '/', '_', '-', at most 63 characters, letters or digits at the ends."
+            )
+            raise InvalidSpec(msg, field="labels", code="label-key")
+        clean_text(value, "labels", most=63)
+    return dict(labels)
