@@ -106,10 +106,22 @@ CHECKS: Final[dict[str, str]] = {
         GROUP BY c.chain, c.seq, c.hash
         HAVING c.seq <> coalesce(max(e.seq), 0)
             OR c.hash <> coalesce((array_agg(e.hash ORDER BY e.seq DESC))[1], repeat('0', 64))""",
+    "checkpoint": """
+        SELECT c.id::text, format('checkpoint of %s does not follow from the one before', c.at)
+        FROM (SELECT *, lag(hash) OVER (ORDER BY at) AS before FROM tenants_checkpoint) c
+        WHERE c.hash <> checkpoint_hash(c.previous, c.at, c.heads) OR c.previous <> coalesce(c.before, repeat('0', 64))""",
+    "checkpoint-head": """
+        SELECT c.id::text, format('chain %s: the checkpoint of %s names another event %s', h.key, c.at, h.value->>0)
+        FROM tenants_checkpoint c CROSS JOIN LATERAL jsonb_each(c.heads) h
+        LEFT JOIN tenants_event e ON e.chain = h.key::uuid AND e.seq = (h.value->>0)::bigint
+        WHERE (h.value->>0)::bigint > 0 AND e.hash IS DISTINCT FROM h.value->>1""",
 }
 """Name → query of (subject, detail) rows; no rows = clean. Run as cp_worker or cp_owner."""
 
-LEDGER_ONLY: Final = tuple(name for name in CHECKS if not name.startswith("chain"))
+TRAIL: Final = tuple(name for name in CHECKS if name.startswith(("chain", "checkpoint")))
+"""Checks of the event chains: `audit verify`."""
+LEDGER: Final = tuple(name for name in CHECKS if name not in TRAIL)
+"""Checks of the ledger: `ledger audit`."""
 
 
 def findings(checks: tuple[str, ...] | None = None) -> list[AuditFinding]:

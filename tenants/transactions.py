@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final, TypeVar, cast
 
+from django.conf import settings
 from django.db import DatabaseError, InterfaceError, OperationalError, connection, transaction
 from psycopg import errors as pg
 
 from tenants.actor import Actor, Kind
 from tenants.errors import Conflict, DependencyDown
 
-APP_ROLE: Final = "cp_app"
 WORKER_ROLE: Final = "cp_worker"
 ATTEMPTS: Final = 4
 
@@ -38,7 +38,7 @@ def current_actor() -> Actor | None:
 def acting(actor: Actor) -> Iterator[None]:
     """Open a durable transaction as `actor`. Raises `DependencyDown` when PostgreSQL does not answer."""
     with _translated(), transaction.atomic(durable=True):
-        role = WORKER_ROLE if actor.kind is Kind.SYSTEM else APP_ROLE
+        role = WORKER_ROLE if actor.kind is Kind.SYSTEM else settings.TENANTRY_APP_ROLE
         with connection.cursor() as cursor:
             cursor.execute(
                 "SELECT set_config('role', %s, true), set_config('app.actor', %s, true), app_enter()",
