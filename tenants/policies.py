@@ -202,3 +202,12 @@ ROUTES |= {
     "served-models.create": platform(P.OPERATOR),
     "served-models.update": platform(P.OPERATOR),
 }
+
+# What REST adds to the operations above.
+ROUTES |= {
+    "endpoints.put": tenant(Role.MEMBER),
+    "machines.put": tenant(Role.MEMBER),
+    "namespaces.put": tenant(Role.MEMBER),
+    "errors.read": PUBLIC,
+    "health.read": PUBLIC,
+}
