@@ -68,7 +68,8 @@ class Estate:
         now = self._clock()
         due = [self.state.tasks[uid] for uid in self._running if self.state.tasks[uid].ends_at <= now]
         for task in sorted(due, key=lambda task: (task.ends_at, task.started_at)):
-            self._end(task)
+            if task.uid in self._running:  # not ended by what another one removed
+                self._end(task)
         if now - self._pruned_at > _PRUNE_EVERY_S:
             self._pruned_at = now
             self._prune(now)
@@ -259,9 +260,21 @@ class Estate:
             part.have = task.want
         self.state.touch("tasks", task.uid)
         self.state.touch("objects", owner.uid)
+        self.state.log(owner.uid, task.ends_at, f"{'undo:' if task.undo else ''}{task.step} {task.state}")
+        self._end_orphans(owner)
         if not owner.parts:
             self.state.drop("objects", owner.uid)
-        self.state.log(owner.uid, task.ends_at, f"{'undo:' if task.undo else ''}{task.step} {task.state}")
+
+    def _end_orphans(self, owner: ObjectRecord) -> None:
+        """End the tasks of parts that went with something else: with a destroyed machine goes its power."""
+        for task in [self.state.tasks[uid] for uid in self._running]:
+            if task.owner != owner.uid or task.step in owner.parts:
+                continue
+            self._running.discard(task.uid)
+            task.state = "done" if task.undo else "failed"
+            if not task.undo:
+                task.error = faults.error_as_json(TransientDriverError("what it worked on was removed meanwhile"))
+            self.state.touch("tasks", task.uid)
 
     def cancel(self, uid: str) -> None:
         """Forget a task at once and without effect; its object is gone."""

@@ -21,9 +21,9 @@ import httpx
 import pytest
 
 from provisioners.driver import Observed, Power, Presence, Secret, Spec, TransientDriverError, removal_of
+from provisioners.gateway import keys
 from provisioners.gateway.protocol import Backend, EndpointConfig, EndpointKey
 from provisioners.sandbox.driver import SandboxDriver
-from tenants import credentials
 from tests.conformance.rigs import DOCUMENT
 from tests.conformance.specs import endpoint, machine, namespace_boundary, unit, vm_boundary
 from tests.gateway_lab import ROOT, ControlPlane, until
@@ -175,7 +175,7 @@ def test_a_completion_passes_a_real_gateway_that_survives_every_kill_and_leaves_
     driver = sandbox.estate(gateways="real")
     boundary = namespace_boundary(TENANT)
     assert boundary.gateway is not None
-    key = credentials.make("test")
+    key = keys.make("test")
     with control_plane(boundary.gateway.uid) as (control, loop):
         gateway = replace(boundary.gateway, control_plane_url=control.url, enrolment_token=Secret(control.token))
         boundary = replace(boundary, gateway=gateway)
