@@ -66,7 +66,7 @@ class VirtualEnvironment:
         """Whether the last set-up was of this level or above, from the same files, and still runs."""
         stamp = self.stamp()
         stamped_dev = stamp.get("level") == "dev"
-        if (dev and not stamped_dev) or stamp.get("fingerprint") != self.fingerprint(dev=stamped_dev):
+        if not stamp or (dev and not stamped_dev) or stamp.get("fingerprint") != self.fingerprint(dev=stamped_dev):
             return False
         return self._runs()
 
