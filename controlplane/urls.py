@@ -1,5 +1,28 @@
 """Mounts API, agent API, admin and health."""
 
-from django.urls import path
+from importlib.util import find_spec
+from typing import Any
 
-urlpatterns: list[object] = []
+from django.contrib import admin
+from django.urls import include, path
+
+from controlplane import health
+from tenants.api import scoping, urls
+from tenants.api.views import docs
+
+handler500 = "tenants.api.middleware.server_error"
+
+urlpatterns: list[Any] = [
+    path("healthz", health.live),
+    path("readyz", health.ready),
+    path("api/v1/", include(urls)),
+    path("api/schema", docs.SchemaView.as_view(), name="schema"),
+    path("api/docs", docs.DocsView.as_view(url_name="schema")),
+    path("api/errors/<str:code>", docs.error_help),
+    path("admin/", admin.site.urls),
+]
+if find_spec("provisioners.agent_api.urls"):
+    urlpatterns.append(path("agent/v1/", include("provisioners.agent_api.urls")))
+
+# A route that names no operation with a policy must not serve: this stops the process at start.
+scoping.verify(urls.urlpatterns, "api/v1/")

@@ -1,0 +1,166 @@
+"""Base classes and field types of every body, query and answer.
+
+Input is strict: unknown fields, coercions and unbounded text are refused. The JSON Schema that pydantic makes
+of these classes is what the OpenAPI document shows (`tenants.api.schema`), so the two cannot differ.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final, Literal, TypeVar, cast
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema, create_model
+
+from tenants.api.pagination import DEFAULT_LIMIT, MAX_LIMIT
+from tenants.api.parsing import unsafe_text
+from tenants.models.fields import SLUG_PATTERN
+from tenants.states import Phase
+
+LATEST: Final = datetime(2100, 1, 1, tzinfo=UTC)
+EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
+LABEL_KEY: Final = r"^[a-z0-9]([a-z0-9._/-]{0,61}[a-z0-9])?$"
+LABEL_VALUE: Final = r"^([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?$"
+
+
+class In(BaseModel):
+    """A body."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
+
+
+class Query(BaseModel):
+    """Query parameters: text, turned into the declared types."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class Out(BaseModel):
+    """An answer."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_timedelta="float")
+
+
+def _one_line(text: str) -> str:
+    if reason := unsafe_text(text, lines=False):
+        raise ValueError(reason)
+    if text != text.strip():
+        raise ValueError("begins or ends with a space")
+    return text
+
+
+def _in_time(at: datetime) -> datetime:
+    if at.tzinfo is None:
+        raise ValueError("needs a time zone, as in 2026-06-01T12:00:00Z")
+    try:
+        at = at.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("is out of range") from error
+    if not EARLIEST <= at <= LATEST:
+        raise ValueError("lies outside 2000 to 2100")
+    return at
+
+
+
+
+def line(least: int = 1, most: int = 200) -> Any:
+    """Return the type of one line of text without control characters and direction marks."""
+    return Annotated[str, StringConstraints(min_length=least, max_length=most), AfterValidator(_one_line)]
+
+
+def text(most: int = 1000, least: int = 0) -> Any:
+    """Return the type of text that may have several lines."""
+    return Annotated[str, StringConstraints(min_length=least, max_length=most)]
+
+
+Name = Annotated[
+    str,
+    StringConstraints(pattern=SLUG_PATTERN, max_length=40),
+    Field(description="A DNS label: a-z, 0-9 and '-', starting with a letter, at most 40 characters."),
+]
+Moment = Annotated[datetime, AfterValidator(_in_time), WithJsonSchema({"type": "string", "format": "date-time"})]
+LabelKey = Annotated[str, StringConstraints(pattern=LABEL_KEY, max_length=63)]
+LabelValue = Annotated[str, StringConstraints(pattern=LABEL_VALUE, max_length=63)]
+Labels = Annotated[dict[LabelKey, LabelValue], Field(max_length=32)]
+ManagedBy = Literal["portal", "api", "git", "cli"]
+
+
+class Condition(Out):
+    """One thing passes say about an object."""
+
+    type: str
+    status: Literal["True", "False", "Unknown"]
+    reason: str
+    message: str
+    last_transition_at: str
+    observed_generation: int
+
+
+class Named(Out):
+    """A pointer to another object."""
+
+    id: str
+    name: str
+
+
+class PageQuery(Query):
+    """What every list takes."""
+
+    cursor: Annotated[str, StringConstraints(max_length=300)] = Field("", description="`next` of the page before.")
+    limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)] = DEFAULT_LIMIT
+    order: Literal["newest", "oldest"] = "newest"
+
+
+class LabelledQuery(PageQuery):
+    """Filters of objects with a name, labels and a phase."""
+
+    name: Annotated[str, StringConstraints(max_length=40)] = ""
+    label: list[Annotated[str, StringConstraints(max_length=130)]] = Field(
+        default=[], description="`key=value` or `key`; may be given several times, all must hold.", max_length=16
+    )
+    managed_by: ManagedBy | None = None
+    phase: Phase | None = None
+    provider: Annotated[str, StringConstraints(max_length=64)] = Field("", description="Name or id of a provider.")
+    tenant: Annotated[str, StringConstraints(max_length=64)] = Field("", description="Name or id, in lists across tenants.")
+    live: bool | None = Field(None, description="true: without released ones; false: only those.")
+
+
+class NoQuery(Query):
+    """No query parameters."""
+
+
+O = TypeVar("O", bound=Out)  # noqa: E741 - the usual short name
+
+
+class Page(Out):
+    """One page of a list."""
+
+    next: str = Field(description="Cursor of the next page; empty at the end.")
+
+
+def page_of(item: type[Out]) -> type[Page]:
+    """Return the page type of an answer type, named after it."""
+    name = item.__name__.removesuffix("Out")
+    made = create_model(f"{name}Page", __base__=Page, items=(list[item], ...))  # type: ignore[valid-type]
+    made.__doc__ = f"One page of {name} objects."
+    return cast("type[Page]", made)
+
+
+class Problem(Out):
+    """An error as RFC 9457 describes it, with a stable `code` and the fields at fault."""
+
+    class Fault(Out):
+        """One field and what is wrong with it."""
+
+        field: str | None
+        reason: str
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    errors: list[Fault]
+    data: dict[str, Any] | None = None
+    request_id: str | None = None
+
+

@@ -1,0 +1,275 @@
+"""Shapes of the three products: endpoints with revisions and keys, machines, namespaces."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import Field, StringConstraints
+
+from tenants.api.serializers.base import In, Labels, ManagedBy, Moment, Name, Out, line, text
+from tenants.api.serializers.capacity import CapacityIn, Power, ReconciledOut, UnitIn, UnitOut, reconciled
+from tenants.models import Endpoint, EndpointKey, Machine, Namespace, Revision
+from tenants.operations.machines import IMAGES, MAX_DISK_GIB, MAX_SSH_KEYS, SSH_KEY
+from tenants.serving_arguments import ServingArguments
+from tenants.specs import EndpointAsk, MachineAsk, NamespaceAsk, RevisionAsk
+
+Line80 = Annotated[str, StringConstraints(min_length=1, max_length=80)]
+
+
+class ArgumentsIn(ServingArguments):
+    """Engine arguments: this list and no others."""
+
+
+class RevisionIn(In):
+    """What an endpoint serves."""
+
+    model: Annotated[str, StringConstraints(pattern=r"^[a-z]([a-z0-9-]{0,58}[a-z0-9])?$", max_length=60)] = Field(
+        description="Name of a served model."
+    )
+    arguments: ArgumentsIn = ArgumentsIn()
+    runtime: Annotated[str, StringConstraints(pattern=r"^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$")] = "vllm"
+
+    def revision(self) -> RevisionAsk:
+        """Return the domain's shape."""
+        return RevisionAsk(self.model, self.arguments.model_dump(exclude_none=True), self.runtime)
+
+
+class ProductIn(CapacityIn):
+    """What every product has."""
+
+    labels: Labels = {}
+    description: text(500) = ""  # type: ignore[valid-type]
+    managed_by: ManagedBy = "api"
+
+
+class EndpointPut(ProductIn, RevisionIn):
+    """A served model behind a URL (the name stands in the address)."""
+
+    unit: UnitIn
+    replicas: Annotated[int, Field(ge=1, le=32)] = 1
+
+    def ask(self, name: str) -> EndpointAsk:
+        """Return the domain's shape."""
+        units = [self.unit] * self.replicas
+        return EndpointAsk(name, self.revision(), self.capacity(units), self.labels, self.description)
+
+
+class EndpointIn(EndpointPut):
+    """A served model behind a URL."""
+
+    name: Name
+
+
+class MachinePut(ProductIn):
+    """A GPU VM with SSH (the name stands in the address)."""
+
+    unit: UnitIn
+    image: Annotated[str, StringConstraints(max_length=120), Field(json_schema_extra={"enum": list(IMAGES)})]
+    disk_gib: Annotated[int, Field(ge=10, le=MAX_DISK_GIB)] = 100
+    ssh_keys: Annotated[
+        list[Annotated[str, StringConstraints(max_length=2000), Field(json_schema_extra={"pattern": SSH_KEY.pattern})]],
+        Field(max_length=MAX_SSH_KEYS),
+    ] = []
+
+    def ask(self, name: str) -> MachineAsk:
+        """Return the domain's shape."""
+        return MachineAsk(
+            name,
+            self.capacity([self.unit]),
+            self.image,
+            self.disk_gib,
+            tuple(self.ssh_keys),
+            self.labels,
+            self.description,
+        )
+
+
+class MachineIn(MachinePut):
+    """A GPU VM with SSH."""
+
+    name: Name
+
+
+class PowerIn(In):
+    """What a machine should be."""
+
+    power: Power
+
+
+class NamespacePut(ProductIn):
+    """A namespace boundary handed to people (the name stands in the address)."""
+
+    units: Annotated[list[UnitIn], Field(min_length=1, max_length=64)]
+    gang: bool = True
+
+    def ask(self, name: str) -> NamespaceAsk:
+        """Return the domain's shape."""
+        return NamespaceAsk(name, self.capacity(self.units, gang=self.gang), self.labels, self.description)
+
+
+class NamespaceIn(NamespacePut):
+    """A namespace boundary handed to people."""
+
+    name: Name
+
+
+class ProductOut(ReconciledOut):
+    """What every product shows."""
+
+    description: str
+    labels: dict[str, str]
+    managed_by: str
+    owner: str | None
+    """Id of the person who asked for it."""
+    allocation: str
+    boundary: str | None
+    provider: str | None
+    spec: dict[str, Any]
+    """What was asked for: units, where, term, on_shortage."""
+    units: list[UnitOut]
+    expires_at: datetime | None
+    observed: dict[str, Any]
+
+
+def product(row: Endpoint | Machine | Namespace) -> dict[str, Any]:
+    """Return the fields of `ProductOut`; tenant, allocation with units and hosts, boundary must be loaded."""
+    return {
+        **reconciled(row, row.tenant),
+        "description": row.description,
+        "labels": row.labels,
+        "managed_by": row.managed_by,
+        "owner": str(row.owner_id) if row.owner_id else None,
+        "allocation": row.allocation.short_id,
+        "boundary": row.boundary.short_id if row.boundary is not None else None,
+        "provider": row.boundary.provider.name if row.boundary is not None else None,
+        "spec": row.allocation.spec,
+        "units": [UnitOut.of(unit) for unit in row.allocation.units.all() if unit.released_at is None],
+        "expires_at": row.allocation.expires_at,
+        "observed": row.observed,
+    }
+
+
+class EndpointOut(ProductOut):
+    """A served model behind a URL."""
+
+    address: str
+    reachable_from: str
+    model: str | None
+    runtime: str | None
+    arguments: dict[str, Any]
+    revision: int | None
+    key: str | None = Field(None, description="Plain text of the first key: only in the answer to its creation.")
+
+    @classmethod
+    def of(cls, row: Endpoint, *, key: str | None = None) -> EndpointOut:
+        """Return an endpoint; revision with its model must be loaded too."""
+        revision = row.revision
+        return cls(
+            **product(row),
+            address=row.address,
+            reachable_from=row.reachable_from,
+            model=revision.model.name if revision is not None else None,
+            runtime=revision.runtime if revision is not None else None,
+            arguments=revision.arguments if revision is not None else {},
+            revision=revision.number if revision is not None else None,
+            key=key,
+        )
+
+
+class MachineOut(ProductOut):
+    """A GPU VM with SSH."""
+
+    image: str
+    disk_gib: int
+    ssh_keys: list[str]
+    power: str
+    address: str
+
+    @classmethod
+    def of(cls, row: Machine) -> MachineOut:
+        """Return a machine."""
+        return cls(
+            **product(row),
+            image=row.image,
+            disk_gib=row.disk_gib,
+            ssh_keys=row.ssh_keys,
+            power=row.power,
+            address=row.address,
+        )
+
+
+class NamespaceOut(ProductOut):
+    """A namespace boundary handed to people."""
+
+    @classmethod
+    def of(cls, row: Namespace) -> NamespaceOut:
+        """Return a namespace."""
+        return cls(**product(row))
+
+
+class RevisionOut(Out):
+    """What an endpoint serves; immutable."""
+
+    id: str
+    number: int
+    model: str
+    runtime: str
+    arguments: dict[str, Any]
+    author: str | None
+    created_at: datetime
+
+    @classmethod
+    def of(cls, row: Revision) -> RevisionOut:
+        """Return a revision; its model must be loaded."""
+        return cls(
+            id=str(row.pk),
+            number=row.number,
+            model=row.model.name,
+            runtime=row.runtime,
+            arguments=row.arguments,
+            author=str(row.author_id) if row.author_id else None,
+            created_at=row.created_at,
+        )
+
+
+class KeyIn(In):
+    """A new key."""
+
+    name: line(most=80)  # type: ignore[valid-type]
+    expires_at: Moment | None = None
+
+
+class RollIn(In):
+    """How long the old key goes on."""
+
+    overlap_s: Annotated[int, Field(ge=0, le=30 * 86400)] = 86400
+
+
+class KeyOut(Out):
+    """A key; its plain text only in the answer that makes it."""
+
+    id: str
+    name: str
+    author: str | None
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None
+    replaced_by: str | None
+    key: str | None = Field(None, description="Plain text: only in the answer to its creation.")
+
+    @classmethod
+    def of(cls, row: EndpointKey, *, key: str | None = None) -> KeyOut:
+        """Return a key; its successor must be loaded."""
+        return cls(
+            id=row.public_id,
+            name=row.name,
+            author=str(row.author_id) if row.author_id else None,
+            created_at=row.created_at,
+            expires_at=row.expires_at,
+            revoked_at=row.revoked_at,
+            last_used_at=row.last_used_at,
+            replaced_by=row.replaced_by.public_id if row.replaced_by is not None else None,
+            key=key,
+        )

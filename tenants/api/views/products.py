@@ -1,0 +1,402 @@
+"""Endpoints, machines, namespaces; revisions and keys of endpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from django.db.models import Prefetch, QuerySet
+
+from tenants import access
+from tenants.api.serializers.base import LabelledQuery, Out, Page, PageQuery, page_of
+from tenants.api.serializers.capacity import LabelledIn
+from tenants.api.serializers.products import (
+    EndpointIn,
+    EndpointOut,
+    EndpointPut,
+    KeyIn,
+    KeyOut,
+    MachineIn,
+    MachineOut,
+    MachinePut,
+    NamespaceIn,
+    NamespaceOut,
+    NamespacePut,
+    PowerIn,
+    RevisionIn,
+    RevisionOut,
+    RollIn,
+)
+from tenants.api.views.base import Answered, ApiView, Call, reads, writes
+from tenants.api.views.filters import labelled
+from tenants.errors import InvalidSpec, NotVisible, PreconditionRequired
+from tenants.models import Endpoint, EndpointKey, Machine, Namespace, Revision, Unit
+from tenants.models.fields import slug_validator
+from tenants.operations import endpoints, machines, namespaces, replacements
+
+UNITS = Prefetch("allocation__units", Unit.objects.select_related("host").order_by("index"))
+EndpointPage = page_of(EndpointOut)
+MachinePage = page_of(MachineOut)
+NamespacePage = page_of(NamespaceOut)
+RevisionPage = page_of(RevisionOut)
+KeyPage = page_of(KeyOut)
+
+
+class ProductView(ApiView):
+    """What the three products share. `PUT` makes an object or brings it to what is asked."""
+
+    model: ClassVar[type[Any]]
+
+    def rows(self, call: Call) -> QuerySet[Any]:
+        """Return the products the actor may see."""
+        return (
+            access.scoped(self.model, call.actor, tenant=call.tenant)
+            .select_related("tenant", "allocation", "boundary__provider")
+            .prefetch_related(UNITS)
+        )
+
+    def put_target(self, call: Call) -> Any:
+        """Return the live object of the name, None when it is to be made. Raises `InvalidSpec` for a bad name."""
+        name = call.path["name"]
+        found = self.rows(call).filter(name=name, released_at__isnull=True).first()
+        if found is None:
+            try:
+                slug_validator(name)
+            except Exception as error:
+                raise InvalidSpec("Use a DNS label: a-z, 0-9, '-', at most 40 characters.", field="name") from error
+        return found
+
+    def find(self, call: Call) -> Any:
+        """Return the named object; a `PUT` may name one that is not there yet."""
+        if call.request.method != "PUT":
+            return super().find(call)
+        return self.put_target(call)
+
+
+class EndpointView(ProductView):
+    """Endpoints."""
+
+    model = Endpoint
+
+    def rows(self, call: Call) -> QuerySet[Endpoint]:
+        """Return the endpoints the actor may see, with what they serve."""
+        return super().rows(call).select_related("revision__model")
+
+    def show(self, row: Endpoint, call: Call, secrets: Mapping[str, str]) -> Out:
+        """Return an endpoint."""
+        return EndpointOut.of(row, key=secrets.get("key"))
+
+    def unwrap(self, result: Any) -> Any:
+        """Return the endpoint of what `create` made."""
+        return result.endpoint if isinstance(result, endpoints.Made) else result
+
+    def secrets_of(self, result: Any) -> Mapping[str, str]:
+        """Return the first key."""
+        return {"key": result.secret} if isinstance(result, endpoints.Made) else {}
+
+
+class EndpointsAnywhere(EndpointView):
+    """Endpoints of all tenants that the caller sees."""
+
+    @reads("endpoints.list", answers=EndpointPage, query=LabelledQuery)
+    def get(self, call: Call) -> Page:
+        """List endpoints."""
+        return self.page(call, labelled(self.rows(call), call), EndpointPage)
+
+
+class Endpoints(EndpointsAnywhere):
+    """Endpoints of one tenant."""
+
+    @writes("endpoints.create", body=EndpointIn, answers=EndpointOut, status=201, waitable=True)
+    def post(self, call: Call) -> Any:
+        """Create an endpoint.
+
+        The answer holds the first key in plain text, once. The phase says how far it is: `?wait=60` waits.
+        """
+        body: EndpointIn = call.body
+        return endpoints.create(
+            tenant=call.home, ask=body.ask(body.name), managed_by=body.managed_by, actor=call.actor, now=call.now
+        )
+
+
+class EndpointItem(EndpointView):
+    """One endpoint."""
+
+    key = "name"
+
+    @reads("endpoints.read", answers=EndpointOut, waitable=True)
+    def get(self, call: Call) -> Any:
+        """Read an endpoint."""
+        return call.target
+
+    @writes("endpoints.put", body=EndpointPut, answers=EndpointOut, versioned=True, waitable=True)
+    def put(self, call: Call) -> Any:
+        """Create an endpoint, or bring the existing one to this.
+
+        An existing one needs `If-Match`. Another model or other arguments make a new revision; capacity cannot
+        change. The answer to a creation (201) holds the first key.
+        """
+        ask = call.body.ask(call.path["name"])
+        who = {"managed_by": call.body.managed_by, "actor": call.actor, "now": call.now}
+        if call.target is None:
+            return Answered(endpoints.create(tenant=call.home, ask=ask, **who), 201)
+        return replacements.replace_endpoint(endpoint=call.target, ask=ask, version=call.version, **who)
+
+    @writes("endpoints.update", body=LabelledIn, answers=EndpointOut, versioned=True)
+    def patch(self, call: Call) -> Any:
+        """Change labels or description."""
+        return endpoints.update(
+            endpoint=call.target, changes=call.body.changes(), actor=call.actor, now=call.now, version=call.version
+        )
+
+    @writes("endpoints.delete", answers=EndpointOut, versioned=True, waitable=True)
+    def delete(self, call: Call) -> Any:
+        """Delete an endpoint.
+
+        Its keys stop at once; its GPUs come back when its replicas are seen to be gone (`?wait=60&for=Released`).
+        """
+        return endpoints.delete(endpoint=call.target, actor=call.actor, now=call.now, version=call.version)
+
+
+class OfEndpoint(ApiView):
+    """Things of one endpoint."""
+
+    def locate(self, declared: Any, call: Call) -> None:
+        """Find tenant and endpoint."""
+        super().locate(declared, call)
+        rows = access.scoped(Endpoint, call.actor, tenant=call.tenant).select_related("tenant")
+        call.target = access.find(rows, call.path["name"])
+
+
+class Revisions(OfEndpoint):
+    """Revisions of one endpoint."""
+
+    def rows(self, call: Call) -> QuerySet[Revision]:
+        """Return the endpoint's revisions."""
+        return Revision.objects.filter(endpoint=call.target).select_related("model")
+
+    def show(self, row: Revision, call: Call, secrets: Mapping[str, str]) -> Out:  # noqa: ARG002
+        """Return a revision."""
+        return RevisionOut.of(row)
+
+    @reads("revisions.list", answers=RevisionPage, query=PageQuery)
+    def get(self, call: Call) -> Page:
+        """List revisions."""
+        return self.page(call, self.rows(call), RevisionPage)
+
+    @writes("endpoints.revise", body=RevisionIn, answers=RevisionOut, status=201)
+    def post(self, call: Call) -> Any:
+        """Serve something else: add a revision and make it the one that serves."""
+        return endpoints.revise(
+            endpoint=call.target, ask=call.body.revision(), actor=call.actor, now=call.now, version=call.version
+        )
+
+
+class KeyView(OfEndpoint):
+    """Keys of one endpoint."""
+
+    def rows(self, call: Call) -> QuerySet[EndpointKey]:
+        """Return the endpoint's keys."""
+        return EndpointKey.objects.filter(endpoint=call.target).select_related("replaced_by")
+
+    def show(self, row: EndpointKey, call: Call, secrets: Mapping[str, str]) -> Out:  # noqa: ARG002
+        """Return a key."""
+        return KeyOut.of(row, key=secrets.get("secret"))
+
+    def again(self, row: Any, call: Call) -> Any:
+        """Return the key read anew."""
+        return self.rows(call).get(pk=row.pk)
+
+    def key_of(self, call: Call) -> EndpointKey:
+        """Return the key that the path names. Raises `NotVisible`."""
+        assert isinstance(call.target, Endpoint)
+        found = self.rows(call).filter(public_id=call.path["key"]).first()
+        if found is None:
+            raise NotVisible
+        return found
+
+
+class Keys(KeyView):
+    """Keys of one endpoint."""
+
+    @reads("endpoint-keys.list", answers=KeyPage, query=PageQuery)
+    def get(self, call: Call) -> Page:
+        """List keys, without their secrets."""
+        return self.page(call, self.rows(call), KeyPage)
+
+    @writes("endpoints.create_key", body=KeyIn, answers=KeyOut, status=201, plannable=False)
+    def post(self, call: Call) -> Any:
+        """Create a key; the answer holds its plain text, once."""
+        return endpoints.create_key(
+            endpoint=call.target, name=call.body.name, expires_at=call.body.expires_at, actor=call.actor, now=call.now
+        )
+
+
+class KeyChange(KeyView):
+    """One key."""
+
+    found: EndpointKey
+
+    def locate(self, declared: Any, call: Call) -> None:
+        """Find tenant, endpoint and key."""
+        super().locate(declared, call)
+        self.found = self.key_of(call)
+
+
+class KeyRoll(KeyChange):
+    """Rolling a key."""
+
+    @writes("endpoints.roll_key", body=RollIn, answers=KeyOut, status=201, plannable=False)
+    def post(self, call: Call) -> Any:
+        """Replace a key; the old one goes on for `overlap_s`. The answer holds the new plain text, once."""
+        return endpoints.roll_key(
+            endpoint=call.target, key=self.found, overlap_s=call.body.overlap_s, actor=call.actor, now=call.now
+        )
+
+
+class KeyItem(KeyChange):
+    """Ending a key."""
+
+    @writes("endpoints.revoke_key", answers=KeyOut, plannable=False)
+    def delete(self, call: Call) -> Any:
+        """Revoke a key; gateways refuse it within 5 seconds. Safe to repeat."""
+        return endpoints.revoke_key(endpoint=call.target, key=self.found, actor=call.actor, now=call.now)
+
+
+class MachineView(ProductView):
+    """Machines."""
+
+    model = Machine
+
+    def show(self, row: Machine, call: Call, secrets: Mapping[str, str]) -> Out:  # noqa: ARG002
+        """Return a machine."""
+        return MachineOut.of(row)
+
+
+class MachinesAnywhere(MachineView):
+    """Machines of all tenants that the caller sees."""
+
+    @reads("machines.list", answers=MachinePage, query=LabelledQuery)
+    def get(self, call: Call) -> Page:
+        """List machines."""
+        return self.page(call, labelled(self.rows(call), call), MachinePage)
+
+
+class Machines(MachinesAnywhere):
+    """Machines of one tenant."""
+
+    @writes("machines.create", body=MachineIn, answers=MachineOut, status=201, waitable=True)
+    def post(self, call: Call) -> Any:
+        """Create a machine."""
+        body: MachineIn = call.body
+        return machines.create(
+            tenant=call.home, ask=body.ask(body.name), managed_by=body.managed_by, actor=call.actor, now=call.now
+        )
+
+
+class MachineItem(MachineView):
+    """One machine."""
+
+    key = "name"
+
+    @reads("machines.read", answers=MachineOut, waitable=True)
+    def get(self, call: Call) -> Any:
+        """Read a machine."""
+        return call.target
+
+    @writes("machines.put", body=MachinePut, answers=MachineOut, versioned=True, waitable=True)
+    def put(self, call: Call) -> Any:
+        """Create a machine, or bring the existing one to this. An existing one needs `If-Match`."""
+        ask = call.body.ask(call.path["name"])
+        who = {"managed_by": call.body.managed_by, "actor": call.actor, "now": call.now}
+        if call.target is None:
+            return Answered(machines.create(tenant=call.home, ask=ask, **who), 201)
+        return replacements.replace_machine(machine=call.target, ask=ask, version=call.version, **who)
+
+    @writes("machines.update", body=LabelledIn, answers=MachineOut, versioned=True)
+    def patch(self, call: Call) -> Any:
+        """Change labels or description."""
+        return machines.update(
+            machine=call.target, changes=call.body.changes(), actor=call.actor, now=call.now, version=call.version
+        )
+
+    @writes("machines.delete", answers=MachineOut, versioned=True, waitable=True)
+    def delete(self, call: Call) -> Any:
+        """Delete a machine and its disk."""
+        return machines.delete(machine=call.target, actor=call.actor, now=call.now, version=call.version)
+
+
+class MachinePower(MachineView):
+    """Power of one machine."""
+
+    key = "name"
+
+    @writes("machines.power", body=PowerIn, answers=MachineOut)
+    def post(self, call: Call) -> Any:
+        """Switch a machine on or off; its GPUs stay held."""
+        return machines.power(
+            machine=call.target, want=call.body.power, actor=call.actor, now=call.now, version=call.version
+        )
+
+
+class NamespaceView(ProductView):
+    """Namespaces."""
+
+    model = Namespace
+
+    def show(self, row: Namespace, call: Call, secrets: Mapping[str, str]) -> Out:  # noqa: ARG002
+        """Return a namespace."""
+        return NamespaceOut.of(row)
+
+
+class NamespacesAnywhere(NamespaceView):
+    """Namespaces of all tenants that the caller sees."""
+
+    @reads("namespaces.list", answers=NamespacePage, query=LabelledQuery)
+    def get(self, call: Call) -> Page:
+        """List namespaces."""
+        return self.page(call, labelled(self.rows(call), call), NamespacePage)
+
+
+class Namespaces(NamespacesAnywhere):
+    """Namespaces of one tenant."""
+
+    @writes("namespaces.create", body=NamespaceIn, answers=NamespaceOut, status=201, waitable=True)
+    def post(self, call: Call) -> Any:
+        """Create a namespace."""
+        body: NamespaceIn = call.body
+        return namespaces.create(
+            tenant=call.home, ask=body.ask(body.name), managed_by=body.managed_by, actor=call.actor, now=call.now
+        )
+
+
+class NamespaceItem(NamespaceView):
+    """One namespace."""
+
+    key = "name"
+
+    @reads("namespaces.read", answers=NamespaceOut, waitable=True)
+    def get(self, call: Call) -> Any:
+        """Read a namespace."""
+        return call.target
+
+    @writes("namespaces.put", body=NamespacePut, answers=NamespaceOut, versioned=True, waitable=True)
+    def put(self, call: Call) -> Any:
+        """Create a namespace, or bring the existing one to this. An existing one needs `If-Match`."""
+        ask = call.body.ask(call.path["name"])
+        who = {"managed_by": call.body.managed_by, "actor": call.actor, "now": call.now}
+        if call.target is None:
+            return Answered(namespaces.create(tenant=call.home, ask=ask, **who), 201)
+        return replacements.replace_namespace(namespace=call.target, ask=ask, version=call.version, **who)
+
+    @writes("namespaces.update", body=LabelledIn, answers=NamespaceOut, versioned=True)
+    def patch(self, call: Call) -> Any:
+        """Change labels or description."""
+        return namespaces.update(
+            namespace=call.target, changes=call.body.changes(), actor=call.actor, now=call.now, version=call.version
+        )
+
+    @writes("namespaces.delete", answers=NamespaceOut, versioned=True, waitable=True)
+    def delete(self, call: Call) -> Any:
+        """Delete a namespace with everything in it."""
+        return namespaces.delete(namespace=call.target, actor=call.actor, now=call.now, version=call.version)
