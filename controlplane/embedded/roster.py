@@ -84,7 +84,8 @@ def dispatcher(installation: Installation) -> Program:
 def health_url(installation: Installation, name: str) -> str:
     """Return the address that `web` or `sandbox` answers with 200 when it works."""
     base: Mapping[str, str] = {"web": installation.web_url, "sandbox": installation.sandbox_url}
-    return f"{base[name]}/healthz"
+    path = {"web": "readyz", "sandbox": "healthz"}  # ready includes the database
+    return f"{base[name]}/{path[name]}"
 
 
 def _module(words: str) -> tuple[str, ...]:
