@@ -235,6 +235,7 @@ class Reason(StrEnum):
     PROVIDER_UNAVAILABLE = "ProviderUnavailable"
     NOT_SUPPORTED = "NotSupported"
     REJECTED = "Rejected"
+    DENIED = "Denied"
     NAME_TAKEN = "NameTaken"
     PROVIDER_ERROR = "ProviderError"
     INTERNAL_ERROR = "InternalError"
