@@ -261,8 +261,14 @@ def _running(work: Work) -> WorkloadRecord:
     return workload
 
 
-def _begin_vm_gateway(work: Work) -> None:
-    _running(work)
+def _begin_gateway(work: Work) -> None:
+    if work.bare == "vm.gateway":
+        _running(work)
+    old = work.state.gateways.get(str(work.payload["gateway"]))
+    if old is not None and not old.wanted:
+        # A fresh record now would lose sight of the old process.
+        msg = "this gateway's former process has not ended yet"
+        raise TransientDriverError(msg)
 
 
 def _begin_service(work: Work) -> None:
@@ -286,7 +292,8 @@ def _begin_layout(work: Work) -> None:
 _BEGIN: Final[Mapping[str, Callable[[Work], object]]] = {
     "vm.clone": _begin_clone,
     "vm.power": _begin_power,
-    "vm.gateway": _begin_vm_gateway,
+    "vm.gateway": _begin_gateway,
+    "namespace.gateway": _begin_gateway,
     "serving.replica": _begin_replica,
     "serving.service": _begin_service,
     "access.accounts": _boundary_of,

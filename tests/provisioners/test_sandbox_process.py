@@ -290,6 +290,30 @@ def test_a_gateway_in_a_vm_stops_with_the_machine_and_comes_back_with_it(sandbox
     driver.close()
 
 
+def test_a_machine_moved_to_another_host_gets_a_new_gateway_and_leaves_no_old_one(sandbox: SandboxProcess) -> None:
+    driver = sandbox.estate(gateways="real")
+    boundary = vm_boundary(TENANT)
+    spec = endpoint(boundary, unit(0, host="esx-a"))
+    with control_plane(spec.units[0].uid) as (control, _loop):
+        gateway = replace(spec.gateways[0], control_plane_url=control.url, enrolment_token=Secret(control.token))
+        spec = replace(spec, gateways=(gateway,))
+        sandbox.wait_for(lambda: as_wanted(driver, boundary))
+        sandbox.wait_for(lambda: as_wanted(driver, spec))
+        (first,) = sandbox.gateways()
+        control.credential_digest = ""  # its new disk has no credential: it enrols anew
+        moved = replace(spec, units=(replace(spec.units[0], host="esx-b", devices=("esx-b-gpu-0",)),))
+        clone = driver.steps(moved)[0]
+        assert clone.replaces
+
+        driver.start(clone.undoing())
+        sandbox.wait_for(lambda: as_wanted(driver, moved))
+
+        assert len(sandbox.gateways()) == 1
+        assert sandbox.gateways() != [first]
+        assert {one.host for one in driver.observe(spec.ref).units} == {"esx-b"}
+    driver.close()
+
+
 def test_what_was_acknowledged_survives_a_killed_server_and_tasks_go_on(sandbox: SandboxProcess) -> None:
     driver = sandbox.estate(gateways="simulated", delays_s={"": 0.2, "folder.create": 0.6})
     boundary = vm_boundary(TENANT)

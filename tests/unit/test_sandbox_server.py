@@ -230,3 +230,25 @@ def test_a_simulated_gateway_answers_for_its_boundary_and_says_so(
     assert answer.status_code == 200
     assert answer.headers["x-tenantry-gateway"] == "simulated"
     assert client.post(f"{address}/chat/completions", json={**CHAT, "model": "other"}).status_code == 503
+
+
+def test_a_provider_that_hangs_costs_the_caller_its_deadline_and_no_more(server: SandboxThread, rig: HttpRig) -> None:
+    estate = rig._url.rpartition("/")[2]
+    driver = SandboxDriver(server.url, token=Secret(SandboxThread.TOKEN), estate=estate, deadline_s=0.2)
+    boundary = vm_boundary(TENANT)
+    rig.fault("start:folder.create", "hang", seconds=3.0, after_effect=True)
+
+    with pytest.raises(TransientDriverError, match="no answer in time"):
+        driver.start(driver.steps(boundary)[0])
+
+    assert driver.observe(boundary.ref).exists
+    driver.close()
+
+
+def test_a_server_that_is_not_there_is_transient() -> None:
+    driver = SandboxDriver("http://127.0.0.1:1", token=Secret("sesame"), estate="e", deadline_s=0.5)
+
+    with pytest.raises(TransientDriverError, match="cannot be reached"):
+        driver.snapshot()
+    assert "sesame" not in repr(driver)
+    driver.close()
