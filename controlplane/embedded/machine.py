@@ -70,7 +70,8 @@ def python() -> Finding:
 
 def ensurepip() -> Finding:
     """A virtual environment can be made: Debian and its children split this off."""
-    missing = [name for name in ("venv", "ensurepip") if importlib.util.find_spec(name) is None]
+    specs = {name: importlib.util.find_spec(name) for name in ("venv", "ensurepip")}
+    missing = [name for name, spec in specs.items() if spec is None or spec.origin is None]  # an empty folder is none
     if not missing:
         return Finding("venv", "venv and ensurepip are there")
     package = f"python{sys.version_info[0]}.{sys.version_info[1]}-venv"
