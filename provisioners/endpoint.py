@@ -1,0 +1,149 @@
+"""The endpoint pass: replicas of a revision on placed units, in a namespace or in VMs of its own.
+
+Deleting goes keys off (with the asking) → drain → replicas gone, by exact look. Whatever a gateway must
+know (backends that came or went, the end) bumps the configuration of the boundary's gateways.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from provisioners import gateways, plan
+from provisioners.driver import EndpointSpec, Observed, Presence, Spec, Step, UnitSpec
+from provisioners.passes import Prepared, Wait, say
+from provisioners.product import ProductKind, in_vm
+from provisioners.specs_from_rows import endpoint_spec
+from provisioners.steps import split
+from tenants.models import Boundary, Endpoint, GatewayReplica, Revision, Unit
+from tenants.operations.products import touch_gateways
+from tenants.states import ConditionType, Reason, SuspensionDepth
+
+KEYS_OFF_WAIT: Final = timedelta(seconds=5)
+"""So long a deletion waits for gateways that are there to take the configuration without its keys."""
+DRAIN_LIMIT: Final = timedelta(seconds=30)
+"""So long it waits for running requests."""
+FRESH: Final = timedelta(seconds=30)
+"""A gateway silent for longer is not waited for."""
+DRAIN_POLL_S: Final = 0.5
+
+
+class EndpointKind(ProductKind):
+    """Endpoints, in both kinds of boundaries."""
+
+    word = "endpoint"
+    model = Endpoint
+
+    def spec(
+        self,
+        row: Endpoint,
+        boundary: Boundary,
+        rows: Sequence[Unit],
+        units: tuple[UnitSpec, ...],
+        depth: SuspensionDepth | None,
+        *,
+        now: datetime,
+    ) -> Spec | Wait:
+        """Return the spec of the wanted revision. Raises `NotSupported`, `DriverRejected` for what cannot be served."""
+        if row.revision_id is None or not units:
+            return Wait(ConditionType.READY, Reason.WAITING_FOR_PLACEMENT, "It has nothing to serve yet.", None)
+        revision = Revision.objects.select_related("model").get(pk=row.revision_id)
+        replicas = gateways.of_units(boundary, rows, now=now) if in_vm(boundary) else []
+        return endpoint_spec(
+            row,
+            boundary,
+            revision,
+            units=units,
+            gateways=tuple(gateways.spec_of(replica) for replica in replicas),
+            depth=depth,
+        )
+
+    def arm(self, row: Endpoint, step: Step, prepared: Prepared, *, now: datetime) -> Spec | None:
+        """Make the one-time token of a VM's gateway about to start."""
+        bare, index = split(step.name)
+        if bare != "vm.gateway" or not isinstance(prepared.spec, EndpointSpec):
+            return None
+        uid = next(unit.uid for unit in prepared.spec.units if unit.index == index)
+        replica = GatewayReplica.objects.get(pk=uid)
+        armed = gateways.spec_of(replica, gateways.arm(replica, now=now))
+        others = tuple(gateway for gateway in prepared.spec.gateways if gateway.uid != uid)
+        return replace(prepared.spec, gateways=(*others, armed))
+
+    def fields(self) -> list[str]:
+        """Return the endpoint's own columns."""
+        return ["address", "reachable_from"]
+
+    def looked(self, row: Endpoint, observed: Observed, prepared: Prepared, *, now: datetime) -> None:
+        """Keep address and backends; tell the gateways when those change."""
+        before = _routes(row.observed)
+        super().looked(row, observed, prepared, now=now)
+        if observed.address:  # the address is a contract: a gateway that is away for a while does not take it
+            row.address, row.reachable_from = observed.address, observed.reachable_from
+        if _routes(row.observed) != before:
+            touch_gateways([row.boundary_id], now=now)
+
+    def readiness(self, row: Any, observed: Observed, action: plan.Nothing, prepared: Prepared) -> str:
+        """An endpoint can be used when its replicas work and its address is known."""
+        missing = super().readiness(row, observed, action, prepared)
+        if missing or observed.address:
+            return missing
+        return "Its address is not known yet: the gateway has not come up."
+
+    def still_works(self, row: Endpoint, observed: Observed) -> bool:
+        """Whether at least one replica serves behind a published address."""
+        del row
+        published = observed.part("serving.service").presence is Presence.PRESENT and bool(observed.address)
+        return published and any(
+            part.presence is Presence.PRESENT and part.ready and split(part.step)[0] == "serving.replica"
+            for part in observed.parts
+        )
+
+    def became_ready(self, row: Endpoint, prepared: Prepared, *, now: datetime) -> None:
+        """Say that it serves."""
+        super().became_ready(row, prepared, now=now)
+        say(row, ConditionType.SERVING, "True", Reason.DONE, "", now=now)
+
+    def drained(self, row: Endpoint, *, now: datetime) -> Wait | None:
+        """Wait, for a bounded time, until gateways refuse the keys and running requests have ended."""
+        asked = row.deletion_requested_at
+        assert asked is not None
+        if now >= asked + DRAIN_LIMIT:
+            return None
+        if row.boundary_id is None:
+            return None
+        unit_ids = Unit.objects.filter(allocation_id=row.allocation_id).values("pk")
+        replicas = GatewayReplica.objects.filter(
+            boundary_id=row.boundary_id, removed_at__isnull=True, last_seen_at__gt=now - FRESH
+        )
+        in_flight = 0
+        for replica in replicas.filter(unit__isnull=True) | replicas.filter(unit_id__in=unit_ids):
+            if replica.reported_version < replica.config_version and now < asked + KEYS_OFF_WAIT:
+                return _draining("Its keys are being switched off.")
+            shown = replica.report.get("endpoints", ()) if isinstance(replica.report, dict) else ()
+            in_flight += sum(int(e.get("in_flight", 0)) for e in shown if e.get("uid") == str(row.pk))
+        if in_flight:
+            return _draining(f"{in_flight} running requests are being finished.")
+        return None
+
+    def gone(self, row: Endpoint, prepared: Prepared, *, now: datetime) -> None:
+        """End the gateways of its VMs, and take it out of the configuration of the others."""
+        super().gone(row, prepared, now=now)
+        row.address = ""
+        if row.boundary_id is not None:
+            units = list(Unit.objects.filter(allocation_id=row.allocation_id).values_list("pk", flat=True))
+            gateways.removed(row.boundary_id, units=units, now=now)
+            touch_gateways([row.boundary_id], now=now)
+
+
+def _draining(message: str) -> Wait:
+    return Wait(ConditionType.DELETED, Reason.STEP_RUNNING, message, DRAIN_POLL_S)
+
+
+def _routes(observed: Any) -> list[tuple[str, str]]:
+    """Return what a gateway routes by: unit and backend."""
+    return sorted((str(unit["unit"]), str(unit["backend"])) for unit in observed.get("units", ()) if unit["backend"])
+
+
+PASS = EndpointKind()

@@ -1,0 +1,76 @@
+"""Rows of gateway replicas, and their one-time enrolment tokens.
+
+A namespace boundary has one gateway, a VM boundary one in each endpoint VM (its id is the unit's). A token
+is made in the transaction of the intent that delivers it, kept sealed until it is used, valid for 15
+minutes. A gateway that must be started anew has lost its credential: arming it ends the old one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+from django.conf import settings
+
+from provisioners.driver import GatewaySpec, Secret
+from provisioners.gateway.keys import make_enrolment_token
+from tenants import vault
+from tenants.models import Boundary, GatewayReplica, Unit
+
+TOKEN_LIFE: Final = timedelta(minutes=15)
+
+
+def of_boundary(boundary: Boundary, *, now: datetime) -> GatewayReplica:
+    """Return the gateway of a namespace boundary, made if there is none yet."""
+    found = GatewayReplica.objects.filter(boundary=boundary, unit__isnull=True, removed_at__isnull=True).first()
+    if found is not None:
+        return found
+    return GatewayReplica.objects.create(
+        tenant_id=boundary.tenant_id, boundary=boundary, config_version=1, created_at=now
+    )
+
+
+def of_units(boundary: Boundary, units: Iterable[Unit], *, now: datetime) -> list[GatewayReplica]:
+    """Return the gateways of endpoint VMs in the order of their units, made where there are none yet."""
+    rows = list(units)
+    known = {replica.pk: replica for replica in GatewayReplica.objects.filter(pk__in=[unit.pk for unit in rows])}
+    for unit in rows:
+        if unit.pk not in known:
+            known[unit.pk] = GatewayReplica.objects.create(
+                id=unit.pk, tenant_id=unit.tenant_id, boundary=boundary, unit=unit, config_version=1, created_at=now
+            )
+    return [known[unit.pk] for unit in rows]
+
+
+def spec_of(replica: GatewayReplica, token: Secret | None = None) -> GatewaySpec:
+    """Return what a driver is told of a gateway; only the step that delivers the token gets it."""
+    return GatewaySpec(replica.pk, settings.TENANTRY_PUBLIC_URL, token)
+
+
+def arm(replica: GatewayReplica, *, now: datetime) -> Secret:
+    """Give a gateway a new one-time token and end its old credential; returns the token.
+
+    Called only when the provider shows no such gateway: whoever had the old credential is gone.
+    """
+    made = make_enrolment_token()
+    replica.token_sealed = vault.seal(
+        made.plain, table=replica._meta.db_table, column="token_sealed", row=replica.pk
+    )
+    replica.token_digest = made.digest
+    replica.token_expires_at = now + TOKEN_LIFE
+    replica.credential_digest = ""
+    replica.enrolled_at = None
+    replica.save(
+        update_fields=["token_sealed", "token_digest", "token_expires_at", "credential_digest", "enrolled_at"]
+    )
+    return Secret(made.plain)
+
+
+def removed(boundary: UUID, *, units: Iterable[UUID] | None, now: datetime) -> None:
+    """Note that gateways are gone: those of some units, or (None) all of a boundary. Their credentials end."""
+    rows = GatewayReplica.objects.filter(boundary_id=boundary, removed_at__isnull=True)
+    if units is not None:
+        rows = rows.filter(unit_id__in=list(units))
+    rows.update(removed_at=now, credential_digest="", token_digest="", token_sealed=None)

@@ -1,0 +1,71 @@
+"""The queue: what waits for room is tried again, first in, first out by fit.
+
+One runner at a time (an advisory lock). Each try is a transaction of its own and goes through
+`operations.allocations.admit`, which states the true reason when nothing fits. Asks that are alike fail
+alike: after one of them found no room, the later ones are not tried in the same run.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import datetime
+from typing import Final
+
+from django.db import connection
+
+from tenants.actor import SYSTEM
+from tenants.models import Allocation
+from tenants.operations import allocations
+from tenants.specs import AllocationSpec
+from tenants.transactions import RetryableError, acting
+
+log = logging.getLogger(__name__)
+
+LOCK: Final = 0x7E4A_0001
+"""Advisory lock of the one runner."""
+
+
+def run(clock: Callable[[], datetime]) -> int:
+    """Take up what fits now; return how many were placed. Does nothing while another process does it."""
+    if not _call("SELECT pg_try_advisory_lock(%s)"):
+        return 0
+    try:
+        return _take_up(clock)
+    finally:
+        _call("SELECT pg_advisory_unlock(%s)")
+
+
+def _take_up(clock: Callable[[], datetime]) -> int:
+    with acting(SYSTEM):
+        waiting = list(
+            Allocation.objects.filter(
+                queued_at__isnull=False, released_at__isnull=True, deletion_requested_at__isnull=True
+            )
+            .select_related("tenant")
+            .order_by("queued_at", "id")
+        )
+    found_no_room: set[object] = set()
+    placed = 0
+    for row in waiting:
+        alike = (row.tenant_id, AllocationSpec.from_json(row.spec).units, str(row.spec["where"]))
+        if alike in found_no_room:
+            continue
+        try:
+            with acting(SYSTEM):
+                done = allocations.admit(row, actor=SYSTEM, now=clock())
+        except RetryableError:
+            log.info("the queue met a rival; the next run tries again", extra={"id": row.pk})
+            continue
+        if done:
+            placed += 1
+        else:
+            found_no_room.add(alike)
+    return placed
+
+
+def _call(query: str) -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute(query, [LOCK])
+        row = cursor.fetchone()
+    return bool(row and row[0])

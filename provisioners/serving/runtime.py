@@ -1,0 +1,81 @@
+"""What a serving runtime is: a pure function from (revision, unit, boundary) to a program's call, and readiness.
+
+A runtime touches no provider: its rendering goes into `ServingSpec`, which a driver turns into a pod or
+into what runs in a VM. `RUNTIMES` is the only list. Adding one: a module beside this and one line here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+from uuid import UUID
+
+from provisioners.driver import BoundaryKind, NotSupported, Secret
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionFacts:
+    """One revision of an endpoint, with the pinned model it serves."""
+
+    uid: UUID
+    number: int
+    endpoint: str
+    """The endpoint's name: what clients write into `model`."""
+    source: str
+    """Repository id of the weights, from the catalogue."""
+    commit: str
+    """Full commit of the weights; 40 to 64 hex digits."""
+    quantisation: str
+    arguments: Mapping[str, Any]
+    """As `tenants.serving_arguments` has checked them."""
+    context_length: int = 0
+    """Longest context of the model in tokens, 0 unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnitFacts:
+    """What one replica runs on."""
+
+    gpus: int
+    """Whole GPUs, or 1 for a MIG window."""
+    profile: str
+    """MIG profile, `""` for whole GPUs."""
+    memory_gib: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A program's call. No value of a tenant's becomes a flag, and no secret stands in `argv`."""
+
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+    secrets: Mapping[str, Secret] = field(default_factory=dict)
+    readiness_path: str = "/health"
+    """Answers 200 once the model is loaded."""
+    metrics_path: str = "/metrics"
+    port: int = 8000
+    drain_signal: str = "SIGTERM"
+    """Ends the program after its running requests."""
+
+
+class Runtime(Protocol):
+    """One program that serves models."""
+
+    name: str
+
+    def render(self, revision: RevisionFacts, unit: UnitFacts, boundary: BoundaryKind) -> Rendered:
+        """Return the call for one replica; pure. Raises `NotSupported`, `DriverRejected`."""
+        ...
+
+
+def runtime(name: str) -> Runtime:
+    """Return a runtime by its name. Raises `NotSupported`."""
+    from provisioners.serving.vllm import VLLM
+
+    known: Final[Mapping[str, Runtime]] = {VLLM.name: VLLM}
+    found = known.get(name)
+    if found is None:
+        msg = f"no runtime is called {name!r}; there are: {', '.join(known)}"
+        raise NotSupported(msg)
+    return found

@@ -1,0 +1,190 @@
+"""Rows → what drivers are told. Pure given loaded rows: no query, no clock.
+
+Every name and id at a provider derives from our rows' ids; slugs appear only as the model name that
+clients write. Units are described with the windows that the ledger holds for them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from uuid import UUID
+
+from provisioners.driver import (
+    Binding,
+    BoundaryKind,
+    BoundarySpec,
+    EndpointSpec,
+    GatewaySpec,
+    Kind,
+    MachineSpec,
+    NamespaceSpec,
+    Power,
+    Ref,
+    ServingSpec,
+    UnitSpec,
+)
+from provisioners.serving.runtime import RevisionFacts, UnitFacts, runtime
+from tenants.ledger import Window
+from tenants.models import Allocation, Boundary, Endpoint, Host, Machine, Namespace, Revision, Unit
+from tenants.states import SuspensionDepth
+
+Access = tuple[tuple[str, str], ...]
+
+
+def ref_of(row: Boundary | Endpoint | Machine | Namespace) -> Ref:
+    """Return the name of a row's object at its provider."""
+    kind = {Boundary: Kind.BOUNDARY, Endpoint: Kind.ENDPOINT, Machine: Kind.MACHINE, Namespace: Kind.NAMESPACE}
+    return Ref(kind[type(row)], row.pk, row.tenant_id)
+
+
+def cut_off(depth: SuspensionDepth | None) -> bool:
+    """Whether a suspension takes the network away."""
+    return depth in {SuspensionDepth.NETWORK, SuspensionDepth.POWER}
+
+
+def power_of(depth: SuspensionDepth | None, wanted: str = "on") -> Power:
+    """Return the power a workload should have."""
+    return Power.OFF if depth is SuspensionDepth.POWER else Power(wanted)
+
+
+def unit_spec(unit: Unit, host: Host, windows: Sequence[Window]) -> UnitSpec:
+    """Return one placed unit; `windows` are its holds, ordered by device."""
+    return UnitSpec(
+        uid=unit.pk,
+        index=unit.index,
+        host=host.provider_ref,
+        product=unit.product,
+        profile=unit.profile,
+        gpu_count=unit.gpu_count,
+        binding=Binding(host.binding),
+        devices=tuple(window.device for window in windows),
+        starts=tuple(window.start for window in windows),
+        vcpu=unit.vcpu,
+        memory_gib=unit.memory_gib,
+        role=unit.role,
+    )
+
+
+def unit_specs(
+    units: Iterable[Unit], hosts: Mapping[UUID, Host], windows: Mapping[UUID, Sequence[Window]]
+) -> tuple[UnitSpec, ...]:
+    """Return placed units by index."""
+    ordered = sorted((unit for unit in units if unit.host_id is not None), key=lambda unit: unit.index)
+    return tuple(unit_spec(unit, hosts[unit.host_id], windows.get(unit.pk, ())) for unit in ordered if unit.host_id)
+
+
+def gpu_resources(units: Iterable[Unit]) -> dict[str, int]:
+    """Return (`<product>.<profile>` or `<product>`) → count over units."""
+    counted: Counter[str] = Counter()
+    for unit in units:
+        if unit.profile:
+            counted[f"{unit.product}.{unit.profile}"] += 1
+        elif unit.product:
+            counted[unit.product] += max(1, unit.gpu_count)
+    return dict(sorted(counted.items()))
+
+
+def boundary_spec(
+    row: Boundary,
+    *,
+    allocations: Sequence[Allocation],
+    units: Sequence[Unit],
+    gateway: GatewaySpec | None,
+    access: Access,
+    depth: SuspensionDepth | None,
+) -> BoundarySpec:
+    """Return a boundary with room for the placed units of `allocations`."""
+    return BoundarySpec(
+        ref=ref_of(row),
+        kind=BoundaryKind(row.kind),
+        tier=row.tier,
+        generation=row.generation,
+        gateway=gateway,
+        vcpu=sum(unit.vcpu for unit in units),
+        memory_gib=sum(unit.memory_gib for unit in units),
+        storage_gib=sum(int(allocation.spec.get("storage_gib", 0)) for allocation in allocations),
+        gpu_resources=gpu_resources(units),
+        access=access,
+        cut_off=cut_off(depth),
+    )
+
+
+def serving_spec(row: Endpoint, revision: Revision, unit: UnitSpec, boundary: BoundaryKind) -> ServingSpec:
+    """Return what every replica of a revision runs. Raises `NotSupported`, `DriverRejected`."""
+    model = revision.model
+    facts = RevisionFacts(
+        uid=revision.pk,
+        number=revision.number,
+        endpoint=row.name,
+        source=model.repository,
+        commit=model.commit,
+        quantisation=model.quantisation,
+        arguments=revision.arguments,
+    )
+    room = UnitFacts(gpus=1 if unit.profile else unit.gpu_count, profile=unit.profile, memory_gib=unit.memory_gib)
+    rendered = runtime(revision.runtime).render(facts, room, boundary)
+    return ServingSpec(
+        revision_uid=revision.pk,
+        revision=revision.number,
+        model=row.name,
+        source=model.repository,
+        commit=model.commit,
+        runtime=revision.runtime,
+        argv=rendered.argv,
+        environment=rendered.environment,
+        secrets=rendered.secrets,
+    )
+
+
+def endpoint_spec(
+    row: Endpoint,
+    boundary: Boundary,
+    revision: Revision,
+    *,
+    units: tuple[UnitSpec, ...],
+    gateways: tuple[GatewaySpec, ...],
+    depth: SuspensionDepth | None,
+) -> EndpointSpec:
+    """Return an endpoint on its placed units (at least one)."""
+    kind = BoundaryKind(boundary.kind)
+    return EndpointSpec(
+        ref=ref_of(row),
+        boundary=ref_of(boundary),
+        boundary_kind=kind,
+        generation=row.generation,
+        serving=serving_spec(row, revision, units[0], kind),
+        units=units,
+        gateways=gateways,
+        power=power_of(depth),
+        cut_off=cut_off(depth),
+    )
+
+
+def machine_spec(row: Machine, boundary: Boundary, *, unit: UnitSpec, depth: SuspensionDepth | None) -> MachineSpec:
+    """Return a machine on its placed unit."""
+    return MachineSpec(
+        ref=ref_of(row),
+        boundary=ref_of(boundary),
+        generation=row.generation,
+        unit=unit,
+        image=row.image,
+        disk_gib=row.disk_gib,
+        ssh_keys=tuple(row.ssh_keys),
+        power=power_of(depth, row.power),
+        cut_off=cut_off(depth),
+    )
+
+
+def namespace_spec(
+    row: Namespace, boundary: Boundary, *, units: tuple[UnitSpec, ...], access: Access, depth: SuspensionDepth | None
+) -> NamespaceSpec:
+    """Return a namespace that is handed to people."""
+    return NamespaceSpec(
+        ref=ref_of(row),
+        boundary=ref_of(boundary),
+        generation=row.generation,
+        units=units,
+        access=access,
+        cut_off=cut_off(depth),
+    )

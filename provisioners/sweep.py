@@ -1,0 +1,173 @@
+"""What is due, and doing it: the sweep alone is enough, with no broker and no dispatcher.
+
+A sweep takes due and free rows of every kind, oldest first, and runs their passes until none is left or its
+time is over; then the queue, suspensions that have ended, and providers whose snapshot is old. Rows that are
+ready and unchanged are not due and cost nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+from uuid import UUID
+
+from django.conf import settings
+from django.db.models import Q
+
+from provisioners import breaker, lease, passes, queue
+from provisioners.driver import DriverError
+from provisioners.kinds import PASSES
+from provisioners.lease import StaleLease
+from provisioners.passes import Engine
+from tenants import desired
+from tenants.actor import SYSTEM
+from tenants.models import Boundary, Endpoint, Machine, Namespace, Provider, Reconciled, Suspension, Tenant
+from tenants.operations.products import touch_gateways
+from tenants.transactions import acting
+
+log = logging.getLogger(__name__)
+
+AT_ONCE: Final = 200
+"""Rows of one kind read per round of a sweep."""
+PROVIDER: Final = "provider"
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """One row that is due and free."""
+
+    kind: str
+    pk: UUID
+
+
+def engine() -> Engine:
+    """Return the engine of a real process; its first pause after an error is a tenth of a sweep."""
+    return Engine(base_s=settings.TENANTRY_SWEEP_S / 10)
+
+
+def due(now: datetime, *, limit: int = AT_ONCE) -> list[Due]:
+    """Return rows that are due and free, per kind the longest waiting first; index-only when there are none."""
+    found: list[Due] = []
+    with acting(SYSTEM):
+        for word, kind in PASSES.items():
+            found += [Due(word, pk) for pk in _due_of(kind.model, now, limit)]
+        found += [Due(PROVIDER, pk) for pk in _due_of(Provider, now, limit, Q(enabled=True))]
+    return found
+
+
+def _due_of(model: type[Reconciled], now: datetime, limit: int, condition: Q | None = None) -> Iterator[UUID]:
+    rows = model._base_manager.filter(lease.free(now), condition or Q(), released_at__isnull=True, due_at__lte=now)
+    yield from rows.order_by("due_at").values_list("pk", flat=True)[:limit]
+
+
+def reconcile(kind: str, pk: UUID, *, engine: Engine) -> int:
+    """Run the passes of one row of any kind; return how many. Raises `LookupError` for a kind that is none."""
+    if kind == PROVIDER:
+        return look_at(pk, engine=engine)
+    return passes.run(PASSES[kind], pk, engine=engine)
+
+
+def sweep(engine: Engine, *, budget_s: float | None = None) -> int:
+    """Run everything that is due, for at most `budget_s` seconds; return how many passes were made."""
+    ends = None if budget_s is None else time.monotonic() + budget_s
+    made = 0
+    end_suspensions(engine.clock())
+    start_providers(engine.clock())
+    for _ in range(passes.MOST_STEPS):
+        round_made = 0
+        for item in due(engine.clock()):
+            if ends is not None and time.monotonic() >= ends:
+                return made + round_made
+            round_made += _safely(item, engine)
+        round_made += queue.run(engine.clock)
+        made += round_made
+        if not round_made:
+            break
+    return made
+
+
+def _safely(item: Due, engine: Engine) -> int:
+    """One row's trouble must not end the sweep of the others."""
+    try:
+        return reconcile(item.kind, item.pk, engine=engine)
+    except Exception:
+        log.exception("a pass failed and its row waits for its lease to end", extra={"kind": item.kind, "id": item.pk})
+        return 0
+
+
+# --- providers -----------------------------------------------------------------------------------------
+
+
+def start_providers(now: datetime) -> None:
+    """Make providers due that no snapshot has been taken of yet."""
+    with acting(SYSTEM):
+        Provider.objects.filter(enabled=True, released_at__isnull=True, due_at__isnull=True).update(due_at=now)
+
+
+def look_at(pk: UUID, *, engine: Engine) -> int:
+    """Take a snapshot of one provider, if it is due and nobody else does."""
+    from provisioners import inventory
+
+    with lease.claim(PROVIDER, Provider, pk, clock=engine.clock, ttl=max(engine.ttl, timedelta(seconds=5))) as claimed:
+        if claimed is None:
+            return 0
+        with acting(SYSTEM):
+            provider = Provider.objects.get(pk=pk)
+        now = engine.clock()
+        until = breaker.closed_until(provider, now)
+        again = engine.after(settings.TENANTRY_INVENTORY_S, now)
+        if until is not None:
+            again = until
+        else:
+            try:
+                inventory.run(pk, engine.driver_of(provider), now, clock=engine.clock)
+                breaker.succeeded(provider)
+            except DriverError as error:
+                log.warning("a provider could not be read: %s", error.detail, extra={"provider": provider.name})
+                breaker.failed(pk, engine.clock())
+                again = engine.backoff(provider.breaker_failures + 1, now, cap_s=settings.TENANTRY_INVENTORY_S)
+        try:
+            with acting(SYSTEM):
+                lease.apply(claimed, claimed.lock(), due_at=again, fields=[])
+        except StaleLease:
+            log.info("a snapshot outlived its lease", extra={"provider": provider.name})
+        return 1
+
+
+# --- suspensions ---------------------------------------------------------------------------------------
+
+
+def end_suspensions(now: datetime) -> int:
+    """End suspensions whose end has come, and wake what they held down; return how many."""
+    ended = 0
+    with acting(SYSTEM):
+        over = list(Suspension.objects.filter(ended_at__isnull=True, until__lte=now).values_list("pk", flat=True))
+    for pk in over:
+        with acting(SYSTEM):
+            row = Suspension.objects.select_for_update(no_key=True).filter(pk=pk, ended_at__isnull=True).first()
+            if row is None:
+                continue
+            row.ended_at = now
+            row.save(update_fields=["ended_at"])
+            Tenant.objects.filter(pk=row.tenant_id, status="suspended").update(status="active")
+            desired.happened(row.tenant, "tenant.resumed", actor=SYSTEM, at=now, nudge=False, why="its end has come")
+            wake_subtree(row.tenant, now=now)
+            ended += 1
+    return ended
+
+
+def wake_subtree(tenant: Tenant, *, now: datetime) -> None:
+    """Make every live boundary and product of a tenant and its children due; bump their gateways."""
+    below = Tenant.objects.filter(path__contains=[tenant.pk]).values("pk")
+    boundaries: set[UUID | None] = set()
+    models: tuple[Any, ...] = (Boundary, Endpoint, Machine, Namespace)
+    for model in models:
+        rows = model._base_manager.filter(tenant_id__in=below, released_at__isnull=True)
+        if model is Boundary:
+            boundaries = set(rows.values_list("pk", flat=True))
+        rows.update(due_at=now)
+    touch_gateways(sorted(boundaries, key=str), now=now)
