@@ -45,11 +45,16 @@ from tenants.states import (
 )
 from tenants.transactions import operation, refresh_visibility
 
+# fmt: off
 RESERVED: Final = frozenset(
-    "admin agent all api app auth default docs health help internal kube localhost login logout me metrics mine new "
-    "none null operator platform portal public root sandbox self static status support system tenant tenantry "
-    "tenants test undefined www".split()  # noqa: SIM905 - forty words read better as text
+    {
+        "admin", "agent", "all", "api", "app", "auth", "default", "docs", "health", "help", "internal", "kube",
+        "localhost", "login", "logout", "me", "metrics", "mine", "new", "none", "null", "operator", "platform",
+        "portal", "public", "root", "sandbox", "self", "static", "status", "support", "system", "tenant",
+        "tenantry", "tenants", "test", "undefined", "www",
+    }
 )
+# fmt: on
 """Names that would be read as something of ours."""
 _FOLDS: Final = str.maketrans({"0": "o", "1": "l", "i": "l", "5": "s", "8": "b", "-": ""})
 _SLUG: Final = re.compile(SLUG_PATTERN)
