@@ -81,6 +81,13 @@ def nudge_now(row: models.Model, *, at: datetime) -> None:
         cursor.execute("SELECT outbox_put(%s, %s, %s, %s)", [kind_of(row), row.pk, tenant_id_of(row), at])
 
 
+def respecified(row: models.Model, *, at: datetime) -> None:
+    """Bump a row's generation and make it due, without an event of its own: another row's event tells why."""
+    type(row)._base_manager.filter(pk=row.pk).update(generation=F("generation") + 1, due_at=at, failures=0)  # noqa: SLF001
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT outbox_put(%s, %s, %s, %s)", [kind_of(row), row.pk, tenant_id_of(row), at])
+
+
 def backoff(failures: int, *, base_s: float = 1.0, cap_s: float = 300.0) -> timedelta:
     """Return the pause after `failures` failed passes in a row, before jitter."""
     return timedelta(seconds=min(cap_s, base_s * 2 ** min(failures, 20)))

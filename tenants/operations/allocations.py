@@ -321,7 +321,7 @@ def boundary_for(row: Allocation, spec: AllocationSpec, at: ledger.Placed, *, ac
         .first()
     )
     if found is not None:
-        desired.changed(found, "boundary.capacity-changed", actor=actor, at=now, allocation=row.pk)
+        desired.respecified(found, at=now)
         return found
     quotas.check_demand(row.tenant, {"boundaries": 1}, during=Span(now, None), now=now, actor=actor)
     made = Boundary.objects.create(
