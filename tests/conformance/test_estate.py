@@ -112,6 +112,24 @@ def test_binding_gpu_gets_the_gpu_asked_for_and_any_legal_start(rig: Rig) -> Non
     assert len({one.start for one in seen}) == 2
 
 
+def test_a_report_that_moves_a_window_in_the_ledger_changes_no_step(rig: Rig) -> None:
+    boundary = namespace_boundary(TENANT)
+    by_gpu, by_device = unit(0, host="node-b", start=0), unit(0, start=0)
+    by_host = replace(unit(0, host="esx-b"), devices=("guess-1",), starts=(0,))
+    guessed = {
+        by_gpu: replace(by_gpu, starts=(5,)),
+        by_host: replace(by_host, devices=("seen-2",), starts=(5,)),
+    }
+
+    for before, after in guessed.items():
+        spec = endpoint(boundary, before)
+        moved = replace(spec, units=(after,))
+        assert [step.key for step in rig.driver.steps(spec)] == [step.key for step in rig.driver.steps(moved)]
+    spec = endpoint(boundary, by_device)
+    moved = replace(spec, units=(replace(by_device, starts=(5,)),))
+    assert [step.key for step in rig.driver.steps(spec)] != [step.key for step in rig.driver.steps(moved)]
+
+
 def test_binding_host_reports_the_device_late_and_then_exactly(rig: Rig) -> None:
     boundary = vm_boundary(TENANT)
     spec = machine(boundary, unit(host="esx-a"))

@@ -212,6 +212,22 @@ def test_refusal_at_power_on_is_no_capacity_and_keeps_the_machine_off(rig: Rig) 
     assert [use["name"] for use in rig.truth()] == ["other"]
 
 
+@pytest.mark.parametrize("kind", ["namespace", "vm"])
+def test_a_start_that_failed_in_its_task_gives_its_window_back(rig: Rig, kind: str) -> None:
+    boundary = namespace_boundary(TENANT) if kind == "namespace" else vm_boundary(TENANT)
+    spec = endpoint(boundary, unit(0, host="node-a" if kind == "namespace" else "esx-a"))
+    finish(rig, boundary)
+    at = "serving.replica[0]" if kind == "namespace" else "vm.power[0]"
+    rig.fault(f"start:{at}", "task-fail", error="no-capacity")
+
+    errors = [started(rig, step) for step in rig.driver.steps(spec)[:2]]
+
+    assert errors == [None, NoCapacity]
+    assert rig.truth() == []
+    assert rig.driver.snapshot().uses == ()
+    assert rig.driver.observe(spec.ref).part(at).presence == Presence.ABSENT
+
+
 def test_something_that_is_not_ours_under_our_name_is_a_conflict_and_stays_untouched(rig: Rig) -> None:
     boundary = namespace_boundary(TENANT)
     rig.foreign_object(boundary.ref.name)
