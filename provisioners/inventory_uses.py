@@ -1,0 +1,607 @@
+"""What a host's GPUs are really used for, against what the ledger holds there: which holds move, come and go.
+
+Pure: rows and observations in, `Changes` out; `inventory.py` applies them under the host's lock. Rules, in
+this order: reports of our units move or settle their holds (`host_binding`), never free one; every use that
+nobody holds is kept out of the market by a foreign hold, ours or not; nobody is evicted; a foreign hold goes
+only after two complete snapshots in a row without its use; free room of a bad GPU gets a fault hold.
+
+Fault, maintenance and guessed foreign holds are *fillers*: they yield to what is really seen and come back on
+what is left.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+from uuid import UUID
+
+from provisioners.driver import ObservedUse
+from tenants import geometry, gpu_catalogue, host_binding
+from tenants.findings import STRAY_USE, Seen
+from tenants.host_plans import MOVING, STRAY, runs
+from tenants.models import GpuDevice, Hold, Host
+from tenants.states import Binding, HoldKind
+
+FAULT_NOTE: Final = "faulty GPU"
+GUESS: Final = " (place not reported)"
+"""Ends the note of a foreign hold whose device or start the provider does not say."""
+FILLERS: Final = frozenset({HoldKind.FAULT.value, HoldKind.MAINTENANCE.value})
+
+FOREIGN_ON_HOLD: Final = "foreign-use-on-hold"
+WRONG_DEVICE: Final = "wrong-device"
+DUPLICATE_USE: Final = "duplicate-use"
+UNEXPLAINED: Final = "unexplained-report"
+UNPLACEABLE_USE: Final = "use-without-place"
+OVERCOMMITTED: Final = "host-overcommitted"
+KINDS: Final = frozenset(
+    {FOREIGN_ON_HOLD, STRAY_USE, WRONG_DEVICE, DUPLICATE_USE, UNEXPLAINED, UNPLACEABLE_USE, OVERCOMMITTED}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """One hold to put on room that nobody has."""
+
+    kind: HoldKind
+    device: UUID
+    start: int
+    size: int
+    note: str
+    vcpu: int = 0
+    memory_gib: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class UnitFact:
+    """What our rows say of a unit that runs on a host where it holds nothing."""
+
+    live: bool
+    """Not released."""
+    holds_on: str = ""
+    """Name of the host it holds a window of, `""` without one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What to do to one host's holds, in the order drops, moves, puts."""
+
+    drops: tuple[UUID, ...] = ()
+    moves: tuple[dict[str, Any], ...] = ()
+    """Entries of `ledger.rebind`."""
+    puts: tuple[Put, ...] = ()
+    absent: frozenset[UUID] = frozenset()
+    """Foreign holds whose use was not seen this time."""
+    findings: tuple[Seen, ...] = ()
+
+    @property
+    def any(self) -> bool:
+        """Whether the ledger would change."""
+        return bool(self.drops or self.moves or self.puts)
+
+
+def plan(
+    host: Host,
+    devices: Sequence[GpuDevice],
+    holds: Sequence[Hold],
+    uses: Iterable[ObservedUse],
+    *,
+    units: Mapping[UUID, UnitFact],
+    left: Collection[UUID] = (),
+    absent_before: Collection[UUID] = (),
+    complete: bool = True,
+) -> Changes:
+    """Compare what is seen on one host with its holds.
+
+    `devices` are the host's live GPUs, `holds` all its holds, `units` the facts about units of ours seen here
+    that hold nothing here, `left` those of them that left after the snapshot was taken, `absent_before` the
+    `absent` of the last complete snapshot. Without `complete` nothing is concluded from absence.
+    """
+    work = _HostWork(host, devices, holds, units=units, left=frozenset(left))
+    work.sort_uses(dict.fromkeys(uses))
+    work.confirm()
+    work.rebind(complete=complete)
+    work.cover()
+    work.guess()
+    work.share_room()
+    work.let_go(frozenset(absent_before), complete=complete)
+    work.mark_faults()
+    return work.changes()
+
+
+@dataclass(slots=True)
+class _Loose:
+    """One window in use that nobody holds."""
+
+    use: ObservedUse
+    device: GpuDevice | None
+    duplicate: bool = False
+
+    @property
+    def exact(self) -> bool:
+        return self.device is not None and (self.use.start is not None or self.use.size == self.device.slots)
+
+    @property
+    def start(self) -> int:
+        return self.use.start or 0
+
+    @property
+    def mask(self) -> int:
+        return geometry.window_mask(self.start, self.use.size)
+
+    @property
+    def note(self) -> str:
+        return f"{STRAY}{self.use.unit}" if self.use.unit is not None else self.use.name[:280]
+
+    @property
+    def notes(self) -> frozenset[str]:
+        """Notes of holds that stand for this use."""
+        return (
+            frozenset({self.note, f"{MOVING}{self.use.unit}"}) if self.use.unit is not None else frozenset({self.note})
+        )
+
+
+@dataclass(slots=True)
+class _HostWork:
+    """The comparison in progress."""
+
+    host: Host
+    devices: Sequence[GpuDevice]
+    holds: Sequence[Hold]
+    units: Mapping[UUID, UnitFact]
+    left: frozenset[UUID]
+    reports: dict[UUID, host_binding.Report] = field(default_factory=dict)
+    """Tenant hold → what was said of it."""
+    loose: list[_Loose] = field(default_factory=list)
+    confirmed: set[UUID] = field(default_factory=set)
+    """Foreign holds whose use is seen."""
+    drops: dict[UUID, None] = field(default_factory=dict)
+    moves: dict[UUID, dict[str, Any]] = field(default_factory=dict)
+    puts: list[Put] = field(default_factory=list)
+    absent: set[UUID] = field(default_factory=set)
+    findings: list[Seen] = field(default_factory=list)
+    by_ref: dict[str, GpuDevice] = field(init=False)
+    by_number: dict[int, GpuDevice] = field(init=False)
+    tenant_holds: list[Hold] = field(init=False)
+    at: dict[UUID, tuple[int, int]] = field(init=False)
+    """Hold → (device number, start) as it will be."""
+    room: dict[str, int] = field(init=False)
+    """vCPU and memory of the host that is still free."""
+
+    def __post_init__(self) -> None:
+        self.by_ref = {device.provider_ref: device for device in self.devices}
+        self.by_number = {device.number: device for device in self.devices}
+        self.tenant_holds = [hold for hold in self.holds if hold.kind == HoldKind.TENANT.value]
+        self.at = {hold.pk: (hold.device_number, hold.start) for hold in self.holds}
+        self.room = {"vcpu": self.host.free_vcpu, "memory_gib": self.host.free_memory_gib}
+
+    # --- whose use is it ---------------------------------------------------------------------------
+
+    def sort_uses(self, uses: Iterable[ObservedUse]) -> None:
+        """Tell reports of units that hold here from uses that nobody holds."""
+        of_unit: dict[UUID, list[Hold]] = defaultdict(list)
+        for hold in sorted(self.tenant_holds, key=lambda h: (h.device_number, h.start)):
+            if hold.unit_id is not None:
+                of_unit[hold.unit_id].append(hold)
+        seen: dict[UUID, list[ObservedUse]] = defaultdict(list)
+        for use in uses:
+            if use.size <= 0:
+                continue
+            if use.unit is not None and use.unit in of_unit:
+                seen[use.unit].append(use)
+            else:
+                self.loose.append(_Loose(use, self.by_ref.get(use.device)))
+        for unit, found in seen.items():
+            self._match(unit, of_unit[unit], found)
+
+    def _match(self, unit: UUID, holds: list[Hold], uses: list[ObservedUse]) -> None:
+        """Pair the windows a unit is seen with and those it holds, the surest pairs first."""
+        rest, left = list(holds), list(uses)
+        for sure in (3, 2, 0):
+            for use in list(left):
+                hold = next((h for h in rest if h.profile == use.profile and self._likeness(h, use) >= sure), None)
+                if hold is not None:
+                    rest.remove(hold)
+                    left.remove(use)
+                    self._report(unit, hold, use)
+        for use in left:
+            self.loose.append(_Loose(use, self.by_ref.get(use.device), duplicate=True))
+
+    def _likeness(self, hold: Hold, use: ObservedUse) -> int:
+        device = self.by_ref.get(use.device)
+        if device is None or device.number != hold.device_number:
+            return 0
+        return 3 if use.start in {None, hold.start} else 2
+
+    def _report(self, unit: UUID, hold: Hold, use: ObservedUse) -> None:
+        if not use.device:
+            return
+        device = self.by_ref.get(use.device)
+        elsewhere = device is None or device.number != hold.device_number
+        binding = self.host.binding
+        wrong = (elsewhere and binding != Binding.HOST.value) or (
+            binding == Binding.DEVICE.value and use.start not in {None, hold.start}
+        )
+        if device is None or wrong:
+            # The provider was told the device and did not honour it, or names one that we do not know: the hold
+            # stays, and the window that is really used is kept from others.
+            self.findings.append(
+                Seen(
+                    WRONG_DEVICE,
+                    str(unit),
+                    f"Unit {unit} is reported on {use.device} of {self.host.name}, which is not where it was put.",
+                    host=self.host.pk,
+                    device=device.pk if device else None,
+                    blocks_placement=True,
+                    data={"reported": use.device, "start": use.start},
+                )
+            )
+            if device is not None:
+                self.loose.append(_Loose(use, device))
+            return
+        self.reports[hold.pk] = host_binding.Report(str(hold.pk), device.number, use.start)
+
+    # --- foreign holds that are seen ---------------------------------------------------------------
+
+    def confirm(self) -> None:
+        """Mark the foreign holds whose use is seen where they lie."""
+        for loose in self.loose:
+            if not loose.exact or loose.device is None:
+                continue
+            for hold in self._foreign(loose.notes, loose.device.number):
+                mask = geometry.window_mask(hold.start, hold.size)
+                if mask & ~loose.mask == 0:
+                    self.confirmed.add(hold.pk)
+
+    def _foreign(self, notes: Collection[str], number: int | None = None) -> Iterator[Hold]:
+        for hold in self.holds:
+            if (
+                hold.kind == HoldKind.FOREIGN.value
+                and hold.note in notes
+                and hold.pk not in self.drops
+                and number in {None, hold.device_number}
+            ):
+                yield hold
+
+    # --- reports -----------------------------------------------------------------------------------
+
+    def rebind(self, *, complete: bool) -> None:
+        """Move and settle tenant holds as reported."""
+        for product_id, group in self._groups():
+            numbers = {device.number for device in group}
+            held = [hold for hold in self.tenant_holds if hold.device_number in numbers]
+            said = [self.reports[hold.pk] for hold in held if hold.pk in self.reports]
+            if not any(self._news(hold) for hold in held):
+                continue
+            if all(self._agrees(hold) and not self._displaced(hold) for hold in held):
+                windows = {str(hold.pk): self.at[hold.pk] for hold in held}
+            else:
+                answer = host_binding.explain_report(
+                    product_id,
+                    [self._open_gpu(device, complete=complete) for device in group],
+                    [
+                        host_binding.HeldUnit(str(h.pk), h.profile, h.device_number, h.start, exact=h.settled)
+                        for h in held
+                    ],
+                    said,
+                )
+                if isinstance(answer, host_binding.Unexplained):
+                    self._unexplained(product_id, group, answer)
+                    continue
+                windows = dict(answer.windows)
+            for hold in held:
+                self._move(hold, windows[str(hold.pk)])
+
+    def _groups(self) -> Iterator[tuple[str, list[GpuDevice]]]:
+        """GPUs among which the provider may choose: all of a product, or one by one where we name the GPU."""
+        by_product: dict[str, list[GpuDevice]] = defaultdict(list)
+        for device in self.devices:
+            by_product[device.product].append(device)
+        for product_id, group in sorted(by_product.items()):
+            if self.host.binding == Binding.HOST.value:
+                yield product_id, group
+            else:
+                yield from ((product_id, [device]) for device in group)
+
+    def _news(self, hold: Hold) -> bool:
+        if self._displaced(hold):
+            return True
+        return hold.pk in self.reports and (not self._agrees(hold) or (self._settles(hold) and not hold.settled))
+
+    def _displaced(self, hold: Hold) -> bool:
+        """Whether a hold that is only our guess lies where somebody else is seen."""
+        if hold.settled:
+            return False
+        mask = geometry.window_mask(hold.start, hold.size)
+        return any(
+            loose.exact and loose.device is not None and loose.device.number == hold.device_number and loose.mask & mask
+            for loose in self.loose
+        )
+
+    def _agrees(self, hold: Hold) -> bool:
+        report = self.reports.get(hold.pk)
+        return report is None or (report.device == hold.device_number and report.start in {None, hold.start})
+
+    def _settles(self, hold: Hold) -> bool:
+        """Whether the report leaves no choice of where the hold lies."""
+        report = self.reports.get(hold.pk)
+        if report is None or report.device is None:
+            return False
+        device = self.by_number[report.device]
+        return report.start is not None or len(geometry.legal_masks(device.product, hold.profile)) == 1
+
+    def _open_gpu(self, device: GpuDevice, *, complete: bool) -> host_binding.Gpu:
+        """Return what of a GPU units may have: all but what others are really seen to use."""
+        taken = 0
+        for hold in self.holds:
+            if hold.device_number != device.number or hold.kind == HoldKind.TENANT.value or _yields(hold):
+                continue
+            if hold.kind != HoldKind.FOREIGN.value or hold.pk in self.confirmed or not complete:
+                taken |= geometry.window_mask(hold.start, hold.size)
+        for loose in self.loose:
+            if loose.exact and loose.device is device:
+                taken |= loose.mask
+        return host_binding.Gpu(device.number, geometry.full_mask(device.product) & ~taken)
+
+    def _unexplained(self, product_id: str, group: Sequence[GpuDevice], answer: host_binding.Unexplained) -> None:
+        one = group[0] if len(group) == 1 and self.host.binding != Binding.HOST.value else None
+        self.findings.append(
+            Seen(
+                UNEXPLAINED,
+                f"{self.host.provider_ref}/{one.provider_ref if one else product_id}",
+                f"What {self.host.name} reports of its {product_id} fits no legal packing: {answer.reason}.",
+                host=self.host.pk,
+                device=one.pk if one else None,
+                blocks_placement=True,
+                data={"holds": list(answer.units)},
+            )
+        )
+
+    def _move(self, hold: Hold, to: tuple[int, int]) -> None:
+        settled = self._settles(hold)
+        if to == self.at[hold.pk] and (hold.settled or not settled):
+            return
+        self.moves[hold.pk] = {
+            "hold": str(hold.pk),
+            "device": str(self.by_number[to[0]].pk),
+            "start": to[1],
+            "settled": settled,
+        }
+        self.at[hold.pk] = to
+        self._make_way(to[0], geometry.window_mask(to[1], hold.size))
+
+    # --- uses that nobody holds --------------------------------------------------------------------
+
+    def cover(self) -> None:
+        """Put foreign holds over windows in use that nobody holds; what a tenant holds there is a finding."""
+        for loose in self.loose:
+            if loose.use.unit is not None:
+                self._tell_stray(loose)
+            if loose.exact and loose.device is not None and loose.use.unit not in self.left:
+                self._cover_one(loose, loose.device)
+
+    def _cover_one(self, loose: _Loose, device: GpuDevice) -> None:
+        want = loose.mask & geometry.full_mask(device.product)
+        tenants = self._held(device.number, {HoldKind.TENANT.value, HoldKind.RESERVED.value})
+        if want & tenants:
+            self.findings.append(
+                Seen(
+                    FOREIGN_ON_HOLD,
+                    f"{self.host.provider_ref}/{device.provider_ref}/{loose.start}/{loose.note}",
+                    f"{loose.use.name} uses slots {loose.start} to {loose.start + loose.use.size - 1} of "
+                    f"{device.provider_ref} on {self.host.name}, where a tenant holds room.",
+                    host=self.host.pk,
+                    device=device.pk,
+                    data={"name": loose.use.name, "start": loose.start, "size": loose.use.size},
+                )
+            )
+        old_guess = next(self._foreign({loose.note + GUESS}), None)
+        if old_guess is not None:  # now its place is told
+            self._drop(old_guess)
+        have = self._mask_of(hold for hold in self._foreign(loose.notes, device.number) if hold.pk in self.confirmed)
+        missing = want & ~have & ~tenants
+        if missing:
+            self._make_way(device.number, missing)
+            missing &= ~self._held(device.number, None)
+            for start, size in runs(missing):
+                self.puts.append(Put(HoldKind.FOREIGN, device.pk, start, size, loose.note))
+
+    def _tell_stray(self, loose: _Loose) -> None:
+        use = loose.use
+        if use.unit is None or use.unit in self.left:
+            return
+        if loose.duplicate:
+            self.findings.append(
+                Seen(
+                    DUPLICATE_USE,
+                    f"{use.unit}/{self.host.provider_ref}",
+                    f"Unit {use.unit} is seen with more windows on {self.host.name} than it holds, or another profile.",
+                    host=self.host.pk,
+                    data={"device": use.device, "start": use.start, "profile": use.profile},
+                )
+            )
+            return
+        fact = self.units.get(use.unit)
+        if fact is None or any(hold.note.startswith(MOVING) for hold in self._foreign(loose.notes)):
+            return  # fact None: it holds here (a wrong device was told above), or nothing is known yet
+        where = f"its room is held on {fact.holds_on}" if fact.holds_on else "it holds no room"
+        self.findings.append(
+            Seen(
+                STRAY_USE,
+                f"{use.unit}/{self.host.provider_ref}",
+                f"{use.name} runs on {self.host.name}, but {where}." if fact.live
+                else f"{use.name} runs on {self.host.name}, but its owner is gone or unknown.",
+                host=self.host.pk,
+                data={"unit": str(use.unit), "name": use.name, "live": fact.live},
+            )
+        )  # fmt: skip
+
+    def share_room(self) -> None:
+        """Give the holds of each foreign use the vCPU and memory it takes, as far as the host has it."""
+        wanted: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+        notes: dict[str, frozenset[str]] = {}
+        for loose in self.loose:
+            if loose.use.unit not in self.left:
+                wanted[loose.note][0] += loose.use.vcpu
+                wanted[loose.note][1] += loose.use.memory_gib
+                notes[loose.note] = loose.notes | {loose.note + GUESS}
+        for note, (vcpu, memory) in sorted(wanted.items()):
+            mine = [hold for hold in self._foreign(notes[note]) if hold.pk in self.confirmed]
+            have = (sum(hold.vcpu for hold in mine), sum(hold.memory_gib for hold in mine))
+            can = (
+                max(0, min(vcpu, have[0] + self.room["vcpu"])),
+                max(0, min(memory, have[1] + self.room["memory_gib"])),
+            )
+            if can != (vcpu, memory):
+                self._overcommitted(note, vcpu, memory)
+            if can == have:
+                continue
+            for hold in mine:  # made anew, with another amount
+                self._drop(hold)
+                device = self.by_number[hold.device_number]
+                self.puts.append(Put(HoldKind.FOREIGN, device.pk, hold.start, hold.size, hold.note))
+            first = next((n for n, put in enumerate(self.puts) if put.note in notes[note]), None)
+            if first is None:
+                continue
+            put = self.puts[first]
+            self.puts[first] = Put(put.kind, put.device, put.start, put.size, put.note, *can)
+            self.room["vcpu"] -= can[0]
+            self.room["memory_gib"] -= can[1]
+
+    def _overcommitted(self, note: str, vcpu: int, memory: int) -> None:
+        self.findings.append(
+            Seen(
+                OVERCOMMITTED,
+                f"{self.host.provider_ref}/{note}",
+                f"{note} takes {vcpu} vCPU and {memory} GiB on {self.host.name}, more than our holds leave of it.",
+                host=self.host.pk,
+            )
+        )
+
+    def guess(self) -> None:
+        """Give uses whose place is not told a legal window; without one nothing new goes to the host."""
+        for loose in self.loose:
+            if loose.exact or loose.use.unit in self.left:
+                continue
+            note = loose.note + GUESS
+            # One that was exact before the provider fell silent will do as well.
+            old = next(
+                (
+                    hold
+                    for hold in self._foreign({note, *loose.notes}, loose.device.number if loose.device else None)
+                    if hold.pk not in self.confirmed and hold.size == loose.use.size
+                ),
+                None,
+            )
+            if old is not None:
+                self.confirmed.add(old.pk)
+                continue
+            place = self._legal_place(loose)
+            if place is None:
+                self.findings.append(
+                    Seen(
+                        UNPLACEABLE_USE,
+                        f"{self.host.provider_ref}/{loose.note}/{loose.use.profile or 'whole'}",
+                        f"{loose.use.name} uses {loose.use.profile or 'a whole GPU'} somewhere on {self.host.name}, "
+                        "and our holds leave no legal place for it.",
+                        host=self.host.pk,
+                        blocks_placement=True,
+                    )
+                )
+                continue
+            device, start = place
+            self.puts.append(Put(HoldKind.FOREIGN, device.pk, start, loose.use.size, note))
+
+    def _legal_place(self, loose: _Loose) -> tuple[GpuDevice, int] | None:
+        """Return the window by the published ranking, fullest GPU first."""
+        best: tuple[int, int, int] | None = None
+        found: tuple[GpuDevice, int] | None = None
+        for device in [loose.device] if loose.device is not None else self.devices:
+            try:
+                size = gpu_catalogue.profile(device.product, loose.use.profile).size
+            except gpu_catalogue.UnknownProfile:
+                continue
+            free = geometry.full_mask(device.product) & ~self._held(device.number, None)
+            start = geometry.best_start(device.product, loose.use.profile, free)
+            if start is None or size != loose.use.size:
+                continue
+            rank = (free.bit_count(), geometry.loss(device.product, free, geometry.window_mask(start, size)), -start)
+            if best is None or rank < best:
+                best, found = rank, (device, start)
+        return found
+
+    def let_go(self, absent_before: frozenset[UUID], *, complete: bool) -> None:
+        """Drop foreign holds whose use was missing twice; remember those missing once."""
+        for hold in self.holds:
+            if hold.kind != HoldKind.FOREIGN.value or hold.pk in self.confirmed or hold.pk in self.drops:
+                continue
+            if not complete:
+                self.absent |= {hold.pk} & absent_before
+            elif hold.pk in absent_before:
+                self._drop(hold)
+            else:
+                self.absent.add(hold.pk)
+
+    # --- faults ------------------------------------------------------------------------------------
+
+    def mark_faults(self) -> None:
+        """Keep the free part of a bad GPU out of the market, and give it back when the GPU is well again."""
+        for device in self.devices:
+            if device.healthy:
+                for hold in self.holds:
+                    if hold.device_number == device.number and hold.kind == HoldKind.FAULT.value:
+                        self._drop(hold)
+                continue
+            free = geometry.full_mask(device.product) & ~self._held(device.number, None)
+            for start, size in runs(free):
+                self.puts.append(Put(HoldKind.FAULT, device.pk, start, size, FAULT_NOTE))
+
+    # --- masks -------------------------------------------------------------------------------------
+
+    def _held(self, number: int, kinds: Collection[str] | None) -> int:
+        """Return the mask of a GPU that holds (of `kinds`, or any, dated ones too) will take after the changes."""
+        taken = 0
+        for hold in self.holds:
+            device, start = self.at[hold.pk]
+            if device == number and hold.pk not in self.drops and (kinds is None or hold.kind in kinds):
+                taken |= geometry.window_mask(start, hold.size)
+        if kinds is None:
+            device_id = self.by_number[number].pk
+            for put in self.puts:
+                if put.device == device_id:
+                    taken |= geometry.window_mask(put.start, put.size)
+        return taken
+
+    def _mask_of(self, holds: Iterable[Hold]) -> int:
+        taken = 0
+        for hold in holds:
+            taken |= geometry.window_mask(hold.start, hold.size)
+        return taken
+
+    def _make_way(self, number: int, mask: int) -> None:
+        """Drop what yields and what is not seen any more from a window that is really used."""
+        for hold in self.holds:
+            if hold.device_number != number or hold.kind == HoldKind.TENANT.value or hold.pk in self.confirmed:
+                continue
+            if geometry.window_mask(hold.start, hold.size) & mask and (
+                _yields(hold) or hold.kind == HoldKind.FOREIGN.value
+            ):
+                self._drop(hold)
+
+    def _drop(self, hold: Hold) -> None:
+        if hold.pk not in self.drops:
+            self.drops[hold.pk] = None
+            self.room["vcpu"] += hold.vcpu
+            self.room["memory_gib"] += hold.memory_gib
+
+    def changes(self) -> Changes:
+        """Return what was found out."""
+        moves = tuple(self.moves[pk] for pk in sorted(self.moves))
+        return Changes(
+            tuple(self.drops), moves, tuple(self.puts), frozenset(self.absent - set(self.drops)), tuple(self.findings)
+        )
+
+
+def _yields(hold: Hold) -> bool:
+    return hold.kind in FILLERS or (hold.kind == HoldKind.FOREIGN.value and hold.note.endswith(GUESS))

@@ -1,0 +1,143 @@
+"""Findings: what does not fit together and needs a person. One open row per (kind, subject).
+
+Passes say with `sync` all that they see at once: new findings open, known ones move `last_seen_at`, those no
+longer seen close by themselves. Plain functions inside the caller's transaction. An ignored finding stays
+open and silent as long as it is seen, so that the same thing is not reported again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final
+from uuid import UUID
+
+from tenants import desired
+from tenants.actor import SYSTEM
+from tenants.models import Finding
+
+ORPHAN: Final = "orphan"
+"""An object with our mark that belongs to no live row; an operator may have it deleted."""
+STRAY_USE: Final = "stray-use"
+"""A unit of ours that runs where it holds nothing; an operator may have its window adopted."""
+SEEN_EVERY: Final = timedelta(minutes=1)
+"""`last_seen_at` is moved no oftener: a provider with old findings is still an idle one."""
+NOT_SHOWN: Final = "no longer seen"
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One thing found now."""
+
+    kind: str
+    subject: str
+    """Stable key; at most 300 characters."""
+    detail: str
+    host: UUID | None = None
+    device: UUID | None = None
+    blocks_placement: bool = False
+    """Nothing new is placed on the device (or the host, without one) while it is open."""
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """What a sync changed."""
+
+    opened: int = 0
+    changed: int = 0
+    closed: int = 0
+
+    @property
+    def any(self) -> bool:
+        """Whether a row that placement or people look at changed."""
+        return bool(self.opened or self.changed or self.closed)
+
+
+def sync(
+    provider: UUID, seen: Iterable[Seen], *, kinds: frozenset[str], complete: bool, now: datetime, keep: int = 500
+) -> Synced:
+    """Bring the open findings of `kinds` of a provider in line with what is seen.
+
+    Without `complete` nothing is closed: absence then means nothing. At most `keep` new ones open at once; a
+    provider that has gone mad fills no table.
+    """
+    wanted = {(item.kind, item.subject[:300]): item for item in seen}
+    known = {
+        (row.kind, row.subject): row
+        for row in Finding.objects.filter(provider_id=provider, kind__in=kinds, resolved_at__isnull=True)
+    }
+    opened = changed = closed = 0
+    stale: list[UUID] = []
+    for key, item in sorted(wanted.items()):
+        row = known.get(key)
+        if row is None:
+            if opened < keep:
+                _open(provider, item, now=now)
+                opened += 1
+        elif _differs(row, item):
+            _change(row, item, now=now)
+            changed += 1
+        elif now - row.last_seen_at >= SEEN_EVERY:
+            stale.append(row.pk)
+    if stale:
+        Finding.objects.filter(pk__in=stale).update(last_seen_at=now)
+    if complete:
+        for key, row in sorted(known.items()):
+            if key not in wanted:
+                close(row, NOT_SHOWN, now=now)
+                closed += 1
+    return Synced(opened, changed, closed)
+
+
+def close(row: Finding, resolution: str, *, now: datetime) -> bool:
+    """Resolve an open finding; False when somebody else did."""
+    moved = Finding.objects.filter(pk=row.pk, resolved_at__isnull=True).update(
+        resolved_at=now, resolution=resolution[:500], version=row.version + 1
+    )
+    if moved:
+        row.resolved_at, row.resolution = now, resolution[:500]
+        desired.happened(row, "finding.closed", actor=SYSTEM, at=now, nudge=False, resolution=resolution[:200])
+    return bool(moved)
+
+
+def ignored(row: Finding) -> bool:
+    """Whether a person said that this one is known and all right."""
+    return "ignored" in row.data
+
+
+def _open(provider: UUID, item: Seen, *, now: datetime) -> None:
+    row = Finding.objects.create(
+        kind=item.kind,
+        provider_id=provider,
+        host_id=item.host,
+        device_id=item.device,
+        subject=item.subject[:300],
+        detail=item.detail[:1000],
+        data=dict(item.data),
+        blocks_placement=item.blocks_placement,
+        first_seen_at=now,
+        last_seen_at=now,
+    )
+    desired.happened(row, "finding.opened", actor=SYSTEM, at=now, nudge=False, finding=item.kind, detail=row.detail)
+
+
+def _differs(row: Finding, item: Seen) -> bool:
+    blocks = item.blocks_placement and not ignored(row)
+    return (
+        row.detail != item.detail[:1000]
+        or row.blocks_placement != blocks
+        or row.host_id != item.host
+        or row.device_id != item.device
+    )
+
+
+def _change(row: Finding, item: Seen, *, now: datetime) -> None:
+    row.detail, row.host_id, row.device_id = item.detail[:1000], item.host, item.device
+    row.blocks_placement = item.blocks_placement and not ignored(row)
+    row.data = {**item.data, **{key: row.data[key] for key in ("ignored", "action") if key in row.data}}
+    row.last_seen_at, row.version = now, row.version + 1
+    row.save(
+        update_fields=["detail", "host", "device", "blocks_placement", "data", "last_seen_at", "version"],
+    )
