@@ -24,6 +24,7 @@ from controlplane.embedded.errors import EmbeddedError
 from controlplane.embedded.places import state_dir
 
 ROOT = Path(__file__).resolve().parents[2]
+_PIP_OPTIONS = ("--progress-bar", "off")
 _PIP_ENVIRON = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1", "PIP_ROOT_USER_ACTION": "ignore"}
 
 
@@ -85,37 +86,39 @@ class VirtualEnvironment:
                     f"no virtual environment could be made:\n{(made.stdout + made.stderr).strip()}",
                     mend=machine.ensurepip().mend or f"rm -r {self.folder}, then start this again",
                 )
+        if not self._runs("pip"):  # made by another tool, which left pip out
+            self._module("ensurepip", "--upgrade")
         lock = self.lock(dev=dev)
         count = len(re.findall(r"(?m)^[A-Za-z0-9][\w.\-\[\],]*==", lock.read_text()))
         say(f"dependencies         {lock.name}, up to {count} packages with their hashes")
-        self._pip("install", "--require-hashes", "-r", str(lock), count=count)
-        self._pip("install", "--no-deps", "--no-build-isolation", "-e", str(self.root))
+        self._module("pip", "install", *_PIP_OPTIONS, "--require-hashes", "-r", str(lock), count=count)
+        self._module("pip", "install", *_PIP_OPTIONS, "--no-deps", "--no-build-isolation", "-e", str(self.root))
         stamp = {"level": "dev" if dev else "product", "fingerprint": self.fingerprint(dev=dev)}
         (self.folder / "tenantry-setup.json").write_text(json.dumps(stamp) + "\n")
         say(f"set up in            {time.monotonic() - began:.0f} s")
 
-    def _runs(self) -> bool:
-        """Whether the interpreter is there, starts, is of our version and has pip."""
-        question = f"import sys, pip; sys.exit(sys.version_info[:2] != {sys.version_info[:2]!r})"
+    def _runs(self, module: str = "sys") -> bool:
+        """Whether the interpreter is there, starts, is of our version and has `module`."""
+        question = f"import sys, {module}; sys.exit(sys.version_info[:2] != {sys.version_info[:2]!r})"
         try:
             return subprocess.run([self.python, "-c", question], capture_output=True, check=False).returncode == 0
         except OSError:
             return False
 
-    def _pip(self, *arguments: str, count: int = 0) -> None:
-        """Run pip; on a terminal count the packages as they come."""
+    def _module(self, *words: str, count: int = 0) -> None:
+        """Run a module of the environment, as pip; on a terminal count the packages as they come."""
         last: deque[str] = deque(maxlen=15)
         seen, live = 0, sys.stdout.isatty()
         with subprocess.Popen(
-            [self.python, "-m", "pip", *arguments, "--progress-bar", "off"],
+            [self.python, "-m", *words],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             cwd=self.root,
             env=os.environ | _PIP_ENVIRON,
-        ) as pip:
-            assert pip.stdout is not None
-            for line in pip.stdout:
+        ) as child:
+            assert child.stdout is not None
+            for line in child.stdout:
                 last.append(line.rstrip())
                 seen += line.startswith(("Collecting ", "Requirement already satisfied"))
                 if live and count:
@@ -123,9 +126,9 @@ class VirtualEnvironment:
                     print(f"\r  {doing:<20}", end="", flush=True)
         if live and count:
             print("\r" + " " * 24 + "\r", end="", flush=True)
-        if pip.returncode != 0:
+        if child.returncode != 0:
             raise EmbeddedError(
-                "pip failed:\n" + "\n".join(last),
+                f"{words[0]} failed:\n" + "\n".join(last),
                 mend="see that pip reaches its package index (`pip config list`), then start this again",
             )
 

@@ -180,7 +180,7 @@ def stamp(environment, *, dev):
 
 
 def test_a_set_up_is_repeated_only_when_its_lock_changed_or_more_is_asked(checkout, monkeypatch):
-    monkeypatch.setattr(VirtualEnvironment, "_runs", lambda _: True)
+    monkeypatch.setattr(VirtualEnvironment, "_runs", lambda *_: True)
     before = checkout.is_complete(dev=False)
     stamp(checkout, dev=False)
     after, more = checkout.is_complete(dev=False), checkout.is_complete(dev=True)
@@ -201,7 +201,7 @@ def test_a_set_up_whose_interpreter_is_gone_is_not_complete(checkout):
 
 def test_a_failing_pip_shows_its_last_words_and_leaves_no_stamp(checkout, monkeypatch):
     stamp(checkout, dev=False)
-    monkeypatch.setattr(VirtualEnvironment, "_runs", lambda _: True)
+    monkeypatch.setattr(VirtualEnvironment, "_runs", lambda *_: True)
     checkout.python.unlink()
     checkout.python.write_text("#!/bin/sh\necho 'ERROR: THESE PACKAGES DO NOT MATCH THE HASHES'\nexit 1\n")
     checkout.python.chmod(0o755)
