@@ -200,7 +200,7 @@ def _claim_uid(work: Work, uid: str) -> None:
 def _begin_power(work: Work) -> None:
     workload = work.machine()
     if work.payload["power"] == "on" and not workload.running:
-        # A new uid of the same window may have been written since the clone: what counts is the unit now.
+        # What counts is the unit as it is now: its window may have been chosen anew since the clone.
         unit = work.payload["unit"]
         workload.devices, workload.starts = list(unit["devices"]), list(unit["starts"])
         _occupy(work, workload)

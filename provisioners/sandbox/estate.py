@@ -57,6 +57,8 @@ class Estate:
         self.url = url.rstrip("/")
         self.tokens: dict[str, Secret] = {}
         """Gateway uid → one-time token, until its gateway has enrolled or ended."""
+        self.late_s = 0.0
+        """How much later the answer of the last call is to go out; whoever serves it waits and sets it to 0."""
         self._clock = clock
         self._running = {task.uid for task in state.tasks.values() if task.state == "running"}
         self._pruned_at = clock()
@@ -452,6 +454,9 @@ class Estate:
 
     def _answer(self, call: str, act: Callable[[], T]) -> T:
         """Do a call as faults allow: fail before it, do it, or do it and lose the answer."""
+        slow = faults.strike(self.state, call, "slow")
+        if slow is not None:
+            self.late_s = slow.seconds
         fault = faults.strike(self.state, call, "fail", "hang", "lost-answer")
         if fault is None:
             return act()

@@ -5,6 +5,7 @@ A fault matches a call by pattern (`fnmatch`) on words such as `start:vm.power[0
 
 - `fail`: the call fails with `error` and does nothing;
 - `lost-answer`: the call does its work, the caller gets a `TransientDriverError`;
+- `slow`: the call does its work and the answer comes `seconds` later;
 - `hang`: no answer for `seconds` (before or, with `after_effect`, after the work), then as `lost-answer`;
 - `task-fail`: the call succeeds, its task ends failed with `error` (refused at power-on, for example);
 - `delay`: the task takes `seconds` longer;
@@ -42,7 +43,7 @@ ERRORS: Final[Mapping[str, type[DriverError]]] = {
 """Error class by the word used in faults, tasks and answers."""
 EFFECTS: Final = frozenset(
     {
-        "fail", "lost-answer", "hang", "task-fail", "delay", "forget",
+        "fail", "lost-answer", "slow", "hang", "task-fail", "delay", "forget",
         "stale", "duplicates", "wrong-report", "no-report",
     }
 )  # fmt: skip

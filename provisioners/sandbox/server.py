@@ -140,9 +140,11 @@ class Server:
                 return _problem({"error": "rejected", "detail": "the body is no JSON object"}, 400)
             hang: Hanging | None = None
             answer: Any = None
+            late_s = 0.0
             try:
                 with self._hosting.using(request.match_info["estate"]) as estate:
                     answer = act(estate, request, body)
+                    late_s, estate.late_s = estate.late_s, 0.0
             except Hanging as error:
                 hang = error
             except DriverError as error:
@@ -155,6 +157,8 @@ class Server:
             if hang is not None:
                 await asyncio.sleep(min(hang.seconds, LONGEST_HANG_S))
                 return _problem({"error": "transient", "detail": "the sandbox was told to hang"}, 504)
+            if late_s > 0:
+                await asyncio.sleep(min(late_s, LONGEST_HANG_S))
             if isinstance(answer, _Ready):
                 return web.Response(body=bytes(answer), content_type="application/json")
             return web.json_response(answer, status=202 if isinstance(answer, dict) and "handle" in answer else 200)

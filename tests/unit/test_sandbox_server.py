@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
@@ -252,3 +253,19 @@ def test_a_server_that_is_not_there_is_transient() -> None:
         driver.snapshot()
     assert "sesame" not in repr(driver)
     driver.close()
+
+
+def test_a_slow_call_answers_late_and_holds_up_no_other(server: SandboxThread, rig: HttpRig) -> None:
+    estate = rig._url.rpartition("/")[2]
+    hasty = SandboxDriver(server.url, token=Secret(SandboxThread.TOKEN), estate=estate, deadline_s=0.2)
+    rig.fault("capabilities", "slow", seconds=0.5, times=2)
+
+    with pytest.raises(TransientDriverError, match="no answer in time"):
+        hasty.capabilities()
+    began = time.perf_counter()
+    found = rig.driver.capabilities()
+
+    assert found.simulated
+    assert time.perf_counter() - began >= 0.5
+    assert hasty.capabilities() == found
+    hasty.close()
