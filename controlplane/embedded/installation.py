@@ -136,8 +136,8 @@ class Installation:
 
     def make_broker_folders(self) -> None:
         """Make the folders of the filesystem broker; it makes none itself."""
-        for name in ("data", "control"):
-            (self.places.broker / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (self.places.broker, self.places.broker / "data", self.places.broker / "control"):
+            folder.mkdir(mode=0o700, exist_ok=True)
 
 
 def stored_secrets(file: Path) -> dict[str, str]:

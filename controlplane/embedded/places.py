@@ -87,6 +87,6 @@ class Places:
         """
         self.state.mkdir(parents=True, exist_ok=True)
         self.state.chmod(0o711 if is_root() else 0o700)
-        for folder in (self.logs, self.run, self.broker, self.sandbox, self.scratch):
+        for folder in (self.logs, self.run, self.sandbox, self.scratch):
             folder.mkdir(exist_ok=True)
             folder.chmod(0o700)

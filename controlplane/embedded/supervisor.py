@@ -14,6 +14,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -59,6 +60,8 @@ class Supervisor:
         """
         self._replace_leftovers()
         if self.installation.embeds_broker:
+            if self.places.broker.is_file():
+                self.places.broker.unlink()
             self.installation.make_broker_folders()
         self._settle("web")  # before bootstrap and sandbox learn the address
         self._start_sandbox()
@@ -69,36 +72,46 @@ class Supervisor:
             self.once("migrate", "owner", "migrate", "--no-input")
         self.wait_ready("sandbox")
         with self._timed("bootstrap"):
-            self.once("bootstrap", "owner", "bootstrap", "--demo")
+            said = self.once("bootstrap", "owner", "bootstrap", "--demo")
+        for line in said.splitlines():
+            self.tell(f"  {line}")
         for make in (roster.web, roster.worker, roster.beat, roster.dispatcher):
             self._begin(make(self.installation))
         self.wait_ready("web", "worker", "beat", "dispatcher")
         self.write_status("running")
 
-    def once(self, name: str, process: Process, *command: str, timeout_s: float = 300.0) -> None:
-        """Run one management command to its end. Raises `EmbeddedError` when it fails or takes too long."""
+    def once(self, name: str, process: Process, *command: str, timeout_s: float = 300.0) -> str:
+        """Run one management command to its end and return its stdout, which no log keeps; stderr is its log.
+
+        Raises `EmbeddedError` when it fails or takes too long.
+        """
         log_file = self.places.logs / f"{name}.log"
         log_file.touch(mode=0o600)
-        with log_file.open("r+b") as log:
+        with log_file.open("r+b") as log, tempfile.TemporaryFile(dir=self.places.scratch) as out:
             log.truncate()
             child = subprocess.Popen(
                 [sys.executable, "-m", "controlplane", *command],
                 stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
+                stdout=out,
+                stderr=log,
                 env=self.installation.environ(process),
                 cwd=ROOT,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + timeout_s
-        while child.poll() is None:
-            if self._stop.wait(processes.POLL_S) or time.monotonic() > deadline:
-                child.terminate()
-                child.wait()
-                raise EmbeddedError(f"{name} was stopped before its end; see {log_file}")
+            deadline = time.monotonic() + timeout_s
+            while child.poll() is None:
+                if self._stop.wait(processes.POLL_S) or time.monotonic() > deadline:
+                    child.terminate()
+                    child.wait()
+                    raise EmbeddedError(f"{name} was stopped before its end; see {log_file}")
+            out.seek(0)
+            said = out.read().decode(errors="replace")
         if child.returncode != 0:
-            tail = "\n".join(log_file.read_text(errors="replace").splitlines()[-20:])
-            raise EmbeddedError(f"{name} failed with status {child.returncode}; the end of {log_file}:\n{tail}")
+            tail = "\n".join([*said.splitlines()[-5:], *log_file.read_text(errors="replace").splitlines()[-20:]])
+            raise EmbeddedError(
+                f"{name} failed with status {child.returncode}; its last words (all: {log_file}):\n{tail}"
+            )
+        return said
 
     def wait_ready(self, *names: str) -> None:
         """Wait until these programs work; restarts one that ends, a few times."""
@@ -158,6 +171,8 @@ class Supervisor:
                 if said := running.keep_alive():
                     self.tell(f"  {said}")
             self._keep_database()
+            if self.installation.embeds_broker and not self.places.broker.is_file():
+                self.installation.make_broker_folders()  # emptied by somebody: hints are lost, nothing else
             self._trim_logs()
             self._stop.wait(TICK_S)
 

@@ -167,6 +167,6 @@ def test_everything_below_the_state_folder_is_private(tmp_path):
 
     places.make()
 
-    inside = (places.logs, places.run, places.broker, places.sandbox, places.scratch)
+    inside = (places.logs, places.run, places.sandbox, places.scratch)
     assert {stat.S_IMODE(folder.stat().st_mode) for folder in inside} == {0o700}
     assert stat.S_IMODE(places.state.stat().st_mode) & 0o066 == 0  # passed through at most, never listed

@@ -4,6 +4,7 @@ The stand-ins are real processes; only what they do is not Tenantry. The real on
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -50,9 +51,12 @@ def master(installation, monkeypatch):
         monkeypatch.setattr(roster, name, stand_in(name))
     told, once_ran = [], []
     master = Supervisor(installation, tell=told.append)
-    monkeypatch.setattr(
-        master, "once", lambda name, process, *_: once_ran.append((name, process, sorted(master.running)))
-    )
+
+    def once(name, process, *_):
+        once_ran.append((name, process, sorted(master.running)))
+        return f"{name} says hello\n"
+
+    monkeypatch.setattr(master, "once", once)
     master.told, master.once_ran = told, once_ran
     yield master
     master.ask_to_stop()
@@ -76,6 +80,7 @@ def test_migrations_run_before_bootstrap_and_both_before_the_workers(master):
     assert master.once_ran == [("migrate", "owner", ["sandbox"]), ("bootstrap", "owner", ["sandbox"])]
     assert sorted(master.running) == sorted(roster.NAMES)
     assert all(running.is_ready() for running in master.running.values())
+    assert [line for line in master.told if "hello" in line] == ["  bootstrap says hello"]
 
 
 def test_a_stop_ends_every_process_and_every_record(master):
@@ -106,7 +111,7 @@ def test_the_next_supervisor_takes_the_sandbox_over_and_replaces_the_rest(master
     old = {name: running.process for name, running in master.running.items()}
     monkeypatch.setattr(programs, "is_answering", lambda _url: True)
     heir = Supervisor(installation, tell=master.told.append)
-    monkeypatch.setattr(heir, "once", lambda *_: None)
+    monkeypatch.setattr(heir, "once", lambda *_: "")
 
     heir.start()
 
@@ -121,7 +126,7 @@ def test_a_sandbox_that_no_longer_answers_is_replaced_too(master, installation, 
     master.start()
     old = master.running["sandbox"].process
     heir = Supervisor(installation, tell=master.told.append)
-    monkeypatch.setattr(heir, "once", lambda *_: None)
+    monkeypatch.setattr(heir, "once", lambda *_: "")
 
     heir.start()
 
@@ -148,6 +153,22 @@ def test_a_stop_asked_for_during_the_start_ends_the_waiting(master, monkeypatch)
 
     with pytest.raises(EmbeddedError, match="stopped before everything was ready"):
         master.start()
+
+
+def test_an_emptied_broker_gets_its_folders_back_and_one_that_is_away_is_left_alone(tmp_path, master):
+    embedded = Installation.load({"TENANTRY_STATE_DIR": str(tmp_path / "own"), "DATABASE_URL": "postgresql://x@/x"})
+    broker = embedded.places.broker
+    watcher = Supervisor(embedded, tell=master.told.append)
+    watcher.watch(until=lambda: broker.joinpath("data").is_dir())
+    made = sorted(folder.name for folder in broker.iterdir())
+    shutil.rmtree(broker)
+    broker.write_text("not a folder")
+    ticks = iter([False, False, True])
+
+    watcher.watch(until=lambda: next(ticks))
+
+    assert made == ["control", "data"]
+    assert broker.read_text() == "not a folder"
 
 
 def test_only_one_supervisor_holds_a_state_folder(installation):
