@@ -211,3 +211,35 @@ ROUTES |= {
     "errors.read": PUBLIC,
     "health.read": PUBLIC,
 }
+
+# Gateways, over `/agent/v1/`. Enrolment proves itself by its one-time token.
+AGENT: Final = Policy(Scope.AGENT, idempotency=False)
+ROUTES |= {
+    "agents.enrol": PUBLIC,
+    "agents.config": AGENT,
+    "agents.usage": AGENT,
+    "agents.report": AGENT,
+}
+
+# Providers, hosts, plans over hosts, findings.
+ROUTES |= {
+    "providers.create": platform(P.OPERATOR),
+    "providers.update": platform(P.OPERATOR),
+    "providers.enable": platform(P.OPERATOR),
+    "providers.disable": platform(P.OPERATOR),
+    "providers.delete": platform(P.OPERATOR),
+    "providers.set_credential": platform(P.OPERATOR),
+    "providers.remove_credential": platform(P.OPERATOR),
+    "hosts.accept": platform(P.OPERATOR),
+    "hosts.open": platform(P.OPERATOR),
+    "hosts.cordon": platform(P.OPERATOR),
+    "hosts.uncordon": platform(P.OPERATOR),
+    "hosts.drain": platform(P.OPERATOR),
+    "hosts.preview_drain": platform(P.OPERATOR),
+    "hosts.maintenance": platform(P.OPERATOR),
+    "hosts.return": platform(P.OPERATOR),
+    "hosts.remove": platform(P.OPERATOR),
+    "devices.repair": platform(P.OPERATOR),
+    "plans.cancel": platform(P.OPERATOR),
+    "findings.resolve": platform(P.OPERATOR),
+}
