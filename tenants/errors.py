@@ -86,6 +86,12 @@ class QuotaExceeded(ControlPlaneError):
     code, status, title = "quota-exceeded", 409, "This goes beyond a quota"
 
 
+class Gone(ControlPlaneError):
+    """It was there and is gone for good; who asks may stop asking (gateways)."""
+
+    code, status, title = "gone", 410, "This is gone for good"
+
+
 class PreconditionFailed(ControlPlaneError):
     """`If-Match` names another version."""
 

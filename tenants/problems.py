@@ -39,6 +39,8 @@ HELP: Final[Mapping[str, str]] = {
     "is missing and a ready-made request for exactly that; `on_shortage=request` files it in one step.",
     "outcome-worse": "What was approved would now come out worse than the proof you saw. `data` holds both; decide "
     "again to accept it.",
+    "gone": "What this credential belongs to was removed for good. A gateway that reads this stops serving and may be "
+    "switched off; nothing brings it back but a new one.",
     "version-mismatch": "The object changed since you read it. Read it again, look at the difference, and send the "
     "new `ETag` in `If-Match`.",
     "too-large": "The body is larger than 1 MiB.",

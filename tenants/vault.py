@@ -17,6 +17,8 @@ from uuid import UUID
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
@@ -72,6 +74,14 @@ def unseal(sealed: bytes | memoryview, *, table: str, column: str, row: UUID) ->
     except (InvalidTag, IndexError, KeyError, UnicodeDecodeError, ValueError) as error:
         msg = "a stored secret does not open"
         raise VaultError(msg) from error
+
+
+def derived(purpose: str) -> list[bytes]:
+    """Return 32 bytes for one purpose from each master key, the current one first; the same at every start."""
+    return [
+        HKDF(algorithm=SHA256(), length=32, salt=None, info=f"tenantry/{purpose}".encode()).derive(master)
+        for master in _ring(settings.TENANTRY_MASTER_KEYS).values()
+    ]
 
 
 def digest(secret: str) -> bytes:

@@ -6,12 +6,13 @@ Every tenant-owned table has its own `tenant` column: row-level security compare
 from tenants.models.allocation import Allocation, Boundary, QuotaCharge, Unit
 from tenants.models.event import ChainHead, Checkpoint, Event, IdempotencyRecord, Outbox
 from tenants.models.inventory import Finding, GpuDevice, Host, MigDevice, Provider, ProviderCredential
-from tenants.models.ledger import Hold, UsageRecord
+from tenants.models.ledger import Hold, UsageRecord, UsageSubject
 from tenants.models.people import ApiToken, Person, PlatformMembership, ServiceAccount
 from tenants.models.pricing import Price, PriceList
 from tenants.models.product import (
     Endpoint,
     EndpointKey,
+    EndpointUsage,
     GatewayReplica,
     GatewayUsage,
     Machine,
@@ -43,6 +44,7 @@ __all__ = [
     "Delegation",
     "Endpoint",
     "EndpointKey",
+    "EndpointUsage",
     "Event",
     "Finding",
     "GatewayReplica",
@@ -78,4 +80,5 @@ __all__ = [
     "Tenant",
     "Unit",
     "UsageRecord",
+    "UsageSubject",
 ]

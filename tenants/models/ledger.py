@@ -123,3 +123,16 @@ class UsageRecord(models.Model):
             models.Index(fields=["device", "held_from"], name="usage_record_device"),
             models.Index(fields=["allocation_id"], name="usage_record_allocation"),
         ]
+
+
+class UsageSubject(models.Model):
+    """What usage records of an allocation are about, kept when the allocation itself is purged."""
+
+    allocation_id = models.UUIDField(primary_key=True)
+    tenant = models.ForeignKey("tenants.Tenant", on_delete=models.PROTECT, related_name="+")
+    kind = WordField()
+    name = models.CharField(max_length=40)
+    short_id = models.CharField(max_length=16)
+    storage_gib = models.IntegerField(default=0)
+    units = models.JSONField(default=dict)
+    """Unit id → [vCPU, memory GiB]."""

@@ -179,6 +179,10 @@ class GatewayReplica(models.Model):
     last_seen_at = models.DateTimeField(null=True, blank=True)
     config_version = models.BigIntegerField(default=0)
     """Version of the configuration it should have; bumped whenever anything in it changes."""
+    rendered_version = models.BigIntegerField(default=0)
+    """Version that `rendered` is; one version has one content for good, also across upgrades of ours."""
+    rendered = models.TextField(blank=True, default="")
+    """The configuration as last rendered (`provisioners.gateway.protocol.ConfigDocument`, JSON, not signed)."""
     reported_version = models.BigIntegerField(default=0)
     report = models.JSONField(default=dict, blank=True)
     removed_at = models.DateTimeField(null=True, blank=True)
@@ -207,3 +211,31 @@ class GatewayUsage(models.Model):
     errors = models.PositiveIntegerField(default=0)
     body = models.JSONField(default=dict)
     received_at = models.DateTimeField()
+
+
+class EndpointUsage(models.Model):
+    """What one key used of one revision of an endpoint in one hour: sums of batches, each counted once."""
+
+    id = primary_key()
+    tenant = models.ForeignKey("tenants.Tenant", on_delete=models.PROTECT, related_name="+")
+    endpoint_id = models.UUIDField()
+    """No foreign key: late usage of an endpoint that is gone counts too."""
+    key_id = models.CharField(max_length=64, blank=True, default="")
+    """Public id of the key; `""` for one that is not known any more."""
+    revision = models.PositiveIntegerField(default=0)
+    """Number of the revision that answered; 0 where none did."""
+    hour = models.DateTimeField()
+    requests = models.BigIntegerField()
+    errors = models.BigIntegerField()
+    prompt_tokens = models.BigIntegerField()
+    completion_tokens = models.BigIntegerField()
+
+    class Meta:
+        constraints: ClassVar[list[Any]] = [
+            models.UniqueConstraint(
+                fields=["endpoint_id", "key_id", "revision", "hour", "tenant"], name="endpoint_usage_unique"
+            ),
+        ]
+        indexes: ClassVar[list[models.Index]] = [
+            models.Index(fields=["tenant", "hour"], name="endpoint_usage_tenant"),
+        ]
