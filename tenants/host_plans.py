@@ -141,6 +141,14 @@ def keep_empty(plan: HostPlan, *, now: datetime) -> int:
     return put
 
 
+def empty(host: Host, *, now: datetime) -> None:
+    """Drop what is no tenant's and take the GPUs off the list, the host being locked."""
+    for pk in Hold.objects.filter(host=host).order_by("device_number", "start").values_list("pk", flat=True):
+        ledger.drop(pk, now=now)
+    GpuDevice.objects.filter(host=host, removed_at__isnull=True).update(removed_at=now, placeable=False)
+    ledger.recount(host.pk, now=now)
+
+
 def give_back(host: Host, *, now: datetime) -> int:
     """Drop every maintenance hold of a host; returns how many."""
     holds = Hold.objects.filter(host=host, kind=HoldKind.MAINTENANCE.value).order_by("device_number", "start")

@@ -1,0 +1,422 @@
+"""The life cycle of hosts, plans over hosts, and what becomes of findings.
+
+An operation writes what should be true and nudges; providers are called by passes alone. A host moves along
+`states.TRANSITIONS` by a conditional update: whoever comes second gets a `Conflict` that names the present
+state. Lock order: host, devices, plan, outbox, chain head.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any, Final
+from uuid import UUID
+
+from tenants import desired, findings, host_plans, ledger
+from tenants.actor import Actor
+from tenants.errors import Conflict, InvalidSpec
+from tenants.host_plans import Touched
+from tenants.models import (
+    Allocation,
+    Finding,
+    GpuDevice,
+    Hold,
+    Host,
+    HostPlan,
+    Notice,
+    Unit,
+)
+from tenants.operations.guards import allow, clean_text, locked
+from tenants.states import TRANSITIONS, HoldKind, HostState, ProductKind
+from tenants.transactions import operation
+
+LONGEST_NOTICE: Final = timedelta(days=90)
+NOBODY: Final = UUID(int=0)
+ACTIONS: Final = ("ignore", "repair", "delete", "adopt")
+"""What an operator may do about a finding."""
+
+
+# --- hosts: the way into service ------------------------------------------------------------------------
+
+
+@operation
+def accept(*, host: Host, actor: Actor, now: datetime, version: int | None = None) -> Host:
+    """Ask for a host's acceptance run; it becomes accepted once every check has passed.
+
+    Raises `Conflict` unless it is joining or in maintenance.
+    """
+    allow(actor, None, "hosts.accept")
+    row = locked(host, version)
+    _expect(row, HostState.ACCEPTED, HostState.JOINING, HostState.MAINTENANCE)
+    row.acceptance = {"requested_at": now.isoformat(), "requested_by": actor.word}
+    row.save(update_fields=["acceptance"])
+    return _host_changed(row, "host.acceptance-requested", actor=actor, now=now)
+
+
+@operation
+def open_host(*, host: Host, actor: Actor, now: datetime, version: int | None = None) -> Host:
+    """Let units be placed on an accepted host."""
+    allow(actor, None, "hosts.open")
+    return _simple_move(host, HostState.OPEN, HostState.ACCEPTED, actor=actor, now=now, version=version)
+
+
+@operation
+def cordon(*, host: Host, actor: Actor, now: datetime, version: int | None = None) -> Host:
+    """Place nothing new on an open host; what is there stays."""
+    allow(actor, None, "hosts.cordon")
+    return _simple_move(host, HostState.CORDONED, HostState.OPEN, actor=actor, now=now, version=version)
+
+
+@operation
+def uncordon(*, host: Host, actor: Actor, now: datetime, version: int | None = None) -> Host:
+    """Open a cordoned host again."""
+    allow(actor, None, "hosts.uncordon")
+    return _simple_move(host, HostState.OPEN, HostState.CORDONED, actor=actor, now=now, version=version)
+
+
+@operation
+def remove(*, host: Host, actor: Actor, now: datetime, version: int | None = None) -> Host:
+    """Take a host out for good: its GPUs count no longer, what others hold on it is dropped.
+
+    Raises `Conflict` (`in-use`) while tenants hold room on it or a plan runs; drain it first.
+    """
+    allow(actor, None, "hosts.remove")
+    row = locked(host, version)
+    _expect(row, HostState.REMOVED, HostState.JOINING, HostState.ACCEPTED, HostState.CORDONED, HostState.MAINTENANCE)
+    held = Hold.objects.filter(host=row, kind=HoldKind.TENANT.value).count()
+    if held or HostPlan.objects.filter(host=row, state="running").exists():
+        msg = f"{row.name} still carries {held} windows of tenants or a running plan; drain it first."
+        raise Conflict(msg, code="in-use", holds=held)
+    host_plans.empty(row, now=now)
+    _set_state(row, HostState.REMOVED)
+    return _host_changed(row, "host.removed", actor=actor, now=now)
+
+
+def _simple_move(
+    host: Host, to: HostState, *origins: HostState, actor: Actor, now: datetime, version: int | None
+) -> Host:
+    row = locked(host, version)
+    _expect(row, to, *origins)
+    _set_state(row, to)
+    return _host_changed(row, f"host.{to.value if to is not HostState.OPEN else 'opened'}", actor=actor, now=now)
+
+
+def _expect(row: Host, to: HostState, *origins: HostState) -> None:
+    """Raise `Conflict` naming the present state unless the locked host may move on to `to` from there."""
+    present = HostState(row.state)
+    if present not in origins or to not in TRANSITIONS[HostState][present]:
+        words = " or ".join(origin.value for origin in origins)
+        msg = f"{row.name} is {present.value}; this needs a host that is {words}."
+        raise Conflict(msg, code="host-state", state=present.value, needed=[origin.value for origin in origins])
+
+
+def _set_state(row: Host, to: HostState) -> None:
+    if not Host.objects.filter(pk=row.pk, state=row.state).update(state=to.value):
+        msg = f"{row.name} has just changed its state."
+        raise Conflict(msg, code="host-state")
+    row.state = to.value
+
+
+def _host_changed(row: Host, kind: str, *, actor: Actor, now: datetime, **data: Any) -> Host:
+    ledger.refresh_placeable(row.provider_id)
+    desired.changed(row, kind, actor=actor, at=now, state=row.state, **data)
+    desired.nudge_now(row.provider, at=now)
+    row.refresh_from_db()
+    return row
+
+
+# --- hosts: plans ---------------------------------------------------------------------------------------
+
+
+@operation
+def preview_drain(*, host: Host, actor: Actor, now: datetime) -> dict[str, Any]:
+    """Return what a drain would touch at this moment, as the plan would say it; changes nothing."""
+    allow(actor, None, "hosts.preview_drain")
+    row = locked(host)
+    return _described(row, host_plans.touched_by(row, now=now))
+
+
+def _described(host: Host, touched: list[Touched]) -> dict[str, Any]:
+    moves = [entry for entry in touched if entry.action == "move"]
+    return {
+        "host": str(host.pk),
+        "name": host.name,
+        "state": host.state,
+        "touched": [entry.as_json() for entry in touched],
+        "tenants": sorted({entry.tenant_name for entry in touched}),
+        "move": sum(bool(entry.to) for entry in moves),
+        "no_room": sum(not entry.to for entry in moves),
+        "wait": len(touched) - len(moves),
+    }
+
+
+@operation
+def drain(
+    *,
+    host: Host,
+    reason: str,
+    actor: Actor,
+    now: datetime,
+    starts_at: datetime | None = None,
+    ends_at: datetime | None = None,
+    version: int | None = None,
+) -> HostPlan:
+    """Empty a host by plan: notice to its tenants now, moves from `starts_at` (default: at once).
+
+    Nothing new is placed from now on; free windows get maintenance holds dated from `starts_at`. The host is in
+    maintenance once nothing of ours is left. Raises `InvalidSpec`, `Conflict` unless it is open or cordoned.
+    """
+    allow(actor, None, "hosts.drain")
+    row = locked(host, version)
+    _expect(row, HostState.DRAINING, HostState.OPEN, HostState.CORDONED)
+    text = clean_text(reason, "reason", most=500, least=3)
+    start = starts_at or now
+    _check_times(start, ends_at, now=now)
+    touched = host_plans.touched_by(row, now=now)
+    before = row.state
+    _set_state(row, HostState.DRAINING)
+    plan = _plan(row, host_plans.DRAIN, text, touched, start, ends_at, actor=actor, now=now, observed={"from": before})
+    host_plans.keep_empty(plan, now=now)
+    _host_changed(row, "host.draining", actor=actor, now=now, plan=plan.pk, starts_at=start, units=len(touched))
+    _give_notice(plan, touched, now=now)
+    return plan
+
+
+@operation
+def maintenance(
+    *, host: Host, reason: str, actor: Actor, now: datetime, ends_at: datetime | None = None, version: int | None = None
+) -> HostPlan:
+    """Drain a host without notice. Raises as `drain` does, and `Conflict` while tenants hold room on it."""
+    allow(actor, None, "hosts.maintenance")
+    row = locked(host, version)
+    _expect(row, HostState.DRAINING, HostState.OPEN, HostState.CORDONED)
+    text = clean_text(reason, "reason", most=500, least=3)
+    _check_times(now, ends_at, now=now)
+    held = Hold.objects.filter(host=row, kind=HoldKind.TENANT.value).count()
+    if held:
+        msg = f"Tenants hold {held} windows of {row.name}; drain it with a notice."
+        raise Conflict(msg, code="in-use", holds=held)
+    before = row.state
+    _set_state(row, HostState.DRAINING)
+    plan = _plan(row, host_plans.DRAIN, text, [], now, ends_at, actor=actor, now=now, observed={"from": before})
+    host_plans.keep_empty(plan, now=now)
+    _host_changed(row, "host.draining", actor=actor, now=now, plan=plan.pk, starts_at=now, units=0)
+    return plan
+
+
+@operation
+def return_host(*, host: Host, reason: str, actor: Actor, now: datetime, version: int | None = None) -> HostPlan:
+    """Bring a host back from maintenance: its provider is told, then its windows are free and it is open."""
+    allow(actor, None, "hosts.return")
+    row = locked(host, version)
+    _expect(row, HostState.OPEN, HostState.MAINTENANCE)
+    _refuse_running(row)
+    text = clean_text(reason, "reason", most=500, least=3)
+    plan = _plan(row, host_plans.RETURN, text, [], now, None, actor=actor, now=now, observed={})
+    desired.nudge_now(row.provider, at=now)
+    return plan
+
+
+@operation
+def repair_gpu(*, device: GpuDevice, reason: str, actor: Actor, now: datetime) -> HostPlan:
+    """Move what can be moved off a faulty GPU; its free room is kept by fault holds already.
+
+    Raises `Conflict` for a healthy GPU (drain its host), or while another plan runs on the host.
+    """
+    allow(actor, None, "devices.repair")
+    row = locked(device.host)
+    gpu = GpuDevice.objects.get(pk=device.pk)
+    if gpu.healthy or gpu.removed_at is not None:
+        msg = f"{gpu} of {row.name} is not faulty; drain the host instead."
+        raise Conflict(msg, code="device-healthy")
+    _refuse_running(row)
+    text = clean_text(reason, "reason", most=500, least=3)
+    touched = host_plans.touched_by(row, now=now, device=gpu)
+    plan = _plan(
+        row, host_plans.REPAIR, text, touched, now, None, actor=actor, now=now, observed={"device": str(gpu.pk)}
+    )
+    desired.nudge_now(row.provider, at=now)
+    _give_notice(plan, touched, now=now)
+    return plan
+
+
+@operation
+def cancel_plan(*, plan: HostPlan, actor: Actor, now: datetime, version: int | None = None) -> HostPlan:
+    """Roll a running plan back: maintenance holds dropped, the host as it was; moved units stay moved.
+
+    Once the provider was told, it has to be restored first: the plan then runs on, backwards, until that is done.
+    Raises `Conflict` for a plan that has ended or is a return.
+    """
+    allow(actor, None, "plans.cancel")
+    host = locked(Host.objects.get(pk=plan.host_id))
+    row = locked(plan, version)
+    if row.state != "running" or row.kind == host_plans.RETURN:
+        msg = f"This {row.kind} is {row.state} and cannot be cancelled."
+        raise Conflict(msg, code="plan-state", state=row.state)
+    if row.kind == host_plans.DRAIN and "started" in row.observed:
+        row.observed = {**row.observed, "cancelling": actor.word}
+        row.due_at = now
+        row.save(update_fields=["observed", "due_at"])
+    else:
+        row.state, row.touched, row.due_at = "cancelled", host_plans.progress(row), None
+        row.save(update_fields=["state", "touched", "due_at"])
+        if row.kind == host_plans.DRAIN:
+            host_plans.give_back(host, now=now)
+            _set_state(host, HostState(row.observed.get("from", HostState.OPEN.value)))
+            _host_changed(host, "host.drain-cancelled", actor=actor, now=now, plan=row.pk)
+    desired.happened(row, "host-plan.cancel-requested", actor=actor, at=now, host=host.pk)
+    HostPlan.objects.filter(pk=row.pk).update(version=row.version + 1)
+    row.refresh_from_db()
+    desired.nudge_now(host.provider, at=now)
+    return row
+
+
+def _check_times(start: datetime, end: datetime | None, *, now: datetime) -> None:
+    if not now <= start <= now + LONGEST_NOTICE:
+        msg = f"A plan starts between now and {LONGEST_NOTICE.days} days from now."
+        raise InvalidSpec(msg, field="starts_at")
+    if end is not None and end <= start:
+        msg = "A plan ends after its start."
+        raise InvalidSpec(msg, field="ends_at")
+
+
+def _refuse_running(host: Host) -> None:
+    running = HostPlan.objects.filter(host=host, state="running").first()
+    if running is not None:
+        msg = f"A {running.kind} of {host.name} is running; wait for it or cancel it."
+        raise Conflict(msg, code="plan-running", plan=str(running.pk))
+
+
+def _plan(
+    host: Host,
+    kind: str,
+    reason: str,
+    touched: list[Touched],
+    starts_at: datetime,
+    ends_at: datetime | None,
+    *,
+    actor: Actor,
+    now: datetime,
+    observed: dict[str, Any],
+) -> HostPlan:
+    _refuse_running(host)
+    plan = HostPlan.objects.create(
+        host=host,
+        kind=kind,
+        reason=reason,
+        starts_at=starts_at,
+        ends_at=ends_at,
+        touched=[entry.as_json() for entry in touched],
+        observed=observed,
+        author=actor.person_id or NOBODY,
+        due_at=now,
+        created_at=now,
+    )
+    desired.created(plan, "host-plan.created", actor=actor, at=now, host=host.pk, plan=kind, units=len(touched))
+    return plan
+
+
+def _give_notice(plan: HostPlan, touched: list[Touched], *, now: datetime) -> None:
+    """Tell each tenant once what happens to its objects; other tenants are not named, nor is the host."""
+    by_tenant: dict[str, list[Touched]] = {}
+    for entry in touched:
+        by_tenant.setdefault(entry.tenant, []).append(entry)
+    when = plan.starts_at.isoformat(timespec="minutes")
+    for tenant, entries in sorted(by_tenant.items()):
+        moved = sorted({e.name for e in entries if e.action == "move"})
+        stopped = sorted({e.name for e in entries if e.action == "stop"})
+        parts = [f"Work on the hardware under your objects begins at {when}: {plan.reason}."]
+        if moved:
+            parts.append(f"We move {', '.join(moved)} to other hardware then, with a short interruption.")
+        if stopped:
+            parts.append(f"We cannot move {', '.join(stopped)}: please give it back or make it anew before then.")
+        Notice.objects.get_or_create(
+            key=f"host-plan:{plan.pk}:{tenant}",
+            defaults={
+                "tenant_id": tenant,
+                "kind": f"host-{plan.kind}",
+                "object_kind": "host-plan",
+                "object_id": plan.pk,
+                "text": " ".join(parts)[:1000],
+                "at": now,
+            },
+        )
+
+
+# --- findings -------------------------------------------------------------------------------------------
+
+
+@operation
+def resolve_finding(
+    *, finding: Finding, action: str, reason: str, actor: Actor, now: datetime, version: int | None = None
+) -> Finding:
+    """Do something about a finding.
+
+    `ignore`: known and all right, stays silent while it is seen. `repair`: look again now. `delete`: take an
+    orphan away at its provider. `adopt`: give a live unit that runs without room the windows it runs on.
+    Raises `InvalidSpec`, `Conflict` where the action does not fit the finding.
+    """
+    allow(actor, None, "findings.resolve")
+    row = locked(finding, version)
+    if row.resolved_at is not None:
+        msg = "This finding is resolved already."
+        raise Conflict(msg, code="resolved", resolution=row.resolution)
+    if action not in ACTIONS:
+        msg = f"An action is one of {', '.join(ACTIONS)}."
+        raise InvalidSpec(msg, field="action")
+    text = clean_text(reason, "reason", most=300, least=3)
+    if action == "ignore":
+        row.data = {**row.data, "ignored": {"by": actor.word, "at": now.isoformat(), "reason": text}}
+        row.blocks_placement = False
+    elif action == "delete":
+        if row.kind != findings.ORPHAN:
+            msg = "Only an orphan is deleted; this finding is of another kind."
+            raise Conflict(msg, code="wrong-action")
+        row.data = {**row.data, "action": "delete", "asked": {"by": actor.word, "reason": text}}
+    elif action == "adopt":
+        _adopt(row, now=now)
+        row.resolved_at, row.resolution = now, f"adopted: {text}"
+    row.save(update_fields=["data", "blocks_placement", "resolved_at", "resolution"])
+    if row.provider is not None:
+        ledger.refresh_placeable(row.provider.pk)
+        desired.nudge_now(row.provider, at=now)
+    _nudge_unit(row, now=now)
+    desired.changed(row, "finding.resolved", actor=actor, at=now, action=action, reason=text, finding=row.kind)
+    return row
+
+
+def _adopt(row: Finding, *, now: datetime) -> None:
+    """Turn the stray holds over a unit's workload into its own."""
+    unit = Unit.objects.filter(pk=row.data.get("unit"), released_at__isnull=True).select_related("allocation").first()
+    if row.kind != findings.STRAY_USE or unit is None or unit.host_id is not None or row.host is None:
+        msg = "Only a live unit that holds nothing can be given the windows it runs on."
+        raise Conflict(msg, code="wrong-action")
+    host = locked(row.host)
+    stray = list(
+        Hold.objects.filter(host=host, kind=HoldKind.FOREIGN.value, note=f"{host_plans.STRAY}{unit.pk}")
+        .select_related("device")
+        .order_by("device__number", "start")
+    )
+    for hold in stray:
+        ledger.drop(hold.pk, now=now)
+    devices, starts = [hold.device for hold in stray], [hold.start for hold in stray]
+    if len(stray) != max(1, unit.gpu_count) or not ledger.claim_windows(
+        unit.allocation, unit, host, devices, starts, now=now
+    ):
+        msg = f"The windows that it uses on {host.name} cannot be given to it."
+        raise Conflict(msg, code="not-free")
+    Allocation.objects.filter(pk=unit.allocation_id).update(queued_at=None)
+
+
+def _nudge_unit(row: Finding, *, now: datetime) -> None:
+    """Make the owner of a finding's unit due."""
+    if "unit" not in row.data:
+        return
+    unit = Unit.objects.filter(pk=row.data["unit"]).select_related("allocation").first()
+    if unit is None or unit.released_at is not None:
+        return
+    from tenants.operations.allocations import product_model
+
+    model = product_model(ProductKind(unit.allocation.product_kind))
+    owner = model._base_manager.filter(pk=unit.allocation.product_id).first() if model else unit.allocation
+    if owner is not None:
+        desired.nudge_now(owner, at=now)
