@@ -174,10 +174,10 @@ def read_moment(value: Any, field: str, *, now: datetime | None) -> datetime | N
 def read_object(value: Any, field: str) -> dict[str, Any]:
     """Return a small JSON object that PostgreSQL can store. Raises `InvalidSpec`."""
     try:
-        text = json.dumps(value, allow_nan=False, ensure_ascii=True)
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidSpec("Give a plain JSON object.", field=field) from error
-    if not isinstance(value, Mapping) or len(text) > MOST_OBJECT or "\\u0000" in text or "\\ud" in text:
+    if not isinstance(value, Mapping) or len(text) > MOST_OBJECT or b"\\u0000" in text:
         msg = f"Give an object of at most {MOST_OBJECT} characters, without control characters."
         raise InvalidSpec(msg, field=field)
     return dict(value)

@@ -87,7 +87,7 @@ def _check_price(item: str, amount: Decimal) -> None:
         raise InvalidSpec(str(error), field=field, code="unknown-dimension") from error
     if not priced:
         raise InvalidSpec(f"{item} has no price of its own.", field=field, code="not-priced")
-    if not isinstance(amount, Decimal) or not amount.is_finite() or not 0 <= amount <= MOST_AMOUNT:
+    if not amount.is_finite() or not 0 <= amount <= MOST_AMOUNT:
         raise InvalidSpec(f"A price is an exact amount from 0 to {MOST_AMOUNT}.", field=field)
     exponent = amount.normalize().as_tuple().exponent
     if isinstance(exponent, int) and -exponent > PLACES:
