@@ -101,7 +101,9 @@ class AllocationKind:
                 return next_at
             case expiry.InGrace(until):
                 row.grace_until = until
-                text = f"The term of {row.name} is over. It is kept until {until:%Y-%m-%d %H:%M} UTC and can be renewed."
+                text = (
+                    f"The term of {row.name} is over. It is kept until {until:%Y-%m-%d %H:%M} UTC and can be renewed."
+                )
                 self._expiring(row, product, "True", Reason.GRACE, text, now=now)
                 self._notice(row, "expiry-grace", text, f"{row.expires_at}:grace", now=now)
                 return until

@@ -59,9 +59,9 @@ class BoundaryKindPass(outcome.ProviderKind):
     def _wanted(self, row: Boundary, *, now: datetime) -> tuple[BoundarySpec, Facts]:
         allocations = granting(row.pk)
         units = list(
-            Unit.objects.filter(
-                allocation__in=allocations, released_at__isnull=True, host__isnull=False
-            ).order_by("allocation_id", "index")
+            Unit.objects.filter(allocation__in=allocations, released_at__isnull=True, host__isnull=False).order_by(
+                "allocation_id", "index"
+            )
         )
         depth = suspensions.deepest(row.tenant.path, now=now)
         gateway = None

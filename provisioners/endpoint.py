@@ -62,6 +62,7 @@ class EndpointKind(ProductKind):
 
     def arm(self, row: Endpoint, step: Step, prepared: Prepared, *, now: datetime) -> Spec | None:
         """Make the one-time token of a VM's gateway about to start."""
+        del row
         bare, index = split(step.name)
         if bare != "vm.gateway" or not isinstance(prepared.spec, EndpointSpec):
             return None

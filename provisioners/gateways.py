@@ -55,16 +55,12 @@ def arm(replica: GatewayReplica, *, now: datetime) -> Secret:
     Called only when the provider shows no such gateway: whoever had the old credential is gone.
     """
     made = make_enrolment_token()
-    replica.token_sealed = vault.seal(
-        made.plain, table=replica._meta.db_table, column="token_sealed", row=replica.pk
-    )
+    replica.token_sealed = vault.seal(made.plain, table=replica._meta.db_table, column="token_sealed", row=replica.pk)
     replica.token_digest = made.digest
     replica.token_expires_at = now + TOKEN_LIFE
     replica.credential_digest = ""
     replica.enrolled_at = None
-    replica.save(
-        update_fields=["token_sealed", "token_digest", "token_expires_at", "credential_digest", "enrolled_at"]
-    )
+    replica.save(update_fields=["token_sealed", "token_digest", "token_expires_at", "credential_digest", "enrolled_at"])
     return Secret(made.plain)
 
 

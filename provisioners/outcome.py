@@ -66,6 +66,7 @@ class ProviderKind:
 
     def looked(self, row: Any, observed: Observed, prepared: Prepared, *, now: datetime) -> None:
         """Store what an exact look showed, whatever the pass's end."""
+        del prepared, now
         row.observed = {**row.observed, **seen_as_json(observed)}
 
     def readiness(self, row: Any, observed: Observed, action: plan.Nothing, prepared: Prepared) -> str:
@@ -273,5 +274,3 @@ def seen_as_json(observed: Observed) -> dict[str, Any]:
             for unit in observed.units
         ],
     }
-
-

@@ -215,4 +215,4 @@ def _for_boundary(boundary: Boundary) -> Wait:
 
 def in_vm(boundary: Boundary) -> bool:
     """Whether a boundary's workloads are VMs."""
-    return boundary.kind == BoundaryKind.VM.value
+    return str(boundary.kind) == BoundaryKind.VM.value

@@ -25,7 +25,7 @@ from provisioners.lease import StaleLease
 from provisioners.passes import Engine
 from tenants import desired
 from tenants.actor import SYSTEM
-from tenants.models import Boundary, Endpoint, Machine, Namespace, Provider, Reconciled, Suspension, Tenant
+from tenants.models import Allocation, Boundary, Endpoint, Machine, Namespace, Provider, Reconciled, Suspension, Tenant
 from tenants.operations.products import touch_gateways
 from tenants.transactions import acting
 
@@ -68,7 +68,15 @@ def reconcile(kind: str, pk: UUID, *, engine: Engine) -> int:
     """Run the passes of one row of any kind; return how many. Raises `LookupError` for a kind that is none."""
     if kind == PROVIDER:
         return look_at(pk, engine=engine)
-    return passes.run(PASSES[kind], pk, engine=engine)
+    made = passes.run(PASSES[kind], pk, engine=engine)
+    if made and kind == "allocation" and _given_back(pk):
+        queue.run(engine.clock)  # its room may be just what somebody waits for
+    return made
+
+
+def _given_back(pk: UUID) -> bool:
+    with acting(SYSTEM):
+        return Allocation.objects.filter(pk=pk, released_at__isnull=False).exists()
 
 
 def sweep(engine: Engine, *, budget_s: float | None = None) -> int:

@@ -47,6 +47,10 @@ class FakeClock:
     def __call__(self) -> datetime:
         return self.now
 
+    def timestamp(self) -> float:
+        """Return it as the sandbox counts: seconds since the epoch."""
+        return self.now.timestamp()
+
     def move(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
 
@@ -87,7 +91,7 @@ class World:
 def world(document: Mapping[str, Any] = DOCUMENT, *, delays: bool = False, snapshots: bool = False) -> World:
     """Make a provider whose estate is in this process, with its hosts open; `snapshots` lets sweeps read it."""
     clock = FakeClock()
-    estate = Estate(files.build(document), clock=lambda: clock.now.timestamp(), url="http://sandbox.invalid")
+    estate = Estate(files.build(document), clock=clock.timestamp, url="http://sandbox.invalid")
     if not delays:
         control.no_delays(estate)
     driver = InProcessSandbox(estate)

@@ -1,0 +1,177 @@
+"""The dispatcher: turns what is due into nudges for workers, and does the work itself when the broker is away.
+
+Nudges are hints. The outbox says that something changed, the rows say what is due; at most one nudge per
+object and 100 in all are in flight. One that nobody took in time is forgotten and sent again. Publishing
+happens in a thread of its own with a time-out, because a broker may block as well as raise; while it does,
+a few threads sweep in this process, so that everything accepted is still done.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from django.conf import settings
+from django.db import connection
+from django.utils.module_loading import import_string
+
+from provisioners import sweep
+from provisioners.passes import Engine
+from provisioners.sweep import Due
+from tenants.actor import SYSTEM
+from tenants.errors import DependencyDown
+from tenants.transactions import acting
+
+log = logging.getLogger(__name__)
+
+MOST_IN_FLIGHT: Final = 100
+TICK_S: Final = 0.2
+SCAN_S: Final = 0.5
+"""Between looks at what is due while the outbox is empty."""
+LOST_S: Final = 5.0
+"""A nudge whose object is still due and free after this long is taken for lost."""
+PUBLISH_S: Final = 2.0
+"""Longest wait for the broker; then it counts as away."""
+RETRY_S: Final = 2.0
+"""Between tries of a broker that is away."""
+LOCAL_THREADS: Final = 3
+EXPIRES_S: Final = 15.0
+"""A message older than this is thrown away unread: a newer one was sent, or a sweep did it."""
+
+Publish = Callable[[Sequence[Due]], None]
+
+
+def celery_publish(items: Sequence[Due]) -> None:
+    """Send one task per item by name. Raises whatever the broker raises."""
+    app = import_string(settings.TENANTRY_CELERY_APP)
+    for item in items:
+        if item.kind == sweep.PROVIDER:
+            name, arguments = "provisioners.inventory", {"provider": str(item.pk)}
+        else:
+            name, arguments = "provisioners.reconcile", {"kind": item.kind, "pk": str(item.pk)}
+        app.send_task(name, kwargs=arguments, retry=False, expires=EXPIRES_S, ignore_result=True)
+
+
+def take_outbox(limit: int = 1000) -> int:
+    """Take news out of the outbox and return how many there were; what they are about is due anyway."""
+    with acting(SYSTEM), connection.cursor() as cursor:
+        cursor.execute(
+            "DELETE FROM tenants_outbox WHERE object_id IN (SELECT object_id FROM tenants_outbox "
+            "WHERE published_at IS NULL ORDER BY at LIMIT %s FOR UPDATE SKIP LOCKED)",
+            [limit],
+        )
+        return int(cursor.rowcount)
+
+
+@dataclass(slots=True)
+class Dispatcher:
+    """One per installation is enough; two do no harm."""
+
+    engine: Engine
+    publish: Publish = celery_publish
+    in_flight: dict[Due, float] = field(default_factory=dict)
+    """Object → when its nudge was sent (monotonic)."""
+    away_since: float | None = None
+    """Since when the broker has not taken a message."""
+    scanned_at: float = float("-inf")
+    tried_at: float = float("-inf")
+    stop: threading.Event = field(default_factory=threading.Event)
+    _sending: Future[None] | None = None
+    _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="publish"))
+    _local: list[threading.Thread] = field(default_factory=list)
+
+    def run(self) -> None:
+        """Dispatch until told to stop; a database that is away is waited for."""
+        while not self.stop.is_set():
+            try:
+                busy = self.tick()
+            except DependencyDown:
+                log.warning("the database does not answer; the dispatcher waits")
+                busy = False
+                self.stop.wait(1.0)
+            except Exception:
+                log.exception("a round of the dispatcher failed")
+                connection.close()
+                busy = False
+                self.stop.wait(1.0)
+            self.stop.wait(TICK_S / 4 if busy else TICK_S)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for thread in self._local:
+            thread.join(timeout=10)
+
+    def tick(self) -> bool:
+        """Do one round: look for news, send what is due; True when something was sent."""
+        news = take_outbox()
+        now = time.monotonic()
+        if not news and now - self.scanned_at < SCAN_S:
+            return False
+        self.scanned_at = now
+        due = sweep.due(self.engine.clock(), limit=MOST_IN_FLIGHT)
+        self._forget_arrived(set(due), now)
+        room = MOST_IN_FLIGHT - len(self.in_flight)
+        items = [item for item in due if item not in self.in_flight][: max(0, room)]
+        if not items:
+            return False
+        return self._send(items, now)
+
+    def _forget_arrived(self, due: set[Due], now: float) -> None:
+        """What is due and free no more was taken by a worker; what still is after a while was lost."""
+        for item, sent in list(self.in_flight.items()):
+            if item not in due or now - sent > LOST_S:
+                del self.in_flight[item]
+
+    def _send(self, items: Sequence[Due], now: float) -> bool:
+        if self._stuck() or (self.away_since is not None and now - self.tried_at < RETRY_S):
+            return False
+        self.tried_at = now
+        # While it is away one message is enough to find out whether it is back.
+        batch = items if self.away_since is None else items[:1]
+        self._sending = self._pool.submit(self.publish, batch)
+        try:
+            self._sending.result(timeout=PUBLISH_S)
+        except Exception as error:  # noqa: BLE001 - a broker raises anything at all
+            self._went_away(error, now)
+            return False
+        self.in_flight.update(dict.fromkeys(batch, now))
+        if self.away_since is not None:
+            log.warning("the broker is back after %.0f s", now - self.away_since)
+            self.away_since = None
+        return True
+
+    def _stuck(self) -> bool:
+        """Whether an earlier message still blocks in the broker's client."""
+        return self._sending is not None and not self._sending.done()
+
+    def _went_away(self, error: Exception, now: float) -> None:
+        if self.away_since is None:
+            log.warning("the broker does not take messages (%s); passes run here meanwhile", type(error).__name__)
+            self.away_since = now
+        self._local = [thread for thread in self._local if thread.is_alive()]
+        for number in range(len(self._local), LOCAL_THREADS):
+            thread = threading.Thread(target=self._work_here, name=f"local-sweep-{number}", daemon=True)
+            self._local.append(thread)
+            thread.start()
+
+    def _work_here(self) -> None:
+        """Sweep in this thread until the broker is back."""
+        try:
+            while self.away_since is not None and not self.stop.is_set():
+                try:
+                    made = sweep.sweep(self.engine, budget_s=5.0)
+                except Exception:
+                    log.exception("a local sweep failed")
+                    connection.close()
+                    made = 0
+                self.stop.wait(0.1 if made else SCAN_S)
+        finally:
+            connection.close()
+
+
+def default(**changes: Any) -> Dispatcher:
+    """Return the dispatcher of a real process."""
+    return Dispatcher(sweep.engine(), **changes)

@@ -1,0 +1,23 @@
+"""`python -m controlplane dispatcher`: turn what is due into nudges until told to stop."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+from django.core.management.base import BaseCommand
+
+from provisioners import dispatcher
+
+
+class Command(BaseCommand):
+    """Run the dispatcher in the foreground; SIGTERM and Ctrl-C end it cleanly."""
+
+    help = "Publish nudges for what is due; run passes here while the broker is away."
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Run until a signal comes."""
+        running = dispatcher.default()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: running.stop.set())
+        running.run()
