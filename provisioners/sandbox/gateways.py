@@ -3,7 +3,8 @@
 A gateway is the real program (`python -m provisioners.gateway`) in a process group of its own, so it
 outlives this server; after a restart a running one is adopted, by pid and only if that process really
 carries our state folder in its command line. The one-time token travels in the environment, never in
-argv, file or store; a gateway that dies before it enrolled is therefore reported lost, not restarted.
+argv, file or store; a gateway that dies before it enrolled, or whose token is refused, is therefore reported
+lost (its part is absent, its files are gone) and comes back only with a fresh token.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ class _Process:
     """The token it was started with."""
     started_at: float = 0.0
     asked_to_end_at: float = 0.0
+    hopeless: str = ""
+    """Why it can never work again as it is, "" while it can."""
 
 
 class GatewayKeeper:
@@ -129,14 +132,18 @@ class GatewayKeeper:
             token = estate.tokens.get(gateway.uid)
             if alive and not gateway.enrolled and token is not None and process.token != token:
                 should_run = False  # a newer token was delivered: the old one may never be good again
+            if alive and (process.hopeless or gateway.started_with != gateway.control_plane_url):
+                should_run = False
             if alive and not should_run:
                 _end(gateway.pid, process)
                 if gateway.wanted:
                     _note(estate, gateway, running=False, message="stopping")
             elif not gateway.wanted:
-                self._processes.pop((name, gateway.uid), None)
-                shutil.rmtree(folder, ignore_errors=True)
+                self._forget(name, gateway, folder)
                 estate.gateway_gone(gateway.uid)
+            elif process.hopeless or (should_run and not alive and token is None and not gateway.enrolled):
+                self._forget(name, gateway, folder)
+                estate.gateway_lost(gateway.uid, process.hopeless or "it ended before it had enrolled")
             elif should_run and not alive:
                 self._restart(estate, gateway, folder, process, token)
             elif not should_run and gateway.running:
@@ -147,9 +154,6 @@ class GatewayKeeper:
     def _restart(
         self, estate: Estate, gateway: GatewayRecord, folder: Path, process: _Process, token: Secret | None
     ) -> None:
-        if token is None and not gateway.enrolled:
-            estate.gateway_lost(gateway.uid, "it ended before it had enrolled")
-            return
         backoff_s = min(LONGEST_BACKOFF_S, 0.25 * 2 ** min(gateway.restarts, 10)) if gateway.restarts else 0.0
         if time.monotonic() - process.started_at < backoff_s:
             return
@@ -159,6 +163,7 @@ class GatewayKeeper:
         process.child = _spawn(self._python, folder, port, environment)
         process.token, process.started_at, process.asked_to_end_at = token, time.monotonic(), 0.0
         gateway.restarts += 1
+        gateway.started_with = gateway.control_plane_url
         _log.info("gateway %s started: pid %s, port %s", gateway.uid, process.child.pid, port)
         estate.gateway_seen(
             gateway.uid,
@@ -168,6 +173,11 @@ class GatewayKeeper:
             port=port,
             message="starting",
         )
+
+    def _forget(self, name: str, gateway: GatewayRecord, folder: Path) -> None:
+        """Remove what is left of a gateway whose process has ended."""
+        self._processes.pop((name, gateway.uid), None)
+        shutil.rmtree(folder, ignore_errors=True)
 
     def _all_gateways(self) -> list[GatewayRecord]:
         return [
@@ -191,9 +201,21 @@ class GatewayKeeper:
             message = "" if enrolled else "the gateway has not enrolled yet"
             if enrolled:
                 gateway.restarts = 0
+            process = self._processes.get((name, gateway.uid))
+            if process is not None:
+                process.hopeless = _why_hopeless(health)
             estate.gateway_seen(
                 gateway.uid, running=True, enrolled=enrolled, pid=gateway.pid, port=gateway.port, message=message
             )
+
+
+def _why_hopeless(health: Mapping[str, object]) -> str:
+    """Return why a gateway that says `health` of itself needs a fresh start with a fresh token, or ""."""
+    if health.get("state") == "removed":
+        return "the control plane has removed it"
+    if not health.get("enrolled") and health.get("control_plane") == "token-refused":
+        return "the control plane refused its token"
+    return ""
 
 
 def _note(estate: Estate, gateway: GatewayRecord, *, running: bool, message: str) -> None:

@@ -125,6 +125,8 @@ class GatewayRecord:
     enrolled: bool = False
     pid: int = 0
     port: int = 0
+    started_with: str = ""
+    """Control plane's URL that the process was started with; another one needs another process."""
     message: str = ""
     restarts: int = 0
 

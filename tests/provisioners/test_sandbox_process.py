@@ -230,40 +230,61 @@ def test_a_gateway_that_dies_before_it_enrolled_is_an_absent_part_and_a_new_toke
     driver = sandbox.estate(gateways="real")
     boundary = namespace_boundary(TENANT)
     assert boundary.gateway is not None
-    with control_plane(boundary.gateway.uid) as (control, _loop):
-        unknown = replace(
-            boundary, gateway=replace(boundary.gateway, control_plane_url=control.url, enrolment_token=Secret("wrong"))
-        )
-        sandbox.wait_for(lambda: as_wanted(driver, unknown) or sandbox.gateways())
-        part = driver.observe(boundary.ref).part("namespace.gateway")
-        assert not part.ready
-        sandbox.kill()
-        for pid in sandbox.gateways():
-            os.kill(pid, signal.SIGKILL)
-        sandbox.start()
+    nobody_home = replace(boundary, gateway=replace(boundary.gateway, control_plane_url="http://127.0.0.1:9"))
+    sandbox.wait_for(lambda: as_wanted(driver, nobody_home) or sandbox.gateways())
+    part = driver.observe(boundary.ref).part("namespace.gateway")
+    assert (part.presence, part.ready) == (Presence.PRESENT, False)
+    sandbox.kill()
+    for pid in sandbox.gateways():
+        os.kill(pid, signal.SIGKILL)
+    sandbox.start()
 
-        sandbox.wait_for(lambda: driver.observe(boundary.ref).part("namespace.gateway").presence == Presence.ABSENT)
-        good = replace(
-            boundary,
-            gateway=replace(boundary.gateway, control_plane_url=control.url, enrolment_token=Secret(control.token)),
-        )
-        assert sandbox.wait_for(lambda: as_wanted(driver, good)).exists
+    sandbox.wait_for(lambda: driver.observe(boundary.ref).part("namespace.gateway").presence == Presence.ABSENT)
+
+    with control_plane(boundary.gateway.uid) as (control, _loop):
+        token = Secret(control.token)
+        gateway = replace(boundary.gateway, control_plane_url=control.url, enrolment_token=token)
+        assert sandbox.wait_for(lambda: as_wanted(driver, replace(boundary, gateway=gateway))).exists
     driver.close()
 
 
-def test_a_newer_token_replaces_a_gateway_that_never_enrolled(sandbox: SandboxProcess) -> None:
+def test_a_gateway_whose_token_is_refused_is_an_absent_part_and_a_fresh_token_starts_it(
+    sandbox: SandboxProcess,
+) -> None:
     driver = sandbox.estate(gateways="real")
     boundary = namespace_boundary(TENANT)
     assert boundary.gateway is not None
     with control_plane(boundary.gateway.uid) as (control, _loop):
         expired = replace(boundary.gateway, control_plane_url=control.url, enrolment_token=Secret("expired"))
-        sandbox.wait_for(lambda: as_wanted(driver, replace(boundary, gateway=expired)) or sandbox.gateways())
-        fresh = replace(expired, enrolment_token=Secret(control.token))
-        step = driver.steps(replace(boundary, gateway=fresh))[-1]
+        for step in driver.steps(replace(boundary, gateway=expired)):
+            driver.start(step)
+        sandbox.wait_for(lambda: control.enrolments)
 
-        driver.start(step)
+        sandbox.wait_for(lambda: driver.observe(boundary.ref).part("namespace.gateway").presence == Presence.ABSENT)
 
-        assert sandbox.wait_for(lambda: as_wanted(driver, replace(boundary, gateway=fresh))).exists
+        assert sandbox.gateways() == []
+        fresh = replace(boundary, gateway=replace(expired, enrolment_token=Secret(control.token)))
+        assert sandbox.wait_for(lambda: as_wanted(driver, fresh)).exists
+    driver.close()
+
+
+def test_a_newer_token_or_another_control_plane_replaces_a_gateway_that_waits(sandbox: SandboxProcess) -> None:
+    driver = sandbox.estate(gateways="real")
+    boundary = namespace_boundary(TENANT)
+    assert boundary.gateway is not None
+    nobody_home = replace(boundary, gateway=replace(boundary.gateway, control_plane_url="http://127.0.0.1:9"))
+    sandbox.wait_for(lambda: as_wanted(driver, nobody_home) or sandbox.gateways())
+    (first,) = sandbox.gateways()
+
+    assert nobody_home.gateway is not None
+    newer = replace(nobody_home.gateway, enrolment_token=Secret("newer"))
+    driver.start(driver.steps(replace(boundary, gateway=newer))[-1])
+    sandbox.wait_for(lambda: sandbox.gateways() not in ([], [first]))
+
+    with control_plane(boundary.gateway.uid) as (control, _loop):
+        token = Secret(control.token)
+        gateway = replace(boundary.gateway, control_plane_url=control.url, enrolment_token=token)
+        assert sandbox.wait_for(lambda: as_wanted(driver, replace(boundary, gateway=gateway))).exists
     driver.close()
 
 
