@@ -27,7 +27,7 @@ from tenants.errors import PayloadTooLarge  # noqa: E402
 del controlplane
 
 
-class _TooLarge(Exception):  # noqa: N818 - ends the reading of one body
+class _TooLarge(Exception):
     pass
 
 

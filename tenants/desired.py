@@ -35,7 +35,7 @@ def tenant_id_of(row: models.Model) -> UUID | None:
     return getattr(row, "tenant_id", None)
 
 
-def happened(  # noqa: PLR0913 - the columns of an event
+def happened(
     row: models.Model,
     kind: str,
     /,
@@ -64,7 +64,7 @@ def changed(row: models.Model, kind: str, /, *, actor: Actor, at: datetime, **da
     updates: dict[str, Any] = {"version": F("version") + 1}
     if hasattr(row, "generation"):
         updates |= {"generation": F("generation") + 1, "due_at": at, "failures": 0}
-    type(row)._base_manager.filter(pk=row.pk).update(**updates)  # noqa: SLF001 - below any scoping, by primary key
+    type(row)._base_manager.filter(pk=row.pk).update(**updates)
     row.refresh_from_db(fields=list(updates))
     happened(row, kind, actor=actor, at=at, **data)
 
@@ -76,14 +76,14 @@ def created(row: models.Model, kind: str, /, *, actor: Actor, at: datetime, **da
 
 def nudge_now(row: models.Model, *, at: datetime) -> None:
     """Make a reconciled row due now and put it into the outbox, without an event: nothing happened, just look."""
-    type(row)._base_manager.filter(pk=row.pk).update(due_at=at)  # noqa: SLF001 - as above
+    type(row)._base_manager.filter(pk=row.pk).update(due_at=at)
     with connection.cursor() as cursor:
         cursor.execute("SELECT outbox_put(%s, %s, %s, %s)", [kind_of(row), row.pk, tenant_id_of(row), at])
 
 
 def respecified(row: models.Model, *, at: datetime) -> None:
     """Bump a row's generation and make it due, without an event of its own: another row's event tells why."""
-    type(row)._base_manager.filter(pk=row.pk).update(generation=F("generation") + 1, due_at=at, failures=0)  # noqa: SLF001
+    type(row)._base_manager.filter(pk=row.pk).update(generation=F("generation") + 1, due_at=at, failures=0)
     with connection.cursor() as cursor:
         cursor.execute("SELECT outbox_put(%s, %s, %s, %s)", [kind_of(row), row.pk, tenant_id_of(row), at])
 

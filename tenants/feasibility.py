@@ -76,7 +76,7 @@ def validate(
     if spec.where.kind is not None and spec.where.kind not in kinds:
         words = " or ".join(k.value for k in kinds)
         refuse(f"This kind of product runs in a {words} boundary only.", "where.kind", code="not-supported")
-    if not 60 <= spec.term.duration_s <= MAX_TERM_S:  # noqa: PLR2004 - one minute
+    if not 60 <= spec.term.duration_s <= MAX_TERM_S:
         refuse(f"A term lasts 60 to {MAX_TERM_S} seconds.", "term.duration_s")
     if spec.term.not_after is not None and spec.term.not_after <= now:
         refuse("This time is over already.", "term.not_after")

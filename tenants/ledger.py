@@ -123,7 +123,7 @@ def _size(unit: Unit) -> int:
     return gpu_catalogue.profile(unit.product, unit.profile).size * max(1, unit.gpu_count)
 
 
-def _place_one(  # noqa: PLR0913 - one claim
+def _place_one(
     allocation: Allocation,
     unit: Unit,
     spec: AllocationSpec,
@@ -154,7 +154,7 @@ def _place_one(  # noqa: PLR0913 - one claim
     return host
 
 
-def _second_try(  # noqa: PLR0913 - one claim
+def _second_try(
     allocation: Allocation, unit: Unit, now: datetime, option: Option, avoid: list[UUID], *, dedicated: bool
 ) -> UUID | None:
     """Look at hosts with unreported units: admit only what the worst assignment cannot shut out."""
@@ -225,7 +225,7 @@ def _worst_case_window(host_id: UUID, unit: Unit) -> tuple[list[dict[str, Any]],
     return None
 
 
-def _claim_at(  # noqa: PLR0913 - one claim
+def _claim_at(
     allocation: Allocation,
     unit: Unit,
     host_id: UUID,
@@ -346,7 +346,7 @@ def windows_of(units: Sequence[UUID]) -> dict[UUID, list[Window]]:
     return found
 
 
-def put(  # noqa: PLR0913 - one dated hold
+def put(
     kind: HoldKind,
     device: UUID,
     start: int,

@@ -193,4 +193,4 @@ def find_object(kind: str, key: UUID) -> models.Model | None:
         ProductKind.NAMESPACE: Namespace,
     }
     model = table.get(kind)
-    return model._base_manager.filter(pk=key).first() if model is not None else None  # noqa: SLF001 - RLS scopes it
+    return model._base_manager.filter(pk=key).first() if model is not None else None

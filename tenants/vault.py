@@ -37,7 +37,7 @@ def _ring(text: str) -> dict[str, bytes]:
     for part in filter(None, (p.strip() for p in text.split(","))):
         key_id, _, encoded = part.partition(":")
         key = base64.b64decode(encoded, validate=True)
-        if len(key) != 32 or not 1 <= len(key_id) <= 16:  # noqa: PLR2004 - AES-256
+        if len(key) != 32 or not 1 <= len(key_id) <= 16:
             msg = "TENANTRY_MASTER_KEYS: each entry is id:base64 of 32 bytes"
             raise ImproperlyConfigured(msg)
         ring[key_id] = key

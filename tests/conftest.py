@@ -81,7 +81,9 @@ def postgres() -> EmbeddedPostgres:
     with locked():
         if server.probe() is not Probe.ACCEPTING:
             # Started by a process that ends at once: the server is nobody's child and outlives this run if need be.
-            starter = "from tests import environment as e; from controlplane.embedded.postgres import EmbeddedPostgres as P"
+            starter = (
+                "from tests import environment as e; from controlplane.embedded.postgres import EmbeddedPostgres as P"
+            )
             subprocess.run(
                 [sys.executable, "-c", f"{starter}; P(e.STATE, profile='test').start(); import os; os._exit(0)"],
                 check=True,

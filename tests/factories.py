@@ -92,7 +92,9 @@ def quota(of: Tenant, **limits: int) -> None:
         set_limit(of, dimension, amount)
 
 
-def set_limit(of: Tenant, dimension: str, amount: int, *, until: datetime | None = None, inherit: bool = False) -> Quota:
+def set_limit(
+    of: Tenant, dimension: str, amount: int, *, until: datetime | None = None, inherit: bool = False
+) -> Quota:
     """Set one limit."""
     return Quota.objects.create(
         tenant=of, dimension=dimension, amount=amount, until=until, inherit=inherit, created_at=NOW
@@ -114,7 +116,7 @@ def provider(*, name: str = "", kind: str = "sandbox", site: str = "berlin", **v
     )
 
 
-def host(  # noqa: PLR0913 - the columns of a host
+def host(
     of: Provider,
     *,
     gpus: int = 8,

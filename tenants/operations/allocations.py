@@ -214,7 +214,7 @@ def _charge(rows: Sequence[Allocation], *, now: datetime) -> None:
     )
 
 
-def _take(  # noqa: PLR0913 - rows and asks belong together
+def _take(
     tenant: Tenant, path: LockedPath, rows: Sequence[Allocation], asks: Sequence[Ask], *, actor: Actor, now: datetime
 ) -> None:
     """Place what fits now; the rest waits in the queue with its reason."""
@@ -396,7 +396,7 @@ def set_product_boundary(row: Allocation) -> None:
     """Tell the product that owns an allocation where it stands, and make it due."""
     model = product_model(ProductKind(row.product_kind))
     if model is not None:
-        model._base_manager.filter(allocation=row).update(boundary=row.boundary, due_at=row.due_at)  # noqa: SLF001
+        model._base_manager.filter(allocation=row).update(boundary=row.boundary, due_at=row.due_at)
 
 
 def product_model(kind: ProductKind) -> Any:
@@ -454,7 +454,7 @@ def request_deletion(row: Any, *, actor: Actor, now: datetime, kind: str) -> boo
 
 
 @operation
-def renew(  # noqa: PLR0913 - one renewal
+def renew(
     *,
     allocation: Allocation,
     duration_s: int,

@@ -20,7 +20,8 @@ from tenants.transactions import operation
 IMAGES: Final = ("ubuntu-24.04", "ubuntu-22.04", "debian-12")
 """Image names every provider maps to a template of its own."""
 SSH_KEY: Final = re.compile(
-    r"^(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(256|384|521)|sk-ssh-ed25519@openssh\.com) [A-Za-z0-9+/]{40,1200}={0,2}( [\x21-\x7e ]{0,120})?$"
+    r"^(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(256|384|521)|sk-ssh-ed25519@openssh\.com) "
+    r"[A-Za-z0-9+/]{40,1200}={0,2}( [\x21-\x7e ]{0,120})?$"
 )
 MAX_DISK_GIB: Final = 8192
 MAX_SSH_KEYS: Final = 20
@@ -33,7 +34,7 @@ def create(*, tenant: Tenant, ask: MachineAsk, actor: Actor, now: datetime, mana
     if ask.image not in IMAGES:
         msg = f"No image is called {ask.image}; choose one of {', '.join(IMAGES)}."
         raise InvalidSpec(msg, field="image")
-    if not 10 <= ask.disk_gib <= MAX_DISK_GIB:  # noqa: PLR2004 - smallest image
+    if not 10 <= ask.disk_gib <= MAX_DISK_GIB:
         msg = f"A disk has 10 to {MAX_DISK_GIB} GiB."
         raise InvalidSpec(msg, field="disk_gib")
     if len(ask.allocation.units) != 1:

@@ -23,7 +23,7 @@ MAX_LABELS = 32
 CHANGEABLE = frozenset({"labels", "description"})
 
 
-def make(  # noqa: PLR0913 - what every product has
+def make(
     model: type[R],
     *,
     tenant: Tenant,
@@ -82,7 +82,7 @@ def update(
     expect_version(fresh, version)
     unknown = set(changes) - CHANGEABLE
     if unknown:
-        field = sorted(unknown)[0]
+        field = min(unknown)
         msg = f"{field} cannot be changed this way."
         raise InvalidSpec(msg, field=field)
     for key, value in changes.items():

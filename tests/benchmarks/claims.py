@@ -55,7 +55,7 @@ def fill(server: Any, database: str, gpus: int, tenants: int) -> None:
             " version, boundary_kinds"
         )
         connection.execute(
-            f"INSERT INTO tenants_host ({columns}) SELECT gen_random_uuid(), p.id, 'h' || n, 'h' || n, 'open', 'device',"  # noqa: S608
+            f"INSERT INTO tenants_host ({columns}) SELECT gen_random_uuid(), p.id, 'h' || n, 'h' || n, 'open', 'device',"
             " 'H100-80GB', true, '', true, 512, 4096, 512, 4096, 8, 8, 0, '{}', now(), 1, '{}'"
             " FROM tenants_provider p, generate_series(1, %s) n",
             [hosts],
@@ -140,9 +140,7 @@ def measure(server: Any, template: str, name: str, *, tenants: int, clients: int
     env = environ(server, name, "worker")
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
-    rivals = [
-        context.Process(target=client, args=(env, i, tenants, seconds, batch, queue)) for i in range(clients)
-    ]
+    rivals = [context.Process(target=client, args=(env, i, tenants, seconds, batch, queue)) for i in range(clients)]
     for rival in rivals:
         rival.start()
     results = [queue.get(timeout=seconds + 60) for _ in rivals]
@@ -151,7 +149,9 @@ def measure(server: Any, template: str, name: str, *, tenants: int, clients: int
     server.drop_database(name)
     done, waiting = sum(r[0] for r in results), sum(r[1] for r in results)
     rate = done / seconds
-    print(f"    {tenants:>4} tenants, batch {batch:>3}, {clients} clients: {rate:8.0f} /s, {waiting} waiting", flush=True)
+    print(
+        f"    {tenants:>4} tenants, batch {batch:>3}, {clients} clients: {rate:8.0f} /s, {waiting} waiting", flush=True
+    )
     return rate
 
 
@@ -164,7 +164,7 @@ def main() -> None:
     options = parser.parse_args()
     from controlplane.embedded.postgres import EmbeddedPostgres
 
-    with tempfile.TemporaryDirectory(prefix="tenantry-bench-", dir="/tmp") as folder:  # noqa: S108
+    with tempfile.TemporaryDirectory(prefix="tenantry-bench-", dir="/tmp") as folder:
         Path(folder).chmod(0o755)
         server = EmbeddedPostgres(Path(folder), profile="production")
         server.start()

@@ -7,13 +7,13 @@ from datetime import datetime, timedelta
 import pytest
 
 from tenants import ledger
+from tenants.actor import SYSTEM
 from tenants.errors import Conflict, InvalidSpec, QuotaExceeded
 from tenants.models import Allocation, Boundary, GpuDevice, Hold, Host, Outbox, QuotaCharge, Unit, UsageRecord
 from tenants.operations import allocations
 from tenants.specs import AllocationSpec, BareAsk, GpuAsk, Term, UnitAsk, Where
 from tenants.states import OnShortage, Role, Tier
 from tenants.transactions import acting
-from tenants.actor import SYSTEM
 from tests import factories
 
 pytestmark = pytest.mark.usefixtures("db")
@@ -120,9 +120,7 @@ def test_a_newcomer_does_not_overtake_who_waits_for_the_same(world, now: datetim
 def test_a_gang_is_placed_whole_or_not_at_all(world, now: datetime) -> None:
     tenant, actor, _ = world
 
-    row = allocations.create(
-        tenant=tenant, ask=ask("gang", *(whole(1) for _ in range(3))), actor=actor, now=now
-    )
+    row = allocations.create(tenant=tenant, ask=ask("gang", *(whole(1) for _ in range(3))), actor=actor, now=now)
 
     assert row.phase == "Waiting"
     assert Hold.objects.count() == 0
@@ -136,9 +134,7 @@ def test_a_batch_passes_the_quota_together_or_changes_nothing(now: datetime) -> 
     factories.set_limit(tenant, "gpu.H100-80GB.1g.10gb", 10)
     actor = factories.actor(factories.member(tenant))
 
-    rows = allocations.create_batch(
-        tenant=tenant, asks=[ask(f"a-{i}") for i in range(10)], actor=actor, now=now
-    )
+    rows = allocations.create_batch(tenant=tenant, asks=[ask(f"a-{i}") for i in range(10)], actor=actor, now=now)
     with pytest.raises(QuotaExceeded):
         allocations.create_batch(tenant=tenant, asks=[ask("b-1"), ask("b-2")], actor=actor, now=now)
 

@@ -89,7 +89,7 @@ def test_eight_racers_never_go_beyond_a_quota(dimension: str, on_parent: bool, n
     for turn in range(ROUNDS):
         results = race(
             [
-                lambda n=n, t=t: allocations.create(
+                lambda n=n, t=t, turn=turn: allocations.create(
                     tenant=t, ask=ask(f"r{turn}-{n}", profile, vcpu, memory), actor=actors[t.pk], now=now
                 )
                 for n, t in enumerate(racers)
@@ -124,7 +124,7 @@ def test_a_naive_check_fails_the_same_race(now: datetime) -> None:
 
     over = 0
     for turn in range(20):
-        won = sum(race([lambda n=n: naive(turn * 100 + n) for n in range(RACERS)]))
+        won = sum(race([lambda n=n, turn=turn: naive(turn * 100 + n) for n in range(RACERS)]))
         over += won > 5
         QuotaCharge.objects.all().delete()
         Allocation.objects.all().delete()
