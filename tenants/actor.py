@@ -53,7 +53,9 @@ class Actor:
         return bool(self.platform_roles) and self.only_tenant is None
 
     def has(self, *roles: PlatformRole) -> bool:
-        """Whether one of these platform roles is there."""
+        """Whether one of these platform roles is there; the system has them all."""
+        if self.kind is Kind.SYSTEM:
+            return True
         return self.only_tenant is None and not self.platform_roles.isdisjoint(roles)
 
     def role_on(self, path: Sequence[UUID]) -> Role | None:

@@ -54,7 +54,8 @@ def happened(
             + "event_append(%s, %s, %s, %s, %s, %s, %s, %s, %s)",
             [
                 *([kind_of(row), row.pk, tenant_id, at] if nudge else []),
-                tenant_id or PLATFORM_CHAIN, at, tenant_id, kind, kind_of(row), row.pk, actor.word, actor.person_id, body,
+                tenant_id or PLATFORM_CHAIN, at, tenant_id, kind, kind_of(row), row.pk, actor.word, actor.person_id,
+                body,
             ],
         )  # fmt: skip
 

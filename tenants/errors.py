@@ -17,7 +17,7 @@ class ControlPlaneError(Exception):
     title: ClassVar[str] = "Something went wrong"
 
     def __init__(self, detail: str = "", *, field: str | None = None, code: str | None = None, **data: Any) -> None:
-        """`detail` is one sentence for the caller; `field` names the input at fault; `code` refines the class's code."""
+        """`detail` is a sentence for the caller, `field` the input at fault; `code` refines the class's code."""
         super().__init__(detail or self.title)
         self.detail = detail or self.title
         self.field = field

@@ -292,7 +292,7 @@ def replace(unit: Unit, spec: AllocationSpec, *, avoid: Sequence[UUID], now: dat
             release(unit, now=now)
             unit.avoid_hosts = refused
             if _place_one(allocation, unit, spec, now, Option(kind, (provider,)), avoid=[]) is None:
-                raise _GangFailed
+                raise _GangFailed  # noqa: TRY301 - leaves the savepoint
             Unit.objects.filter(pk=unit.pk).update(avoid_hosts=refused)
             _carry_billing(unit, billable)
     except _GangFailed:
@@ -304,7 +304,8 @@ def replace(unit: Unit, spec: AllocationSpec, *, avoid: Sequence[UUID], now: dat
 def _billing_of(unit: Unit) -> tuple[datetime | None, datetime | None]:
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT min(billable_from), max(billable_to) FROM tenants_usagerecord WHERE unit_id = %s AND held_to IS NULL",
+            "SELECT min(billable_from), max(billable_to) FROM tenants_usagerecord "
+            "WHERE unit_id = %s AND held_to IS NULL",
             [unit.pk],
         )
         row = cursor.fetchone()

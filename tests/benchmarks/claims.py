@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - one row of a table per line of SQL
 """Claims per second over a large estate: quota, placement, event, commit; durable.
 
     python -m tests.benchmarks.claims [--gpus 100000] [--seconds 8] [--clients 4]
