@@ -81,8 +81,9 @@ def capabilities(state: State) -> Capabilities:
 
 def snapshot(state: State, now: float) -> ObservedProvider:
     """Return everything at once."""
+    silent = _silent_hosts(state, now)
     return ObservedProvider(
-        hosts=tuple(_host(state, host) for host in sorted(state.hosts)),
+        hosts=tuple(_host(state, host, silent=host in silent) for host in sorted(state.hosts)),
         uses=tuple(uses(state, now)),
         objects=tuple(_objects(state, now)),
         capabilities=capabilities(state),
@@ -101,7 +102,15 @@ def doubled(shown: ObservedProvider) -> ObservedProvider:
     return replace(shown, hosts=shown.hosts * 2, uses=shown.uses * 2, objects=shown.objects * 2)
 
 
-def _host(state: State, host: str) -> ObservedHost:
+def _silent_hosts(state: State, now: float) -> set[str]:
+    """Return the hosts that choose devices themselves and have not told yet, or never tell, all they chose."""
+    if state.settings.report_detail != "window":
+        return {host.host for host in state.hosts.values() if host.binding == Binding.HOST}
+    running = [workload for workload in state.workloads.values() if workload.running and workload.product]
+    return {one.host for one in running if one.binding == Binding.HOST and now < one.report_at}
+
+
+def _host(state: State, host: str, *, silent: bool) -> ObservedHost:
     record = state.hosts[host]
     return ObservedHost(
         host=record.host,
@@ -109,7 +118,7 @@ def _host(state: State, host: str) -> ObservedHost:
         binding=Binding(record.binding),
         vcpu=record.vcpu,
         memory_gib=record.memory_gib,
-        gpus=tuple(_gpu(state, device) for device in state.gpus_of.get(host, ())),
+        gpus=tuple(_gpu(state, device, silent=silent) for device in state.gpus_of.get(host, ())),
         healthy=record.healthy,
         message=record.message,
         in_maintenance=record.in_maintenance,
@@ -117,10 +126,10 @@ def _host(state: State, host: str) -> ObservedHost:
     )
 
 
-def _gpu(state: State, device: str) -> ObservedGpu:
+def _gpu(state: State, device: str, *, silent: bool) -> ObservedGpu:
     gpu = state.gpus[device]
-    # A host-bound provider that names devices late or never does not show what is carved on them either.
-    told = state.hosts[gpu.host].binding != Binding.HOST or state.settings.report_detail == "window"
+    # What is carved for good is known; what comes and goes with workloads would give away their devices.
+    told = gpu.layout_change != "dynamic" or not silent
     return ObservedGpu(
         device=device,
         product=gpu.product,

@@ -137,10 +137,13 @@ def test_binding_host_reports_the_device_late_and_then_exactly(rig: Rig) -> None
     rig.settings(report_delay_s=10.0)
 
     early = finish(rig, spec).units[0]
+    early_modes = [gpu.mode for host in rig.driver.snapshot().hosts for gpu in host.gpus if host.host == "esx-a"]
     rig.clock.tick(20)
     late = rig.driver.observe(spec.ref).units[0]
+    late_modes = [gpu.mode for host in rig.driver.snapshot().hosts for gpu in host.gpus if host.host == "esx-a"]
 
     assert (early.device, early.start, early.exact) == ("", None, False)
+    assert (early_modes, late_modes) == (["unknown", "unknown"], ["mig", "empty"])
     assert late.exact
     assert [(use["device"], use["start"]) for use in rig.truth()] == [(late.device, late.start)]
 
