@@ -53,6 +53,8 @@ def _run(asked: argparse.Namespace, *, walk: bool) -> int:
                 say(f"ready after {time.monotonic() - began:.1f} s")
                 say(f"  control plane  {installation.public_url}   (API {installation.public_url}/api/v1/)")
                 say(f"  sandbox        {installation.sandbox_url}   (a simulated estate)")
+                if places.logins_file.exists():
+                    say(f"  log-ins        {places.logins_file}")
                 status = _walk(master, installation) if walk else 0
                 if walk and (asked.exit or os.environ.get("EXIT") == "1"):
                     return status
@@ -104,7 +106,7 @@ def reset(asked: argparse.Namespace) -> int:
     for folder in (places.home_of_database, places.sandbox, places.broker, places.logs, places.scratch, places.run):
         if folder.exists():
             shutil.rmtree(folder)
-    for file in (places.secrets_file, places.ports_file):
+    for file in (places.secrets_file, places.ports_file, places.logins_file):
         file.unlink(missing_ok=True)
     say(f"deleted: all data in {places.state}")
     return 0

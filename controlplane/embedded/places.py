@@ -76,6 +76,11 @@ class Places:
         return self.state / "secrets.env"
 
     @property
+    def logins_file(self) -> Path:
+        """People of the demo and their passwords, written by `bootstrap --demo` with mode 0600."""
+        return self.state / "demo-logins.json"
+
+    @property
     def ports_file(self) -> Path:
         """Ports chosen last time; preferred on the next start so that addresses last."""
         return self.state / "ports.json"

@@ -72,7 +72,7 @@ class Supervisor:
             self.once("migrate", "owner", "migrate", "--no-input")
         self.wait_ready("sandbox")
         with self._timed("bootstrap"):
-            said = self.once("bootstrap", "owner", "bootstrap", "--demo")
+            said = self.once("bootstrap", "worker", "bootstrap", "--demo")
         for line in said.splitlines():
             self.tell(f"  {line}")
         for make in (roster.web, roster.worker, roster.beat, roster.dispatcher):
