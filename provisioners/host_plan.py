@@ -18,7 +18,7 @@ from provisioners import inventory_objects
 from provisioners.driver import Driver, DriverError, NotSupported
 from tenants import desired, host_plans, ledger
 from tenants.actor import SYSTEM, Actor
-from tenants.models import GpuDevice, Hold, Host, HostPlan, Unit
+from tenants.models import GpuDevice, Hold, Host, HostPlan, Provider, Unit
 from tenants.states import HoldKind, HostState
 from tenants.transactions import acting, operation
 
@@ -29,14 +29,23 @@ NOTICE_LOOK: Final = timedelta(seconds=60)
 
 
 def advance_all(provider_id: UUID, driver: Driver, clock: Clock) -> int:
-    """Advance every running plan of a provider that is due; returns how many moved on."""
+    """Advance every running plan of a provider that is due, and have the provider looked at when the next one is.
+
+    Returns how many moved on.
+    """
     with acting(SYSTEM):
         due = list(
             HostPlan.objects.filter(host__provider_id=provider_id, state="running", due_at__lte=clock())
             .order_by("created_at", "pk")
             .values_list("pk", flat=True)
         )
-    return sum(advance(plan, driver, clock) for plan in due)
+    moved = sum(advance(plan, driver, clock) for plan in due)
+    with acting(SYSTEM):
+        running = HostPlan.objects.filter(host__provider_id=provider_id, state="running", due_at__isnull=False)
+        soonest = running.order_by("due_at").values_list("due_at", flat=True).first()
+        if soonest is not None:
+            Provider.objects.filter(pk=provider_id).update(due_at=soonest)
+    return moved
 
 
 def advance(plan_id: UUID, driver: Driver, clock: Clock) -> bool:

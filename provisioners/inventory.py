@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -38,6 +38,8 @@ from tenants.transactions import acting, current_actor, operation
 
 Clock = Callable[[], datetime]
 
+SECOND_LOOK: Final = timedelta(seconds=1)
+"""What counts only when seen twice is looked at again this soon."""
 DUPLICATES: Final = "duplicates-in-lists"
 KINDS: Final = inventory_hosts.KINDS | inventory_uses.KINDS | inventory_objects.KINDS | frozenset({DUPLICATES})
 """Findings that open and close with what snapshots show."""
@@ -280,6 +282,8 @@ class _Pass:
         memory = {"suspects": sorted(suspects), "absent": sorted(str(hold) for hold in self.absent)}
         if {name: sorted(self._memory(name)) for name in memory} != memory:
             fields["observed"] = {**self.provider.observed, **memory}
+            if any(set(memory[name]) - set(self._memory(name)) for name in memory):
+                fields["due_at"] = self.clock() + SECOND_LOOK
         with acting(SYSTEM):
             if fields:
                 Provider.objects.filter(pk=self.provider.pk).update(**fields)
