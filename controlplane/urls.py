@@ -1,12 +1,12 @@
 """Mounts API, agent API, admin and health."""
 
-from importlib.util import find_spec
 from typing import Any
 
 from django.contrib import admin
 from django.urls import include, path
 
 from controlplane import health
+from provisioners.agent_api import urls as agent_urls
 from tenants.api import scoping, urls
 from tenants.api.views import docs
 
@@ -19,10 +19,10 @@ urlpatterns: list[Any] = [
     path("api/schema", docs.SchemaView.as_view(), name="schema"),
     path("api/docs", docs.DocsView.as_view(url_name="schema")),
     path("api/errors/<str:code>", docs.error_help),
+    path("agent/v1/", include(agent_urls)),
     path("admin/", admin.site.urls),
 ]
-if find_spec("provisioners.agent_api.urls"):
-    urlpatterns.append(path("agent/v1/", include("provisioners.agent_api.urls")))
 
 # A route that names no operation with a policy must not serve: this stops the process at start.
 scoping.verify(urls.urlpatterns, "api/v1/")
+scoping.verify(agent_urls.urlpatterns, "agent/v1/")

@@ -65,8 +65,11 @@ def arm(replica: GatewayReplica, *, now: datetime) -> Secret:
 
 
 def removed(boundary: UUID, *, units: Iterable[UUID] | None, now: datetime) -> None:
-    """Note that gateways are gone: those of some units, or (None) all of a boundary. Their credentials end."""
+    """Note that gateways are gone: those of some units, or (None) all of a boundary. Their credentials end.
+
+    The digests stay: who proves to be one that was removed, and runs on all the same, is told so (410).
+    """
     rows = GatewayReplica.objects.filter(boundary_id=boundary, removed_at__isnull=True)
     if units is not None:
         rows = rows.filter(unit_id__in=list(units))
-    rows.update(removed_at=now, credential_digest="", token_digest="", token_sealed=None)
+    rows.update(removed_at=now, token_sealed=None)

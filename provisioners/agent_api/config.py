@@ -1,0 +1,149 @@
+"""Rows → the configuration of gateways. Reads in the caller's transaction, writes nothing, sends nothing.
+
+A gateway of a namespace boundary serves all its endpoints; one in an endpoint VM serves its own unit's
+endpoint, and only from the replica beside it. What depends on the clock (a key's expiry) is in the document
+as a time, so that the same rows always give the same document.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+from django.db import connection
+from django.db.models import Q
+from pydantic import ValidationError
+
+from provisioners.gateway.protocol import (
+    Backend,
+    ConfigDocument,
+    EndpointConfig,
+    EndpointKey,
+    EndpointState,
+    Signer,
+    SigningKey,
+)
+from tenants import models, vault
+from tenants.models import GatewayReplica, Unit
+
+log = logging.getLogger(__name__)
+
+REPORT_S: Final = 5.0
+REPORT_WHILE_ENDING_S: Final = 1.0
+"""While an endpoint drains, its deletion waits for what the gateway says is in flight."""
+SUSPENDED_WORDS: Final[Mapping[str, str]] = {
+    "keys": "its tenant is suspended, and keys are refused until that ends",
+    "network": "its tenant is suspended and cut off from the network",
+    "power": "its tenant is suspended and its machines are switched off",
+}
+DELETED_WORDS: Final = "it is being deleted"
+
+
+def signer() -> Signer:
+    """Return the installation's signing key, derived from the master keys: nothing to store, the same at each start.
+
+    The oldest key of the ring signs, and documents name all of them as trusted: a gateway learns a new one
+    while the old one still speaks for it, and follows when the old one leaves the ring.
+    """
+    return Signer(vault.derived("gateway-config")[-1])
+
+
+def trusted() -> tuple[SigningKey, ...]:
+    """Return the keys a gateway is told to trust, the current one first."""
+    known = [Signer(seed) for seed in vault.derived("gateway-config")]
+    return tuple(SigningKey(key_id=key.key_id, public_key=key.public_key) for key in known)
+
+
+def document_of(gateway: GatewayReplica, *, now: datetime) -> ConfigDocument:
+    """Return one gateway's configuration in its present version."""
+    return documents([gateway], now=now)[gateway.pk]
+
+
+def documents(gateways: Sequence[GatewayReplica], *, now: datetime) -> dict[UUID, ConfigDocument]:
+    """Return gateway → configuration; the number of queries does not grow with the gateways."""
+    allocations = dict(
+        Unit.objects.filter(pk__in=[g.unit_id for g in gateways if g.unit_id]).values_list("pk", "allocation_id")
+    )
+    in_namespaces = Q(boundary_id__in=[g.boundary_id for g in gateways if not g.unit_id])
+    in_machines = Q(allocation_id__in=list(allocations.values()))
+    endpoints = list(
+        models.Endpoint.objects.filter(in_namespaces | in_machines, released_at__isnull=True)
+        .select_related("revision")
+        .order_by("name", "pk")
+    )
+    keys: dict[UUID, list[models.EndpointKey]] = {}
+    rows = models.EndpointKey.objects.filter(endpoint__in=endpoints, revoked_at__isnull=True).order_by("public_id")
+    for key in rows:
+        keys.setdefault(key.endpoint_id, []).append(key)
+    depths = _suspended({gateway.tenant_id for gateway in gateways})
+    signing = trusted()
+    made: dict[UUID, ConfigDocument] = {}
+    for gateway in gateways:
+        mine = tuple(
+            _endpoint(row, keys.get(row.pk, ()), gateway, depths.get(row.tenant_id, ""))
+            for row in endpoints
+            if (
+                row.allocation_id == allocations.get(gateway.unit_id)
+                if gateway.unit_id
+                else row.boundary_id == gateway.boundary_id
+            )
+        )
+        ending = any(endpoint.state is EndpointState.CLOSED for endpoint in mine)
+        made[gateway.pk] = ConfigDocument(
+            version=gateway.config_version,
+            boundary_uid=gateway.boundary_id,
+            gateway_uid=gateway.pk,
+            issued_at=now,
+            endpoints=mine,
+            report_interval_s=REPORT_WHILE_ENDING_S if ending else REPORT_S,
+            signing_keys=signing,
+        )
+    return made
+
+
+def _endpoint(
+    row: models.Endpoint, keys: Sequence[models.EndpointKey], gateway: GatewayReplica, depth: str
+) -> EndpointConfig:
+    state, reason = EndpointState.OPEN, ""
+    if row.deletion_requested_at is not None:
+        state, reason = EndpointState.CLOSED, DELETED_WORDS
+    elif depth:
+        state, reason = EndpointState.SUSPENDED, SUSPENDED_WORDS[depth]
+    return EndpointConfig(
+        uid=row.pk,
+        name=row.name,
+        tenant=row.tenant_id,
+        state=state,
+        reason=reason,
+        models=(row.name,),
+        backends=_backends(row, only=gateway.unit_id),
+        keys=tuple(EndpointKey(id=key.public_id, digest=key.digest, expires_at=key.expires_at) for key in keys),
+    )
+
+
+def _backends(row: models.Endpoint, *, only: UUID | None) -> tuple[Backend, ...]:
+    """Return the replicas that are ready, one for each unit, with equal weights."""
+    revision = row.observed.get("revision")
+    if not isinstance(revision, int):
+        revision = row.revision.number if row.revision is not None else 0
+    found: dict[UUID, Backend] = {}
+    for unit in row.observed.get("units", ()):
+        if not unit.get("ready") or not unit.get("backend"):
+            continue
+        uid = UUID(str(unit["unit"]))
+        if only is not None and uid != only:
+            continue
+        try:
+            found[uid] = Backend(unit_uid=uid, url=unit["backend"], revision=revision)
+        except ValidationError:  # a driver's fault must not keep the other endpoints from their news
+            log.error("a backend address is not usable", extra={"endpoint": row.pk, "unit": uid})  # noqa: TRY400
+    return tuple(found[uid] for uid in sorted(found))
+
+
+def _suspended(tenants: set[UUID]) -> dict[UUID, str]:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT t.id, tenant_suspension(t.id) FROM unnest(%s::uuid[]) AS t(id)", [list(tenants)])
+        return {tenant: depth for tenant, depth in cursor.fetchall() if depth}

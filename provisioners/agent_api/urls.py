@@ -1,0 +1,14 @@
+"""Addresses of gateways' calls home, below `/agent/v1/`."""
+
+from typing import Any
+
+from django.urls import path
+
+from provisioners.agent_api.views import ConfigView, EnrolView, ReportView, UsageView
+
+urlpatterns: list[Any] = [
+    path("enrol", EnrolView.as_view()),
+    path("config", ConfigView.as_view()),
+    path("usage", UsageView.as_view()),
+    path("report", ReportView.as_view()),
+]

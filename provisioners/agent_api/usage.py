@@ -1,0 +1,56 @@
+"""A batch of usage as a gateway sends it → sums by key, revision and hour. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+from provisioners.gateway.protocol import BadDocument, UsageBatch, UsageRecord
+from tenants.operations.agents import UsageLine, UsageTotals
+
+MOST_TOKENS: Final = 100_000_000
+"""Tokens of one request; beyond it the record is nonsense, not work."""
+MOST_REVISION: Final = 2**31 - 1
+OLDEST: Final = timedelta(days=366)
+"""Usage from before that is a clock that was never set; it counts in the oldest hour."""
+
+
+def summed(batch: UsageBatch, *, now: datetime) -> UsageTotals:
+    """Return a batch's sums. Times beyond `now` are a fast clock's and count as now. Raises `BadDocument`."""
+    lines: dict[tuple[UUID, str, int, datetime], UsageLine] = {}
+    used: dict[str, datetime] = {}
+    for record in batch.records:
+        _check(record)
+        started = min(max(record.started_at, now - OLDEST), now).astimezone(UTC)
+        ended = _ended(started, record.duration_ms, now)
+        hour = started.replace(minute=0, second=0, microsecond=0)
+        key = (record.endpoint_uid, record.key_id, record.revision or 0, hour)
+        line = lines.get(key) or UsageLine(*key, 0, 0, 0, 0)
+        lines[key] = replace(
+            line,
+            requests=line.requests + 1,
+            errors=line.errors + (record.status >= 500),
+            prompt_tokens=line.prompt_tokens + record.prompt_tokens,
+            completion_tokens=line.completion_tokens + record.completion_tokens,
+        )
+        used[record.key_id] = max(ended, used.get(record.key_id, ended))
+    return UsageTotals(batch.id, tuple(lines.values()), used)
+
+
+def _ended(started: datetime, duration_ms: int, now: datetime) -> datetime:
+    longest_ms = (now - started) // timedelta(milliseconds=1)
+    return started + timedelta(milliseconds=min(duration_ms, longest_ms))
+
+
+def _check(record: UsageRecord) -> None:
+    if max(record.prompt_tokens, record.completion_tokens) > MOST_TOKENS:
+        message = f"a record counts more than {MOST_TOKENS} tokens"
+        raise BadDocument(message)
+    if record.revision is not None and not 0 <= record.revision <= MOST_REVISION:
+        message = "a record names a revision that cannot be"
+        raise BadDocument(message)
+    if "\x00" in record.key_id:
+        message = "a record's key id holds a NUL"
+        raise BadDocument(message)

@@ -1,0 +1,252 @@
+"""What gateways (the principal `agent`) write: their enrolment, the configuration they took, usage, reports.
+
+A gateway proves itself outside of these operations (`entry_of` and a comparison of digests in constant time)
+and then acts under its own id: row-level security shows it its tenant and nothing else. Lock order: objects,
+outbox, chain head, and the gateway's own row last, as everybody who bumps it does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+from django.db import connection
+from django.db.models import F, Q
+
+from tenants import access, desired
+from tenants.actor import Actor
+from tenants.errors import Gone, Unauthenticated
+from tenants.models import Endpoint, EndpointKey, GatewayReplica, GatewayUsage
+from tenants.policies import ROUTES
+from tenants.transactions import operation
+
+USED_EVERY: Final = timedelta(minutes=1)
+"""`last_used_at` of a key moves no more often than this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What proves one gateway, and the version of its configuration."""
+
+    gateway: UUID
+    credential_digest: str
+    token_digest: str
+    token_expires_at: datetime | None
+    config_version: int
+    removed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class UsageLine:
+    """Sums over the requests of one batch: of one key, revision and hour."""
+
+    endpoint: UUID
+    key: str
+    revision: int
+    """0 where no revision answered."""
+    hour: datetime
+    requests: int
+    errors: int
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class UsageTotals:
+    """One batch of usage, summed."""
+
+    id: UUID
+    lines: tuple[UsageLine, ...]
+    keys_used: Mapping[str, datetime]
+    """Public key id → when it was last used, no later than now."""
+
+
+def entries(gateways: Sequence[UUID]) -> dict[UUID, Entry]:
+    """Return gateway → entry for those that exist; in a read block of `AUTH`."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT id, credential_digest, token_digest, token_expires_at, config_version, removed "
+            "FROM gateway_entries(%s)",
+            [list(gateways)],
+        )
+        return {row[0]: Entry(*row) for row in cursor.fetchall()}
+
+
+@operation
+def enrol(
+    *, gateway: UUID, token_digest: str, credential_digest: str, version: str, actor: Actor, now: datetime
+) -> GatewayReplica:
+    """Take a gateway's one-time token and know it by its credential from now on.
+
+    A used token counts again only with the credential it was used with: its answer was lost. Raises
+    `Unauthenticated` alike for a token that is unknown, replaced, expired or used by another; `Gone`.
+    """
+    access.require_principal(actor, ROUTES["agents.enrol"])
+    row = GatewayReplica.objects.filter(pk=gateway, token_digest=token_digest).exclude(token_digest="").first()
+    if row is None:
+        raise Unauthenticated
+    if row.enrolled_at is not None and row.credential_digest == credential_digest:
+        return row
+    if row.enrolled_at is not None or row.token_expires_at is None or row.token_expires_at <= now:
+        raise Unauthenticated
+    desired.happened(row, "gateway.enrolled", actor=actor, at=now, nudge=False, version=version)
+    taken = GatewayReplica.objects.filter(
+        pk=gateway, token_digest=token_digest, enrolled_at=None, removed_at=None
+    ).update(credential_digest=credential_digest, enrolled_at=now, last_seen_at=now, token_sealed=None)
+    if not taken:  # somebody else was faster; what he may do is decided by what stands now
+        raise Unauthenticated
+    row.refresh_from_db()
+    return row
+
+
+@operation
+def take_config(
+    *,
+    gateway: UUID,
+    have: int,
+    render: Callable[[GatewayReplica], str],
+    actor: Actor,
+    now: datetime,
+) -> tuple[int, str]:
+    """Return (version, document) of a gateway's configuration, rendered once per version and kept.
+
+    The row's lock makes it exact: a change has raised the version and is visible, or waits for us. `have` is
+    what the gateway serves; where that is ahead (we were restored from a backup) ours goes past it.
+    """
+    access.require_principal(actor, ROUTES["agents.config"])
+    row = GatewayReplica.objects.select_for_update(no_key=True).filter(pk=gateway, removed_at=None).first()
+    if row is None:
+        raise Gone
+    if have > row.config_version or row.config_version < 1:
+        row.config_version = have + 1
+    if row.rendered_version != row.config_version or not row.rendered:
+        row.rendered = render(row)
+        row.rendered_version = row.config_version
+    row.last_seen_at = now
+    row.save(update_fields=["config_version", "rendered", "rendered_version", "last_seen_at"])
+    return row.config_version, row.rendered
+
+
+@operation
+def serves(*, gateway: UUID, version: int, actor: Actor, now: datetime) -> None:
+    """Note which version a gateway serves; what waits for keys to be off looks at it."""
+    access.require_principal(actor, ROUTES["agents.config"])
+    GatewayReplica.objects.filter(pk=gateway, config_version__gte=version).update(
+        reported_version=version, last_seen_at=now
+    )
+
+
+@operation
+def count_usage(*, gateway: UUID, totals: UsageTotals, actor: Actor, now: datetime) -> bool:
+    """Add one batch to the sums, once however often it comes; False for a repeat."""
+    access.require_principal(actor, ROUTES["agents.usage"])
+    row = GatewayReplica.objects.only("pk", "tenant_id").filter(pk=gateway).first()
+    if row is None:
+        raise Gone
+    endpoints = {line.endpoint for line in totals.lines}
+    batch = GatewayUsage(
+        id=totals.id,
+        tenant_id=row.tenant_id,
+        gateway=row,
+        endpoint_id=next(iter(endpoints)) if len(endpoints) == 1 else None,
+        requests=sum(line.requests for line in totals.lines),
+        prompt_tokens=sum(line.prompt_tokens for line in totals.lines),
+        completion_tokens=sum(line.completion_tokens for line in totals.lines),
+        errors=sum(line.errors for line in totals.lines),
+        received_at=now,
+    )
+    if not _first_time(batch):
+        return False
+    known = _use_keys(totals.keys_used)
+    _add(row.tenant_id, [line if line.key in known else _without_key(line) for line in totals.lines])
+    return True
+
+
+def _first_time(batch: GatewayUsage) -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO tenants_gatewayusage (id, tenant_id, gateway_id, endpoint_id, requests, prompt_tokens, "
+            "completion_tokens, errors, body, received_at) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, '{}', %s) "
+            "ON CONFLICT (id) DO NOTHING",
+            [
+                batch.pk, batch.tenant_id, batch.gateway_id, batch.endpoint_id, batch.requests, batch.prompt_tokens,
+                batch.completion_tokens, batch.errors, batch.received_at,
+            ],
+        )  # fmt: skip
+        return bool(cursor.rowcount)
+
+
+def _use_keys(used: Mapping[str, datetime]) -> set[str]:
+    """Move `last_used_at` of these keys, by id; return those that exist."""
+    keys = EndpointKey.objects.filter(public_id__in=list(used)).order_by("pk").values_list("public_id", "last_used_at")
+    known = set()
+    for public_id, before in keys:
+        known.add(public_id)
+        at = used[public_id]
+        if before is None or before <= at - USED_EVERY:
+            EndpointKey.objects.filter(Q(last_used_at=None) | Q(last_used_at__lt=at), public_id=public_id).update(
+                last_used_at=at
+            )
+    return known
+
+
+def _without_key(line: UsageLine) -> UsageLine:
+    return UsageLine(
+        line.endpoint, "", line.revision, line.hour, line.requests, line.errors, line.prompt_tokens,
+        line.completion_tokens,
+    )  # fmt: skip
+
+
+def _add(tenant: UUID, lines: Sequence[UsageLine]) -> None:
+    """Add lines to the sums, in one order for all, so that two batches never wait for each other in a ring."""
+    ordered = sorted(lines, key=lambda line: (line.endpoint, line.key, line.revision, line.hour))
+    with connection.cursor() as cursor:
+        cursor.executemany(
+            "INSERT INTO tenants_endpointusage AS u (id, tenant_id, endpoint_id, key_id, revision, hour, requests, "
+            "errors, prompt_tokens, completion_tokens) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s) "
+            "ON CONFLICT (endpoint_id, key_id, revision, hour, tenant_id) DO UPDATE SET "
+            "requests = u.requests + excluded.requests, errors = u.errors + excluded.errors, "
+            "prompt_tokens = u.prompt_tokens + excluded.prompt_tokens, "
+            "completion_tokens = u.completion_tokens + excluded.completion_tokens",
+            [
+                [
+                    uuid4(), tenant, line.endpoint, line.key, line.revision, line.hour, line.requests, line.errors,
+                    line.prompt_tokens, line.completion_tokens,
+                ]
+                for line in ordered
+            ],
+        )  # fmt: skip
+
+
+@operation
+def report(*, gateway: UUID, body: Mapping[str, Any], version: int, actor: Actor, now: datetime) -> None:
+    """Keep what a gateway says of itself; make endpoints due whose state or backends it sees otherwise than before."""
+    access.require_principal(actor, ROUTES["agents.report"])
+    row = GatewayReplica.objects.filter(pk=gateway).first()
+    if row is None:
+        raise Gone
+    before, after = health_of(row.report), health_of(body)
+    changed = [uid for uid in {*before, *after} if before.get(uid) != after.get(uid)]
+    mine = Endpoint.objects.filter(pk__in=changed, boundary_id=row.boundary_id, released_at=None).order_by("pk")
+    for endpoint in mine:
+        desired.nudge_now(endpoint, at=now)
+    GatewayReplica.objects.filter(pk=gateway).update(
+        report=dict(body),
+        last_seen_at=now,
+        # A version beyond ours is of a time before a backup was restored; the next configuration goes past it.
+        reported_version=version if version <= row.config_version else F("reported_version"),
+    )
+
+
+def health_of(body: Mapping[str, Any]) -> dict[UUID, Any]:
+    """Return endpoint → what passes look at in a report: its state and which backends answer."""
+    return {
+        UUID(str(endpoint["uid"])): (
+            endpoint["state"],
+            {str(backend["unit_uid"]): backend["reachable"] for backend in endpoint["backends"]},
+        )
+        for endpoint in body.get("endpoints", ())
+    }
