@@ -41,9 +41,9 @@ PEOPLE: Final = (
 )
 ESTATES: Final = (("k8s-sim", "berlin", "kubernetes"), ("vsphere-sim", "munich", "vsphere"))
 PRICES: Final[Mapping[str, str]] = {
-    "gpu.H100-80GB": "0.42",
-    "gpu.A100-80GB": "0.24",
-    "gpu.L40S-48GB": "1.10",
+    "gpu.H100-80GB.slices": "0.42",
+    "gpu.A100-80GB.slices": "0.24",
+    "gpu.L40S-48GB.slices": "1.10",
     "vcpu": "0.012",
     "memory_gib": "0.0016",
     "storage_gib": "0.0001",
@@ -184,7 +184,6 @@ class Command(BaseCommand):
                 kind="sandbox",
                 site=site,
                 config={"url": settings.TENANTRY_SANDBOX_URL, "estate": name},
-                credentials={"token": settings.TENANTRY_SANDBOX_TOKEN},
                 actor=SYSTEM,
                 now=now,
             )
@@ -197,6 +196,13 @@ class Command(BaseCommand):
                 actor=SYSTEM,
                 now=now,
             )
+        with reading(SYSTEM):
+            known = provider.credentials.filter(name="token").exists()
+        if not known:
+            providers.set_credential(
+                provider=provider, name="token", secret=settings.TENANTRY_SANDBOX_TOKEN, actor=SYSTEM, now=now
+            )
+        with reading(SYSTEM):
             provider.refresh_from_db()
         driver = connections.driver_of(provider)
         inventory.run(provider.pk, driver, timezone.now())
