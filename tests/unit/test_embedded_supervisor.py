@@ -77,7 +77,7 @@ def watch_until(master, condition):
 def test_migrations_run_before_bootstrap_and_both_before_the_workers(master):
     master.start()
 
-    assert master.once_ran == [("migrate", "owner", ["sandbox"]), ("bootstrap", "owner", ["sandbox"])]
+    assert master.once_ran == [("migrate", "owner", ["sandbox"]), ("bootstrap", "worker", ["sandbox"])]
     assert sorted(master.running) == sorted(roster.NAMES)
     assert all(running.is_ready() for running in master.running.values())
     assert [line for line in master.told if "hello" in line] == ["  bootstrap says hello"]
