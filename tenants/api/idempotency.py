@@ -55,10 +55,10 @@ def attempt_of(request: HttpRequest, actor: Actor, policy: Policy, body: Any, *,
     Raises `PreconditionRequired` for a token without one, `InvalidSpec` for a key of the wrong form.
     """
     key = request.headers.get("Idempotency-Key", "")
-    if planning or request.method != "POST":
+    if planning or request.method != "POST" or not policy.idempotency:
         return None
     if not key:
-        if policy.idempotency and actor.token_id is not None:
+        if actor.token_id is not None:
             raise PreconditionRequired(
                 "A POST with a token needs the header Idempotency-Key: any text of your own, new for each thing you "
                 "want done.",
@@ -120,9 +120,7 @@ def record(
                 body_hash=attempt.body_hash,
                 result_kind=kind,
                 result_id=ids[0] if len(ids) == 1 else None,
-                secret_sealed=(
-                    vault.seal(json.dumps(kept), table=_TABLE, column=_COLUMN, row=key) if kept else None
-                ),
+                secret_sealed=(vault.seal(json.dumps(kept), table=_TABLE, column=_COLUMN, row=key) if kept else None),
                 status=status,
                 created_at=now,
             )

@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
-from uuid import UUID
 
-from tenants import gpu_catalogue, ledger, pricing
+from tenants import ledger, pricing
 from tenants.api.serializers.base import Out
-from tenants.models import Allocation, Price, Tenant, Unit
+from tenants.models import Allocation, Tenant, Unit
 from tenants.operations import quotas
+from tenants.operations.pricing import all_prices
+from tenants.specs import AllocationSpec
 from tenants.states import Phase
 
 WAIT_GOALS: Final = frozenset(phase.value for phase in Phase)
@@ -116,25 +117,9 @@ def placement_of(allocations: Sequence[Allocation]) -> list[Placement]:
     ]
 
 
-def prices() -> pricing.PriceList:
-    """Return every price there is, as the pure arithmetic takes them. Inside a read block."""
-    rows = Price.objects.select_related("price_list", "price_list__provider").order_by("price_list__valid_from")
-    found: list[pricing.Price] = []
-    for row in rows:
-        of = row.price_list
-        item = row.item if not row.item.startswith("gpu.") or row.item.endswith(".slices") else f"{row.item}.slices"
-        try:
-            found.append(
-                pricing.Price(item, row.amount, of.valid_from, of.provider.name if of.provider else "", of.site)
-            )
-        except (ValueError, gpu_catalogue.BadDimension):
-            continue  # a price by token or by something this product does not know counts nothing by the hour
-    return pricing.PriceList(tuple(found))
-
-
 def cost_of(demand: Mapping[str, int], *, provider: str, site: str, start: datetime, end: datetime) -> CostEffect:
     """Return what a demand costs per hour and from `start` to `end`."""
-    known = prices()
+    known = all_prices()
     exact = {dimension: Decimal(amount) for dimension, amount in demand.items()}
     try:
         hourly = known.hourly(exact, start, provider=provider, site=site)
@@ -181,8 +166,6 @@ def _cost(allocations: Sequence[Allocation], *, now: datetime) -> CostEffect:
     for allocation in allocations:
         for dimension, amount in allocation.demand.items():
             demand[dimension] = demand.get(dimension, 0) + int(amount)
-    from tenants.specs import AllocationSpec
-
     spec = AllocationSpec.from_json(first.spec)
     return cost_of(
         demand,
@@ -191,5 +174,3 @@ def _cost(allocations: Sequence[Allocation], *, now: datetime) -> CostEffect:
         start=now,
         end=spec.term.ends_at(now),
     )
-
-

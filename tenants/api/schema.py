@@ -36,6 +36,7 @@ MEANINGS: Final = {
     413: "The body is too large.",
     415: "The body is not declared as JSON.",
     422: "The `Idempotency-Key` was used for another request.",
+    429: "Too many attempts; see `Retry-After`.",
     428: "`Idempotency-Key` or `If-Match` is missing.",
     503: "A part of the control plane does not answer; see `Retry-After`.",
 }

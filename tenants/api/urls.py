@@ -1,4 +1,8 @@
-"""Addresses of the REST API, below `/api/v1/`."""
+"""Addresses of the REST API, below `/api/v1/`.
+
+Objects of a tenant stand below it, by name, short id or id; the same noun at the top lists them across the
+tenants that the caller sees. Actions are POSTs below their object.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +10,116 @@ from typing import Any
 
 from django.urls import path
 
-from tenants.api.views import products
+from tenants.api.stream import EventStream
+from tenants.api.views import capacity, people, platform, products, records, requests, tenancy
 
-TENANT = "tenants/<str:tenant>/"
+TENANT = "tenants/<str:tenant>"
 
 
 def _both(noun: str, anywhere: Any, collection: Any) -> list[Any]:
     """Return the list across tenants and the collection of one tenant."""
-    return [path(noun, anywhere.as_view()), path(f"{TENANT}{noun}", collection.as_view())]
+    return [path(noun, anywhere.as_view()), path(f"{TENANT}/{noun}", collection.as_view())]
 
 
-urlpatterns: list[Any] = [
+PRODUCTS: list[Any] = [
     *_both("endpoints", products.EndpointsAnywhere, products.Endpoints),
-    path(f"{TENANT}endpoints/<str:name>", products.EndpointItem.as_view()),
-    path(f"{TENANT}endpoints/<str:name>/revisions", products.Revisions.as_view()),
-    path(f"{TENANT}endpoints/<str:name>/keys", products.Keys.as_view()),
-    path(f"{TENANT}endpoints/<str:name>/keys/<str:key>", products.KeyItem.as_view()),
-    path(f"{TENANT}endpoints/<str:name>/keys/<str:key>/roll", products.KeyRoll.as_view()),
+    path(f"{TENANT}/endpoints/<str:name>", products.EndpointItem.as_view()),
+    path(f"{TENANT}/endpoints/<str:name>/revisions", products.Revisions.as_view()),
+    path(f"{TENANT}/endpoints/<str:name>/keys", products.Keys.as_view()),
+    path(f"{TENANT}/endpoints/<str:name>/keys/<str:key>", products.KeyItem.as_view()),
+    path(f"{TENANT}/endpoints/<str:name>/keys/<str:key>/roll", products.KeyRoll.as_view()),
     *_both("machines", products.MachinesAnywhere, products.Machines),
-    path(f"{TENANT}machines/<str:name>", products.MachineItem.as_view()),
-    path(f"{TENANT}machines/<str:name>/power", products.MachinePower.as_view()),
+    path(f"{TENANT}/machines/<str:name>", products.MachineItem.as_view()),
+    path(f"{TENANT}/machines/<str:name>/power", products.MachinePower.as_view()),
     *_both("namespaces", products.NamespacesAnywhere, products.Namespaces),
-    path(f"{TENANT}namespaces/<str:name>", products.NamespaceItem.as_view()),
+    path(f"{TENANT}/namespaces/<str:name>", products.NamespaceItem.as_view()),
+    *_both("allocations", capacity.AllocationsAnywhere, capacity.Allocations),
+    path(f"{TENANT}/allocations:batch", capacity.AllocationBatch.as_view()),
+    path(f"{TENANT}/allocations/<str:name>", capacity.AllocationItem.as_view()),
+    path(f"{TENANT}/allocations/<str:name>/renew", capacity.AllocationRenewal.as_view()),
+    *_both("boundaries", capacity.Boundaries, capacity.Boundaries),
+    path(f"{TENANT}/boundaries/<str:name>", capacity.BoundaryItem.as_view()),
+    *[path(f"{TENANT}/{noun}/<str:name>/explain", view.as_view()) for noun, view in capacity.EXPLAINED.items()],
 ]
+
+TENANCY: list[Any] = [
+    path("tenants", tenancy.Tenants.as_view()),
+    path(TENANT, tenancy.TenantItem.as_view()),
+    path(f"{TENANT}/children", tenancy.Children.as_view()),
+    path(f"{TENANT}/policy", tenancy.TenantPolicy.as_view()),
+    path(f"{TENANT}/suspension", tenancy.SuspensionView.as_view()),
+    path(f"{TENANT}/suspensions", tenancy.Suspensions.as_view()),
+    path(f"{TENANT}/members", tenancy.Members.as_view()),
+    path(f"{TENANT}/members/<str:person>", tenancy.MemberItem.as_view()),
+    path(f"{TENANT}/members/<str:person>/hand-over", tenancy.MemberHandover.as_view()),
+    path(f"{TENANT}/service-accounts", tenancy.ServiceAccounts.as_view()),
+    path(f"{TENANT}/service-accounts/<str:name>", tenancy.ServiceAccountItem.as_view()),
+    path(f"{TENANT}/service-accounts/<str:name>/tokens", tenancy.ServiceTokens.as_view()),
+    path(f"{TENANT}/service-accounts/<str:name>/tokens/<str:token>", tenancy.ServiceTokenItem.as_view()),
+    path(f"{TENANT}/quotas", records.Quotas.as_view()),
+    path(f"{TENANT}/quotas/<str:quota>", records.QuotaItem.as_view()),
+    path(f"{TENANT}/quota-position", records.Position.as_view()),
+    *_both("requests", requests.RequestsAnywhere, requests.Requests),
+    path(f"{TENANT}/requests/<str:request>", requests.RequestOfTenant.as_view()),
+    *_both("events", records.Events, records.Events),
+    *_both("usage", records.Usage, records.Usage),
+    *_both("notices", records.Notices, records.Notices),
+]
+
+PEOPLE: list[Any] = [
+    path("login", people.Login.as_view()),
+    path("who", people.Who.as_view()),
+    path("who/password", people.Password.as_view()),
+    path("tokens", people.Tokens.as_view()),
+    path("tokens:find", people.FindToken.as_view()),
+    path("tokens/<str:token>", people.TokenItem.as_view()),
+    path("people", people.People.as_view()),
+    path("people/<str:person>", people.PersonItem.as_view()),
+    path("people/<str:person>/suspend", people.PersonSuspend.as_view()),
+    path("people/<str:person>/resume", people.PersonResume.as_view()),
+    path("people/<str:person>/roles", people.PersonRoles.as_view()),
+    path("people/<str:person>/leave", people.PersonLeave.as_view()),
+    path("objects/<str:short_id>", people.Objects.as_view()),
+    path("requests:tenant", requests.RequestTenant.as_view()),
+    path("requests:join", requests.RequestJoin.as_view()),
+    path("requests:write-off", requests.RequestWriteOff.as_view()),
+    path("requests/<str:request>", requests.RequestItem.as_view()),
+    path("requests/<str:request>/decide", requests.RequestDecide.as_view()),
+    path("requests/<str:request>/proof", requests.RequestProof.as_view()),
+    path("requests/<str:request>/comments", requests.RequestComments.as_view()),
+    path("inbox", requests.Inbox.as_view()),
+    path("delegations", requests.Delegations.as_view()),
+    path("delegations/<str:delegation>", requests.DelegationItem.as_view()),
+    path("auto-approval-rules", requests.Rules.as_view()),
+    path("auto-approval-rules/<str:rule>", requests.RuleItem.as_view()),
+]
+
+PLATFORM: list[Any] = [
+    path("events/stream", EventStream.as_view()),
+    path("providers", platform.Providers.as_view()),
+    path("providers/<str:provider>", platform.ProviderItem.as_view()),
+    path("providers/<str:provider>/enable", platform.PROVIDER_STEPS["enable"].as_view()),
+    path("providers/<str:provider>/disable", platform.PROVIDER_STEPS["disable"].as_view()),
+    path("providers/<str:provider>/credentials/<str:credential>", platform.ProviderCredentialItem.as_view()),
+    path("hosts", platform.Hosts.as_view()),
+    path("hosts/<str:host>", platform.HostItem.as_view()),
+    *[path(f"hosts/<str:host>/{step}", view.as_view()) for step, view in platform.HOST_STEPS.items()],
+    path("hosts/<str:host>/preview-drain", platform.DrainPreview.as_view()),
+    path("plans", platform.HostPlans.as_view()),
+    path("plans/<str:plan>", platform.HostPlanItem.as_view()),
+    path("plans/<str:plan>/cancel", platform.HostPlanCancel.as_view()),
+    path("devices", platform.Devices.as_view()),
+    path("devices/<str:device>", platform.DeviceItem.as_view()),
+    path("devices/<str:device>/repair", platform.DeviceRepair.as_view()),
+    path("findings", platform.Findings.as_view()),
+    path("findings/<str:finding>", platform.FindingItem.as_view()),
+    path("findings/<str:finding>/resolve", platform.FindingResolve.as_view()),
+    path("served-models", platform.ServedModels.as_view()),
+    path("served-models/<str:model>", platform.ServedModelItem.as_view()),
+    path("prices", platform.PriceLists.as_view()),
+    path("prices/<str:price_list>", platform.PriceListItem.as_view()),
+    path("gpu-products", platform.Catalogue.as_view()),
+    path("checkpoints", records.Checkpoints.as_view()),
+]
+
+urlpatterns: list[Any] = [*PRODUCTS, *TENANCY, *PEOPLE, *PLATFORM]

@@ -45,7 +45,14 @@ class Api:
         self.token = token
 
     def __call__(
-        self, method: str, path: str, body: Any = None, *, raw: bytes | None = None, key: str | None = "new", **headers: str
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        raw: bytes | None = None,
+        key: str | None = "new",
+        **headers: str,
     ) -> Answer:
         extra = {f"HTTP_{name.upper()}": value for name, value in headers.items() if name != "content_type"}
         if self.token is not None:

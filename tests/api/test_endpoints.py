@@ -83,9 +83,7 @@ def test_put_creates_then_changes_what_it_serves(me):
     assert (changed.status, changed.body["model"], changed.body["revision"]) == (200, "other-model", 2)
     stale = me.put("tenants/acme/endpoints/chat", put, if_match='"1"')
     assert (stale.status, stale.body["code"]) == (412, "version-mismatch")
-    bigger = me.put(
-        "tenants/acme/endpoints/chat", {**put, "replicas": 2}, if_match=changed.headers["ETag"]
-    )
+    bigger = me.put("tenants/acme/endpoints/chat", {**put, "replicas": 2}, if_match=changed.headers["ETag"])
     assert (bigger.status, bigger.body["code"]) == (409, "immutable")
 
 

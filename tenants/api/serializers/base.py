@@ -60,8 +60,6 @@ def _in_time(at: datetime) -> datetime:
     return at
 
 
-
-
 def line(least: int = 1, most: int = 200) -> Any:
     """Return the type of one line of text without control characters and direction marks."""
     return Annotated[str, StringConstraints(min_length=least, max_length=most), AfterValidator(_one_line)]
@@ -120,7 +118,9 @@ class LabelledQuery(PageQuery):
     managed_by: ManagedBy | None = None
     phase: Phase | None = None
     provider: Annotated[str, StringConstraints(max_length=64)] = Field("", description="Name or id of a provider.")
-    tenant: Annotated[str, StringConstraints(max_length=64)] = Field("", description="Name or id, in lists across tenants.")
+    tenant: Annotated[str, StringConstraints(max_length=64)] = Field(
+        "", description="Name or id, in lists across tenants."
+    )
     live: bool | None = Field(None, description="true: without released ones; false: only those.")
 
 
@@ -162,5 +162,3 @@ class Problem(Out):
     errors: list[Fault]
     data: dict[str, Any] | None = None
     request_id: str | None = None
-
-

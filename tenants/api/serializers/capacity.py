@@ -8,7 +8,18 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from tenants import gpu_catalogue
-from tenants.api.serializers.base import Condition, In, Labels, LabelledQuery, ManagedBy, Moment, Name, Out, PageQuery, text
+from tenants.api.serializers.base import (
+    Condition,
+    In,
+    Labels,
+    LabelledQuery,
+    ManagedBy,
+    Moment,
+    Name,
+    Out,
+    PageQuery,
+    text,
+)
 from tenants.models import Allocation, Boundary, Tenant, Unit
 from tenants.specs import AllocationSpec, BareAsk, GpuAsk, Term, UnitAsk, Where
 from tenants.states import BoundaryKind, OnShortage, Phase, Priority, ProductKind, ServiceClass, Tier
@@ -299,3 +310,25 @@ class BoundaryQuery(PageQuery):
 
 
 Power = Literal["on", "off"]
+
+
+class ExplainOut(Out):
+    """Why an object is as it is: conditions in words, what runs, where it is, what comes next."""
+
+    kind: str
+    id: str
+    short_id: str
+    name: str
+    phase: Phase
+    why: str
+    reason: str
+    next_step: str
+    conditions: list[Condition]
+    running_step: dict[str, Any] | None
+    timeline: list[dict[str, Any]]
+    at: str
+    placement: list[dict[str, Any]] | None = None
+    waiting: dict[str, Any] | None = None
+    ends: dict[str, Any] | None = None
+    requests: list[dict[str, Any]] | None = None
+    boundary: dict[str, Any] | None = None

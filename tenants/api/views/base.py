@@ -141,6 +141,7 @@ def writes(  # noqa: PLR0913 - each is a word of the protocol
     versioned: bool = False,
     plannable: bool = True,
     waitable: bool = False,
+    statuses: tuple[int, ...] = (),
 ) -> Callable[[Handler], Callable[..., HttpResponse]]:
     """Make a handler a change: it calls one operation and returns its result, as it is or `Answered` with a status."""
 
@@ -158,6 +159,7 @@ def writes(  # noqa: PLR0913 - each is a word of the protocol
             versioned=versioned,
             plannable=plannable,
             waitable=waitable,
+            statuses=statuses,
         )
 
         def run(self: ApiView, request: Request, **path: str) -> HttpResponse:
@@ -190,7 +192,8 @@ class ApiView(APIView):
             if (handler := getattr(cls, method, None)) is not None and hasattr(handler, "declared")
         }
         cls.declarations = found
-        cls.operations = {method: declared.operation_id for method, declared in found.items()}
+        if "operations" not in cls.__dict__:
+            cls.operations = {method: declared.operation_id for method, declared in found.items()}
 
     # -- what subclasses say ---------------------------------------------------------------------------
 
@@ -371,9 +374,7 @@ class ApiView(APIView):
 
     def respond(self, answer: Out, status: int) -> HttpResponse:
         """Return the answer with its `ETag` where it has a version."""
-        response = HttpResponse(
-            answer.model_dump_json(), status=status, content_type="application/json"
-        )
+        response = HttpResponse(answer.model_dump_json(), status=status, content_type="application/json")
         version = getattr(answer, "version", None)
         if isinstance(version, int):
             response["ETag"] = f'"{version}"'
@@ -426,9 +427,7 @@ def _recorder(
     return hook
 
 
-def _declared(
-    declared: Declared, run: Callable[..., HttpResponse], function: Handler
-) -> Callable[..., HttpResponse]:
+def _declared(declared: Declared, run: Callable[..., HttpResponse], function: Handler) -> Callable[..., HttpResponse]:
     run.declared = declared  # type: ignore[attr-defined]
     run.__name__, run.__qualname__, run.__doc__ = function.__name__, function.__qualname__, function.__doc__
     return run

@@ -1,0 +1,506 @@
+"""Shapes of the platform's own objects: providers, hosts, devices, findings, plans, models, prices, catalogue."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints, model_validator
+
+from tenants.api.serializers.base import Condition, In, Moment, Name, Out, PageQuery, line
+from tenants.api.serializers.capacity import ProductId
+from tenants.gpu_catalogue import Product, Profile
+from tenants.models import Finding, GpuDevice, Host, HostPlan, PriceList, Provider, ServedModel
+from tenants.states import Binding, HostState, Phase
+
+Slug = Annotated[str, StringConstraints(pattern=r"^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$")]
+Word64 = Annotated[str, StringConstraints(max_length=64)]
+
+
+class ProviderOut(Out):
+    """One vCenter, one Kubernetes cluster or one sandbox estate. Credentials are never shown."""
+
+    id: str
+    short_id: str
+    name: str
+    kind: str
+    site: str
+    enabled: bool
+    healthy: bool
+    capabilities: dict[str, Any]
+    config: dict[str, Any] | None
+    """For platform roles only."""
+    phase: Phase
+    conditions: list[Condition]
+    snapshot_at: datetime | None
+    created_at: datetime
+    version: int
+
+    @classmethod
+    def of(cls, row: Provider, *, inside: bool) -> ProviderOut:
+        """Return a provider; `inside` shows what only platform roles may see."""
+        return cls(
+            id=str(row.pk),
+            short_id=row.short_id,
+            name=row.name,
+            kind=row.kind,
+            site=row.site,
+            enabled=row.enabled,
+            healthy=row.healthy,
+            capabilities=row.capabilities,
+            config=row.config if inside else None,
+            phase=Phase(row.phase),
+            conditions=[Condition.model_validate(each) for each in row.conditions] if inside else [],
+            snapshot_at=row.snapshot_at,
+            created_at=row.created_at,
+            version=row.version,
+        )
+
+
+class ProviderQuery(PageQuery):
+    """Filters of providers."""
+
+    kind: Word64 = ""
+    site: Word64 = ""
+
+
+class HostOut(Out):
+    """A hypervisor host or a node."""
+
+    id: str
+    short_id: str
+    provider: str
+    name: str
+    state: HostState
+    binding: Binding
+    gpu_product: str
+    healthy: bool
+    placeable: bool
+    message: str
+    total_vcpu: int
+    free_vcpu: int
+    total_memory_gib: int
+    free_memory_gib: int
+    gpu_count: int
+    empty_gpus: int
+    acceptance: dict[str, Any]
+    seen_at: datetime | None
+    created_at: datetime
+    version: int
+
+    @classmethod
+    def of(cls, row: Host) -> HostOut:
+        """Return a host; its provider must be loaded."""
+        return cls(
+            id=str(row.pk),
+            short_id=row.short_id,
+            provider=row.provider.name,
+            name=row.name,
+            state=HostState(row.state),
+            binding=Binding(row.binding),
+            gpu_product=row.gpu_product,
+            healthy=row.healthy,
+            placeable=row.placeable,
+            message=row.message,
+            total_vcpu=row.total_vcpu,
+            free_vcpu=row.free_vcpu,
+            total_memory_gib=row.total_memory_gib,
+            free_memory_gib=row.free_memory_gib,
+            gpu_count=row.gpu_count,
+            empty_gpus=row.empty_gpus,
+            acceptance=row.acceptance,
+            seen_at=row.seen_at,
+            created_at=row.created_at,
+            version=row.version,
+        )
+
+
+class HostQuery(PageQuery):
+    """Filters of hosts."""
+
+    provider: Word64 = ""
+    state: HostState | None = None
+    name: Annotated[str, StringConstraints(max_length=200)] = ""
+    product: Word64 = ""
+
+
+class DeviceOut(Out):
+    """One physical GPU and what is free of it now."""
+
+    id: str
+    short_id: str
+    number: int
+    provider: str
+    host: str
+    index: int
+    product: str
+    slots: int
+    free: int
+    """Bit i set: slot i is free."""
+    mode: str
+    layout_change: str
+    healthy: bool
+    placeable: bool
+    message: str
+    removed_at: datetime | None
+    created_at: datetime
+
+    @classmethod
+    def of(cls, row: GpuDevice) -> DeviceOut:
+        """Return a device; host and provider must be loaded."""
+        return cls(
+            id=str(row.pk),
+            short_id=row.short_id,
+            number=row.number,
+            provider=row.provider.name,
+            host=row.host.name,
+            index=row.index,
+            product=row.product,
+            slots=row.slots,
+            free=row.free,
+            mode=row.mode,
+            layout_change=row.layout_change,
+            healthy=row.healthy,
+            placeable=row.placeable,
+            message=row.message,
+            removed_at=row.removed_at,
+            created_at=row.created_at,
+        )
+
+
+class DeviceQuery(PageQuery):
+    """Filters of devices."""
+
+    provider: Word64 = ""
+    host: Word64 = ""
+    product: Word64 = ""
+    healthy: bool | None = None
+
+
+class FindingOut(Out):
+    """Something that does not fit together and needs a person."""
+
+    id: str
+    short_id: str
+    kind: str
+    provider: str | None
+    host: str | None
+    subject: str
+    detail: str
+    data: dict[str, Any]
+    blocks_placement: bool
+    first_seen_at: datetime
+    last_seen_at: datetime
+    resolved_at: datetime | None
+    resolution: str
+    version: int
+
+    @classmethod
+    def of(cls, row: Finding) -> FindingOut:
+        """Return a finding; provider and host must be loaded."""
+        return cls(
+            id=str(row.pk),
+            short_id=row.short_id,
+            kind=row.kind,
+            provider=row.provider.name if row.provider else None,
+            host=row.host.name if row.host else None,
+            subject=row.subject,
+            detail=row.detail,
+            data=row.data,
+            blocks_placement=row.blocks_placement,
+            first_seen_at=row.first_seen_at,
+            last_seen_at=row.last_seen_at,
+            resolved_at=row.resolved_at,
+            resolution=row.resolution,
+            version=row.version,
+        )
+
+
+class FindingQuery(PageQuery):
+    """Filters of findings."""
+
+    kind: Word64 = ""
+    provider: Word64 = ""
+    open: bool | None = None
+
+
+class PlanQuery(PageQuery):
+    """Filters of host plans."""
+
+    host: Word64 = ""
+    state: Literal["running", "done", "cancelled"] | None = None
+
+
+class HostPlanOut(Out):
+    """A drain of one host: who is touched, what moves where, what only stops, when."""
+
+    id: str
+    short_id: str
+    host: str
+    kind: str
+    state: str
+    phase: Phase
+    reason: str
+    starts_at: datetime
+    ends_at: datetime | None
+    touched: list[dict[str, Any]]
+    conditions: list[Condition]
+    author: str
+    created_at: datetime
+    version: int
+
+    @classmethod
+    def of(cls, row: HostPlan) -> HostPlanOut:
+        """Return a plan; its host must be loaded."""
+        return cls(
+            id=str(row.pk),
+            short_id=row.short_id,
+            host=row.host.name,
+            kind=row.kind,
+            state=row.state,
+            phase=Phase(row.phase),
+            reason=row.reason,
+            starts_at=row.starts_at,
+            ends_at=row.ends_at,
+            touched=row.touched,
+            conditions=[Condition.model_validate(each) for each in row.conditions],
+            author=str(row.author),
+            created_at=row.created_at,
+            version=row.version,
+        )
+
+
+class ServedModelOut(Out):
+    """A model of the catalogue, pinned to a commit."""
+
+    id: str
+    name: str
+    repository: str
+    commit: str
+    licence: str
+    quantisation: str
+    geometry: dict[str, Any]
+    enabled: bool
+    created_at: datetime
+    version: int
+
+    @classmethod
+    def of(cls, row: ServedModel) -> ServedModelOut:
+        """Return a served model."""
+        return cls(
+            id=str(row.pk),
+            name=row.name,
+            repository=row.repository,
+            commit=row.commit,
+            licence=row.licence,
+            quantisation=row.quantisation,
+            geometry=row.geometry,
+            enabled=row.enabled,
+            created_at=row.created_at,
+            version=row.version,
+        )
+
+
+class ServedModelQuery(PageQuery):
+    """Filters of served models."""
+
+    enabled: bool | None = None
+
+
+class ServedModelIn(In):
+    """A model to serve, at a pinned commit."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z]([a-z0-9-]{0,58}[a-z0-9])?$", max_length=60)]
+    repository: Annotated[
+        str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}$")
+    ]
+    commit: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40,64}$")]
+    licence: line(0, 80) = ""  # type: ignore[valid-type]
+    quantisation: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{1,20}$")] = "native"
+
+
+class ServedModelChangeIn(In):
+    """What to change of a served model; repository and commit never change."""
+
+    enabled: bool | None = None
+    licence: line(0, 80) | None = None  # type: ignore[valid-type]
+
+
+class PriceOut(Out):
+    """One rate."""
+
+    item: str
+    amount: Decimal
+
+
+class PriceListOut(Out):
+    """Prices that hold from a date on."""
+
+    id: str
+    name: str
+    provider: str | None
+    site: str
+    currency: str
+    valid_from: datetime
+    created_at: datetime
+    prices: list[PriceOut]
+
+    @classmethod
+    def of(cls, row: PriceList) -> PriceListOut:
+        """Return a price list; provider and prices must be loaded."""
+        return cls(
+            id=str(row.pk),
+            name=row.name,
+            provider=row.provider.name if row.provider else None,
+            site=row.site,
+            currency=row.currency,
+            valid_from=row.valid_from,
+            created_at=row.created_at,
+            prices=[PriceOut(item=price.item, amount=price.amount) for price in row.prices.all()],
+        )
+
+
+Amount = Annotated[
+    str,
+    StringConstraints(pattern=r"^(0|[1-9][0-9]{0,8})(\.[0-9]{1,9})?$"),
+    Field(description="An exact decimal number as text."),
+]
+
+
+class PriceListIn(In):
+    """Prices that hold from a date on; never changed backwards."""
+
+    name: line(most=80)  # type: ignore[valid-type]
+    valid_from: Moment
+    prices: Annotated[
+        dict[Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9._+-]{0,79}$")], Amount],
+        Field(min_length=1, max_length=100),
+    ]
+    provider: Name | None = None
+    site: Annotated[str, StringConstraints(pattern=r"^([a-z]([a-z0-9-]{0,38}[a-z0-9])?)?$")] = ""
+    currency: Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")] = "EUR"
+
+
+class ProfileOut(Out):
+    """One kind of window of a GPU product."""
+
+    name: str
+    kind: str
+    slices: int
+    starts: list[int]
+    compute_slices: int | None
+    memory_gib: Decimal | None
+    max_instances: int
+    sold: bool
+
+    @classmethod
+    def of(cls, profile: Profile, *, sold: bool) -> ProfileOut:
+        """Return a profile."""
+        return cls(
+            name=profile.name,
+            kind=profile.kind,
+            slices=profile.size,
+            starts=list(profile.starts),
+            compute_slices=profile.compute_slices,
+            memory_gib=profile.memory_gib_planning,
+            max_instances=profile.max_instances,
+            sold=sold,
+        )
+
+
+class GpuProductOut(Out):
+    """One GPU model as sold."""
+
+    id: ProductId
+    vendor: str
+    architecture: str
+    memory_gib: Decimal
+    slices: int
+    verified: bool
+    source: str
+    profiles: list[ProfileOut]
+
+    @classmethod
+    def of(cls, product: Product) -> GpuProductOut:
+        """Return a product."""
+        sold = {profile.name for profile in product.placeable}
+        return cls(
+            id=product.id,
+            vendor=product.vendor,
+            architecture=product.architecture,
+            memory_gib=product.total_memory_gib,
+            slices=product.slices,
+            verified=product.verified,
+            source=product.source,
+            profiles=[ProfileOut.of(profile, sold=profile.name in sold) for profile in product.profiles],
+        )
+
+
+class CatalogueOut(Out):
+    """Every GPU product."""
+
+    items: list[GpuProductOut]
+
+
+class DrainIn(In):
+    """Why, and when: nothing is moved or stopped before `starts_at`."""
+
+    reason: line(most=500)  # type: ignore[valid-type]
+    starts_at: Moment | None = Field(None, description="End of the notice; now if left out.")
+    ends_at: Moment | None = None
+
+
+class MaintenanceIn(In):
+    """Why, and until when."""
+
+    reason: line(most=500)  # type: ignore[valid-type]
+    ends_at: Moment | None = None
+
+
+class DrainPreviewOut(Out):
+    """What a drain would touch at this moment."""
+
+    host: str
+    name: str
+    state: HostState
+    touched: list[dict[str, Any]]
+    tenants: list[str]
+    move: int
+    no_room: int
+    wait: int
+
+
+class ResolveIn(In):
+    """What to do about a finding."""
+
+    action: Literal["ignore", "repair", "delete", "adopt"]
+    reason: line(most=500)  # type: ignore[valid-type]
+
+
+class ProviderIn(In):
+    """A new provider; its credentials are set one by one afterwards."""
+
+    name: Name
+    kind: Slug
+    site: Slug
+    config: dict[str, Any] = {}
+
+
+class ProviderChangeIn(In):
+    """What to change of a provider."""
+
+    site: Slug | None = None
+    config: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> ProviderChangeIn:
+        if self.site is None and self.config is None:
+            raise ValueError("name at least one field to change")
+        return self
+
+
+class CredentialIn(In):
+    """A secret; it is stored encrypted and never shown."""
+
+    value: Annotated[str, StringConstraints(min_length=1, max_length=20000)]
