@@ -13,8 +13,8 @@ from typing import Any, Final
 from uuid import UUID
 
 from tenants import desired
-from tenants.actor import Actor
-from tenants.errors import Conflict, InvalidSpec
+from tenants.actor import Actor, Kind
+from tenants.errors import Conflict, Forbidden, InvalidSpec
 from tenants.models import (
     Allocation,
     AutoApprovalRule,
@@ -90,6 +90,7 @@ def _quota(request: Request, payload: Mapping[str, Any], *, actor: Actor, now: d
     until = _lasting_for(request, ask, payload, now=now)
     above = {t.name: t for t in Tenant.objects.filter(pk__in=tenant.path[:-1])}
     wanted = [(above[name], amounts) for name, amounts in ask.ancestors.items()] + [(tenant, ask.limits)]
+    _refuse_above(actor, [owner for owner, _ in wanted])
     lines, granted = [], []
     for owner, amounts in wanted:
         before = _limits(owner, list(amounts), now=now)
@@ -111,6 +112,16 @@ def _quota(request: Request, payload: Mapping[str, Any], *, actor: Actor, now: d
         priced = {d: a for d, a in ask.limits.items() if is_priced(d)}
         proof["cost"] = pricing.cost_of(priced, now, until or now + timedelta(days=COST_DAYS))
     return Applied(proof, {"quotas": granted, "outcome": proof["outcome"]})
+
+
+def _refuse_above(actor: Actor, owners: list[Tenant]) -> None:
+    """Raise `Forbidden` where limits above what the actor is at home in would change, even as a forecast."""
+    if actor.kind is Kind.SYSTEM or actor.sees_all:
+        return
+    for owner in owners:
+        if actor.role_on(owner.path) is None:
+            msg = f"Limits of {owner.name} are raised by the platform's approvers only."
+            raise Forbidden(msg, code="above-you", tenant=owner.name)
 
 
 def _lasting_for(request: Request, ask: QuotaAsk, payload: Mapping[str, Any], *, now: datetime) -> datetime | None:
