@@ -39,7 +39,12 @@ def test_the_call_names_the_pinned_model_and_the_endpoint() -> None:
 
 
 def test_arguments_become_one_element_each() -> None:
-    given = {"max_model_len": 8192, "gpu_memory_utilization": 0.9, "enforce_eager": False, "enable_prefix_caching": True}
+    given = {
+        "max_model_len": 8192,
+        "gpu_memory_utilization": 0.9,
+        "enforce_eager": False,
+        "enable_prefix_caching": True,
+    }
 
     assert argv(replace(REVISION, arguments=given))[9:] == (
         "--enable-prefix-caching",
