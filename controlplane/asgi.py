@@ -6,7 +6,7 @@ that is too large is refused at once, an undeclared one as soon as it gets there
 
 import json
 import os
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
 from django.core.asgi import get_asgi_application
@@ -15,7 +15,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "controlplane.settings")
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
+Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 
 django = get_asgi_application()
 
@@ -50,7 +50,7 @@ async def application(scope: dict[str, Any], receive: Receive, send: Send) -> No
             raise _TooLarge
         return message
 
-    async def noted(message: Message) -> None:
+    async def noted(message: Mapping[str, Any]) -> None:
         nonlocal started
         started = True
         await send(message)

@@ -136,6 +136,7 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
     "COMPONENT_SPLIT_REQUEST": False,
     "ENABLE_DJANGO_DEPLOY_CHECK": False,
     "SORT_OPERATIONS": True,
+    "POSTPROCESSING_HOOKS": [],  # enums stay where pydantic wrote them
     "SCHEMA_PATH_PREFIX": "/api/v1",
     "DISABLE_ERRORS_AND_WARNINGS": False,
     "SWAGGER_UI_SETTINGS": {"deepLinking": True, "persistAuthorization": False, "validatorUrl": None},

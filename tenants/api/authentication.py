@@ -13,6 +13,7 @@ from rest_framework.authentication import BaseAuthentication
 from tenants import login, tokens
 from tenants.actor import ANONYMOUS, AUTH, Actor
 from tenants.errors import Forbidden
+from tenants.models import Person
 from tenants.transactions import acting
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class PrincipalAuthentication(BaseAuthentication):
 
     def authenticate(self, request: Request) -> tuple[Actor, None]:
         """Return the actor. Raises `Unauthenticated` for a proof that is wrong, `Forbidden` for a CSRF fault."""
-        plain = request._request  # noqa: SLF001 - DRF's way to the plain request
+        plain = request._request
         header = plain.headers.get("Authorization", "")
         if header:
             return tokens.resolve(header, now=datetime.now(UTC)), None
@@ -52,14 +53,14 @@ def session_actor(request: HttpRequest) -> Actor | None:
     if not known:
         return None
     user = get_user(request)  # loads the person in a read block of its own
-    return login.actor_of(user) if user.is_authenticated else None  # type: ignore[arg-type]
+    return login.actor_of(user) if isinstance(user, Person) else None
 
 
 def refuse_forged(request: HttpRequest) -> None:
     """Raise `Forbidden` unless the request carries the session's CSRF token."""
     check = _Csrf(_nothing)
     check.process_request(request)
-    if check.process_view(request, None, (), {}) is not None:
+    if check.process_view(request, _nothing, (), {}) is not None:
         raise Forbidden("Send the session's CSRF token in the header X-CSRFToken.", code="csrf")
 
 

@@ -64,7 +64,7 @@ class PlanOut(Out):
     cost: CostEffect | None
 
 
-class RolledBack(Exception):  # noqa: N818 - no error: it ends the transaction of a plan
+class RolledBack(Exception):
     """Carries a plan out of the transaction that it was made in."""
 
     def __init__(self, plan: PlanOut) -> None:

@@ -7,7 +7,7 @@ from the pydantic class that parses or writes the body.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from drf_spectacular.extensions import OpenApiAuthenticationExtension, OpenApiSerializerExtension
 from drf_spectacular.openapi import AutoSchema
@@ -78,7 +78,7 @@ class Plain(GenerateJsonSchema):
         return False
 
 
-class DeclaredSchema(AutoSchema):  # type: ignore[misc]  # drf-spectacular's class is untyped here
+class DeclaredSchema(AutoSchema):
     """One operation of the document, from the view's declaration."""
 
     view: Any
@@ -99,7 +99,7 @@ class DeclaredSchema(AutoSchema):  # type: ignore[misc]  # drf-spectacular's cla
         """Return the first line of the handler's docstring."""
         return self.declared.summary
 
-    def get_description(self) -> str:
+    def get_description(self) -> str:  # type: ignore[override]  # drf-spectacular's own signature
         """Return the rest of it."""
         return self.declared.description
 
@@ -115,13 +115,15 @@ class DeclaredSchema(AutoSchema):  # type: ignore[misc]  # drf-spectacular's cla
         """Return the class of the body."""
         return self.declared.body
 
-    def _get_request_body(self, direction: str = "request") -> Any:
+    def _get_request_body(self, direction: Any = "request") -> Any:  # noqa: ARG002
         if self.declared.body is None:
             return None
-        component = self.resolve_serializer(self.declared.body, direction)
-        return {"content": {"application/json": {"schema": component.ref}}, "required": True}
+        return {"content": {"application/json": {"schema": self._ref(self.declared.body, "request")}}, "required": True}
 
-    def _get_response_bodies(self, direction: str = "response") -> dict[str, Any]:
+    def _ref(self, model: Any, direction: Literal["request", "response"]) -> dict[str, Any]:
+        return dict(self.resolve_serializer(model, direction).ref)
+
+    def _get_response_bodies(self, direction: Any = "response") -> dict[str, Any]:  # noqa: ARG002
         declared = self.declared
         answers: dict[str, Any] = {}
         if declared.answers is None:
@@ -135,12 +137,12 @@ class DeclaredSchema(AutoSchema):  # type: ignore[misc]  # drf-spectacular's cla
             if declared.writes and declared.plannable:
                 answers["200"] = self._planned(declared) if "200" in answers else self._json(PlanOut, "A plan.")
         if declared.answers is not None and "version" in declared.answers.model_fields:
-            for status in ("200", "201"):
-                if status in answers:
-                    answers[status]["headers"] = {
+            for word in ("200", "201"):
+                if word in answers:
+                    answers[word]["headers"] = {
                         "ETag": {"description": "Version, for `If-Match`.", "schema": {"type": "string"}}
                     }
-        problem = self.resolve_serializer(Problem, direction).ref
+        problem = self._ref(Problem, "response")
         for status in self._errors(declared):
             answers[str(status)] = {
                 "description": MEANINGS[status],
@@ -149,15 +151,15 @@ class DeclaredSchema(AutoSchema):  # type: ignore[misc]  # drf-spectacular's cla
         return answers
 
     def _planned(self, declared: Declared) -> dict[str, Any]:
-        own, plan = (self.resolve_serializer(each, "response").ref for each in (declared.answers, PlanOut))
+        own, plan = (self._ref(each, "response") for each in (declared.answers, PlanOut))
         return {
             "description": "The object, or with `plan=true` what would happen.",
             "content": {"application/json": {"schema": {"oneOf": [own, plan]}}},
         }
 
     def _json(self, model: type[BaseModel], description: str) -> dict[str, Any]:
-        component = self.resolve_serializer(model, "response")
-        return {"description": description.strip(), "content": {"application/json": {"schema": component.ref}}}
+        content = {"application/json": {"schema": self._ref(model, "response")}}
+        return {"description": " ".join(description.split()), "content": content}
 
     def _errors(self, declared: Declared) -> list[int]:
         policy = ROUTES[declared.operation_id]
@@ -196,7 +198,7 @@ class Token(OpenApiAuthenticationExtension):
     """The two proofs the API takes."""
 
     target_class = "tenants.api.authentication.PrincipalAuthentication"
-    name = ["token", "session"]  # noqa: RUF012 - drf-spectacular's own shape
+    name = ["token", "session"]
 
     def get_security_definition(self, auto_schema: AutoSchema) -> list[dict[str, Any]]:  # noqa: ARG002
         """Return bearer token and session cookie."""

@@ -31,7 +31,6 @@ from tenants.api.scoping import actor_of
 from tenants.api.serializers.base import Moment, Query
 from tenants.api.serializers.records import EventOut
 from tenants.api.views.base import ApiView
-from tenants.api.views.filters import named
 from tenants.errors import ControlPlaneError, InvalidSpec, Unauthenticated
 from tenants.models import ChainHead, Event
 from tenants.transactions import acting
@@ -73,7 +72,7 @@ class EventStream(ApiView):
 
     def get(self, request: Request) -> StreamingHttpResponse:
         """Begin the stream. Raises `InvalidSpec`, `NotVisible` before it begins."""
-        plain = request._request  # noqa: SLF001 - DRF's way to the plain request
+        plain = request._request
         query = parsing.query_as(StreamQuery, plain.GET)
         since = _resumed(plain) or query.since
         ear = Ear(actor_of(request), query.tenant, query.kind)

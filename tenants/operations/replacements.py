@@ -81,7 +81,7 @@ def _locked(row: R, actor: Actor, version: int | None) -> R:
     found = (
         type(row)
         .objects.select_for_update(no_key=True, of=("self",))
-        .select_related("tenant", "allocation", "revision" if isinstance(row, Endpoint) else "allocation")
+        .select_related("tenant", "allocation")
         .get(pk=row.pk)
     )
     access.check(actor, found.tenant, ROUTES[f"{desired.kind_of(found)}s.put"])

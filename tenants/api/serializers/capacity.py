@@ -11,8 +11,8 @@ from tenants import gpu_catalogue
 from tenants.api.serializers.base import (
     Condition,
     In,
-    Labels,
     LabelledQuery,
+    Labels,
     ManagedBy,
     Moment,
     Name,

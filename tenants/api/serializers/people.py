@@ -363,7 +363,7 @@ class MemberOut(Out):
     person: str
     email: str
     display_name: str
-    role: RoleWord
+    role: str
     created_at: datetime
     version: int
 
@@ -428,7 +428,7 @@ class ServiceAccountOut(Out):
     id: str
     tenant: str
     name: str
-    role: RoleWord
+    role: str
     owner: str
     created_at: datetime
     expires_at: datetime | None

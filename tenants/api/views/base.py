@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, Final
 from uuid import UUID
@@ -131,7 +131,7 @@ def reads(
     return decorate
 
 
-def writes(  # noqa: PLR0913 - each is a word of the protocol
+def writes(
     operation_id: str,
     *,
     answers: type[Out] | None,
@@ -240,7 +240,7 @@ class ApiView(APIView):
         for value in path.values():
             if not PATH_KEY.match(value):
                 raise NotVisible
-        plain = request._request  # noqa: SLF001 - DRF's way to the plain request
+        plain = request._request
         given = plain.GET.copy()
         self._take_options(declared, given)
         return Call(

@@ -13,7 +13,7 @@ from tenants.errors import NotVisible
 from tenants.problems import HELP
 
 
-class SchemaView(SpectacularJSONAPIView):  # type: ignore[misc]  # drf-spectacular's class is untyped here
+class SchemaView(SpectacularJSONAPIView):
     """`/api/schema`: the document as JSON."""
 
     operations: ClassVar[dict[str, str]] = {"GET": "schema.read"}
@@ -24,7 +24,7 @@ class SchemaView(SpectacularJSONAPIView):  # type: ignore[misc]  # drf-spectacul
         return HttpResponse(document(), content_type="application/vnd.oai.openapi+json")
 
 
-class DocsView(SpectacularSwaggerView):  # type: ignore[misc]  # as above
+class DocsView(SpectacularSwaggerView):
     """`/api/docs`: the document for people, without a request to any other host."""
 
     operations: ClassVar[dict[str, str]] = {"GET": "docs.read"}

@@ -170,7 +170,7 @@ def _switched(operation_id: str, function: Callable[..., Any], words: str) -> ty
             return function(provider=call.target, actor=call.actor, now=call.now, version=call.version)
 
         post.__doc__ = words
-        post = writes(operation_id, answers=ProviderOut)(post)  # type: ignore[assignment]
+        post = writes(operation_id, answers=ProviderOut)(post)
 
     return Switch
 
@@ -289,7 +289,7 @@ def _moved(operation_id: str, function: Callable[..., Any], words: str) -> type[
             return function(host=call.target, actor=call.actor, now=call.now, version=call.version)
 
         post.__doc__ = words
-        post = writes(operation_id, answers=HostOut)(post)  # type: ignore[assignment]
+        post = writes(operation_id, answers=HostOut)(post)
 
     return Move
 
@@ -308,13 +308,13 @@ def _planned(
             return function(host=call.target, actor=call.actor, now=call.now, version=call.version, **given)
 
         post.__doc__ = words
-        post = writes(operation_id, answers=HostPlanOut, body=body, status=201)(post)  # type: ignore[assignment]
+        post = writes(operation_id, answers=HostPlanOut, body=body, status=201)(post)
 
         def again(self, row: Any, call: Call) -> Any:  # noqa: ARG002
             """Return the plan."""
             return HostPlan.objects.select_related("host").get(pk=row.pk)
 
-        def replayed(self, replay: Any, call: Call) -> Any:
+        def replayed(self, replay: Any, call: Call) -> Any:  # noqa: ARG002
             """Return the plan an earlier request made."""
             return access.find(HostPlan.objects.select_related("host"), replay.ids[0])
 

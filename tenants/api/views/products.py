@@ -29,7 +29,7 @@ from tenants.api.serializers.products import (
 )
 from tenants.api.views.base import Answered, ApiView, Call, reads, writes
 from tenants.api.views.filters import labelled
-from tenants.errors import InvalidSpec, NotVisible, PreconditionRequired
+from tenants.errors import InvalidSpec, NotVisible
 from tenants.models import Endpoint, EndpointKey, Machine, Namespace, Revision, Unit
 from tenants.models.fields import slug_validator
 from tenants.operations import endpoints, machines, namespaces, replacements
@@ -82,7 +82,7 @@ class EndpointView(ProductView):
         """Return the endpoints the actor may see, with what they serve."""
         return super().rows(call).select_related("revision__model")
 
-    def show(self, row: Endpoint, call: Call, secrets: Mapping[str, str]) -> Out:
+    def show(self, row: Endpoint, call: Call, secrets: Mapping[str, str]) -> Out:  # noqa: ARG002
         """Return an endpoint."""
         return EndpointOut.of(row, key=secrets.get("key"))
 

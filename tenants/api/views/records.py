@@ -31,6 +31,7 @@ from tenants.api.views.filters import named, of_tenant
 from tenants.errors import InvalidSpec
 from tenants.models import Checkpoint, Event, Notice, Quota, Tenant, UsageRecord
 from tenants.operations import quotas
+from tenants.quota import TenantLimits, limit_at
 
 EventPage = page_of(EventOut)
 UsagePage = page_of(UsageOut)
@@ -196,27 +197,24 @@ class Position(ApiView):
         """Say what is limited, held and pending, from the root down to the tenant."""
         wanted = [call.query.dimension] if call.query.dimension else None
         now = datetime.now(UTC)
-        found: list[LevelOut] = []
-        for level in quotas.position(call.home, wanted):
-            spoken = {limit.dimension for limit in level.limits} | level.inherits
-            for dimension in sorted(spoken | {*level.usage.held, *level.usage.pending}):
-                found.append(
-                    LevelOut(
-                        tenant=level.tenant,
-                        dimension=dimension,
-                        limit=int(
-                            sum(
-                                limit.amount
-                                for limit in level.limits
-                                if limit.dimension == dimension and (limit.until is None or limit.until > now)
-                            )
-                        ),
-                        inherits=dimension in level.inherits,
-                        held=int(level.usage.held.get(dimension, 0)),
-                        pending=int(level.usage.pending.get(dimension, 0)),
-                    )
-                )
-        return PositionOut(levels=found)
+        return PositionOut(
+            levels=[each for level in quotas.position(call.home, wanted) for each in _levels(level, now)]
+        )
+
+
+def _levels(level: TenantLimits, now: datetime) -> list[LevelOut]:
+    spoken = {limit.dimension for limit in level.limits} | level.inherits
+    return [
+        LevelOut(
+            tenant=level.tenant,
+            dimension=dimension,
+            limit=int(limit_at(level, dimension, now)),
+            inherits=dimension in level.inherits,
+            held=int(level.usage.held.get(dimension, 0)),
+            pending=int(level.usage.pending.get(dimension, 0)),
+        )
+        for dimension in sorted(spoken | {*level.usage.held, *level.usage.pending})
+    ]
 
 
 def _uuid(word: str, field: str) -> UUID:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from uuid import UUID
 
 from django.db.models import OuterRef, QuerySet, Subquery
 
@@ -35,6 +36,7 @@ from tenants.operations import auto_approval_rules, delegations, people, request
 from tenants.states import RequestKind
 from tenants.transactions import acting
 
+NOBODY = UUID(int=0)
 RequestPage = page_of(RequestOut)
 DelegationPage = page_of(DelegationOut)
 RulePage = page_of(RuleOut)
@@ -262,7 +264,7 @@ class DelegationView(ApiView):
 
     def rows(self, call: Call) -> QuerySet[Delegation]:
         """Return the caller's own delegations and those in which he stands in."""
-        person = call.actor.person_id
+        person = call.actor.person_id or NOBODY
         return Delegation.objects.filter(person_id=person) | Delegation.objects.filter(delegate_id=person)
 
     def show(self, row: Delegation, call: Call, secrets: Mapping[str, str]) -> Out:  # noqa: ARG002
