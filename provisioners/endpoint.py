@@ -6,10 +6,13 @@ know (backends that came or went, the end) bumps the configuration of the bounda
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final
+from uuid import UUID
+
+from django.db.models import Q, QuerySet
 
 from provisioners import gateways, plan
 from provisioners.driver import EndpointSpec, Observed, Presence, Spec, Step, UnitSpec
@@ -19,7 +22,7 @@ from provisioners.specs_from_rows import endpoint_spec
 from provisioners.steps import split
 from tenants.models import Boundary, Endpoint, GatewayReplica, Revision, Unit
 from tenants.operations.products import touch_gateways
-from tenants.states import ConditionType, Reason, SuspensionDepth
+from tenants.states import ConditionType, Reason, SuspensionDepth, condition_of
 
 KEYS_OFF_WAIT: Final = timedelta(seconds=5)
 """So long a deletion waits for gateways that are there to take the configuration without its keys."""
@@ -88,9 +91,26 @@ class EndpointKind(ProductKind):
     def readiness(self, row: Any, observed: Observed, action: plan.Nothing, prepared: Prepared) -> str:
         """An endpoint can be used when its replicas work and its address is known."""
         missing = super().readiness(row, observed, action, prepared)
-        if missing or observed.address:
+        if missing:
             return missing
-        return "Its address is not known yet: the gateway has not come up."
+        if not observed.address:
+            return "Its address is not known yet: the gateway has not come up."
+        return self._missing_at_gateways(row)
+
+    def _missing_at_gateways(self, row: Endpoint) -> str:
+        """Return what the gateways in front of it say: not up to date (before it is ready), or no way to a replica.
+
+        Simulated gateways never enrol and are not asked.
+        """
+        ready = condition_of(row.conditions, ConditionType.READY)
+        for replica in gateways_of(row).filter(enrolled_at__isnull=False):
+            behind = replica.reported_version < replica.config_version
+            if behind and (ready is None or ready["status"] != "True"):
+                return "Its gateway is taking the configuration."
+            for backend in _shown(replica, row).get("backends", ()):
+                if backend.get("reachable") is False:
+                    return f"Its gateway does not reach a replica. {backend.get('message', '')}".strip()
+        return ""
 
     def still_works(self, row: Endpoint, observed: Observed) -> bool:
         """Whether at least one replica serves behind a published address."""
@@ -112,18 +132,11 @@ class EndpointKind(ProductKind):
         assert asked is not None
         if now >= asked + DRAIN_LIMIT:
             return None
-        if row.boundary_id is None:
-            return None
-        unit_ids = Unit.objects.filter(allocation_id=row.allocation_id).values("pk")
-        replicas = GatewayReplica.objects.filter(
-            boundary_id=row.boundary_id, removed_at__isnull=True, last_seen_at__gt=now - FRESH
-        )
         in_flight = 0
-        for replica in replicas.filter(unit__isnull=True) | replicas.filter(unit_id__in=unit_ids):
+        for replica in gateways_of(row).filter(last_seen_at__gt=now - FRESH):
             if replica.reported_version < replica.config_version and now < asked + KEYS_OFF_WAIT:
                 return _draining("Its keys are being switched off.")
-            shown = replica.report.get("endpoints", ()) if isinstance(replica.report, dict) else ()
-            in_flight += sum(int(e.get("in_flight", 0)) for e in shown if e.get("uid") == str(row.pk))
+            in_flight += int(_shown(replica, row).get("in_flight", 0))
         if in_flight:
             return _draining(f"{in_flight} running requests are being finished.")
         return None
@@ -138,13 +151,27 @@ class EndpointKind(ProductKind):
             touch_gateways([row.boundary_id], now=now)
 
 
+def gateways_of(row: Endpoint) -> QuerySet[GatewayReplica]:
+    """Return the live gateways in front of an endpoint: its boundary's, or those in its VMs."""
+    mine = Q(unit__isnull=True) | Q(unit__allocation_id=row.allocation_id)
+    return GatewayReplica.objects.filter(mine, boundary_id=row.boundary_id or UUID(int=0), removed_at__isnull=True)
+
+
+def _shown(replica: GatewayReplica, row: Endpoint) -> Mapping[str, Any]:
+    """Return what a gateway last reported of an endpoint."""
+    endpoints = replica.report.get("endpoints", ()) if isinstance(replica.report, dict) else ()
+    return next((shown for shown in endpoints if shown.get("uid") == str(row.pk)), {})
+
+
 def _draining(message: str) -> Wait:
     return Wait(ConditionType.DELETED, Reason.STEP_RUNNING, message, DRAIN_POLL_S)
 
 
-def _routes(observed: Any) -> list[tuple[str, str]]:
-    """Return what a gateway routes by: unit and backend."""
-    return sorted((str(unit["unit"]), str(unit["backend"])) for unit in observed.get("units", ()) if unit["backend"])
+def _routes(observed: Mapping[str, Any]) -> tuple[object, ...]:
+    """Return what a gateway routes by: the backends of units that work, and the revision they serve."""
+    units = observed.get("units", ())
+    working = sorted((str(unit["unit"]), str(unit["backend"])) for unit in units if unit["backend"] and unit["ready"])
+    return (working, observed.get("revision") if working else None)
 
 
 PASS = EndpointKind()

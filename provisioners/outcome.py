@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
+from uuid import UUID
 
 from provisioners import plan, steps
 from provisioners.driver import (
@@ -16,10 +17,12 @@ from provisioners.driver import (
     DriverError,
     NoCapacity,
     Observed,
+    Presence,
     Spec,
     Step,
     TransientDriverError,
 )
+from provisioners.inventory_objects import HARDWARE
 from provisioners.lease import Claim
 from provisioners.passes import Engine, Prepared, Seen, say, stops
 from tenants import desired
@@ -141,7 +144,7 @@ class ProviderKind:
         missing = self.readiness(row, seen.observed, action, prepared)
         if not missing:
             say(row, ConditionType.READY, "True", Reason.DONE, "", now=now)
-            say(row, ConditionType.HEALTHY, "True", Reason.DONE, "", now=now)
+            say_healthy(row, now=now)
             self._first_ready(row, now=now)
             self.became_ready(row, prepared, now=now)
             return None
@@ -233,6 +236,13 @@ def was_ready(row: Any) -> bool:
     )
 
 
+def say_healthy(row: Any, *, now: datetime) -> None:
+    """Say that it works; bad hardware under it is the inventory's word, and only the inventory takes it back."""
+    healthy = condition_of(row.conditions, ConditionType.HEALTHY)
+    if healthy is None or healthy["status"] != "False" or not str(healthy["message"]).startswith(HARDWARE):
+        say(row, ConditionType.HEALTHY, "True", Reason.DONE, "", now=now)
+
+
 def since(row: Any, kind: ConditionType, now: datetime) -> datetime:
     """Return since when a condition has its status."""
     condition = condition_of(row.conditions, kind)
@@ -245,9 +255,8 @@ def next_poll(started: datetime, now: datetime, engine: Engine) -> datetime:
     return engine.after(min(POLL_LAST_S, max(POLL_FIRST_S, elapsed / 8)), now)
 
 
-def seen_as_json(observed: Observed) -> dict[str, Any]:
-    """Return what people and queries read of an exact look."""
-    ready = {part.step: part.ready for part in observed.parts}
+def seen_as_json(observed: Observed, *, index_of: Mapping[UUID, int] | None = None) -> dict[str, Any]:
+    """Return what people and queries read of an exact look. `index_of` maps units to their numbers, where known."""
     return {
         "exists": observed.exists,
         "address": observed.address,
@@ -269,8 +278,16 @@ def seen_as_json(observed: Observed) -> dict[str, Any]:
                 "profile": unit.profile,
                 "exact": unit.exact,
                 "backend": unit.backend,
-                "ready": bool(unit.backend) or not any(name.startswith("serving.") for name in ready),
+                "ready": _works(observed, None if index_of is None else index_of.get(unit.uid)),
             }
             for unit in observed.units
         ],
     }
+
+
+def _works(observed: Observed, index: int | None) -> bool:
+    """Whether all parts of one unit are there and ready; of a unit that is not ours to know, no."""
+    if index is None:
+        return False
+    parts = [part for part in observed.parts if part.step.endswith(f"[{index}]") or "[" not in part.step]
+    return bool(parts) and all(part.presence is Presence.PRESENT and part.ready for part in parts)

@@ -122,6 +122,12 @@ class ProductKind(outcome.ProviderKind):
         row.conditions = sorted(row.conditions, key=lambda c: str(c["type"]))
         return due_at
 
+    def looked(self, row: Any, observed: Observed, prepared: Prepared, *, now: datetime) -> None:
+        """Store what an exact look showed, each unit with whether it works."""
+        del now
+        index_of = {unit.pk: unit.index for unit in prepared.facts.units}
+        row.observed = {**row.observed, **outcome.seen_as_json(observed, index_of=index_of)}
+
     def readiness(self, row: Any, observed: Observed, action: plan.Nothing, prepared: Prepared) -> str:
         """Return what is missing; what is switched off because it should be is not usable, and says so."""
         del row, observed
@@ -146,7 +152,7 @@ class ProductKind(outcome.ProviderKind):
         self._tell_suspension(row, prepared, now=now)
         if prepared.facts.wanted_off and action.complete:
             say(row, ConditionType.READY, "False", Reason.BY_OWNER, "It is switched off.", now=now)
-            say(row, ConditionType.HEALTHY, "True", Reason.DONE, "", now=now)
+            outcome.say_healthy(row, now=now)
             return None
         return due_at
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 from django.conf import settings
@@ -23,10 +23,9 @@ from provisioners.driver import DriverError
 from provisioners.kinds import PASSES
 from provisioners.lease import StaleLease
 from provisioners.passes import Engine
-from tenants import desired
 from tenants.actor import SYSTEM
-from tenants.models import Allocation, Boundary, Endpoint, Machine, Namespace, Provider, Reconciled, Suspension, Tenant
-from tenants.operations.products import touch_gateways
+from tenants.models import Allocation, Provider, Reconciled
+from tenants.operations import tenants
 from tenants.transactions import acting
 
 log = logging.getLogger(__name__)
@@ -83,7 +82,7 @@ def sweep(engine: Engine, *, budget_s: float | None = None) -> int:
     """Run everything that is due, for at most `budget_s` seconds; return how many passes were made."""
     ends = None if budget_s is None else time.monotonic() + budget_s
     made = 0
-    end_suspensions(engine.clock())
+    tenants.resume_due(actor=SYSTEM, now=engine.clock())
     start_providers(engine.clock())
     for _ in range(passes.MOST_STEPS):
         round_made = 0
@@ -144,38 +143,3 @@ def look_at(pk: UUID, *, engine: Engine) -> int:
         except StaleLease:
             log.info("a snapshot outlived its lease", extra={"provider": provider.name})
         return 1
-
-
-# --- suspensions ---------------------------------------------------------------------------------------
-
-
-def end_suspensions(now: datetime) -> int:
-    """End suspensions whose end has come, and wake what they held down; return how many."""
-    ended = 0
-    with acting(SYSTEM):
-        over = list(Suspension.objects.filter(ended_at__isnull=True, until__lte=now).values_list("pk", flat=True))
-    for pk in over:
-        with acting(SYSTEM):
-            row = Suspension.objects.select_for_update(no_key=True).filter(pk=pk, ended_at__isnull=True).first()
-            if row is None:
-                continue
-            row.ended_at = now
-            row.save(update_fields=["ended_at"])
-            Tenant.objects.filter(pk=row.tenant_id, status="suspended").update(status="active")
-            desired.happened(row.tenant, "tenant.resumed", actor=SYSTEM, at=now, nudge=False, why="its end has come")
-            wake_subtree(row.tenant, now=now)
-            ended += 1
-    return ended
-
-
-def wake_subtree(tenant: Tenant, *, now: datetime) -> None:
-    """Make every live boundary and product of a tenant and its children due; bump their gateways."""
-    below = Tenant.objects.filter(path__contains=[tenant.pk]).values("pk")
-    boundaries: set[UUID | None] = set()
-    models: tuple[Any, ...] = (Boundary, Endpoint, Machine, Namespace)
-    for model in models:
-        rows = model._base_manager.filter(tenant_id__in=below, released_at__isnull=True)
-        if model is Boundary:
-            boundaries = set(rows.values_list("pk", flat=True))
-        rows.update(due_at=now)
-    touch_gateways(sorted(boundaries, key=str), now=now)

@@ -21,6 +21,7 @@ from tenants import desired, ledger
 from tenants.actor import SYSTEM
 from tenants.models import Allocation, Boundary, Endpoint, Event, Hold, Host, Notice, Suspension, Unit
 from tenants.operations import allocations, endpoints, machines
+from tenants.operations import tenants as operations
 from tenants.specs import (
     AllocationSpec,
     BareAsk,
@@ -87,10 +88,12 @@ def reason(row: Any, kind: str) -> str:
 def test_a_row_is_claimed_by_one_worker_at_a_time(here: World, tenant: Any, actor: Any) -> None:
     row = endpoint(here, tenant, actor)
 
-    with lease.claim("endpoint", Endpoint, row.pk, clock=here.clock) as first:
-        with lease.claim("endpoint", Endpoint, row.pk, clock=here.clock) as second:
-            assert first is not None
-            assert second is None
+    first = lease.claim("endpoint", Endpoint, row.pk, clock=here.clock)
+    second = lease.claim("endpoint", Endpoint, row.pk, clock=here.clock)
+
+    with first as mine, second as others:
+        assert mine is not None
+        assert others is None
 
 
 def test_two_workers_at_once_make_one_pass(here: World, tenant: Any, actor: Any) -> None:
@@ -396,7 +399,7 @@ def test_a_suspension_is_applied_at_its_depth_and_ends_by_itself(
         tenant=tenant, depth=depth, reason="unpaid", author=actor.id, created_at=here.clock(), until=until
     )
     with acting(SYSTEM):
-        sweep.wake_subtree(tenant, now=here.clock())
+        operations.wake_subtree(tenant, now=here.clock())
 
     here.drive(lambda: fresh(row).phase == "Suspended" and here.sweep() == 0)
 
