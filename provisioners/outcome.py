@@ -22,7 +22,6 @@ from provisioners.driver import (
     Step,
     TransientDriverError,
 )
-from provisioners.inventory_objects import HARDWARE
 from provisioners.lease import Claim
 from provisioners.passes import Engine, Prepared, Seen, say, stops
 from tenants import desired
@@ -144,7 +143,7 @@ class ProviderKind:
         missing = self.readiness(row, seen.observed, action, prepared)
         if not missing:
             say(row, ConditionType.READY, "True", Reason.DONE, "", now=now)
-            say_healthy(row, now=now)
+            say(row, ConditionType.HEALTHY, "True", Reason.DONE, "", now=now)
             self._first_ready(row, now=now)
             self.became_ready(row, prepared, now=now)
             return None
@@ -234,13 +233,6 @@ def was_ready(row: Any) -> bool:
     return row.ready_at is not None and (
         healthy is None or healthy["status"] == "True" or healthy["reason"] == Reason.UNHEALTHY
     )
-
-
-def say_healthy(row: Any, *, now: datetime) -> None:
-    """Say that it works; bad hardware under it is the inventory's word, and only the inventory takes it back."""
-    healthy = condition_of(row.conditions, ConditionType.HEALTHY)
-    if healthy is None or healthy["status"] != "False" or not str(healthy["message"]).startswith(HARDWARE):
-        say(row, ConditionType.HEALTHY, "True", Reason.DONE, "", now=now)
 
 
 def since(row: Any, kind: ConditionType, now: datetime) -> datetime:

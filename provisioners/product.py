@@ -152,7 +152,7 @@ class ProductKind(outcome.ProviderKind):
         self._tell_suspension(row, prepared, now=now)
         if prepared.facts.wanted_off and action.complete:
             say(row, ConditionType.READY, "False", Reason.BY_OWNER, "It is switched off.", now=now)
-            outcome.say_healthy(row, now=now)
+            say(row, ConditionType.HEALTHY, "True", Reason.DONE, "", now=now)
             return None
         return due_at
 
