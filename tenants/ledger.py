@@ -12,6 +12,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Final
 from uuid import UUID
 
@@ -402,7 +403,9 @@ def _scalar(query: str, parameters: list[Any]) -> Any:
     return row[0] if row else None
 
 
+@lru_cache(maxsize=20_000)
 def _provider_of(host: UUID) -> UUID:
+    """Return a host's provider; a host never changes it, so the process remembers."""
     return UUID(str(Host.objects.values_list("provider_id", flat=True).get(pk=host)))
 
 

@@ -44,6 +44,7 @@ PRODUCT_DIMENSION: Final[Mapping[ProductKind, str]] = {
     ProductKind.ENDPOINT: "endpoints",
     ProductKind.MACHINE: "machines",
 }
+TAKEN_FIELDS: Final = ("conditions", "phase", "queued_at", "boundary", "due_at", "observed")
 DEFAULT_KINDS: Final[Mapping[ProductKind, tuple[BoundaryKind, ...]]] = {
     ProductKind.ENDPOINT: (BoundaryKind.NAMESPACE, BoundaryKind.VM),
     ProductKind.MACHINE: (BoundaryKind.VM,),
@@ -122,9 +123,10 @@ def submit(*, tenant: Tenant, asks: Sequence[Ask], actor: Actor, now: datetime) 
         if len(asks) != 1 or asks[0].spec.on_shortage is OnShortage.FAIL:
             raise
         shortage = error
-    rows = _insert(tenant, asks, actor=actor, now=now, charged=shortage is None)
+    rows, units = _insert(tenant, asks, actor=actor, now=now)
     if shortage is None:
-        _take(tenant, path, rows, asks, actor=actor, now=now)
+        _take(tenant, path, rows, units, asks, actor=actor, now=now)
+        _charge(rows, now=now)
     else:
         _hold_back(rows[0], asks[0], shortage, actor=actor, now=now)
     desired.created_many(
@@ -154,7 +156,10 @@ def _refuse_live_names(tenant: Tenant, asks: Sequence[Ask]) -> None:
         raise Conflict(msg, code="name-taken", name=taken)
 
 
-def _insert(tenant: Tenant, asks: Sequence[Ask], *, actor: Actor, now: datetime, charged: bool) -> list[Allocation]:
+def _insert(
+    tenant: Tenant, asks: Sequence[Ask], *, actor: Actor, now: datetime
+) -> tuple[list[Allocation], dict[UUID, list[Unit]]]:
+    """Insert allocations and their units; returns the rows and allocation id → units, by index."""
     rows = [
         Allocation(
             id=uuid4(),
@@ -199,23 +204,37 @@ def _insert(tenant: Tenant, asks: Sequence[Ask], *, actor: Actor, now: datetime,
         for index, unit in enumerate(ask.spec.units)
     ]
     Unit.objects.bulk_create(units)
-    if charged:
-        _charge(rows, now=now)
-    return rows
+    by_row: dict[UUID, list[Unit]] = {row.pk: [] for row in rows}
+    for unit in units:
+        by_row[unit.allocation_id].append(unit)
+    return rows, by_row
 
 
 def _charge(rows: Sequence[Allocation], *, now: datetime) -> None:
+    """Count allocations against their quotas: pending while they wait for room."""
     QuotaCharge.objects.bulk_create(
         QuotaCharge(
-            tenant_id=row.tenant_id, allocation=row, dimension=dimension, amount=amount, pending=True, created_at=now
+            tenant_id=row.tenant_id,
+            allocation=row,
+            dimension=dimension,
+            amount=amount,
+            pending=row.queued_at is not None,
+            created_at=now,
         )
         for row in rows
         for dimension, amount in row.demand.items()
     )
 
 
-def _take(
-    tenant: Tenant, path: LockedPath, rows: Sequence[Allocation], asks: Sequence[Ask], *, actor: Actor, now: datetime
+def _take(  # rows, units and asks belong together
+    tenant: Tenant,
+    path: LockedPath,
+    rows: Sequence[Allocation],
+    units: Mapping[UUID, Sequence[Unit]],
+    asks: Sequence[Ask],
+    *,
+    actor: Actor,
+    now: datetime,
 ) -> None:
     """Place what fits now; the rest waits in the queue with its reason."""
     ways: dict[tuple[Any, ...], tuple[ledger.Option, ...]] = {}
@@ -223,9 +242,6 @@ def _take(
         if (ask.spec.where, ask.kind) not in ways:
             kinds = _kinds(ask.kind, ask.spec)
             ways[ask.spec.where, ask.kind] = options(tenant, ask.spec, kinds=kinds, policy=path.policy)
-    units: dict[UUID, list[Unit]] = {row.pk: [] for row in rows}
-    for unit in Unit.objects.filter(allocation__in=rows).order_by("index"):
-        units[unit.allocation_id].append(unit)
     claims = [
         Claim(row, units[row.pk], ask.spec, ways[ask.spec.where, ask.kind])
         for row, ask in zip(rows, asks, strict=True)
@@ -239,9 +255,10 @@ def _take(
         else:
             reason = answer or ledger.NoRoom("Others wait for the same room and were first.", {"queue": True})
             _wait(row, reason, now=now)
-    Allocation.objects.bulk_update(rows, ["conditions", "phase", "queued_at", "boundary", "due_at"])
-    placed = [row.pk for row in rows if row.queued_at is None]
-    QuotaCharge.objects.filter(allocation__in=placed).update(pending=False)
+    if len(rows) == 1:
+        rows[0].save(update_fields=TAKEN_FIELDS)
+    else:
+        Allocation.objects.bulk_update(rows, TAKEN_FIELDS)
 
 
 def _ahead_in_queue(row: Allocation, ask: Ask) -> bool:
@@ -363,6 +380,10 @@ def admit(allocation: Allocation, *, actor: Actor, now: datetime) -> bool:
     kind = ProductKind(row.product_kind)
     if tenant.status != "active" or _suspended(tenant):
         return False
+    if any(c["type"] == ConditionType.APPROVED for c in row.conditions):
+        row.conditions = set_condition(
+            row.conditions, ConditionType.APPROVED, "True", Reason.DONE, "Granted.", now=now, generation=row.generation
+        )
     if not QuotaCharge.objects.filter(allocation=row).exists():
         try:
             quotas.check_demand(tenant, row.demand, during=Span(now, spec.term.ends_at(now)), now=now, actor=actor)
@@ -372,20 +393,16 @@ def admit(allocation: Allocation, *, actor: Actor, now: datetime) -> bool:
             row.save(update_fields=["conditions", "phase", "queued_at"])
             return False
         _charge([row], now=now)
-    if any(c["type"] == ConditionType.APPROVED for c in row.conditions):
-        row.conditions = set_condition(
-            row.conditions, ConditionType.APPROVED, "True", Reason.DONE, "Granted.", now=now, generation=row.generation
-        )
     ways = options(tenant, spec, kinds=_kinds(kind, spec), policy=path.policy)
     outcome = claim_many([Claim(row, units, spec, ways)], now=now)
     answer = outcome[row.pk]
     if isinstance(answer, ledger.Placed):
         _placed(row, spec, answer, actor=actor, now=now)
-        QuotaCharge.objects.filter(allocation=row).update(pending=False)
         set_product_boundary(row)
     else:
         _wait(row, answer, now=now)
-    row.save(update_fields=["conditions", "phase", "queued_at", "boundary", "due_at", "observed"])
+    QuotaCharge.objects.filter(allocation=row).update(pending=row.queued_at is not None)
+    row.save(update_fields=TAKEN_FIELDS)
     if isinstance(answer, ledger.Placed):
         desired.happened(row, "allocation.placed", actor=actor, at=now)
         return True
