@@ -90,6 +90,7 @@ def _quota(request: Request, payload: Mapping[str, Any], *, actor: Actor, now: d
     until = _lasting_for(request, ask, payload, now=now)
     above = {t.name: t for t in Tenant.objects.filter(pk__in=tenant.path[:-1])}
     wanted = [(above[name], amounts) for name, amounts in ask.ancestors.items()] + [(tenant, ask.limits)]
+    wanted = [(owner, amounts) for owner, amounts in wanted if amounts]
     _refuse_above(actor, [owner for owner, _ in wanted])
     lines, granted = [], []
     for owner, amounts in wanted:

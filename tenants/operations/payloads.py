@@ -131,6 +131,8 @@ def reduced(kind: str, payload: Mapping[str, Any], granted: Any, *, now: datetim
         if ROLE_BY_WORD[role] > ROLE_BY_WORD[payload["role"]]:
             raise InvalidSpec("This is more than was asked for.", field="granted.role", code="more-than-asked")
         result["role"] = role
+    if kind == RequestKind.QUOTA.value and not result["limits"] and not any(result["ancestors"].values()):
+        raise InvalidSpec("Nothing is left of it: deny it instead.", field="granted", code="nothing-left")
     return result, result != dict(payload)
 
 
