@@ -19,12 +19,15 @@ from pydantic import ValidationError
 
 from provisioners.gateway.protocol import (
     Backend,
+    BadDocument,
     ConfigDocument,
     EndpointConfig,
     EndpointKey,
     EndpointState,
     Signer,
     SigningKey,
+    canonical,
+    parse,
 )
 from tenants import models, vault
 from tenants.models import GatewayReplica, Unit
@@ -102,6 +105,22 @@ def documents(gateways: Sequence[GatewayReplica], *, now: datetime) -> dict[UUID
             signing_keys=signing,
         )
     return made
+
+
+def outdated(gateways: Sequence[GatewayReplica], *, now: datetime) -> list[UUID]:
+    """Return the gateways whose rendered configuration is another than their rows make now, version and time aside."""
+    settled = [gateway for gateway in gateways if gateway.rendered_version == gateway.config_version]
+    fresh = documents(settled, now=now)
+    return [gateway.pk for gateway in settled if _changed(gateway, fresh[gateway.pk])]
+
+
+def _changed(gateway: GatewayReplica, fresh: ConfigDocument) -> bool:
+    try:
+        given = parse(ConfigDocument, gateway.rendered)
+    except BadDocument:
+        return True
+    same_words = given.model_copy(update={"version": fresh.version, "issued_at": fresh.issued_at})
+    return canonical(same_words) != canonical(fresh)
 
 
 def _endpoint(

@@ -21,10 +21,12 @@ from tenants.actor import Actor
 from tenants.errors import Gone, Unauthenticated
 from tenants.models import Endpoint, EndpointKey, GatewayReplica, GatewayUsage
 from tenants.policies import ROUTES
+from tenants.states import Phase
 from tenants.transactions import operation
 
 USED_EVERY: Final = timedelta(minutes=1)
 """`last_used_at` of a key moves no more often than this."""
+_WAITING: Final = (Phase.PROVISIONING.value, Phase.DELETING.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,11 +134,18 @@ def take_config(
 
 @operation
 def serves(*, gateway: UUID, version: int, actor: Actor, now: datetime) -> None:
-    """Note which version a gateway serves; what waits for keys to be off looks at it."""
+    """Note which version a gateway serves, and wake endpoints that are built or taken down: they wait for it."""
     access.require_principal(actor, ROUTES["agents.config"])
-    GatewayReplica.objects.filter(pk=gateway, config_version__gte=version).update(
-        reported_version=version, last_seen_at=now
-    )
+    row = GatewayReplica.objects.filter(pk=gateway).first()
+    if row is None:
+        raise Gone
+    if version <= row.config_version and version != row.reported_version:
+        waiting = Endpoint.objects.filter(boundary_id=row.boundary_id, released_at=None, phase__in=_WAITING)
+        for endpoint in waiting.order_by("pk"):
+            desired.nudge_now(endpoint, at=now)
+        GatewayReplica.objects.filter(pk=gateway).update(reported_version=version, last_seen_at=now)
+    else:
+        GatewayReplica.objects.filter(pk=gateway).update(last_seen_at=now)
 
 
 @operation
