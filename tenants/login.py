@@ -7,6 +7,7 @@ password; attempts are counted per e-mail and address, and per e-mail, before an
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -15,10 +16,8 @@ from typing import Any, Final
 
 from django.contrib.auth.backends import BaseBackend
 from django.contrib.auth.hashers import check_password, make_password
-from django.contrib.auth.models import update_last_login
-from django.contrib.auth.signals import user_logged_in
 from django.db import connection
-from django.http import HttpRequest, HttpResponseBase
+from django.http import HttpRequest, HttpResponseBase, HttpResponseNotAllowed
 from django.utils import timezone
 
 from tenants import tokens
@@ -34,10 +33,10 @@ MOST_PER_EMAIL: Final = 50
 """Attempts per e-mail from anywhere in a window."""
 TOKEN_LASTS: Final = timedelta(days=30)
 ADMIN_PREFIX: Final = "/admin/"
-
-# Django writes `last_login` outside our transaction helper, where row-level security shows no row. Who logged in
-# when is in the events.
-user_logged_in.disconnect(update_last_login, dispatch_uid="update_last_login")
+ADMIN_POSTS: Final = tuple(
+    re.compile(ADMIN_PREFIX + rest) for rest in (r"login/", r"logout/", r"tenants/request/[0-9a-f-]{36}/decide/")
+)
+"""The only pages of the console that take more than reads; each opens its own transactions."""
 
 
 def actor_of(person: Person) -> Actor:
@@ -149,8 +148,11 @@ class AdminTransactionMiddleware:
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         """Answer the request, inside a read block as the person who asks where it is a page of the console."""
-        if not request.path.startswith(ADMIN_PREFIX) or request.method not in {"GET", "HEAD"}:
+        if not request.path.startswith(ADMIN_PREFIX):
             return self.get_response(request)
+        if request.method not in {"GET", "HEAD"}:
+            known = any(rule.fullmatch(request.path) for rule in ADMIN_POSTS)
+            return self.get_response(request) if known else HttpResponseNotAllowed(["GET", "HEAD"])
         actor = session_actor(request)
         if actor is None:
             return self.get_response(request)

@@ -137,11 +137,11 @@ def test_the_inbox_holds_what_one_may_decide_now(tenant, owner, member, approver
 
     def inbox(actor):
         with acting(actor):
-            return [row.pk for row in requests.inbox(actor, now=LATER)]
+            return {row.pk for row in requests.inbox(actor, now=LATER)}
 
-    assert (inbox(owner), inbox(approver), inbox(member)) == ([first.pk], [second.pk], [])
+    assert (inbox(owner), inbox(approver), inbox(member)) == ({first.pk}, {second.pk}, set())
     decide(first, owner)
-    assert (inbox(owner), inbox(approver)) == ([], [first.pk, second.pk])
+    assert (inbox(owner), inbox(approver)) == (set(), {first.pk, second.pk})
 
 
 # --- who may not ------------------------------------------------------------------------------------
