@@ -34,8 +34,12 @@ def sandbox(installation: Installation) -> Program:
 
 
 def web(installation: Installation) -> Program:
-    """API, agent API, admin and health: one granian worker, many threads."""
+    """API, agent API, admin and health: one granian worker, many threads.
+
+    Its end does not wait for long polls and event streams, which may last: after the kill timeout they are cut.
+    """
     words = f"granian --interface asginl --host {ports.LOOPBACK} --port {installation.ports['web']} --workers 1 --no-ws"
+    words += " --workers-kill-timeout 3"
     return Program(
         name="web",
         command=_module(f"{words} controlplane.asgi:application"),
