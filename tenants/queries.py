@@ -126,7 +126,9 @@ def timeline(objects: Sequence[UUID]) -> list[dict[str, Any]]:
 
 def placement_of(allocation: Allocation) -> list[dict[str, Any]]:
     """Return each unit with the windows it holds."""
-    units = list(Unit.objects.filter(allocation=allocation, released_at__isnull=True).order_by("index"))
+    units = list(
+        Unit.objects.filter(allocation=allocation, released_at__isnull=True).select_related("host").order_by("index")
+    )
     windows = ledger.windows_of([unit.pk for unit in units])
     return [
         {
@@ -136,7 +138,13 @@ def placement_of(allocation: Allocation) -> list[dict[str, Any]]:
             "gpus": max(1, unit.gpu_count),
             "placed_at": unit.placed_at.isoformat() if unit.placed_at else None,
             "windows": [
-                {"host": w.host, "gpu": w.device_index, "start": w.start, "size": w.size, "reported": w.settled}
+                {
+                    "host": unit.host.name if unit.host else "",
+                    "gpu": w.device_index,
+                    "start": w.start,
+                    "size": w.size,
+                    "reported": w.settled,
+                }
                 for w in windows[unit.pk]
             ],
         }
