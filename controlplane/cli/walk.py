@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +21,8 @@ from rich.text import Text
 
 from controlplane.cli.cells import why
 from controlplane.cli.client import Client, Json, pause
-from controlplane.cli.commands.products import chat_command
 from controlplane.cli.failures import ApiProblem, CliError
+from controlplane.cli.words import chat_command
 
 TENANT: Final = "aurora"
 MEMBER, OWNER, APPROVER, OPERATOR = (f"{name}@demo.test" for name in ("mia", "omar", "ana", "ole"))
@@ -62,8 +62,8 @@ PATHS: Final = (
         "an endpoint in a VM",
         "hello-vm",
         {"kind": "vm", "provider": "vsphere-sim"},
-        {"product": "L40S-48GB"},
-        "L40S-48GB",
+        {"product": "A100-80GB", "profile": "3g.40gb"},
+        "A100-80GB/3g.40gb",
     ),
 )
 
@@ -101,6 +101,9 @@ class Walk:
     timeline: Timeline
     gateway_transport: httpx.BaseTransport | None = None
     """For tests: what answers instead of a gateway."""
+    _told: set[str] = field(default_factory=set)
+    _windows: dict[tuple[str, int, int, int], Json] = field(default_factory=dict)
+    """Every window the endpoint was seen to hold: a report of the provider may move it."""
 
     @property
     def mia(self) -> Client:
@@ -118,6 +121,8 @@ class Walk:
         Raises `WalkFailed`, `CliError`.
         """
         say = self.timeline.say
+        self._told.clear()
+        self._windows.clear()
         limits_before = self._limits()
         name = f"{path.name}-{secrets.token_hex(2)}"
         submitted = time.monotonic()
@@ -126,14 +131,14 @@ class Walk:
         if not human_s:
             say("tenantry", "within quota: nobody has to decide")
         ready = self._until(made, "Ready")
-        held = self._held(ready)
+        self._check_held(ready)
         self._ask(ready, made["key"])
         took = time.monotonic() - submitted - human_s
         verdict = "within" if took <= LIMIT_S else "MORE THAN"
         say("tenantry", f"{took:.1f} s from submit to the first 200, {human_s:.1f} s of people aside: "
             f"{verdict} {LIMIT_S:.0f} s", style="bold green" if took <= LIMIT_S else "bold red")  # fmt: skip
         self._stream(ready, made["key"])
-        self._give_back(ready, made["key"], held)
+        self._give_back(ready, made["key"])
         self._restore(limits_before)
         if took > LIMIT_S:
             raise WalkFailed(f"{path.title}: {took:.1f} s from submit to the first answer")
@@ -222,11 +227,10 @@ class Walk:
     def _until(self, made: Json, goal: str) -> Json:
         """Follow an endpoint to a phase, telling every step of it and of its boundary as it comes."""
         path = f"/tenants/{TENANT}/endpoints/{made['id']}"
-        told: set[str] = set()
         seen_phase, end = "", time.monotonic() + PATIENCE_S
         while time.monotonic() < end:
             story = self.mia.get(f"{path}/explain")
-            self._tell(story, told)
+            self._tell(story)
             if story["phase"] != seen_phase:
                 seen_phase = story["phase"]
                 self.timeline.say(
@@ -239,49 +243,49 @@ class Walk:
             pause(LOOK_S)
         raise WalkFailed(f"the endpoint is {seen_phase} after {PATIENCE_S:.0f} s: {story['why']}")
 
-    def _tell(self, story: Json, told: set[str]) -> None:
+    def _tell(self, story: Json) -> None:
+        """Tell what is new: windows held, the boundary, steps of both."""
         for unit in story.get("placement") or []:
             for window in unit["windows"]:
-                end = window["start"] + window["size"]
-                line = f"hold in the ledger: {window['host']} GPU {window['gpu']} slots [{window['start']}, {end})"
-                line += "" if window["reported"] else " (the provider has not named the device yet)"
-                self._once(told, "ledger", line)
+                self._tell_window(window)
         boundary = story.get("boundary")
         if boundary:
-            simulated = " (simulated)" if boundary["simulated"] else ""
-            self._once(
-                told,
-                "tenantry",
-                f"boundary {boundary['short_id']}: {boundary['kind']} on {boundary['provider']}{simulated}",
-            )
-            self._steps(self.mia.get(f"/tenants/{TENANT}/boundaries/{boundary['short_id']}/explain"), told)
-        self._steps(story, told)
+            where = f"{boundary['kind']} on {boundary['provider']}{' (simulated)' if boundary['simulated'] else ''}"
+            self._once("tenantry", f"boundary {boundary['short_id']}: {where}")
+            self._tell_steps(self.mia.get(f"/tenants/{TENANT}/boundaries/{boundary['short_id']}/explain"))
+        self._tell_steps(story)
 
-    def _steps(self, story: Json, told: set[str]) -> None:
+    def _tell_window(self, window: Json) -> None:
+        key = (window["host"], window["gpu"], window["start"], window["size"])
+        moved = bool(self._windows) and key not in self._windows
+        self._windows[key] = window
+        place = f"{window['host']} GPU {window['gpu']} slots [{window['start']}, {window['start'] + window['size']})"
+        if moved:
+            self._once("ledger", f"the provider named the device: the hold is bound anew to {place}")
+        else:
+            unnamed = "" if window["reported"] else " (our best guess until the provider names the device)"
+            self._once("ledger", f"hold: {place}{unnamed}", key=place)
+
+    def _tell_steps(self, story: Json) -> None:
         for row in story["timeline"]:
-            if row["what"].startswith("step ") and row.get("outcome") not in {None, "running"}:
-                took = f" in {row['seconds']:.1f} s" if row.get("seconds") is not None else ""
-                self._once(
-                    told,
-                    "worker",
-                    f"{row['what'].removeprefix('step ')} {row['outcome']}{took}",
-                    key=f"{story['id']}{row['at']}{row['what']}",
-                )
+            if not row["what"].startswith("step ") or row.get("outcome") in {None, "running"}:
+                continue
+            took = f" in {row['seconds']:.1f} s" if row.get("seconds") is not None else ""
+            step = row["what"].removeprefix("step ").replace(" undone", ": undoing")
+            self._once("worker", f"{step} {row['outcome']}{took}", key=f"{story['id']}{row['at']}{row['what']}")
 
-    def _once(self, told: set[str], who: str, line: str, *, key: str = "") -> None:
-        if (key or line) not in told:
-            told.add(key or line)
+    def _once(self, who: str, line: str, *, key: str = "") -> None:
+        if (key or line) not in self._told:
+            self._told.add(key or line)
             self.timeline.say(who, line)
 
-    def _held(self, ready: Json) -> Sequence[Json]:
-        story = self.mia.get(f"/tenants/{TENANT}/endpoints/{ready['id']}/explain")
-        windows = [window for unit in story["placement"] for window in unit["windows"]]
-        if not windows:
+    def _check_held(self, ready: Json) -> None:
+        """See that the ledger keeps the windows of a Ready endpoint. Raises `WalkFailed`."""
+        self._tell(self.mia.get(f"/tenants/{TENANT}/endpoints/{ready['id']}/explain"))
+        if not self._windows:
             raise WalkFailed("a Ready endpoint holds nothing in the ledger")
-        for window in windows:
-            if self._is_free(window):
-                raise WalkFailed(f"the ledger shows {window} as free while the endpoint runs on it")
-        return windows
+        if all(self._is_free(window) for window in self._windows.values()):
+            raise WalkFailed("the ledger shows the windows as free while the endpoint runs on them")
 
     def _is_free(self, window: Json) -> bool:
         """Whether every slot of a window is free in the ledger, as the operator sees it."""
@@ -360,7 +364,7 @@ class Walk:
 
     # --- give it back -----------------------------------------------------------------------------------
 
-    def _give_back(self, ready: Json, key: str, held: Sequence[Json]) -> None:
+    def _give_back(self, ready: Json, key: str) -> None:
         path = f"/tenants/{TENANT}/endpoints/{ready['id']}"
         self.timeline.say("Mia", f"deletes endpoint/{ready['name']}")
         self._delete(path)
@@ -368,7 +372,8 @@ class Walk:
         self._until(ready, "Released")
         self._settled(f"/tenants/{TENANT}/allocations/{ready['allocation']}", "allocation")
         self._gone(
-            "the hold is gone from the ledger: the same slots are free again", lambda: all(map(self._is_free, held))
+            "the hold is gone from the ledger: the same slots are free again",
+            lambda: all(map(self._is_free, self._windows.values())),
         )
         boundary = f"/tenants/{TENANT}/boundaries/{ready['boundary']}"
         others = [
@@ -444,7 +449,7 @@ class Walk:
 
 def proof_line(proof: Mapping[str, Any]) -> str:
     """Return a proof in one line: outcome, cost, whom it delays; what it does not say is left out."""
-    parts = [str(proof.get("outcome") or "").strip()]
+    parts = [": ".join(str(word) for word in (proof.get("outcome"), proof.get("why")) if word)]
     where = proof.get("where") or []
     if isinstance(where, list) and where:
         parts.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final
@@ -60,3 +61,11 @@ def amount(value: Any) -> str:
     except ArithmeticError:
         return str(value)
     return f"{int(number):,}" if number == number.to_integral_value() else f"{number:,f}".rstrip("0").rstrip(".")
+
+
+def chat_command(address: str, model: str, plain: str) -> str:
+    """Return the curl line that asks an endpoint something; the key stays out of it."""
+    said = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hello"}]})
+    key_word = "THE-KEY-ABOVE" if plain else "$KEY"
+    heads = f"-H 'Authorization: Bearer {key_word}' -H 'Content-Type: application/json'"
+    return f"curl {address}/chat/completions {heads} -d '{said}'"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +14,7 @@ from controlplane.cli.commands.reading import wait_for
 from controlplane.cli.failures import UsageFault
 from controlplane.cli.nouns import Noun, noun, split_object
 from controlplane.cli.screen import plan_tables
+from controlplane.cli.words import chat_command
 
 create = typer.Typer(help="Ask for an endpoint, a machine, a namespace, or bare capacity.", no_args_is_help=True)
 key = typer.Typer(help="Keys of an endpoint.", no_args_is_help=True)
@@ -183,14 +183,6 @@ def _submit(here: session.Session, found: Noun, body: Json, *, plan: bool, wait:
         screen.next(f"tenantry explain {thing}", "tenantry get requests")
     else:
         screen.next(f"tenantry wait {thing} --for Ready", f"tenantry explain {thing}")
-
-
-def chat_command(address: str, model: str, plain: str) -> str:
-    """Return the curl line that asks an endpoint something; the key stays out of it."""
-    said = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hello"}]})
-    key_word = "THE-KEY-ABOVE" if plain else "$KEY"
-    heads = f"-H 'Authorization: Bearer {key_word}' -H 'Content-Type: application/json'"
-    return f"curl {address}/chat/completions {heads} -d '{said}'"
 
 
 def delete(
