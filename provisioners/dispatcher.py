@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final
+from uuid import UUID
 
 from django.conf import settings
 from django.db import connection
@@ -74,8 +75,8 @@ class Dispatcher:
 
     engine: Engine
     publish: Publish = celery_publish
-    in_flight: dict[Due, float] = field(default_factory=dict)
-    """Object → when its nudge was sent (monotonic)."""
+    in_flight: dict[tuple[str, UUID], tuple[int, float]] = field(default_factory=dict)
+    """Object → (its lease epoch, monotonic time) when its nudge was sent."""
     away_since: float | None = None
     """Since when the broker has not taken a message."""
     scanned_at: float = float("-inf")
@@ -108,22 +109,23 @@ class Dispatcher:
         """Do one round: look for news, send what is due; True when something was sent."""
         news = take_outbox()
         now = time.monotonic()
-        if not news and now - self.scanned_at < SCAN_S:
+        if not news and not self.in_flight and now - self.scanned_at < SCAN_S:
             return False
         self.scanned_at = now
         due = sweep.due(self.engine.clock(), limit=MOST_IN_FLIGHT)
-        self._forget_arrived(set(due), now)
+        self._forget_arrived(due, now)
         room = MOST_IN_FLIGHT - len(self.in_flight)
-        items = [item for item in due if item not in self.in_flight][: max(0, room)]
+        items = [item for item in due if (item.kind, item.pk) not in self.in_flight][: max(0, room)]
         if not items:
             return False
         return self._send(items, now)
 
-    def _forget_arrived(self, due: set[Due], now: float) -> None:
-        """What is due and free no more was taken by a worker; what still is after a while was lost."""
-        for item, sent in list(self.in_flight.items()):
-            if item not in due or now - sent > LOST_S:
-                del self.in_flight[item]
+    def _forget_arrived(self, due: Sequence[Due], now: float) -> None:
+        """What is not due any more, or was held in between, arrived; what nobody took for a while was lost."""
+        epochs = {(item.kind, item.pk): item.epoch for item in due}
+        for key, (epoch, sent) in list(self.in_flight.items()):
+            if epochs.get(key) != epoch or now - sent > LOST_S:
+                del self.in_flight[key]
 
     def _send(self, items: Sequence[Due], now: float) -> bool:
         if self._stuck() or (self.away_since is not None and now - self.tried_at < RETRY_S):
@@ -137,7 +139,7 @@ class Dispatcher:
         except Exception as error:  # noqa: BLE001 - a broker raises anything at all
             self._went_away(error, now)
             return False
-        self.in_flight.update(dict.fromkeys(batch, now))
+        self.in_flight.update({(item.kind, item.pk): (item.epoch, now) for item in batch})
         if self.away_since is not None:
             log.warning("the broker is back after %.0f s", now - self.away_since)
             self.away_since = None

@@ -10,14 +10,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from django.db import connection
 
+from tenants import desired
 from tenants.actor import SYSTEM
 from tenants.models import Allocation
 from tenants.operations import allocations
 from tenants.specs import AllocationSpec
+from tenants.states import ConditionType, ProductKind
 from tenants.transactions import RetryableError, acting
 
 log = logging.getLogger(__name__)
@@ -53,7 +55,9 @@ def _take_up(clock: Callable[[], datetime]) -> int:
             continue
         try:
             with acting(SYSTEM):
-                done = allocations.admit(row, actor=SYSTEM, now=clock())
+                now = clock()
+                done = allocations.admit(row, actor=SYSTEM, now=now)
+                _mirror(row, now=now)
         except RetryableError:
             log.info("the queue met a rival; the next run tries again", extra={"id": row.pk})
             continue
@@ -62,6 +66,22 @@ def _take_up(clock: Callable[[], datetime]) -> int:
         else:
             found_no_room.add(alike)
     return placed
+
+
+def _mirror(row: Allocation, *, now: datetime) -> None:
+    """Wake the product that still shows an older word of its allocation's: why it waits, or that it was approved."""
+    model = allocations.product_model(ProductKind(row.product_kind))
+    product = None if model is None else model._base_manager.filter(allocation_id=row.pk).first()
+    if product is None or product.due_at is not None:
+        return
+    fresh = Allocation.objects.only("conditions").get(pk=row.pk)
+    if _words(fresh.conditions) != _words(product.conditions):
+        desired.nudge_now(product, at=now)
+
+
+def _words(conditions: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
+    told = (ConditionType.APPROVED, ConditionType.PLACED)
+    return [(c["type"], c["status"], c["message"]) for c in conditions if c["type"] in told]
 
 
 def _call(query: str) -> bool:

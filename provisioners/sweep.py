@@ -41,6 +41,8 @@ class Due:
 
     kind: str
     pk: UUID
+    epoch: int = 0
+    """Lease epoch when it was seen due: a higher one later means that somebody had it in between."""
 
 
 def engine() -> Engine:
@@ -53,14 +55,16 @@ def due(now: datetime, *, limit: int = AT_ONCE) -> list[Due]:
     found: list[Due] = []
     with acting(SYSTEM):
         for word, kind in PASSES.items():
-            found += [Due(word, pk) for pk in _due_of(kind.model, now, limit)]
-        found += [Due(PROVIDER, pk) for pk in _due_of(Provider, now, limit, Q(enabled=True))]
+            found += [Due(word, *row) for row in _due_of(kind.model, now, limit)]
+        found += [Due(PROVIDER, *row) for row in _due_of(Provider, now, limit, Q(enabled=True))]
     return found
 
 
-def _due_of(model: type[Reconciled], now: datetime, limit: int, condition: Q | None = None) -> Iterator[UUID]:
+def _due_of(
+    model: type[Reconciled], now: datetime, limit: int, condition: Q | None = None
+) -> Iterator[tuple[UUID, int]]:
     rows = model._base_manager.filter(lease.free(now), condition or Q(), released_at__isnull=True, due_at__lte=now)
-    yield from rows.order_by("due_at").values_list("pk", flat=True)[:limit]
+    yield from rows.order_by("due_at").values_list("pk", "lease_epoch")[:limit]
 
 
 def reconcile(kind: str, pk: UUID, *, engine: Engine) -> int:

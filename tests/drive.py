@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -63,7 +64,6 @@ class World:
     provider: Provider
     clock: FakeClock
     engine: Engine
-    drivers: dict[Any, Any] = field(default_factory=dict)
 
     def sweep(self) -> int:
         """Run what is due now."""
@@ -88,13 +88,30 @@ class World:
         return "\n".join([*lines, *self.estate.state.objects, *(line.text for line in self.estate.state.logs)])
 
 
+class OneAtATime:
+    """The sandbox's core takes one call at a time; passes in several threads must queue for it."""
+
+    def __init__(self, driver: InProcessSandbox) -> None:
+        self._driver = driver
+        self._lock = threading.RLock()
+
+    def __getattr__(self, name: str) -> Any:
+        act = getattr(self._driver, name)
+
+        def call(*args: Any, **options: Any) -> Any:
+            with self._lock:
+                return act(*args, **options)
+
+        return call
+
+
 def world(document: Mapping[str, Any] = DOCUMENT, *, delays: bool = False, snapshots: bool = False) -> World:
     """Make a provider whose estate is in this process, with its hosts open; `snapshots` lets sweeps read it."""
     clock = FakeClock()
     estate = Estate(files.build(document), clock=clock.timestamp, url="http://sandbox.invalid")
     if not delays:
         control.no_delays(estate)
-    driver = InProcessSandbox(estate)
+    driver = OneAtATime(InProcessSandbox(estate))
     provider = factories.provider(
         capabilities=inventory_of(estate), due_at=NOW + timedelta(days=3650) if not snapshots else None
     )
