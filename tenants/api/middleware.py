@@ -72,9 +72,7 @@ def problem_response(error: ControlPlaneError, *, request_id: str = "") -> HttpR
 
 def server_error(request: HttpRequest) -> HttpResponse:
     """Django's `handler500`: 503 when our database is away, else a problem with the id of the log line."""
-    error = sys.exc_info()[1]
-    found, request_id = _classified(error, request)
-    return problem_response(found, request_id=request_id)
+    return unexpected(sys.exc_info()[1] or AssertionError("no exception"), request)
 
 
 def unexpected(error: BaseException, request: HttpRequest) -> HttpResponse:

@@ -214,7 +214,7 @@ def _place(location: tuple[int | str, ...]) -> str:
     for part in location:
         if isinstance(part, int):
             place += f"[{part}]"
-        elif not part.startswith(("function-", "literal[")):
+        elif part != "[key]" and not part.startswith(("function-", "literal[")):
             place += ("." if place else "") + _shown(part)
     return place
 

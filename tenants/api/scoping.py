@@ -37,7 +37,7 @@ class DeclaredPolicy(BasePermission):
         actor = actor_of(request)
         access.require_principal(actor, policy)
         if actor.read_only and request.method not in SAFE_METHODS:
-            raise Forbidden("This token may only read.", code="read-only-token")
+            raise Forbidden("This token may only read.", code="token-read-only")
         if policy.scope is Scope.PLATFORM:
             access.check(actor, None, policy)
         return True

@@ -10,7 +10,7 @@ from django.utils.html import escape
 from drf_spectacular.views import SpectacularJSONAPIView, SpectacularSwaggerView
 
 from tenants.errors import NotVisible
-from tenants.problems import HELP
+from tenants.error_codes import HELP
 
 
 class SchemaView(SpectacularJSONAPIView):

@@ -30,7 +30,7 @@ from tenants.api.serializers.requests import (
 )
 from tenants.api.views.base import ApiView, Call, Declared, reads, writes
 from tenants.api.views.filters import of_tenant
-from tenants.errors import InvalidSpec
+from tenants.errors import Forbidden, InvalidSpec
 from tenants.models import Allocation, AutoApprovalRule, Decision, Delegation, Person, Request, RequestComment
 from tenants.operations import auto_approval_rules, delegations, people, requests
 from tenants.states import RequestKind
@@ -115,6 +115,7 @@ class RequestTenant(RequestView):
     @writes("requests.create_tenant", body=TenantRequestIn, answers=RequestOut, status=201)
     def post(self, call: Call) -> Any:
         """Ask for a new tenant."""
+        _refuse_narrowed(call)
         return requests.submit(
             kind=RequestKind.TENANT.value,
             payload=call.body.payload.model_dump(mode="json", exclude_unset=True),
@@ -124,12 +125,19 @@ class RequestTenant(RequestView):
         )
 
 
+def _refuse_narrowed(call: Call) -> None:
+    """A proof that is narrowed to one tenant does not speak for its person elsewhere."""
+    if call.actor.only_tenant is not None:
+        raise Forbidden("This token is narrowed to one tenant.", code="token-narrowed")
+
+
 class RequestJoin(RequestView):
     """Asking to join."""
 
     @writes("requests.create_join", body=JoinRequestIn, answers=RequestOut, status=201)
     def post(self, call: Call) -> Any:
         """Ask to join a tenant, named exactly; its owner decides."""
+        _refuse_narrowed(call)
         body: JoinRequestIn = call.body
         return requests.submit(
             kind=RequestKind.JOIN.value,
@@ -164,7 +172,7 @@ class RequestWriteOff(RequestView):
 class RequestItem(RequestView):
     """One request."""
 
-    key = "request"
+    key = "name"
 
     @reads("requests.read", answers=RequestOut)
     def get(self, call: Call) -> Any:
@@ -192,7 +200,7 @@ class RequestItem(RequestView):
 class RequestOfTenant(RequestView):
     """One request of one tenant."""
 
-    key = "request"
+    key = "name"
 
     @reads("requests.read", answers=RequestOut)
     def get(self, call: Call) -> Any:
@@ -203,7 +211,7 @@ class RequestOfTenant(RequestView):
 class RequestDecide(RequestView):
     """Deciding."""
 
-    key = "request"
+    key = "name"
 
     @writes("requests.decide", body=DecideIn, answers=RequestOut)
     def post(self, call: Call) -> Any:
@@ -224,7 +232,7 @@ class RequestDecide(RequestView):
 class RequestProof(RequestView):
     """Proof of a request."""
 
-    key = "request"
+    key = "name"
 
     @reads("requests.proof", answers=ProofOut)
     def get(self, call: Call) -> Out:
@@ -236,7 +244,7 @@ class RequestProof(RequestView):
 class RequestComments(RequestView):
     """Thread of a request."""
 
-    key = "request"
+    key = "name"
 
     @writes("requests.comment", body=CommentIn, answers=RequestOut, status=201)
     def post(self, call: Call) -> Any:

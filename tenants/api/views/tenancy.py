@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from django.contrib.postgres.expressions import ArraySubquery
-from django.db.models import F, Func, OuterRef, QuerySet
+from django.db.models import BooleanField, F, Func, OuterRef, Q, QuerySet
 
 from tenants import access
 from tenants.api.serializers.base import Out, Page, PageQuery, page_of
@@ -51,9 +51,14 @@ class TenantView(ApiView):
 
     def rows(self, call: Call) -> QuerySet[Tenant]:
         """Return the tenants the actor may see, with the suspensions on their path."""
-        live = Suspension.objects.filter(
-            ended_at__isnull=True, tenant_id=Func(OuterRef("path"), function="ANY", output_field=F("tenant_id"))
+        on_path = Func(
+            F("tenant_id"),
+            OuterRef("path"),
+            template="(%(expressions)s))",
+            arg_joiner=" = ANY (",
+            output_field=BooleanField(),
         )
+        live = Suspension.objects.filter(on_path, ended_at__isnull=True)
         return access.tenants(call.actor).select_related("parent").annotate(depths=ArraySubquery(live.values("depth")))
 
     def show(self, row: Any, call: Call, secrets: Mapping[str, str]) -> Out:  # noqa: ARG002
@@ -328,8 +333,6 @@ class ServiceAccountView(ApiView):
 
 def named_account(word: str) -> Any:
     """Return the condition that an account has this name or id."""
-    from django.db.models import Q
-
     try:
         return Q(pk=UUID(word))
     except ValueError:

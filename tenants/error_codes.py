@@ -1,0 +1,145 @@
+"""Every error code and its help text: what it means and what to do. Pure data, served at `/api/errors/<code>`.
+
+Codes are stable: clients branch on them. `tests/api` fails when something raises a code that has no help here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+HELP: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        # -- the protocol ------------------------------------------------------------------------------
+        "invalid": "The request does not have the form that the operation takes. `errors` names each field and what "
+        "is wrong with it; nothing was changed. Compare with the operation's schema in `/api/docs`.",
+        "unauthenticated": "There is no valid proof of who you are: no token, or one that is wrong, expired, revoked "
+        "or belongs to somebody who has left. Make a new one with `tenantry login`.",
+        "forbidden": "You may see the object, but your role does not allow this. `data.needed` names the role that "
+        "does.",
+        "token-read-only": "The token may only read. Use one that was made without `read_only`.",
+        "token-narrowed": "The token is narrowed to one tenant and cannot be used for this. Use one that is not.",
+        "csrf": "A change by a browser session needs the CSRF token of that session in the header `X-CSRFToken`.",
+        "not-found": "There is no such object, or you may not see it: both look the same on purpose. Check the name, "
+        "the tenant and the account you are logged in with.",
+        "no-route": "There is no operation at this address. `/api/docs` lists all of them.",
+        "method-not-allowed": "The address exists, this method does not. The header `Allow` lists those that do.",
+        "not-acceptable": "Answers are `application/json` (the event stream is `text/event-stream`). Leave the header "
+        "`Accept` out.",
+        "conflict": "The present state of the object does not allow this. `detail` says which state is in the way.",
+        "busy": "Many changes at once touched the same objects and this one lost every time. Send it again.",
+        "idempotency-running": "A request with the same `Idempotency-Key` is still running. Wait a moment and send it "
+        "again: you will get its answer.",
+        "idempotency-mismatch": "This `Idempotency-Key` was used for another request. Use a new key for each thing "
+        "you want done.",
+        "version-mismatch": "The object changed since you read it. Read it again, look at the difference, and send "
+        "the new `ETag` in `If-Match`.",
+        "precondition-required": "A header is missing: `Idempotency-Key` on POST with a token, or `If-Match` with the "
+        "object's `ETag` on PUT, PATCH and DELETE.",
+        "too-large": "The body is larger than 1 MiB.",
+        "unsupported-media-type": "Send the body as `application/json` in UTF-8.",
+        "rate-limited": "Too many requests of this kind. Wait as long as `Retry-After` says.",
+        "gone": "This gateway was removed: it stops serving and does not call again.",
+        "dependency-down": "A part of the control plane (its database) does not answer. Nothing was changed; repeat "
+        "after `Retry-After` seconds. Running endpoints are not touched by it.",
+        "internal": "This is a fault of ours. Quote `request_id` to the operators; the log has the details. Whether "
+        "the change was made can be seen by reading the object, or by repeating with the same `Idempotency-Key`.",
+        # -- input that has the right form and is wrong all the same --------------------------------------
+        "not-supported": "The value is known to the product but nothing here can do it yet (or this provider "
+        "cannot). `detail` says what; leave the field out or choose another value.",
+        "unknown-field": "The object has no field of this name.",
+        "unknown-model": "No enabled served model has this name. `/api/v1/served-models` lists them.",
+        "unknown-product": "No GPU product has this id. `/api/v1/gpu-products` lists them.",
+        "unknown-profile": "The GPU product has no MIG profile of this name. `/api/v1/gpu-products` lists them.",
+        "unknown-dimension": "A quota or price speaks of something that does not exist. Dimensions are "
+        "`gpu.<product>.slices`, `gpu.<product>.<profile>`, `vcpu`, `memory_gib`, `storage_gib`, `machines`, "
+        "`boundaries`, `endpoints` and `spend_month`.",
+        "unknown-person": "Nobody with this e-mail has an account. An operator can add one.",
+        "unknown-rule": "A policy has no rule of this name.",
+        "unknown-value": "A policy names something that does not exist here.",
+        "unknown-kind": "No such kind exists here.",
+        "tier-needs-whole-gpu": "The isolation tier shares a GPU with nobody, so it needs whole GPUs: leave the "
+        "profile out, or choose the tier `shared`.",
+        "look-alike": "The name looks like another one and could be mistaken for it. Choose a plain name.",
+        "reserved": "The name is reserved. Choose another one.",
+        "length": "The text is too short or too long; `detail` gives the limits.",
+        "control-characters": "The text holds control characters. Send plain text.",
+        "label-key": "A label's key or value has characters that are not allowed.",
+        "too-many": "There are more entries than allowed; `detail` gives the limit.",
+        "too-deep": "Tenants are at most three levels deep.",
+        "out-of-range": "The number is outside its range; `detail` gives it.",
+        "in-the-past": "Prices are never changed backwards: let them start now or later.",
+        "not-priced": "This dimension has no price of its own.",
+        "other-currency": "All price lists have one currency.",
+        "not-pinned": "A served model is pinned to a full commit, never to a branch or tag.",
+        "secret-in-config": "A provider's configuration holds something that looks like a secret. Set it as a "
+        "credential: those are stored encrypted.",
+        "weak-password": "The password is too short or too common.",
+        "wrong-password": "The old password is wrong.",
+        "wrong-action": "This action does not fit the finding.",
+        # -- names, state ---------------------------------------------------------------------------------
+        "name-taken": "Another live object of this kind has the name. Choose another one, or change that object.",
+        "email-taken": "Somebody else has this e-mail.",
+        "price-list-exists": "A price list of this name, or for this place from this moment on, is there already.",
+        "immutable": "What was asked to change is fixed while the object lives; `data.fields` names it. Make a new "
+        "object, or renew the term of this one.",
+        "deleting": "The object is being given back and takes no more changes.",
+        "owned-by-product": "A product owns this allocation; change or delete the product.",
+        "disabled": "It is disabled; enable it first.",
+        "in-use": "It is still used; `data` says by how much.",
+        "not-empty": "It still holds live objects; `data` counts them.",
+        "not-free": "The window is not free.",
+        "host-state": "The host is in a state that does not allow this step; `data` has the present and the needed "
+        "states.",
+        "plan-running": "Another plan runs on this host. Wait for it or cancel it.",
+        "plan-state": "The plan is in a state that does not allow this.",
+        "device-healthy": "The GPU is not faulty. Drain its host instead.",
+        "provider-enabled": "Write-off is for providers that will not come back: switch the provider off first.",
+        "not-placed": "The allocation stands on no provider.",
+        "resolved": "The finding is resolved already.",
+        "key-ended": "The key is revoked or expired. Make a new one.",
+        "too-many-keys": "The endpoint has as many live keys as it may. Revoke some.",
+        "too-many-tokens": "There are as many live tokens as allowed. Revoke some.",
+        "no-token": "The request was not sent with a token, so there is none to end.",
+        "tenant-suspended": "The tenant (or one above it) is suspended: nothing new can be started. Ask who "
+        "suspended it.",
+        "tenant-closing": "The tenant is being closed.",
+        "tenant-closed": "The tenant is closed.",
+        "not-suspended": "It is not suspended.",
+        # -- quota, policy, approval ------------------------------------------------------------------------
+        "quota-exceeded": "A limit of the tenant or of one above it is in the way. `data` lists each limit, its use, "
+        "what is missing and a ready-made request for exactly that; `on_shortage=request` files it in one step.",
+        "policy-forbids": "A policy of the tenant or of one above it forbids this; `data` names the rule, who set it "
+        "and what is allowed.",
+        "policy-widens": "A policy can only narrow what stands above it; `data` names the rule and who set it.",
+        "inherits": "The tenant inherits this limit: raise the one above.",
+        "no-parent": "Only a platform operator sets the limits of a tenant without a parent.",
+        "beyond-parent": "A child cannot get more than its parent has.",
+        "outcome-worse": "What was approved would now come out worse than the proof you saw. `data` holds both; "
+        "decide again to accept it.",
+        "own-request": "Nobody decides his own request, nor as a delegate for whoever asked.",
+        "not-your-stage": "The present stage of the request is somebody else's to decide.",
+        "not-requester": "Only who asked can change or withdraw a request.",
+        "decided": "The request is decided already.",
+        "decision-refused": "The database refused the decision: it is one's own, or the stage has one.",
+        "asked-already": "You have asked for this already; the request is open.",
+        "too-many-requests": "You have as many open requests as you may. Withdraw some.",
+        "more-than-asked": "A decision grants at most what was asked for.",
+        "nothing-left": "Nothing would be granted: deny the request instead.",
+        "no-longer-needed": "What the request is for is there already, or gone.",
+        "requester-gone": "Who asked has left.",
+        "above-you": "This belongs to a tenant above yours.",
+        "not-above": "This is done from a tenant above, not from the tenant itself.",
+        # -- people -------------------------------------------------------------------------------------
+        "member-already": "The person is a member. Change the role instead.",
+        "not-a-member": "The person is no member of the tenant.",
+        "not-active": "The person is not active, or not visible to you.",
+        "last-owner": "The last owner cannot go without a successor; `data` names the tenants.",
+        "last-operator": "The last operator cannot go.",
+        "left": "The person has left.",
+        "not-left": "Only who has left can be erased.",
+        "own-account": "Nobody does this to his own account.",
+        "own-roles": "Nobody changes his own platform roles.",
+    }
+)
