@@ -1,4 +1,4 @@
-"""ASGI entry of the web process: Django behind a limit on bodies.
+"""ASGI entry of the web process: Django behind a limit on bodies, and gateways' long polls beside it.
 
 Django reads a whole body before any of our code runs, so the limit stands in front of it: a declared length
 that is too large is refused at once, an undeclared one as soon as it gets there.
@@ -20,6 +20,7 @@ Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 django = get_asgi_application()
 
 import controlplane.urls  # noqa: E402 - routes are checked at start, not at the first request
+from provisioners.agent_api import asgi as agents  # noqa: E402 - needs the apps loaded
 from tenants import problems  # noqa: E402 - needs the apps loaded
 from tenants.api.parsing import MAX_BODY  # noqa: E402
 from tenants.errors import PayloadTooLarge  # noqa: E402
@@ -35,6 +36,9 @@ async def application(scope: dict[str, Any], receive: Receive, send: Send) -> No
     """Answer one connection."""
     if scope["type"] != "http":
         await django(scope, receive, send)
+        return
+    if agents.is_poll(scope):
+        await agents.application(scope, receive, send)
         return
     length = dict(scope["headers"]).get(b"content-length", b"0")
     if length.isdigit() and int(length) > MAX_BODY:

@@ -6,7 +6,6 @@ with a proof looks the same: 401. 410 is said only to who proved to be the gatew
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from datetime import UTC, datetime
@@ -21,69 +20,25 @@ from django.views.decorators.csrf import csrf_exempt
 from pydantic import BaseModel
 
 from provisioners.agent_api import config
+from provisioners.agent_api.polling import MOST_VERSION, NOBODY, acting_gateway, checked, poll, proof_of
 from provisioners.agent_api.usage import summed
-from provisioners.agent_api.watch import in_thread, look, watch
+from provisioners.agent_api.watch import look
 from provisioners.gateway import keys
 from provisioners.gateway.protocol import (
-    LONGEST_WAIT_S,
     BadDocument,
-    ConfigDocument,
     EnrolAnswer,
     EnrolRequest,
-    Envelope,
     Report,
     UsageBatch,
-    canonical,
     parse,
 )
 from tenants import problems
-from tenants.actor import Actor, Kind
+from tenants.actor import Actor
 from tenants.errors import ControlPlaneError, Gone, InvalidSpec, MethodNotAllowed, Unauthenticated, UnsupportedMediaType
-from tenants.models import GatewayReplica
 from tenants.operations import agents
-from tenants.operations.agents import Entry
 
-NOBODY: Final = "0" * 64
-"""Compared with when there is no such gateway, so that it takes the same time."""
-MOST_VERSION: Final = 2**53
 _NUL: Final = re.compile(rb"\\u0000|\x00")
 Shape = TypeVar("Shape", bound=BaseModel)
-
-
-# --- who asks -------------------------------------------------------------------------------------
-
-
-def acting_gateway(gateway: UUID) -> Actor:
-    """Return the principal of a gateway."""
-    return Actor(Kind.AGENT, gateway, name=f"gateway {gateway}")
-
-
-def proof_of(request: HttpRequest) -> tuple[UUID, str]:
-    """Return (gateway, digest of the credential shown). Raises `Unauthenticated`."""
-    scheme, _, plain = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() != "bearer":
-        raise Unauthenticated
-    try:
-        return keys.parse_agent_credential(plain.strip())
-    except keys.MalformedKey as error:
-        raise Unauthenticated from error
-
-
-def checked(entry: Entry | None, digest: str) -> Entry:
-    """Return the entry that this digest proves. Raises `Unauthenticated`; `Gone` for a gateway that was removed."""
-    known = entry.credential_digest if entry is not None else ""
-    if not keys.equal(known or NOBODY, digest) or entry is None or not known:
-        raise Unauthenticated
-    if entry.removed:
-        raise Gone
-    return entry
-
-
-def authenticated(request: HttpRequest) -> Actor:
-    """Return the gateway behind a request. Raises `Unauthenticated`, `Gone`, `DependencyDown`."""
-    gateway, digest = proof_of(request)
-    checked(look([gateway]).get(gateway), digest)
-    return acting_gateway(gateway)
 
 
 # --- adapting -------------------------------------------------------------------------------------
@@ -111,6 +66,13 @@ def document(request: HttpRequest, shape: type[Shape]) -> Shape:
         return parse(shape, body)
     except BadDocument as error:
         raise InvalidSpec(f"The body is {error}.") from error
+
+
+def authenticated(request: HttpRequest) -> Actor:
+    """Return the gateway behind a request. Raises `Unauthenticated`, `Gone`, `DependencyDown`."""
+    gateway, digest = proof_of(request.headers.get("Authorization", ""))
+    checked(look([gateway]).get(gateway), digest)
+    return acting_gateway(gateway)
 
 
 def as_json(shape: BaseModel) -> HttpResponse:
@@ -188,20 +150,8 @@ class ConfigView(AgentView):
 
     async def get(self, request: HttpRequest) -> HttpResponse:
         """Answer 200 with a signed configuration that is newer than `have`, or 204 after `wait` seconds."""
-        have = _number(request, "have", most=MOST_VERSION)
-        wait_s = _number(request, "wait", most=LONGEST_WAIT_S)
-        gateway, digest = proof_of(request)
-        entry = checked((await in_thread(look, [gateway])).get(gateway), digest)
-        if 0 < have <= entry.config_version:
-            await in_thread(_note_served, gateway, have)
-        ends = asyncio.get_running_loop().time() + wait_s
-        while entry.config_version == have:
-            left_s = ends - asyncio.get_running_loop().time()
-            news = await watch().news(entry, wait_s=left_s) if left_s > 0 else entry
-            if news is entry:
-                return HttpResponse(status=HTTPStatus.NO_CONTENT)
-            entry = checked(news, digest)
-        return as_json(await in_thread(_offer, gateway, have))
+        envelope = await poll(request.headers.get("Authorization", ""), request.GET)
+        return as_json(envelope) if envelope is not None else HttpResponse(status=HTTPStatus.NO_CONTENT)
 
 
 class UsageView(AgentView):
@@ -243,31 +193,7 @@ class ReportView(AgentView):
         return HttpResponse(status=HTTPStatus.NO_CONTENT)
 
 
-# --- in threads -----------------------------------------------------------------------------------
-
-
-def _note_served(gateway: UUID, version: int) -> None:
-    agents.serves(gateway=gateway, version=version, actor=acting_gateway(gateway), now=datetime.now(UTC))
-
-
-def _offer(gateway: UUID, have: int) -> Envelope:
-    now = datetime.now(UTC)
-
-    def render(row: GatewayReplica) -> str:
-        return canonical(config.document_of(row, now=now)).decode()
-
-    _, text = agents.take_config(gateway=gateway, have=have, render=render, actor=acting_gateway(gateway), now=now)
-    return config.signer().sign(parse(ConfigDocument, text))
-
-
 def _refuse_other(named: UUID, actor: Actor) -> None:
     if named != actor.id:
         msg = "This is another gateway's."
         raise InvalidSpec(msg, field="gateway_uid")
-
-
-def _number(request: HttpRequest, name: str, *, most: int) -> int:
-    text = request.GET.get(name, "")
-    if not re.fullmatch(r"[0-9]{1,16}", text) or int(text) > most:
-        raise InvalidSpec(f"Give a whole number from 0 to {most}.", field=name)
-    return int(text)

@@ -13,7 +13,7 @@ import pytest
 from django.test import AsyncClient, Client
 
 from provisioners import gateways
-from provisioners.agent_api import config
+from provisioners.agent_api import asgi, config
 from provisioners.gateway import keys
 from provisioners.gateway.protocol import ConfigDocument, EndpointState, EnrolAnswer, Envelope, Signer, parse, verify
 from tenants import desired, gateway_config
@@ -416,6 +416,49 @@ def test_a_poll_of_a_gateway_that_loses_its_credential_ends_with_401(world: Simp
         connection.close()
 
     assert asyncio.run(scenario()).status_code == 401
+
+
+def test_a_poll_in_front_of_django_answers_alike_and_ends_when_the_gateway_leaves(world: SimpleNamespace) -> None:
+    gateway = world.gateway
+    gateway.enrol()
+    version = gateway.document().version
+
+    async def ask(query: str, *, leave: bool = False, credential: str | None = None) -> list[dict[str, Any]]:
+        sent: list[dict[str, Any]] = []
+
+        async def receive() -> dict[str, Any]:
+            if not leave:
+                await asyncio.Event().wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            sent.append(dict(message))
+
+        plain = gateway.credential.plain if credential is None else credential
+        scope = {
+            "type": "http", "method": "GET", "path": "/agent/v1/config", "query_string": query.encode(),
+            "headers": [(b"authorization", f"Bearer {plain}".encode())],
+        }  # fmt: skip
+        assert asgi.is_poll(scope)
+        await asyncio.wait_for(asgi.application(scope, receive, send), 10)
+        return sent
+
+    async def scenario() -> list[list[dict[str, Any]]]:
+        return [
+            await ask("have=0&wait=0"),
+            await ask(f"have={version}&wait=0"),
+            await ask("have=x&wait=0"),
+            await ask("have=0&wait=0", credential="tna_nonsense"),
+            await ask(f"have={version}&wait=20", leave=True),
+        ]
+
+    fresh, nothing, bad, stranger, left = asyncio.run(scenario())
+
+    assert [answer[0]["status"] for answer in (fresh, nothing, bad, stranger)] == [200, 204, 400, 401]
+    assert gateway.opened(fresh[1]["body"]).version == version
+    assert (b"www-authenticate", b'Bearer realm="tenantry"') in stranger[0]["headers"]
+    assert json.loads(bad[1]["body"])["errors"][0]["field"] == "have"
+    assert left == []
 
 
 def test_polling_tells_which_version_is_served(world: SimpleNamespace) -> None:
