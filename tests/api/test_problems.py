@@ -63,7 +63,7 @@ def test_a_bug_is_answered_with_an_id_and_without_its_cause(api, monkeypatch, ca
         raise ZeroDivisionError("secret of the house")
 
     me = api(factories.person())
-    monkeypatch.setattr("tenants.access.people_data", lambda actor: broken(None, None))
+    monkeypatch.setattr("tenants.access.people_data", lambda _: broken(None, None))
     answer = me.get("who")
 
     assert Who

@@ -9,8 +9,8 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.html import escape
 from drf_spectacular.views import SpectacularJSONAPIView, SpectacularSwaggerView
 
-from tenants.errors import NotVisible
 from tenants.error_codes import HELP
+from tenants.errors import NotVisible
 
 
 class SchemaView(SpectacularJSONAPIView):
