@@ -171,8 +171,9 @@ class Supervisor:
                 if said := running.keep_alive():
                     self.tell(f"  {said}")
             self._keep_database()
-            if self.installation.embeds_broker and not self.places.broker.is_file():
-                self.installation.make_broker_folders()  # emptied by somebody: hints are lost, nothing else
+            if self.installation.embeds_broker:
+                with contextlib.suppress(OSError):  # something stands in its place: the control plane goes on without
+                    self.installation.make_broker_folders()  # emptied by somebody: hints are lost, nothing else
             self._trim_logs()
             self._stop.wait(TICK_S)
 
