@@ -122,6 +122,7 @@ class UsageRecord(models.Model):
             models.Index(fields=["tenant", "held_from"], name="usage_record_tenant"),
             models.Index(fields=["device", "held_from"], name="usage_record_device"),
             models.Index(fields=["allocation_id"], name="usage_record_allocation"),
+            models.Index(fields=["device", "held_to"], condition=Q(held_to__isnull=False), name="usage_record_ended"),
         ]
 
 

@@ -255,6 +255,22 @@ def test_every_gpu_and_hour_adds_up_exactly(world: SimpleNamespace) -> None:
     }
 
 
+def test_clocks_that_differ_make_no_overlap(world: SimpleNamespace) -> None:
+    """Who claims read the clock before he waited for the host; who released it may have read a later one."""
+    GpuDevice.objects.update(created_at=MIDNIGHT)
+    first = take(world, MIDNIGHT, UnitAsk(GpuAsk("H100-80GB", "", 2), 1, 1))
+    ready(first, MIDNIGHT)
+    give_back(first, world, MIDNIGHT + HOUR, MIDNIGHT + HOUR)
+
+    second = take(world, MIDNIGHT + HOUR - timedelta(seconds=5), UnitAsk(GpuAsk("H100-80GB"), 1, 1), name="beta")
+    ready(second, MIDNIGHT + HOUR - timedelta(seconds=4))
+    with reading(SYSTEM):
+        total = hour_account.of_estate(MIDNIGHT, MIDNIGHT + 2 * HOUR, now=MIDNIGHT + 2 * HOUR)
+
+    assert UsageRecord.objects.get(allocation_id=second.pk).held_from == MIDNIGHT + HOUR
+    assert (total.balanced, total.slot_hours(Use.BILLED), total.slot_hours(Use.FREE)) == (True, 24, 8)
+
+
 def test_a_gpu_counts_from_when_it_came(world: SimpleNamespace) -> None:
     GpuDevice.objects.update(created_at=MIDNIGHT + timedelta(minutes=15))
 
@@ -277,6 +293,7 @@ def test_overlapping_records_and_a_mask_that_lies_are_found_and_end_the_command_
         "memory_gib, held_from, held_to, rule) SELECT gen_random_uuid(), hold_id, 'foreign', device_id, "
         "provider_id, start, 1, '', 0, 0, held_from, held_to, '-' FROM tenants_usagerecord"
     )
+    superuser.execute("UPDATE tenants_usagerecord SET held_from = %s WHERE kind = 'foreign'", [MIDNIGHT])
 
     with reading(SYSTEM):
         total = hour_account.of_estate(MIDNIGHT, MIDNIGHT + 2 * HOUR, now=MIDNIGHT + 2 * HOUR)
