@@ -2,8 +2,9 @@
 
 Nudges are hints. The outbox says that something changed, the rows say what is due; at most one nudge per
 object and 100 in all are in flight. One that nobody took in time is forgotten and sent again. Publishing
-happens in a thread of its own with a time-out, because a broker may block as well as raise; while it does,
-a few threads sweep in this process, so that everything accepted is still done.
+happens in a thread of its own with a time-out, because a broker may block as well as raise. While it does,
+and while messages are sent but nobody takes them, a few threads sweep in this process, so that everything
+accepted is still done.
 """
 
 from __future__ import annotations
@@ -31,9 +32,11 @@ from tenants.transactions import acting
 log = logging.getLogger(__name__)
 
 MOST_IN_FLIGHT: Final = 100
-TICK_S: Final = 0.2
+TICK_S: Final = 0.1
 SCAN_S: Final = 0.5
-"""Between looks at what is due while the outbox is empty."""
+"""Between looks at what is due while the outbox is empty and nothing was sent for a while."""
+AWAKE_S: Final = 3.0
+"""So long after a nudge each tick looks at what is due: a step under way is soon polled again."""
 LOST_S: Final = 5.0
 """A nudge whose object is still due and free after this long is taken for lost."""
 PUBLISH_S: Final = 2.0
@@ -41,6 +44,8 @@ PUBLISH_S: Final = 2.0
 RETRY_S: Final = 2.0
 """Between tries of a broker that is away."""
 LOCAL_THREADS: Final = 3
+HELP_S: Final = 10.0
+"""So long passes run here after a nudge was lost: workers are gone, or have too much to do."""
 EXPIRES_S: Final = 15.0
 """A message older than this is thrown away unread: a newer one was sent, or a sweep did it."""
 
@@ -79,8 +84,11 @@ class Dispatcher:
     """Object → (its lease epoch, monotonic time) when its nudge was sent."""
     away_since: float | None = None
     """Since when the broker has not taken a message."""
+    help_until: float = float("-inf")
+    """Passes run here until then (monotonic)."""
     scanned_at: float = float("-inf")
     tried_at: float = float("-inf")
+    awake_until: float = float("-inf")
     stop: threading.Event = field(default_factory=threading.Event)
     _sending: Future[None] | None = None
     _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="publish"))
@@ -109,7 +117,8 @@ class Dispatcher:
         """Do one round: look for news, send what is due; True when something was sent."""
         news = take_outbox()
         now = time.monotonic()
-        if not news and not self.in_flight and now - self.scanned_at < SCAN_S:
+        awake = news or self.in_flight or now < self.awake_until
+        if not awake and now - self.scanned_at < SCAN_S:
             return False
         self.scanned_at = now
         due = sweep.due(self.engine.clock(), limit=MOST_IN_FLIGHT)
@@ -118,14 +127,23 @@ class Dispatcher:
         items = [item for item in due if (item.kind, item.pk) not in self.in_flight][: max(0, room)]
         if not items:
             return False
+        self.awake_until = now + AWAKE_S
         return self._send(items, now)
 
     def _forget_arrived(self, due: Sequence[Due], now: float) -> None:
         """What is not due any more, or was held in between, arrived; what nobody took for a while was lost."""
         epochs = {(item.kind, item.pk): item.epoch for item in due}
+        lost = 0
         for key, (epoch, sent) in list(self.in_flight.items()):
-            if epochs.get(key) != epoch or now - sent > LOST_S:
+            if epochs.get(key) != epoch:
                 del self.in_flight[key]
+            elif now - sent > LOST_S:
+                del self.in_flight[key]
+                lost += 1
+        if lost:
+            log.warning("%d nudges were taken by nobody; passes run here for a while", lost)
+            self.help_until = now + HELP_S
+            self._help()
 
     def _send(self, items: Sequence[Due], now: float) -> bool:
         if self._stuck() or (self.away_since is not None and now - self.tried_at < RETRY_S):
@@ -153,6 +171,10 @@ class Dispatcher:
         if self.away_since is None:
             log.warning("the broker does not take messages (%s); passes run here meanwhile", type(error).__name__)
             self.away_since = now
+        self._help()
+
+    def _help(self) -> None:
+        """Have the threads that sweep here."""
         self._local = [thread for thread in self._local if thread.is_alive()]
         for number in range(len(self._local), LOCAL_THREADS):
             thread = threading.Thread(target=self._work_here, name=f"local-sweep-{number}", daemon=True)
@@ -160,9 +182,9 @@ class Dispatcher:
             thread.start()
 
     def _work_here(self) -> None:
-        """Sweep in this thread until the broker is back."""
+        """Sweep in this thread while it is needed."""
         try:
-            while self.away_since is not None and not self.stop.is_set():
+            while (self.away_since is not None or time.monotonic() < self.help_until) and not self.stop.is_set():
                 try:
                     made = sweep.sweep(self.engine, budget_s=5.0)
                 except Exception:

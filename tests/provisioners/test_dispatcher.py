@@ -52,7 +52,7 @@ def dispatching(here: World, broker: Broker) -> Iterator[Dispatcher]:
     yield made
     broker.open.set()
     made.stop.set()
-    made.away_since = None
+    made.away_since, made.help_until = None, float("-inf")
     for thread in made._local:
         thread.join(timeout=10)
     made._pool.shutdown(wait=True)
@@ -98,10 +98,26 @@ def test_a_nudge_that_nobody_took_is_sent_again(
     dispatching.tick()
     sent = len(broker.sent)
     monkeypatch.setattr(dispatcher, "LOST_S", -1.0)
+    monkeypatch.setattr(dispatcher, "LOCAL_THREADS", 0)
 
     dispatching.tick()
 
     assert len(broker.sent) == 2 * sent
+
+
+def test_while_nobody_takes_messages_passes_run_here(
+    dispatching: Dispatcher, rows: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dispatching.tick()
+    monkeypatch.setattr(dispatcher, "LOST_S", -1.0)
+
+    dispatching.tick()
+    waiting = threading.Event()
+    for _ in range(400):
+        if all(fresh(row).phase == "Ready" for row in rows) or waiting.wait(0.05):
+            break
+
+    assert [fresh(row).phase for row in rows] == ["Ready"] * 3
 
 
 def test_no_more_than_a_hundred_are_in_flight(
