@@ -244,7 +244,7 @@ def since(row: Any, kind: ConditionType, now: datetime) -> datetime:
 def next_poll(started: datetime, now: datetime, engine: Engine) -> datetime:
     """Return when to look again at something that is under way: soon at first, then ever more patiently."""
     elapsed = max(0.0, (now - started).total_seconds())
-    return engine.after(min(POLL_LAST_S, max(POLL_FIRST_S, elapsed / 8)), now)
+    return engine.after(min(POLL_LAST_S, max(POLL_FIRST_S, elapsed / 16)), now)
 
 
 def seen_as_json(observed: Observed, *, index_of: Mapping[UUID, int] | None = None) -> dict[str, Any]:
