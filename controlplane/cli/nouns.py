@@ -118,7 +118,7 @@ ALL: Final[tuple[Noun, ...]] = (
           "AGE=created_at:ago WHY=conditions:why"),
     _noun("requests", "request", "both",
           "ID=short_id KIND=kind TENANT=tenant STATE=state BY=requester_name NEXT_STAGE=stages:stage VERSION=version "
-          "AGE=created_at:ago REASON=reason", "rq", top=True),
+          "AGE=created_at:ago REASON=reason:why", "rq", top=True),
     _noun("quotas", "quota", "tenant",
           "DIMENSION=dimension LIMIT=amount:amount INHERITS=inherit UNTIL=until:until TENANT=tenant"),
     _noun("members", "member", "tenant",

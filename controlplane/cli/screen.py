@@ -20,7 +20,7 @@ from rich.text import Text
 from controlplane.cli.cells import said
 from controlplane.cli.failures import ApiProblem, CliError
 from controlplane.cli.nouns import Column, Noun, cell
-from controlplane.cli.words import amount
+from controlplane.cli.words import ago, amount, moment, until
 
 Format = Literal["table", "json", "yaml"]
 FORMATS: Final[tuple[Format, ...]] = ("table", "json", "yaml")
@@ -33,8 +33,10 @@ COLOURS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("Released", "closed", "removed", "cancelled"), "bright_black"),
 }
 COLOURED: Final = frozenset({"phase", "state", "status", "suspended"})
-WIDE: Final = 160
-"""Columns of a table that goes into a file or pipe."""
+LONG: Final = frozenset({"why", "names", "pairs", "prices"})
+"""Forms of cells that may take several lines."""
+WIDE: Final = 1000
+"""Columns of a table that goes into a file or pipe: nothing is cut."""
 
 
 @dataclass
@@ -50,10 +52,10 @@ class Screen:
     def __post_init__(self) -> None:
         """Open the consoles on the streams of now."""
         plain = None if self.colour else True
-        self.out = Console(
-            no_color=plain, highlight=False, soft_wrap=False, width=None if sys.stdout.isatty() else WIDE
+        self.out = Console(no_color=plain, highlight=False, width=None if sys.stdout.isatty() else WIDE)
+        self.err = Console(
+            stderr=True, no_color=plain, highlight=False, soft_wrap=True, width=None if sys.stderr.isatty() else WIDE
         )
-        self.err = Console(stderr=True, no_color=plain, highlight=False, soft_wrap=True)
 
     # --- data, on stdout ------------------------------------------------------------------------------
 
@@ -112,11 +114,11 @@ class Screen:
             self.err.file.write(json.dumps(body, ensure_ascii=False) + "\n")
             return
         self.err.print(Text.assemble(("error: ", "bold red"), f"{problem.title} ({problem.status} {problem.code})"))
-        if problem.detail and problem.detail != problem.title:
+        reasons = {fault.get("reason") for fault in problem.faults}
+        if problem.detail and problem.detail != problem.title and problem.detail not in reasons:
             self.err.print(Text(f"  {problem.detail}"))
         for fault in problem.faults:
-            if fault.get("reason") != problem.detail or fault.get("field"):
-                self.err.print(Text(f"  {fault.get('field') or 'request'}: {fault.get('reason')}"))
+            self.err.print(Text(f"  {fault.get('field') or 'request'}: {fault.get('reason')}"))
         if shortages := problem.data.get("shortages"):
             self.err.print(shortage_table(shortages))
         if earliest := problem.data.get("earliest"):
@@ -136,7 +138,7 @@ def table_of(noun: Noun, items: Iterable[Mapping[str, Any]], *, wide: bool = Fal
     kept = [n for n, _ in enumerate(noun.columns) if wide or any(row[n] != "-" for row in rows)]
     table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
     for n in kept:
-        table.add_column(noun.columns[n].head, overflow="fold", no_wrap=noun.columns[n].form != "why")
+        table.add_column(noun.columns[n].head, overflow="fold", no_wrap=noun.columns[n].form not in LONG)
     for row in rows:
         table.add_row(*(_styled(row[n], noun.columns[n]) for n in kept))
     return table
@@ -160,22 +162,60 @@ def fields_table(body: Mapping[str, Any]) -> Table:
 
 def shortage_table(shortages: Iterable[Mapping[str, Any]]) -> Table:
     """Return the limits that are in the way: whose, how much is used, asked and missing, and who holds it."""
-    table = _plain_table("LIMIT OF", "DIMENSION", "LIMIT", "USED", "ASKED", "MISSING", "HELD BY")
+    table = _plain_table("LIMIT OF", "DIMENSION", "FROM", "LIMIT", "USED", "ASKED", "MISSING", "HELD BY")
     for short in shortages:
-        holders = short.get("held_by") or []
-        held = ", ".join(
-            f"{h.get('tenant')}{'/' + h['name'] if h.get('name') else ''} {h.get('amount')}" for h in holders
-        )
-        table.add_row(
-            *(Text(said(short.get(key), "amount" if key not in {"tenant", "dimension"} else ""))
-              for key in ("tenant", "dimension", "limit", "used", "asked", "missing")),
-            Text(held or "-"),
-        )  # fmt: skip
+        holders = [
+            f"{each.get('tenant')}{'/' + each['name'] if each.get('name') else ''} {each.get('amount')}"
+            for each in short.get("held_by") or []
+        ]
+        numbers = (amount(short.get(key, 0)) for key in ("limit", "used", "asked", "missing"))
+        words = (short.get("tenant"), short.get("dimension"), moment(str(short.get("since") or "")), *numbers)
+        table.add_row(*(Text(str(word)) for word in words), Text(", ".join(holders) or "-"))
     return table
 
 
 def _styled(text: str, column: Column) -> Text:
     return Text(text, style=COLOURS.get(text, "") if column.path in COLOURED else "")
+
+
+def story(screen: Screen, body: Mapping[str, Any]) -> None:
+    """Show why an object is as it is: phase and reason first, then where it is, when it ends, what happened."""
+    if screen.format != "table":
+        screen.document(body)
+        return
+    facts: dict[str, Any] = {"phase": f"{body['phase']}"}
+    if body.get("why"):
+        facts["why"] = f"{body['why']} ({body['reason']})"
+    facts["next"] = body.get("next_step")
+    if step := body.get("running_step"):
+        facts["step"] = (
+            f"{step['step']}{' (undoing)' if step['undo'] else ''}: {step['outcome']} {step['error']}".rstrip()
+        )
+    if waiting := body.get("waiting"):
+        place = waiting.get("position")
+        facts["waiting"] = f"since {ago(str(waiting['since']))}" + (f", number {place} in the queue" if place else "")
+        fits = [f"{fit['product']}/{fit['profile']}".rstrip("/") for fit in waiting.get("fits_instead") or []]
+        facts["fits now"] = ", ".join(fits)
+    for unit in body.get("placement") or []:
+        windows = [f"{w['host']} GPU {w['gpu']} [{w['start']}, {w['start'] + w['size']})" for w in unit["windows"]]
+        facts[f"unit {unit['unit']}"] = ", ".join(windows)
+    if boundary := body.get("boundary"):
+        note = " (simulated)" if boundary["simulated"] else ""
+        facts["boundary"] = (
+            f"{boundary['short_id']}: {boundary['kind']} on {boundary['provider']}{note}, {boundary['phase']}"
+        )
+    ends = body.get("ends") or {}
+    if ends.get("expires_at"):
+        facts["ends"] = f"{until(ends['expires_at'])}, class {ends['service_class']}"
+    facts["requests"] = ", ".join(f"{each['short_id']} {each['state']}" for each in body.get("requests") or [])
+    screen.out.print(Text(f"{body['kind']}/{body.get('name') or body['short_id']} ({body['short_id']})", style="bold"))
+    screen.out.print(fields_table(facts))
+    table = _plain_table("WHEN", "WHAT", "BY", "TOOK", "OUTCOME")
+    for row in body.get("timeline") or []:
+        took = f"{row['seconds']:.1f} s" if row.get("seconds") is not None else ""
+        words = (moment(row["at"], seconds=True), row["what"], row.get("by") or "", took, row.get("outcome") or "")
+        table.add_row(*(Text(str(word)) for word in words))
+    screen.out.print(table)
 
 
 def plan_tables(screen: Screen, plan: Mapping[str, Any]) -> None:
@@ -216,12 +256,20 @@ def level_table(levels: Iterable[Mapping[str, Any]]) -> Table:
     table = _plain_table("TENANT", "DIMENSION", "LIMIT", "HELD", "PENDING", "LEFT")
     for level in levels:
         used = level["held"] + level["pending"]
-        limit, left = (
-            ("inherits", "-") if level["inherits"] else (amount(level["limit"]), amount(level["limit"] - used))
-        )
+        limit, left = amount(level["limit"]), amount(level["limit"] - used)
+        if level["inherits"]:
+            limit, left = "inherits", "-"
+        elif level["limit"] == 0 and is_profile(level["dimension"]):
+            limit, left = "none", "-"
         words = (level["tenant"], level["dimension"], limit, amount(level["held"]), amount(level["pending"]), left)
         table.add_row(*(Text(str(word)) for word in words))
     return table
+
+
+def is_profile(dimension: str) -> bool:
+    """Whether a dimension counts one MIG profile: without a limit of its own it is not limited."""
+    parts = dimension.split(".", 2)
+    return parts[0] == "gpu" and len(parts) == 3 and parts[2] != "slices"
 
 
 def _plain_table(*heads: str) -> Table:

@@ -48,10 +48,10 @@ def until(text: str, *, now: datetime | None = None) -> str:
     return f"{at:%Y-%m-%d} ({f'in {span(left)}' if left > 0 else 'over'})"
 
 
-def moment(text: str) -> str:
-    """Return a moment to the minute, in UTC."""
+def moment(text: str, *, seconds: bool = False) -> str:
+    """Return a moment to the minute or second, in UTC."""
     at = _moment(text)
-    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M}" if at else text
+    return f"{at.astimezone(UTC):{'%Y-%m-%d %H:%M:%S' if seconds else '%Y-%m-%d %H:%M'}}" if at else text
 
 
 def amount(value: Any) -> str:

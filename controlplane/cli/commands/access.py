@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from controlplane.cli import asks, session
-from controlplane.cli.config import DEFAULT_CONTEXT, Context
+from controlplane.cli.config import Context
 from controlplane.cli.failures import ApiProblem, UsageFault
 from controlplane.cli.nouns import noun
 
@@ -35,7 +35,9 @@ def login(
 ) -> None:
     """Prove who you are and keep a token in the configuration file (0600)."""
     here = session.of(ctx)
-    address = here.context.url
+    wanted = here.context_name or here.environ.get("TENANTRY_CONTEXT") or here.config.current
+    known = here.config.contexts.get(wanted, Context())
+    address = (here.url or here.environ.get("TENANTRY_URL") or known.url).rstrip("/")
     if not email:
         email = typer.prompt("E-mail", err=True)
     if password_stdin:
@@ -45,7 +47,6 @@ def login(
     client = here.client_of(Context(address))
     made = client.post("/login", {"email": email, "password": password, "name": name or f"tenantry on {_machine()}"})
     plain = str(made.body["token"])
-    wanted = here.context_name or here.environ.get("TENANTRY_CONTEXT") or here.config.current or DEFAULT_CONTEXT
     kept = Context(address, plain, email, here.tenant_word)
     tenants = [str(each["name"]) for each in here.client_of(kept).items("/tenants", most=2)]
     if not kept.tenant and len(tenants) == 1:

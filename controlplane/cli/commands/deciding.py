@@ -137,12 +137,13 @@ def approve(
 def reduce(
     ctx: typer.Context,
     request_id: RequestId,
+    *,
+    reason: Annotated[str, typer.Option(help="Why; the requester reads it.")],
     limits: Annotated[
         list[str] | None, typer.Argument(metavar="DIMENSION=AMOUNT", help="What is granted instead.")
     ] = None,
     until: Annotated[str, typer.Option(help="Only until then.")] = "",
     role: Annotated[str, typer.Option(help="A smaller role (requests to join).")] = "",
-    reason: Reason = "",
 ) -> None:
     """Say yes to less than was asked."""
     granted: Json = {}

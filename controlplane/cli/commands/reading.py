@@ -17,7 +17,7 @@ from controlplane.cli.cells import why
 from controlplane.cli.client import LONG_WAIT_S, Json
 from controlplane.cli.failures import ApiProblem, CliError, TimedOut, Unreachable
 from controlplane.cli.nouns import Noun, cell, noun, split_object
-from controlplane.cli.screen import table_of
+from controlplane.cli.screen import story, table_of
 
 ENDS: Final = frozenset({"Released", "Failed"})
 WATCH_EVERY_S: Final = 1.0
@@ -168,8 +168,7 @@ def explain(
     """Say why an object is as it is: what it waits for, who is before it, what was built."""
     here = session.of(ctx)
     found, name = split_object(thing)
-    body = here.client.get(f"{here.address(found, name)}/explain")
-    here.screen.document(body)
+    story(here.screen, here.client.get(f"{here.address(found, name)}/explain"))
 
 
 def events(
