@@ -42,6 +42,7 @@ from tenants.states import (
     RequestKind,
     RequestState,
     Role,
+    TenantStatus,
     phase_of,
     set_condition,
 )
@@ -89,6 +90,9 @@ def submit(
         if tenant is None:
             raise InvalidSpec("Say of which tenant.", field="tenant")
         allow(actor, tenant, OPERATION_OF[kind])
+        if tenant.status in {TenantStatus.CLOSING.value, TenantStatus.CLOSED.value}:
+            msg = f"{tenant.name} is {tenant.status}: nothing can be asked for it."
+            raise Conflict(msg, code=f"tenant-{tenant.status}")
         grants.check_ancestors(tenant, body)
         concerned = tenant.pk
     elif kind == RequestKind.TENANT.value:

@@ -196,6 +196,16 @@ def test_viewers_ask_for_nothing(tenant):
         ask(tenant, factories.actor(factories.member(tenant, Role.VIEWER)))
 
 
+def test_nothing_is_asked_for_a_closed_tenant(tenant, owner):
+    Tenant.objects.update(status="closed", closed_at=NOW)
+    tenant.refresh_from_db()
+
+    with pytest.raises(Conflict) as refusal:
+        ask(tenant, owner)
+
+    assert (refusal.value.specific_code, Request.objects.count()) == ("tenant-closed", 0)
+
+
 # --- delegates --------------------------------------------------------------------------------------
 
 
