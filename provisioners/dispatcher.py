@@ -25,9 +25,7 @@ from django.utils.module_loading import import_string
 from provisioners import sweep
 from provisioners.passes import Engine
 from provisioners.sweep import Due
-from tenants.actor import SYSTEM
 from tenants.errors import DependencyDown
-from tenants.transactions import acting
 
 log = logging.getLogger(__name__)
 
@@ -61,17 +59,6 @@ def celery_publish(items: Sequence[Due]) -> None:
         else:
             name, arguments = "provisioners.reconcile", {"kind": item.kind, "pk": str(item.pk)}
         app.send_task(name, kwargs=arguments, retry=False, expires=EXPIRES_S, ignore_result=True)
-
-
-def take_outbox(limit: int = 1000) -> int:
-    """Take news out of the outbox and return how many there were; what they are about is due anyway."""
-    with acting(SYSTEM), connection.cursor() as cursor:
-        cursor.execute(
-            "DELETE FROM tenants_outbox WHERE object_id IN (SELECT object_id FROM tenants_outbox "
-            "WHERE published_at IS NULL ORDER BY at LIMIT %s FOR UPDATE SKIP LOCKED)",
-            [limit],
-        )
-        return int(cursor.rowcount)
 
 
 @dataclass(slots=True)
@@ -115,7 +102,7 @@ class Dispatcher:
 
     def tick(self) -> bool:
         """Do one round: look for news, send what is due; True when something was sent."""
-        news = take_outbox()
+        news = sweep.take_news(self.engine.clock())
         now = time.monotonic()
         awake = news or self.in_flight or now < self.awake_until
         if not awake and now - self.scanned_at < SCAN_S:

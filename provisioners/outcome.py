@@ -95,6 +95,8 @@ class ProviderKind:
             self.looked(row, seen.observed, prepared, now=now)
         if prepared.wait is not None:
             return self._waiting(row, prepared, engine, now=now)
+        if prepared.refused is not None:
+            return self._failed(row, prepared.refused, prepared, seen, engine, now=now)
         if prepared.provider is None and not prepared.deleting:
             return None  # stopped until its spec changes; what was said of it stands
         if seen.busy:

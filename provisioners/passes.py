@@ -79,6 +79,8 @@ class Prepared:
     """None while deleting: undoing needs names only."""
     facts: Any = None
     """The kind's own."""
+    refused: DriverError | None = None
+    """Why no spec can be made of the row at all; the provider is not asked."""
 
 
 @dataclass(slots=True)

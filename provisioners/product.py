@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from provisioners import lease, outcome, plan, suspensions
-from provisioners.driver import BoundaryKind, NoCapacity, Observed, Power, Spec, UnitSpec
+from provisioners.driver import BoundaryKind, DriverError, NoCapacity, Observed, Power, Spec, UnitSpec
 from provisioners.lease import Claim
 from provisioners.passes import Engine, Prepared, Seen, Wait, in_transaction, say
 from provisioners.specs_from_rows import ref_of, unit_specs
@@ -89,7 +89,10 @@ class ProductKind(outcome.ProviderKind):
             Host.objects.in_bulk([unit.host_id for unit in units]),
             ledger.windows_of([unit.pk for unit in units]),
         )
-        spec = self.spec(row, boundary, units, specs, depth, now=now)
+        try:
+            spec = self.spec(row, boundary, units, specs, depth, now=now)
+        except DriverError as error:
+            return Prepared(deleting=False, facts=facts, refused=error)
         if isinstance(spec, Wait):
             return Prepared(deleting=False, wait=spec, facts=facts)
         wanted_off = getattr(spec, "power", None) is Power.OFF

@@ -24,7 +24,7 @@ from tenants.transactions import RetryableError, acting
 
 log = logging.getLogger(__name__)
 
-LOCK: Final = 0x7E4A_0001
+LOCK: Final = 0x7E4A_0002
 """Advisory lock of the one runner."""
 
 

@@ -16,15 +16,17 @@ from typing import Final
 from uuid import UUID
 
 from django.conf import settings
+from django.db import connection
 from django.db.models import Q
 
-from provisioners import breaker, lease, passes, queue
+from provisioners import breaker, housekeeping, lease, passes, queue
 from provisioners.driver import DriverError
 from provisioners.kinds import PASSES
 from provisioners.lease import StaleLease
 from provisioners.passes import Engine
+from tenants import desired
 from tenants.actor import SYSTEM
-from tenants.models import Allocation, Provider, Reconciled
+from tenants.models import Allocation, Namespace, Outbox, Provider, Reconciled
 from tenants.operations import tenants
 from tenants.transactions import acting
 
@@ -86,8 +88,10 @@ def sweep(engine: Engine, *, budget_s: float | None = None) -> int:
     """Run everything that is due, for at most `budget_s` seconds; return how many passes were made."""
     ends = None if budget_s is None else time.monotonic() + budget_s
     made = 0
+    take_news(engine.clock())
     tenants.resume_due(actor=SYSTEM, now=engine.clock())
     start_providers(engine.clock())
+    housekeeping.run(engine.clock())
     for _ in range(passes.MOST_STEPS):
         round_made = 0
         for item in due(engine.clock()):
@@ -108,6 +112,39 @@ def _safely(item: Due, engine: Engine) -> int:
     except Exception:
         log.exception("a pass failed and its row waits for its lease to end", extra={"kind": item.kind, "id": item.pk})
         return 0
+
+
+# --- news ----------------------------------------------------------------------------------------------
+
+
+def take_news(now: datetime, *, limit: int = 1000) -> int:
+    """Take news out of the outbox and return how many there were.
+
+    What they are about is due by itself; only who gained or lost access must be told on, to the namespaces
+    that are handed out. That is committed first: lost in between, it is told again.
+    """
+    with acting(SYSTEM):
+        rows = list(Outbox.objects.order_by("at").values_list("object_id", "seq", "object_kind", "tenant_id")[:limit])
+    if not rows:
+        return 0
+    for tenant in sorted({row[3] for row in rows if row[2] == "membership" and row[3] is not None}):
+        _access_changed(tenant, now)
+    with acting(SYSTEM), connection.cursor() as cursor:
+        cursor.execute(
+            "DELETE FROM tenants_outbox o USING unnest(%s::uuid[], %s::bigint[]) AS taken(id, seq) "
+            "WHERE o.object_id = taken.id AND o.seq = taken.seq",
+            [[row[0] for row in rows], [row[1] for row in rows]],
+        )
+    return len(rows)
+
+
+def _access_changed(tenant: UUID, now: datetime) -> None:
+    with acting(SYSTEM):
+        rows = Namespace.objects.filter(tenant__path__contains=[tenant], released_at__isnull=True).order_by("pk")
+        for namespace in rows.select_related("boundary"):
+            if namespace.boundary is not None:
+                desired.nudge_now(namespace.boundary, at=now)
+            desired.nudge_now(namespace, at=now)
 
 
 # --- providers -----------------------------------------------------------------------------------------

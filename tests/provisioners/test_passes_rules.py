@@ -11,6 +11,7 @@ from django.db import connection
 
 from provisioners import lease, passes, sweep
 from provisioners.boundary import PASS as BOUNDARY
+from provisioners.boundary import people_of
 from provisioners.connections import InTransaction, Watched
 from provisioners.driver import Kind, Ref
 from provisioners.endpoint import PASS as ENDPOINT
@@ -19,8 +20,20 @@ from provisioners.sandbox import control, views
 from provisioners.sandbox.driver import InProcessSandbox
 from tenants import desired, ledger
 from tenants.actor import SYSTEM
-from tenants.models import Allocation, Boundary, Endpoint, Event, Hold, Host, Notice, Suspension, Unit
-from tenants.operations import allocations, endpoints, machines
+from tenants.models import (
+    Allocation,
+    Boundary,
+    Endpoint,
+    Event,
+    Hold,
+    Host,
+    Membership,
+    Notice,
+    Revision,
+    Suspension,
+    Unit,
+)
+from tenants.operations import allocations, endpoints, machines, members, namespaces
 from tenants.operations import tenants as operations
 from tenants.specs import (
     AllocationSpec,
@@ -28,6 +41,7 @@ from tenants.specs import (
     EndpointAsk,
     GpuAsk,
     MachineAsk,
+    NamespaceAsk,
     RevisionAsk,
     Term,
     UnitAsk,
@@ -214,6 +228,33 @@ def test_a_refused_spec_stops_until_it_changes(here: World, tenant: Any, actor: 
     control.clear_faults(here.estate)
     endpoints.update(endpoint=row, changes={"description": "again"}, actor=actor, now=here.clock())
     here.drive(is_ready(row))
+
+
+def test_what_no_runtime_can_serve_stops_without_asking_the_provider(here: World, tenant: Any, actor: Any) -> None:
+    row = endpoint(here, tenant, actor)
+    Revision.objects.filter(endpoint=row).update(arguments={"trust_remote_code": True})
+
+    here.drive(lambda: fresh(row).phase == "Failed")
+
+    assert reason(row, "Ready") == "False Rejected"
+    assert str(row.pk) not in here.estate.state.objects
+
+
+def test_who_leaves_loses_access_to_namespaces_with_the_next_sweep(here: World, tenant: Any, actor: Any) -> None:
+    second = factories.member(tenant)
+    spec = AllocationSpec(units=units())
+    row = namespaces.create(tenant=tenant, ask=NamespaceAsk("play", spec), actor=actor, now=here.clock())
+    here.drive(is_ready(row))
+    part = here.estate.state.objects[str(row.pk)].parts["access.accounts"]
+    before = part.have
+
+    membership = Membership.objects.get(person=second)
+    members.remove(membership=membership, actor=SYSTEM, now=here.clock())
+    here.sweep()
+
+    have = here.estate.state.objects[str(row.pk)].parts["access.accounts"].have
+    assert have != before
+    assert len(people_of(row.allocation.boundary)) == 1
 
 
 def test_a_name_that_somebody_else_has_is_left_to_people(here: World, tenant: Any, actor: Any) -> None:
