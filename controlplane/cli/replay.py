@@ -137,7 +137,7 @@ class Feeder:
     """One replay."""
 
     client: Client
-    tenant_of: Callable[[int], str]
+    tenants: Sequence[str]
     products: tuple[str, ...]
     clients: int = 8
     tell: Callable[[str], None] = print
@@ -150,7 +150,7 @@ class Feeder:
         """Send everything at its time, follow it to the end of `settle_s`, and report."""
         run_name = f"{time.time():.0f}"
         fates = [
-            Fate(request, self.tenant_of(request.tenant), label_of(request.name), self._product(number, request))
+            Fate(request, self.tenants[request.tenant], label_of(request.name), self._product(number, request))
             for number, request in enumerate(requests)
         ]
         last_arrival = max(request.arrives_s for request in requests)

@@ -28,21 +28,37 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(person, name="person")
 
 
-def _host_verb(verb: str, words: str) -> None:
-    def command(ctx: typer.Context, name: HostName) -> None:
+def _host_verb(verb: str, words: str, *states: str) -> None:
+    def command(
+        ctx: typer.Context,
+        name: Annotated[str, typer.Argument(metavar="[HOST]", help="A host, by name or id.")] = "",
+        provider: Annotated[str, typer.Option(help="Every host of this provider that it applies to.")] = "",
+    ) -> None:
         here = session.of(ctx)
-        after = here.client.post(f"{_host(here, name)}/{verb}").body
-        _say(here, after, f"host/{after['name']} is {after['state']}")
+        if bool(name) == bool(provider):
+            raise UsageFault("name one host, or --provider for all of its hosts")
+        for path in [_host(here, name)] if name else _hosts_of(here, provider, states):
+            after = here.client.post(f"{path}/{verb}").body
+            _say(here, after, f"host/{after['name']} is {after['state']}")
         if verb == "accept":
-            here.screen.next(f"tenantry get host/{name} --watch", f"tenantry host open {name}")
+            here.screen.next("tenantry get hosts --watch", f"tenantry host open {name or f'--provider {provider}'}")
 
     host.command(verb, help=words)(command)
 
 
-_host_verb("accept", "Ask for a host's acceptance run; it is accepted once every check has passed.")
-_host_verb("open", "Let units be placed on an accepted host.")
-_host_verb("cordon", "Place nothing new on a host; what runs goes on.")
-_host_verb("uncordon", "Open a cordoned host again.")
+def _hosts_of(here: session.Session, provider: str, states: tuple[str, ...]) -> list[str]:
+    """Return the addresses of a provider's hosts in these states."""
+    return [
+        f"/hosts/{each['id']}"
+        for state in states
+        for each in here.client.items("/hosts", provider=provider, state=state)
+    ]
+
+
+_host_verb("accept", "Ask for a host's acceptance run; it is accepted once every check has passed.", "joining")
+_host_verb("open", "Let units be placed on an accepted host.", "accepted")
+_host_verb("cordon", "Place nothing new on a host; what runs goes on.", "open")
+_host_verb("uncordon", "Open a cordoned host again.", "cordoned")
 
 
 @host.command("remove")

@@ -62,7 +62,7 @@ def _management_verb(app: typer.Typer, verb: str, name: str, words: str, process
         given = [*ctx.args]
         if session.of(ctx).screen.format == "json" and process == "worker":
             given.append("--json")
-        words = [name, *given]
+        words = [name, "--skip-checks", *given]
         if "DATABASE_URL" in os.environ:
             os.environ.setdefault("TENANTRY_PROCESS", process)
             raise typer.Exit(run_child("controlplane", *words))
