@@ -56,6 +56,8 @@ class Environment(BaseSettings):
     """Processes of one Celery worker; a provider holds at most half of them."""
     environment_name: str = Field("demo", alias="TENANTRY_ENVIRONMENT", pattern=r"^[a-z0-9]{1,12}$")
     """Short word inside keys and tokens (`tnt_<env>_…`) that tells installations apart."""
+    crash_at: str = Field("", alias="TENANTRY_CRASH_AT")
+    """For crash tests only: a worker kills itself at `<step>:<instant>` (`provisioners/instants.py`); empty = never."""
     debug: bool = Field(False, alias="TENANTRY_DEBUG")
     """Django's debug pages; never in production."""
 

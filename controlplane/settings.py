@@ -155,6 +155,7 @@ LOGGING: dict[str, Any] = {
 TENANTRY_APP_ROLE = "cp_worker" if DATABASES["default"]["USER"] == "cp_worker" else "cp_app"
 """Role of a person's transaction: a worker's log-in has no other than its own."""
 TENANTRY_CELERY_APP = "controlplane.celery.app"
+TENANTRY_CRASH_AT = env.crash_at
 TENANTRY_PUBLIC_URL = env.public_url
 TENANTRY_ENVIRONMENT = env.environment_name
 TENANTRY_MASTER_KEYS = env.master_keys.get_secret_value()

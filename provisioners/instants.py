@@ -1,8 +1,8 @@
 """Named instants of a pass at which a test may kill the process; nothing happens here otherwise.
 
-Each step passes five of them, in this order. A hook is installed by a test in its own process, or by the
-environment variable `TENANTRY_CRASH_AT="<step>:<instant>"` for a real worker, which then kills itself
-with SIGKILL: no clean-up runs, as with a lost machine. Undoing steps are called `undo:<step>`.
+Each step passes five of them, in this order. A hook is installed by a test in its own process; for a real
+worker the setting `TENANTRY_CRASH_AT` (`<step>:<instant>`) makes it kill itself there with SIGKILL: no
+clean-up runs, as with a lost machine. Undoing steps are called `undo:<step>`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ import signal
 from collections.abc import Callable
 from enum import StrEnum
 from functools import lru_cache
-from typing import Final
 
-CRASH_VARIABLE: Final = "TENANTRY_CRASH_AT"
+from django.conf import settings
 
 
 class Instant(StrEnum):
@@ -53,8 +52,8 @@ def install(hook: Hook) -> Callable[[], None]:
 
 @lru_cache(maxsize=1)
 def _aim() -> tuple[str, str] | None:
-    """Return (step, instant) to die at, from the environment. Raises `ValueError` for an instant that is none."""
-    text = os.environ.get(CRASH_VARIABLE, "")
+    """Return (step, instant) to die at, from the settings. Raises `ValueError` for an instant that is none."""
+    text = settings.TENANTRY_CRASH_AT
     if not text:
         return None
     step, _, instant = text.rpartition(":")

@@ -48,6 +48,22 @@ def record(claim: Claim, step: Step, row: Any, *, now: datetime) -> Intent:
     )
 
 
+def adopt(claim: Claim, name: str, handle: str, row: Any, *, undo: bool, limit_s: int, now: datetime) -> Intent:
+    """Take over a task that the provider shows as running on one of our parts, after its start was lost sight of."""
+    return Intent.objects.create(
+        object_kind=claim.kind,
+        object_id=claim.pk,
+        tenant_id=getattr(row, "tenant_id", None),
+        step=name,
+        key=f"{claim.pk}:{name}:adopted",
+        undo=undo,
+        epoch=claim.epoch,
+        handle=handle,
+        started_at=now,
+        deadline_at=now + timedelta(seconds=limit_s),
+    )
+
+
 def hold_handle(intent: Intent, handle: str) -> None:
     """Note the provider's task of an open intent."""
     intent.handle = handle

@@ -102,7 +102,9 @@ class ProviderKind:
         if seen.busy:
             return engine.after(POLL_FIRST_S, now)
         if seen.left_alone_until is not None:
-            self._away(row, "The provider does not answer; it is asked again from time to time.", prepared, now=now)
+            on = prepared.provider is not None and prepared.provider.enabled
+            why = "does not answer; it is asked again from time to time" if on else "is switched off"
+            self._away(row, f"The provider {why}.", prepared, now=now)
             return seen.left_alone_until
         if seen.error is not None:
             return self._failed(row, seen.error, prepared, seen, engine, now=now)

@@ -37,6 +37,7 @@ from provisioners.driver import (
 )
 from provisioners.instants import Instant
 from provisioners.lease import Claim, Clock, StaleLease
+from provisioners.steps import definition
 from tenants import desired
 from tenants.actor import SYSTEM
 from tenants.models import Intent, Provider, Reconciled
@@ -50,6 +51,8 @@ MOST_STEPS: Final = 24
 MOST_ROUNDS: Final = 3
 """Passes in a row over one row that is due again at once."""
 ATTEMPTS: Final = 4
+SWITCHED_OFF_S: Final = 60.0
+"""Between looks at whether an operator has switched a provider on again."""
 T = TypeVar("T")
 
 
@@ -97,7 +100,7 @@ class Seen:
     """Set while a task of the provider is at work on `step`."""
     error: DriverError | None = None
     left_alone_until: datetime | None = None
-    """Set when the provider's breaker is open: nothing was called."""
+    """Set when the provider's breaker is open or it is switched off: nothing was called."""
     moved: bool = False
     """A unit that was refused holds room on another host now."""
     busy: bool = False
@@ -282,6 +285,8 @@ def _visit(
     claimed: Claim, kind: Kind, prepared: Prepared, provider: Provider, intent: Intent | None, engine: Engine
 ) -> Seen:
     until = breaker.closed_until(provider, engine.clock())
+    if not provider.enabled:
+        until = engine.after(SWITCHED_OFF_S, engine.clock())
     if until is not None:
         return Seen(left_alone_until=until)
     with breaker.slot(provider.pk) as got_one:
@@ -353,7 +358,9 @@ class _Visit:
         self.seen.step, self.seen.undo = action.step, action.undo
         answer = self.driver.poll(action.handle)
         if answer.state == "running":
-            self.seen.running_since = self.engine.clock() if self.intent is None else self.intent.started_at
+            if self.intent is None:
+                self.intent = in_transaction(lambda: self._adopt(action))
+            self.seen.running_since = self.intent.started_at
             return False
         self.observed = None
         if answer.state == "failed":
@@ -364,6 +371,14 @@ class _Visit:
             raise error
         self._settle("done" if answer.state == "done" else "unknown")
         return True
+
+    def _adopt(self, action: plan.Poll) -> Intent:
+        row = self.claimed.lock()
+        limit_s = definition(action.step).limit_s
+        now = self.engine.clock()
+        return intents.adopt(
+            self.claimed, action.step, action.handle.value, row, undo=action.undo, limit_s=limit_s, now=now
+        )
 
     def _start(self, step: Step) -> bool:
         """Announce, call, note the answer; True when the step's effect is there already."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import threading
 from datetime import timedelta
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import pytest
 from django.db import connection
 
-from provisioners import lease, passes, sweep
+from provisioners import breaker, lease, passes, sweep
 from provisioners.boundary import PASS as BOUNDARY
 from provisioners.boundary import people_of
 from provisioners.connections import InTransaction, Watched
@@ -308,6 +310,36 @@ def test_a_provider_that_is_down_delays_only_its_own_objects(tenant: Any, actor:
     assert calls == 1
     well.drive(is_ready(bad), most=120)
     assert fresh(down.provider).breaker_failures == 0
+
+
+def test_a_provider_gets_at_most_half_of_a_workers_slots(
+    here: World, tenant: Any, actor: Any, superuser: Any, settings: Any
+) -> None:
+    settings.TENANTRY_WORKER_SLOTS = 4
+    row = endpoint(here, tenant, actor)
+    name = f"{socket.gethostname()}:{os.getppid()}"
+    keys = [breaker._key(f"{here.provider.pk}:{name}:{number}") for number in range(2)]
+    for key in keys:  # as two other processes of the same worker hold them
+        superuser.execute("SELECT pg_advisory_lock(%s)", [key])
+
+    here.sweep()
+    assert [line.text for line in here.estate.state.logs] == []
+    assert fresh(row.boundary).failures == 0
+
+    for key in keys:
+        superuser.execute("SELECT pg_advisory_unlock(%s)", [key])
+    here.drive(is_ready(row))
+
+
+def test_a_provider_that_is_switched_off_is_not_called(here: World, tenant: Any, actor: Any) -> None:
+    row = endpoint(here, tenant, actor)
+    here.provider.enabled = False
+    here.provider.save(update_fields=["enabled"])
+
+    here.drive(lambda: reason(row.boundary, "Ready") == "False ProviderUnavailable")
+
+    assert [line.text for line in here.estate.state.logs] == []
+    assert "switched off" in str(fresh(row.boundary).conditions)
 
 
 def test_a_ready_endpoint_stays_ready_while_its_provider_does_not_answer(here: World, tenant: Any, actor: Any) -> None:
