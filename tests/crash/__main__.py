@@ -1,0 +1,185 @@
+"""The crash table: `python -m tests.crash [--sample N] [--seed S] [--jobs 2] [--real N] [--only WORDS]`.
+
+Prints every point that failed (all of them with `--verbose`), a summary by mode and instant, and how long it
+took. Exit status 1 if any point failed, or a step of the registry was never come to.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import multiprocessing
+import os
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tests import environment
+
+_lab = None
+"""The lab of this process; jobs inherit it with the fork."""
+
+
+def main() -> int:
+    """Run the table; return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tests.crash", description=__doc__)
+    parser.add_argument("--sample", type=int, default=0, help="only so many points, drawn by --seed")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=2, help="points at once")
+    parser.add_argument("--real", type=int, default=1, help="real Celery workers killed per instant; 0: none")
+    parser.add_argument("--only", default="", help="only points whose line contains this")
+    parser.add_argument("--scenario", default="", help="only scenarios whose name contains this")
+    parser.add_argument("--verbose", action="store_true", help="print good points too")
+    options = parser.parse_args()
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="tenantry-crash-", dir="/tmp") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        good = _run(folder, options)
+    print(f"{time.monotonic() - started:.0f} s in all")
+    return 0 if good else 1
+
+
+def _run(folder: Path, options: argparse.Namespace) -> bool:
+    os.environ.update(
+        {
+            "DATABASE_WORKER_URL": _dsn(folder, "postgres", "-c role=cp_worker -c app.actor=system"),
+            "DATABASE_URL": _dsn(folder, "cp_app", ""),
+            "TENANTRY_INVENTORY_S": "3",
+            "TENANTRY_SWEEP_S": "1",
+            "TENANTRY_LEASE_TTL_S": "1",
+        }
+    )
+    import django
+
+    django.setup()
+    from tests.crash import databases, points, provider, scenarios, table
+    from tests.crash.clock import Clocks
+
+    global _lab  # noqa: PLW0603 - how forked jobs come to it
+    clocks = Clocks()
+    store = databases.Databases(folder)
+    serving = provider.start(folder / "provider", clocks)
+    try:
+        store.start()
+        lab = _lab = table.Lab(store, serving, clocks)
+        gc.collect()
+        gc.freeze()
+        chosen = [scenario for scenario in scenarios.SCENARIOS if options.scenario in scenario.name]
+        failures = _record(lab, chosen, options)
+        found = _points(lab, chosen)
+        if options.only:
+            found = [point for point in found if options.only in line_of(point)]
+        if options.sample:
+            found = _sampled(found, options)
+        failures += _do(found, options)
+        missing = [] if options.scenario else points.unreached(lab.recordings.values(), [*_kinds()])
+        for step in missing:
+            print(f"FAILED  no scenario comes to {step}")
+        return not failures and not missing
+    finally:
+        serving.stop()
+        store.stop()
+
+
+def _dsn(folder: Path, role: str, options: str) -> str:
+    from urllib.parse import quote
+
+    extra = f"&options={quote(options)}" if options else ""
+    return f"postgresql://{role}@/none?host={quote(str(folder / 'postgresql' / 'socket'), safe='')}&port=5432{extra}"
+
+
+def _kinds() -> Iterator[str]:
+    from provisioners.kinds import PASSES
+
+    return iter(PASSES)
+
+
+def _record(lab, scenarios, options) -> int:
+    """Prepare every scenario and run it undisturbed; return how many failed."""
+    lab.ground()
+    failures = 0
+    for scenario in scenarios:
+        lab.prepare(scenario)
+        for variant in ("at once", "all tasks"):
+            outcome = lab.record(scenario, variant)
+            failures += not outcome.good
+            _print(outcome, options)
+    return failures
+
+
+def _points(lab, chosen) -> list:
+    from tests.crash import points
+
+    found = []
+    for scenario in chosen:
+        recording = lab.recordings[scenario.name]
+        found += points.kills(recording)
+        found += points.stops(recording, scenario)
+        found += points.faults(recording, scenario)
+        found += [points.Point(scenario.name, "all tasks", "rivals", what=f"round {n}") for n in (1, 2)]
+    return found
+
+
+def _sampled(found: Sequence, options) -> list:
+    dice = random.Random(options.seed)
+    return dice.sample(list(found), min(options.sample, len(found)))
+
+
+def _one(point):
+    return _lab.run(point)
+
+
+def _job(numbers) -> None:
+    _lab.slot = numbers.get()
+
+
+def _do(found, options) -> int:
+    """Do points in jobs forked from this process; print them; return how many failed."""
+    started = time.monotonic()
+    context = multiprocessing.get_context("fork")
+    numbers = context.SimpleQueue()
+    for number in range(1, options.jobs + 1):
+        numbers.put(number)
+    counts: Counter = Counter()
+    bad: Counter = Counter()
+    times = []
+    with context.Pool(options.jobs, _job, (numbers,)) as pool:
+        for outcome in pool.imap_unordered(_one, found):
+            _print(outcome, options)
+            key = (outcome.point.mode, outcome.point.instant)
+            counts[key] += 1
+            bad[key] += not outcome.good
+            times.append(outcome.ms)
+    print(f"\n{'mode':10} {'instant':15} {'points':>7} {'failed':>7}")
+    for (mode, instant), count in sorted(counts.items()):
+        print(f"{mode:10} {instant:15} {count:7} {bad[mode, instant]:7}")
+    if times:
+        print(f"{len(times)} points in {time.monotonic() - started:.0f} s, {sum(times) / len(times):.0f} ms each, "
+              f"the slowest {max(times):.0f} ms, {sum(bad.values())} failed")
+    return sum(bad.values())
+
+
+def line_of(point) -> str:
+    """Return a point's words as the table shows them."""
+    return f"{point.scenario:38} {point.variant:9} {point.step:26} {point.words}"
+
+
+def _print(outcome, options) -> None:
+    if outcome.good and not options.verbose:
+        return
+    word = "ok     " if outcome.good else "FAILED "
+    print(f"{word} {line_of(outcome.point):115} {outcome.sweeps:3}/{outcome.allowed:<3} {outcome.ms:6.0f} ms", flush=True)
+    for problem in outcome.problems:
+        print(f"          {problem}")
+    if not outcome.good:
+        for line in outcome.explain:
+            print(f"            | {line}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

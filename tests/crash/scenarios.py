@@ -1,0 +1,354 @@
+"""What is crashed into: each product of each kind of boundary, being made, changed and removed.
+
+A scenario is prepared once (in a child, by the product's own operations and passes), frozen as a template,
+and begun by one action; what its passes then do is found out by recording, never listed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from django.db import connection
+
+from provisioners import sweep
+from provisioners.kinds import PASSES
+from provisioners.steps import split
+from tenants import desired, vault
+from tenants.actor import SYSTEM, Actor
+from tenants.host_plans import move
+from tenants.models import (
+    Allocation,
+    Boundary,
+    Endpoint,
+    Host,
+    Intent,
+    Machine,
+    Membership,
+    Namespace,
+    Person,
+    ProviderCredential,
+    Tenant,
+    Unit,
+)
+from tenants.operations import allocations, endpoints, machines, members, namespaces, tenants
+from tenants.specs import (
+    AllocationSpec,
+    BareAsk,
+    EndpointAsk,
+    GpuAsk,
+    MachineAsk,
+    NamespaceAsk,
+    RevisionAsk,
+    UnitAsk,
+    Where,
+)
+from tenants.states import BoundaryKind, ConditionType, PlatformRole, Reason, Role, SuspensionDepth
+from tenants.transactions import acting
+from tests import factories
+from tests.crash.provider import DOCUMENT, TOKEN
+from tests.crash.world import World
+
+MODEL: Final = "llama-3-1-8b"
+AT_ONCE: Final = {"delays_s": {"": 0.0}, "boot_s": 0.0, "load_s": 0.0, "report_delay_s": 0.0}
+ALL_TASKS: Final = {"delays_s": {"": 0.5}, "boot_s": 0.5, "load_s": 0.5, "report_delay_s": 0.5}
+Act = Callable[[World], None]
+
+
+
+def settings_of(variant: str, step: str) -> dict[str, Any]:
+    """Return how the provider works in a variant.
+
+    `at once`: every step is done when its call returns. `task`: the point's own step is a task that outlives the
+    sweep which started it, the others are done at once. `all tasks`: every step is such a task.
+    """
+    if variant == "all tasks":
+        return ALL_TASKS
+    if variant == "at once" or step.endswith(".conclude"):
+        return AT_ONCE
+    bare = split(step.removeprefix("undo:").removeprefix("start:"))[0]
+    return {**AT_ONCE, "delays_s": {"": 0.0, f"undo:{bare}" if step.startswith("undo:") else bare: 0.5}}
+
+
+# --- actors and rows -----------------------------------------------------------------------------------
+
+
+def tenant() -> Tenant:
+    """Return the one tenant."""
+    return Tenant.objects.get(name="crash")
+
+
+def owner() -> Actor:
+    """Return the tenant's owner."""
+    return factories.actor(Person.objects.get(display_name="Owner"))
+
+
+def operator() -> Actor:
+    """Return a platform operator."""
+    return factories.actor(Person.objects.get(display_name="Operator"))
+
+
+def products() -> list[Any]:
+    """Return the live products."""
+    models = (Endpoint, Machine, Namespace)
+    return [row for model in models for row in model._base_manager.filter(released_at__isnull=True).order_by("name")]
+
+
+def lay_ground(world: World) -> None:
+    """Make tenant, people, quota, catalogue, and a provider whose hosts were discovered and opened."""
+    world.estate.make({**DOCUMENT, "settings": AT_ONCE})
+    of = factories.tenant(name="crash")
+    factories.generous(of, "H100-80GB", "A100-80GB")
+    factories.member(of, Role.OWNER, who=factories.person(name="Owner"))
+    factories.person(name="Guest")
+    factories.person(name="Operator", platform=(PlatformRole.OPERATOR,))
+    factories.served_model(MODEL)
+    row = factories.provider(
+        name="sandbox", config={"url": world.site.provider_url, "estate": world.site.estate}, due_at=world.clock()
+    )
+    made = ProviderCredential(provider=row, name="token", created_at=world.clock())
+    made.sealed = vault.seal(TOKEN, table=made._meta.db_table, column="sealed", row=made.pk)
+    made.save()
+    sweep.look_at(row.pk, engine=world.engine)
+    Host.objects.update(state="open")
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT ledger_refresh_placeable(%s)", [row.pk])
+    assert Host.objects.filter(placeable=True).count() == len(DOCUMENT["hosts"])
+
+
+# --- products ------------------------------------------------------------------------------------------
+
+
+def _unit(product: str, profile: str) -> UnitAsk:
+    return UnitAsk(GpuAsk(product, profile), vcpu=4, memory_gib=16)
+
+
+def _endpoint(kind: BoundaryKind, unit: UnitAsk) -> Act:
+    def ask(world: World) -> None:
+        spec = AllocationSpec((unit,), where=Where(kind=kind))
+        wanted = EndpointAsk("chat", RevisionAsk(MODEL), spec)
+        endpoints.create(tenant=tenant(), ask=wanted, actor=owner(), now=world.clock())
+
+    return ask
+
+
+def _machine(name: str) -> Act:
+    def ask(world: World) -> None:
+        wanted = MachineAsk(name, AllocationSpec((_unit("A100-80GB", ""),)), "ubuntu-24.04", 40)
+        machines.create(tenant=tenant(), ask=wanted, actor=owner(), now=world.clock())
+
+    return ask
+
+
+def _namespace(world: World) -> None:
+    wanted = NamespaceAsk("play", AllocationSpec((_unit("H100-80GB", "1g.10gb"),)))
+    namespaces.create(tenant=tenant(), ask=wanted, actor=owner(), now=world.clock())
+
+
+def _bare(world: World) -> None:
+    wanted = BareAsk("more", AllocationSpec((_unit("H100-80GB", "2g.20gb"),)))
+    allocations.create(tenant=tenant(), ask=wanted, actor=owner(), now=world.clock())
+
+
+# --- changes -------------------------------------------------------------------------------------------
+
+
+def _revise(world: World) -> None:
+    ask = RevisionAsk(MODEL, {"max_model_len": 4096})
+    endpoints.revise(endpoint=Endpoint.objects.get(), ask=ask, actor=owner(), now=world.clock())
+
+
+def _suspend(world: World) -> None:
+    tenants.suspend(
+        tenant=tenant(), depth=SuspensionDepth.POWER, reason="a crash table", actor=operator(), now=world.clock()
+    )
+
+
+def _resume(world: World) -> None:
+    tenants.resume(tenant=tenant(), actor=operator(), now=world.clock())
+
+
+def _power(want: str) -> Act:
+    def act(world: World) -> None:
+        machines.power(machine=Machine.objects.get(), want=want, actor=owner(), now=world.clock())
+
+    return act
+
+
+def _move(world: World) -> None:
+    """Re-place the unit on the other host, as a drain does."""
+    with acting(SYSTEM):
+        unit = Unit.objects.select_related("allocation__boundary").get(released_at__isnull=True)
+        assert move(unit, now=world.clock())
+        (product,) = products()
+        desired.respecified(product, at=world.clock())
+
+
+def _join(world: World) -> None:
+    guest = Person.objects.get(display_name="Guest")
+    members.add(tenant=tenant(), email=guest.email, role=Role.MEMBER, actor=owner(), now=world.clock())
+
+
+def _leave(world: World) -> None:
+    row = Membership.objects.get(person__display_name="Guest")
+    members.remove(membership=row, actor=owner(), now=world.clock())
+
+
+def _narrow(world: World) -> None:
+    row = Allocation.objects.get(name="more")
+    allocations.release(allocation=row, actor=owner(), now=world.clock())
+
+
+def relabel(world: World) -> None:
+    """Bring everything that lives a new generation: what a corrected spec does."""
+    for row in products():
+        module = {"Endpoint": endpoints, "Machine": machines, "Namespace": namespaces}[type(row).__name__]
+        arguments: dict[str, Any] = {type(row).__name__.lower(): row}
+        module.update(changes={"description": "again"}, actor=owner(), now=world.clock(), **arguments)
+    with acting(SYSTEM):
+        for boundary in Boundary.objects.filter(released_at__isnull=True, deletion_requested_at__isnull=True):
+            desired.respecified(boundary, at=world.clock())
+
+
+def delete_everything(world: World) -> None:
+    """Ask for the end of all that is not asked to end yet."""
+    for row in products():
+        if row.deletion_requested_at is None:
+            module = {"Endpoint": endpoints, "Machine": machines, "Namespace": namespaces}[type(row).__name__]
+            arguments: dict[str, Any] = {type(row).__name__.lower(): row}
+            module.delete(actor=owner(), now=world.clock(), **arguments)
+    for row in Allocation.objects.filter(product_kind="bare", deletion_requested_at__isnull=True):
+        allocations.release(allocation=row, actor=owner(), now=world.clock())
+
+
+# --- ends ----------------------------------------------------------------------------------------------
+
+
+def at_rest() -> bool:
+    """Whether every pass has seen the newest generation of its row, and no step is under way."""
+    if Intent.objects.filter(settled_at__isnull=True).exists():
+        return False
+    for kind in PASSES.values():
+        for row in kind.model._base_manager.filter(released_at__isnull=True):
+            if row.observed_generation != row.generation or row.lease_expires_at is not None:
+                return False
+            if row.deletion_requested_at is not None:
+                return False
+            if kind.word != "allocation" and _status(row, "Provisioned") != "True":
+                return False
+    return True
+
+
+def _status(row: Any, kind: str) -> str:
+    return next((str(c["status"]) for c in row.conditions if c["type"] == kind), "")
+
+
+def everything(phase: str) -> Callable[[], bool]:
+    """Return a condition: at rest, and every product shows this phase."""
+    return lambda: at_rest() and bool(products()) and all(row.phase == phase for row in products())
+
+
+def gone() -> bool:
+    """Whether nothing lives any more."""
+    return not any(kind.model._base_manager.filter(released_at__isnull=True).exists() for kind in PASSES.values())
+
+
+def _revised() -> bool:
+    return everything("Ready")() and Endpoint.objects.get().observed["revision"] == 2
+
+
+def _switched_off() -> bool:
+    return at_rest() and all(
+        c["status"] == "False" and c["reason"] == Reason.BY_OWNER.value
+        for row in products()
+        for c in row.conditions
+        if c["type"] == ConditionType.READY.value
+    )
+
+
+def _more(granted: int) -> Callable[[], bool]:
+    return lambda: everything("Ready")() and len(Boundary.objects.get().observed["granted"]) == granted
+
+
+# --- the list ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Opposite:
+    """Something that is wanted while something else is under way."""
+
+    word: str
+    act: Act
+    end: Callable[[], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One thing that is done from a known beginning to a known end."""
+
+    name: str
+    """`<product>/<boundary> <verb>[ <how>]`."""
+    before: Sequence[Act]
+    """Done and driven to rest, one after the other, before the template is frozen."""
+    act: Act
+    end: Callable[[], bool]
+    opposite: tuple[Opposite, ...] = field(default=())
+    """What may be asked for while it is under way."""
+
+    @property
+    def verb(self) -> str:
+        """Return `create`, `change` or `delete`."""
+        return self.name.split()[1]
+
+
+_IN_NAMESPACE: Final = _endpoint(BoundaryKind.NAMESPACE, _unit("H100-80GB", "1g.10gb"))
+_IN_VM: Final = _endpoint(BoundaryKind.VM, _unit("A100-80GB", ""))
+_BOX: Final = _machine("box")
+_DELETE: Final = (Opposite("delete", delete_everything, gone),)
+_READY: Final = everything("Ready")
+_SUSPENDED: Final = everything("Suspended")
+
+
+def _life(product: str, make: Act) -> list[Scenario]:
+    return [
+        Scenario(f"{product} create", (), make, _READY, opposite=_DELETE),
+        Scenario(f"{product} delete", (make,), delete_everything, gone, opposite=(Opposite("delete again", delete_everything, gone),)),
+    ]
+
+
+def _serving(product: str, make: Act) -> list[Scenario]:
+    return [
+        *_life(product, make),
+        Scenario(f"{product} change revise", (make,), _revise, _revised, opposite=_DELETE),
+        Scenario(
+            f"{product} change suspend", (make,), _suspend, _SUSPENDED, opposite=(*_DELETE, Opposite("resume", _resume, _READY))
+        ),
+        Scenario(f"{product} change resume", (make, _suspend), _resume, _READY, opposite=(Opposite("suspend", _suspend, _SUSPENDED),)),
+    ]
+
+
+SCENARIOS: Final[tuple[Scenario, ...]] = (
+    *_serving("endpoint/namespace", _IN_NAMESPACE),
+    Scenario("endpoint/namespace change widen", (_IN_NAMESPACE,), _bare, _more(2), opposite=(Opposite("narrow", _narrow, _more(1)),)),
+    *_serving("endpoint/vm", _IN_VM),
+    Scenario("endpoint/vm change move", (_IN_VM,), _move, _READY, opposite=_DELETE),
+    *_life("machine/vm", _BOX),
+    Scenario("machine/vm change off", (_BOX,), _power("off"), _switched_off, opposite=(Opposite("on", _power("on"), _READY),)),
+    Scenario("machine/vm change on", (_BOX, _power("off")), _power("on"), _READY, opposite=_DELETE),
+    Scenario("machine/vm change move", (_BOX,), _move, _READY, opposite=_DELETE),
+    Scenario("machine/vm change beside", (_BOX,), _machine("other"), _READY, opposite=_DELETE),
+    *_life("namespace/namespace", _namespace),
+    Scenario("namespace/namespace change join", (_namespace,), _join, _READY, opposite=_DELETE),
+    Scenario("namespace/namespace change leave", (_namespace, _join), _leave, _READY, opposite=_DELETE),
+    Scenario("namespace/namespace change narrow", (_namespace, _bare), _narrow, _more(1), opposite=_DELETE),
+)
+
+
+def by_name(name: str) -> Scenario:
+    """Return one scenario. Raises `LookupError`."""
+    found = next((scenario for scenario in SCENARIOS if scenario.name == name), None)
+    if found is None:
+        msg = f"no scenario is called {name!r}"
+        raise LookupError(msg)
+    return found

@@ -1,0 +1,422 @@
+"""Preparing templates, recording undisturbed runs, and doing one point in the process that calls.
+
+How "within 2 sweeps" is counted: from the end of the lease that the killed process held, the scenario's whole
+end (not only that step's) must be there after at most 2 sweeps; where the provider works by tasks that outlive a
+sweep, plus the sweeps that those tasks take by themselves. Faults are counted from the beginning of the run, each
+repetition and each second of delay that a fault asks for being one sweep more. A sweep that finds nothing due is
+not counted: a pass that asked for a pause (no room: 30 s, a name that is taken: 60 s) is not driven before it ends.
+"""
+
+from __future__ import annotations
+
+import itertools
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from provisioners import instants, sweep
+from provisioners.instants import Instant
+from provisioners.kinds import PASSES
+from tests.conftest import NOW
+from tests.crash import scenarios, world
+from tests.crash.children import Child, ChildFailed, Fate, Say, fork
+from tests.crash.clock import Clocks
+from tests.crash.databases import BASE, Databases
+from tests.crash.points import STOPPING, Outcome, Point, Recording
+from tests.crash.provider import HANG_DEADLINE_S, EstateAccess, Provider
+from tests.crash.scenarios import Scenario, by_name
+from tests.crash.world import TTL_S, Site, World
+
+SPARE: Final = 2
+"""Sweeps that a disturbance may cost."""
+MOST: Final = 60
+PREPARING: Final = 0
+"""Slot of the clock that templates are made on."""
+Said = dict[str, Any]
+"""What a child says in the end: `sweeps`, `problems`, `explain`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A prepared scenario, frozen: its database, its estate, its time."""
+
+    scenario: str
+    database: str
+    estate: str
+    seconds: float
+
+
+@dataclass(slots=True)
+class Lab:
+    """What a run of the table has: one PostgreSQL, one provider, clocks; inherited by every job."""
+
+    databases: Databases
+    provider: Provider
+    clocks: Clocks
+    templates: dict[str, Template] = field(default_factory=dict)
+    recordings: dict[str, Recording] = field(default_factory=dict)
+    lengths: dict[str, int] = field(default_factory=dict)
+    """Scenario → sweeps that it takes undisturbed where all steps are tasks."""
+    slot: int = PREPARING
+    numbers: itertools.count[int] = field(default_factory=itertools.count)
+
+    # --- templates ---------------------------------------------------------------------------------
+
+    def ground(self) -> None:
+        """Make the template that every scenario begins with."""
+        clock = self.clocks.slot(PREPARING)
+        clock.set(NOW.timestamp())
+        self.databases.clone("crash_ground", template=BASE)
+        site = Site("crash_ground", self.provider.url, "e0-ground", clock)
+        _finish(fork(lambda _say: _ground(world.enter(site))))
+        self.templates["ground"] = Template("ground", site.database, site.estate, clock.seconds())
+
+    def prepare(self, scenario: Scenario) -> None:
+        """Drive a scenario to its beginning, do its action, and freeze that."""
+        number = len(self.templates)
+        with self._copy("ground", f"crash_t{number}", f"e0-t{number}", PREPARING) as site:
+            _finish(fork(lambda _say: _prepare(world.enter(site), scenario)))
+            seconds = site.clock.seconds()
+        self.templates[scenario.name] = Template(scenario.name, site.database, site.estate, seconds)
+
+    def _copy(self, template: str, database: str, estate: str, slot: int, *, drop: bool = False) -> _Copy:
+        return _Copy(self, self.templates[template], database, estate, slot, drop=drop)
+
+    def place(self, scenario: str) -> _Copy:
+        """Return a clone of a scenario's template, for the length of a `with` block."""
+        number = next(self.numbers)
+        return self._copy(
+            scenario, f"crash_p{self.slot}_{number}", f"e{self.slot}-p{number}", self.slot, drop=True
+        )
+
+    # --- recording ---------------------------------------------------------------------------------
+
+    def record(self, scenario: Scenario, variant: str = "at once") -> Outcome:
+        """Run a scenario undisturbed, and check that it leaves nothing; `at once` what it passes is kept."""
+        started = time.monotonic()
+        point = Point(scenario.name, variant, "undisturbed")
+        with self.place(scenario.name) as site:
+            _set(site, point)
+            said = _finish(fork(lambda _say: _record(world.enter(site), scenario)))
+        trace = tuple((step, instant, sweeps) for step, instant, sweeps in said["trace"])
+        made = Recording(scenario.name, trace, said["sweeps"], said["begun"])
+        problems = list(said["problems"])
+        if not made.steps():
+            problems.append("no step was started")
+        if variant == "at once":
+            self.recordings[scenario.name] = made
+        elif made.steps() != self.recordings[scenario.name].steps():
+            problems.append(f"tasks lead to other steps: {made.steps()}")
+        if variant == "all tasks":
+            self.lengths[scenario.name] = made.sweeps
+        elapsed = 1000 * (time.monotonic() - started)
+        return Outcome(point, tuple(problems), said["sweeps"], MOST, elapsed, tuple(said["explain"]))
+
+    # --- points ------------------------------------------------------------------------------------
+
+    def run(self, point: Point) -> Outcome:
+        """Do one point; a failure of the harness is a failed point."""
+        started = time.monotonic()
+        scenario, recording = by_name(point.scenario), self.recordings[point.scenario]
+        sweeps = 0
+        try:
+            with self.place(scenario.name) as site:
+                _set(site, point)
+                said = MODES[point.mode](site, scenario, recording, point)
+                sweeps, problems, explain = said["sweeps"], list(said["problems"]), said.get("explain", [])
+        except (ChildFailed, OSError) as error:
+            problems, explain = [str(error)], []
+        allowed = self.allowed(point)
+        if not problems and sweeps > allowed:
+            problems.append(f"it took {sweeps} sweeps, allowed are {allowed}")
+        return Outcome(point, tuple(problems), sweeps, allowed, 1000 * (time.monotonic() - started), tuple(explain))
+
+    def allowed(self, point: Point) -> int:
+        """Return how many sweeps a point may take to its end; see the module's docstring."""
+        by_themselves = {"at once": 0, "task": 1, "all tasks": self.lengths.get(point.scenario, MOST)}
+        asked_for = int(point.options.get("times", 1)) - 1 + int(point.options.get("seconds", 0))
+        return SPARE + by_themselves[point.variant] + asked_for
+
+
+@dataclass(slots=True)
+class _Copy:
+    """A clone of a template, made on the way in."""
+
+    lab: Lab
+    template: Template
+    database: str
+    estate: str
+    slot: int
+    drop: bool
+
+    def __enter__(self) -> Site:
+        clock = self.lab.clocks.slot(self.slot)
+        clock.set(self.template.seconds)
+        self.lab.databases.clone(self.database, template=self.template.database)
+        EstateAccess(self.lab.provider.url, self.estate).copy_from(self.template.estate)
+        return Site(self.database, self.lab.provider.url, self.estate, clock)
+
+    def __exit__(self, *_: object) -> None:
+        if self.drop:
+            self.lab.databases.drop(self.database)
+            EstateAccess(self.lab.provider.url, self.estate).remove()
+
+
+def _set(site: Site, point: Point) -> None:
+    settings = scenarios.settings_of(point.variant, point.step)
+    EstateAccess(site.provider_url, site.estate).control("PATCH", "settings", **settings)
+
+
+def _finish(child: Child) -> Said:
+    try:
+        return child.answer()
+    finally:
+        child.end()
+
+
+# --- in children -----------------------------------------------------------------------------------------
+
+
+def _ground(here: World) -> Said:
+    scenarios.lay_ground(here)
+    return {}
+
+
+def _prepare(here: World, scenario: Scenario) -> Said:
+    for act in scenario.before:
+        act(here)
+        if here.drive(scenarios.at_rest, most=MOST) is None:
+            msg = f"{scenario.name} cannot be prepared: {here.explain()}"
+            raise AssertionError(msg)
+        here.calm_down()
+    scenario.act(here)
+    return {}
+
+
+def _record(here: World, scenario: Scenario) -> Said:
+    trace: list[tuple[str, str, int]] = []
+    remove = instants.install(lambda step, instant: trace.append((step, instant.value, here.sweeps)))
+    sweeps = here.drive(scenario.end, most=MOST)
+    remove()
+    if sweeps is None:
+        msg = f"undisturbed, the end was not reached: {here.explain()}"
+        raise AssertionError(msg)
+    begun = Counter(here.estate.everything()["begun"])
+    return {"trace": trace, "begun": begun} | _to_the_end(here, scenario.end, sweeps, expected=None)
+
+
+def _resume(here: World, scenario: Scenario, recording: Recording) -> Said:
+    """What a worker does that comes after a dead one: drive to the end, check, remove everything, check."""
+    world.alone()
+    here.clock.move(TTL_S + 0.01)
+    sweeps = here.drive(scenario.end, most=MOST)
+    return _to_the_end(here, scenario.end, sweeps, expected=recording.begun)
+
+
+def _to_the_end(
+    here: World, end: Callable[[], bool], sweeps: int | None, *, expected: Mapping[str, int] | None
+) -> Said:
+    """Check a world that should be at its end; then delete everything and check that nothing is left."""
+    problems: list[str] = []
+    if sweeps is None:
+        return {"sweeps": -1, "begun": {}, "problems": ["the end was not reached"], "explain": here.explain()}
+    explain = here.explain()
+    if not end():
+        problems.append("the end did not last")
+    problems += world.double_use(here)
+    if expected is not None:
+        more = Counter(here.estate.everything()["begun"]) - Counter(expected)
+        problems += [f"begun once more than needed (× {count}): {what}" for what, count in more.items()]
+    here.calm_down()
+    problems += world.contradictions(here)
+    if not problems:
+        explain = []
+        here.estate.control("PATCH", "settings", **scenarios.AT_ONCE)
+        scenarios.delete_everything(here)
+        if here.drive(scenarios.gone, most=MOST) is None and not scenarios.gone():
+            problems.append("deleting everything does not come to its end")
+            explain = here.explain()
+        else:
+            here.calm_down()
+            problems += [*world.leaks(here), *world.contradictions(here)]
+    return {"sweeps": sweeps, "problems": problems, "explain": explain}
+
+
+# --- modes -------------------------------------------------------------------------------------------------
+
+def _victim(site: Site, point: Point, scenario: Scenario, number: signal.Signals) -> Child:
+    """Fork a worker that meets its fate at the point's instant; one that may go on ends after that sweep."""
+
+    def work(say: Say) -> Said:
+        here = world.enter(site)
+        fate = Fate(point.step, Instant(point.instant), point.nth, number, say)
+        fate.install(sweep=lambda: here.sweeps)
+        for _ in range(MOST):
+            here.sweep()
+            if fate.met:
+                return {"problems": [f"an error was logged: {text}" for text in here.alarms.said]}
+            if scenario.end() or not here.wait_for_due():
+                break
+        msg = f"it never came to {point.step}:{point.instant} (#{point.nth})"
+        raise AssertionError(msg)
+
+    return fork(work)
+
+
+def _kill(site: Site, scenario: Scenario, recording: Recording, point: Point) -> Said:
+    """It dies; another one comes when its lease has run out."""
+    victim = _victim(site, point, scenario, signal.SIGKILL)
+    try:
+        victim.killed()
+    finally:
+        victim.end()
+    said = _finish(fork(lambda _say: _resume(world.enter(site), scenario, recording)))
+    return said
+
+
+def _zombie(site: Site, scenario: Scenario, recording: Recording, point: Point) -> Said:
+    """It stands still past its lease's end, another one does everything, and then it goes on with what it had begun."""
+
+    def overtake(here: World) -> Said:
+        here.clock.move(TTL_S + 0.01)
+        sweeps = here.drive(scenario.end, most=MOST)
+        if sweeps is None:
+            return {"sweeps": -1, "problems": ["the end was not reached"], "explain": here.explain()}
+        return {"sweeps": sweeps, "problems": [f"an error was logged: {text}" for text in here.alarms.said]}
+
+    victim = _victim(site, point, scenario, signal.SIGSTOP)
+    try:
+        victim.stopped()
+        over = _finish(fork(lambda _say: overtake(world.enter(site))))
+        late = victim.go_on()
+    finally:
+        victim.end()
+    said = _finish(fork(lambda _say: _to_the_end(world.enter(site), scenario.end, 0, expected=recording.begun)))
+    said["problems"] = [*over["problems"], *late["problems"], *said["problems"]]
+    return said | {"sweeps": over["sweeps"]}
+
+
+def _nudges(site: Site, scenario: Scenario, recording: Recording, point: Point) -> Said:
+    """While it is at work everything is nudged six times by another worker."""
+
+    def nudge(here: World) -> Said:
+        for _ in range(6):
+            for word, kind in PASSES.items():
+                for pk in kind.model._base_manager.values_list("pk", flat=True):
+                    sweep.reconcile(word, pk, engine=here.engine)
+        return {"problems": [f"an error was logged: {text}" for text in here.alarms.said]}
+
+    def go_on(here: World) -> Said:
+        sweeps = 0 if scenario.end() else here.drive(scenario.end, most=MOST)
+        return _to_the_end(here, scenario.end, sweeps, expected=recording.begun)
+
+    victim = _victim(site, point, scenario, signal.SIGSTOP)
+    try:
+        victim.stopped()
+        other = _finish(fork(lambda _say: nudge(world.enter(site))))
+        mine = victim.go_on()
+    finally:
+        victim.end()
+    said = _finish(fork(lambda _say: go_on(world.enter(site))))
+    said["problems"] = [*other["problems"], *mine["problems"], *said["problems"]]
+    return said
+
+
+def _against(site: Site, scenario: Scenario, _recording: Recording, point: Point) -> Said:
+    """While it is at work somebody wants the opposite."""
+    opposite = next(other for other in scenario.opposite if other.word == point.what)
+
+    def want_it(here: World) -> Said:
+        opposite.act(here)
+        here.sweep()
+        return {"problems": [f"an error was logged: {text}" for text in here.alarms.said]}
+
+    def go_on(here: World) -> Said:
+        sweeps = 0 if opposite.end() else here.drive(opposite.end, most=MOST)
+        return _to_the_end(here, opposite.end, sweeps, expected=None)
+
+    victim = _victim(site, point, scenario, signal.SIGSTOP)
+    try:
+        victim.stopped()
+        other = _finish(fork(lambda _say: want_it(world.enter(site))))
+        mine = victim.go_on()
+    finally:
+        victim.end()
+    said = _finish(fork(lambda _say: go_on(world.enter(site))))
+    said["problems"] = [*other["problems"], *mine["problems"], *said["problems"]]
+    return said
+
+
+def _fault(site: Site, scenario: Scenario, _recording: Recording, point: Point) -> Said:
+    """The provider errs, loses an answer, hangs, forgets, or shows wrong lists."""
+    access = EstateAccess(site.provider_url, site.estate)
+    access.control("POST", "faults", match=point.step, effect=point.effect, **point.options)
+    if point.effect == "hang":
+        site = replace(site, deadline_s=HANG_DEADLINE_S)
+    stopping = point.options.get("error") in STOPPING and point.step.startswith("start:")
+
+    def bear_it(here: World) -> Said:
+        sweeps = here.drive(scenario.end, most=MOST)
+        problems = []
+        if stopping:
+            problems = [] if sweeps is None else ["it went on although the provider refused"]
+            problems += _stopped_with(point.options["error"])
+            before = here.estate.everything()["begun"]
+            here.clock.move(1000.0)
+            here.sweep()
+            if here.estate.everything()["begun"] != before:
+                problems.append("it was tried again although nothing had changed")
+            scenarios.relabel(here)
+            sweeps = here.drive(scenario.end, most=MOST)
+        (fault,) = access.control("GET", "faults")["faults"]
+        if fault["times"] == fault_times:
+            problems.append("the fault never struck")
+        access.control("DELETE", "faults")
+        said = _to_the_end(here, scenario.end, sweeps, expected=None)
+        said["problems"] = [*problems, *said["problems"]]
+        return said
+
+    fault_times = access.control("GET", "faults")["faults"][0]["times"]
+    said = _finish(fork(lambda _say: bear_it(world.enter(site))))
+    return said
+
+
+def _stopped_with(error: str) -> list[str]:
+    """Return a problem unless something says that it stopped, and why."""
+    reason = {"rejected": "Rejected", "not-supported": "NotSupported"}[error]
+    for kind in PASSES.values():
+        for row in kind.model._base_manager.filter(released_at__isnull=True):
+            if any(c["status"] == "False" and c["reason"] == reason for c in row.conditions):
+                return [] if row.due_at is None else [f"{kind.word} was refused and is due again"]
+    return [f"nothing says that it was refused ({reason})"]
+
+
+def _rivals(site: Site, scenario: Scenario, recording: Recording, _point: Point) -> Said:
+    """Two workers sweep everything at the same time, from beginning to end."""
+
+    def one(here: World) -> Said:
+        here.sweep()
+        return {"problems": [f"an error was logged: {text}" for text in here.alarms.said]}
+
+    def look(here: World) -> Said:
+        return {"end": scenario.end(), "more": here.wait_for_due()}
+
+    problems: list[str] = []
+    for count in range(1, MOST + 1):
+        rivals = [fork(lambda _say: one(world.enter(site))) for _ in range(2)]
+        for rival in rivals:
+            problems += _finish(rival)["problems"]
+        seen = _finish(fork(lambda _say: look(world.enter(site))))
+        if seen["end"] or not seen["more"]:
+            break
+    said = _finish(fork(lambda _say: _to_the_end(world.enter(site), scenario.end, 0, expected=recording.begun)))
+    said["problems"] = [*problems, *said["problems"]]
+    return said | {"sweeps": count}
+
+
+MODES: Final = {
+    "kill": _kill, "zombie": _zombie, "nudges": _nudges, "against": _against, "fault": _fault, "rivals": _rivals,
+}  # fmt: skip
