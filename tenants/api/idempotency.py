@@ -26,7 +26,7 @@ from tenants.models import IdempotencyRecord
 from tenants.policies import Policy
 
 KEEP_SECRETS: Final = timedelta(hours=24)
-KEY: Final = re.compile(r"^[\x21-\x7e]{1,200}$")
+KEY: Final = re.compile(r"^[A-Za-z0-9._:-]{1,100}\Z")
 _TABLE: Final = "idempotency"
 _COLUMN: Final = "secret"
 
@@ -66,7 +66,7 @@ def attempt_of(request: HttpRequest, actor: Actor, policy: Policy, body: Any, *,
             )
         return None
     if not KEY.match(key):
-        raise InvalidSpec("Use 1 to 200 printable ASCII characters.", field="Idempotency-Key")
+        raise InvalidSpec("Use 1 to 100 letters, digits and . _ : -", field="Idempotency-Key")
     hashed = hashlib.sha256(b"\x1f".join([b"POST", request.path.encode(), canonical(body)])).hexdigest()
     return Attempt(actor.word, key, hashed)
 

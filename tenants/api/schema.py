@@ -190,7 +190,7 @@ class DeclaredSchema(AutoSchema):
         if declared.versioned:
             found.append(_header("If-Match", r'^"[1-9][0-9]{0,8}"$', "`ETag` of the object as you read it."))
         if self.method == "POST" and ROUTES[declared.operation_id].idempotency:
-            found.append(_header("Idempotency-Key", r"^[A-Za-z0-9_-]{1,64}$", "New for each thing you want done."))
+            found.append(_header("Idempotency-Key", r"^[A-Za-z0-9._:-]{1,100}$", "New for each thing you want done."))
         return found
 
 

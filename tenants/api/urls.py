@@ -11,7 +11,7 @@ from typing import Any
 from django.urls import path
 
 from tenants.api.stream import EventStream
-from tenants.api.views import capacity, people, platform, products, records, requests, tenancy
+from tenants.api.views import capacity, costs, people, platform, products, records, requests, tenancy
 
 TENANT = "tenants/<str:tenant>"
 
@@ -63,6 +63,7 @@ TENANCY: list[Any] = [
     path(f"{TENANT}/requests/<str:name>", requests.RequestOfTenant.as_view()),
     *_both("events", records.Events, records.Events),
     *_both("usage", records.Usage, records.Usage),
+    path(f"{TENANT}/costs", costs.Costs.as_view()),
     *_both("notices", records.Notices, records.Notices),
 ]
 

@@ -136,8 +136,7 @@ QUERIES = [
     ("?limit=1&limit=2", "limit"),
     ("?cursor=%00", "cursor"),
     ("?cursor=nonsense", "cursor"),
-    ("?cursor=W10", "cursor"),
-    ("?cursor=WyIyMDI2LTAxLTAxIiwgMV0", "cursor"),
+    ("?cursor=99999999999999999999-0", "cursor"),
     ("?phase=Sleeping", "phase"),
     ("?label=a%20b", "label"),
     ("?name=%00", "name"),
@@ -198,7 +197,7 @@ def test_a_bad_if_match_is_refused(me):
 
     for tag in ("3", 'W/"1"', '"x"', '"0"', '"1", "2"', '"99999999999"'):
         answer = me.patch(f"{ADDRESS}/fresh", {"description": "x"}, if_match=tag)
-        assert (answer.status, answer.body["errors"][0]["field"]) == (400, "If-Match"), tag
+        assert (answer.status, answer.body["errors"][0]["field"]) == (412, "If-Match"), tag
 
 
 def test_a_batch_names_the_entry_at_fault(me):

@@ -7,11 +7,20 @@ of these classes is what the OpenAPI document shows (`tenants.api.schema`), so t
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final, Literal, TypeVar, cast
+from typing import Annotated, Any, Final, Literal, Self, TypeVar, cast
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema, create_model
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    WithJsonSchema,
+    create_model,
+    model_validator,
+)
 
-from tenants.api.pagination import DEFAULT_LIMIT, MAX_LIMIT
+from tenants.api.pagination import CURSOR, DEFAULT_LIMIT, MAX_LIMIT
 from tenants.api.parsing import unsafe_text
 from tenants.models.fields import SLUG_PATTERN
 from tenants.states import Phase
@@ -20,12 +29,35 @@ LATEST: Final = datetime(2100, 1, 1, tzinfo=UTC)
 EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
 LABEL_KEY: Final = r"^[a-z0-9]([a-z0-9._/-]{0,61}[a-z0-9])?$"
 LABEL_VALUE: Final = r"^([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?$"
+LABEL: Final = f"{LABEL_KEY[:-1]}(={LABEL_VALUE[1:-1]})?$"
+"""`key` or `key=value`."""
 
 
 class In(BaseModel):
     """A body."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
+
+
+class Change(In):
+    """A body that changes what it names and leaves the rest."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not self.model_fields_set:
+            raise ValueError("name at least one field to change")
+        return self
+
+
+def absent(description: str | None = None) -> Any:
+    """Return the default of a field that may be left out but is never null; left out it reads as None."""
+    return Field(default=None, description=description, json_schema_extra=_without_default)
+
+
+def _without_default(schema: dict[str, Any]) -> None:
+    schema.pop("default", None)
 
 
 class Query(BaseModel):
@@ -103,7 +135,7 @@ class Named(Out):
 class PageQuery(Query):
     """What every list takes."""
 
-    cursor: Annotated[str, StringConstraints(max_length=300)] = Field("", description="`next` of the page before.")
+    cursor: Annotated[str, StringConstraints(pattern=CURSOR)] = Field("", description="`next` of the page before.")
     limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)] = DEFAULT_LIMIT
     order: Literal["newest", "oldest"] = "newest"
 
@@ -112,7 +144,7 @@ class LabelledQuery(PageQuery):
     """Filters of objects with a name, labels and a phase."""
 
     name: Annotated[str, StringConstraints(max_length=40)] = ""
-    label: list[Annotated[str, StringConstraints(max_length=130)]] = Field(
+    label: list[Annotated[str, StringConstraints(pattern=LABEL, max_length=130)]] = Field(
         default=[], description="`key=value` or `key`; may be given several times, all must hold.", max_length=16
     )
     managed_by: ManagedBy | None = None

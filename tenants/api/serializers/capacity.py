@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints
 
 from tenants import gpu_catalogue
 from tenants.api.serializers.base import (
+    Change,
     Condition,
     In,
     LabelledQuery,
@@ -18,6 +19,7 @@ from tenants.api.serializers.base import (
     Name,
     Out,
     PageQuery,
+    absent,
     text,
 )
 from tenants.models import Allocation, Boundary, Tenant, Unit
@@ -134,21 +136,15 @@ class RenewIn(In):
     duration_s: Annotated[int, Field(ge=60, le=5 * 366 * 86400)]
 
 
-class LabelledIn(In):
+class LabelledIn(Change):
     """Labels and description; what is left out stays."""
 
-    labels: Labels | None = None
-    description: text(500) | None = None  # type: ignore[valid-type]
-
-    @model_validator(mode="after")
-    def _says_something(self) -> LabelledIn:
-        if not self.model_fields_set:
-            raise ValueError("name at least one field to change")
-        return self
+    labels: Labels = absent()
+    description: text(500) = absent()  # type: ignore[valid-type]
 
     def changes(self) -> dict[str, Any]:
         """Return what to change."""
-        return {name: value for name, value in self.model_dump(exclude_unset=True).items() if value is not None}
+        return dict(self.model_dump(exclude_unset=True))
 
 
 class UnitOut(Out):

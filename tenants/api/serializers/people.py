@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints
 
-from tenants.api.serializers.base import In, Labels, ManagedBy, Moment, Name, Out, PageQuery, line, text
+from tenants.api.serializers.base import Change, In, Labels, ManagedBy, Moment, Name, Out, PageQuery, absent, line, text
 from tenants.models import ApiToken, Membership, Person, ServiceAccount, Suspension, Tenant
 from tenants.states import (
     ROLE_BY_WORD,
@@ -28,6 +28,8 @@ Email = Annotated[
         max_length=254,
     ),
 ]
+UUID_PATTERN = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
+NewPassword = Annotated[str, StringConstraints(min_length=10, max_length=200)]
 Password = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 
@@ -149,21 +151,15 @@ class PersonIn(In):
 
     email: Email
     display_name: line(most=120)  # type: ignore[valid-type]
-    password: Password | None = None
+    password: NewPassword | None = None
     roles: Annotated[list[PlatformRole], Field(max_length=3)] = []
 
 
-class PersonChangeIn(In):
+class PersonChangeIn(Change):
     """What to change of a person."""
 
-    email: Email | None = None
-    display_name: line(most=120) | None = None  # type: ignore[valid-type]
-
-    @model_validator(mode="after")
-    def _says_something(self) -> PersonChangeIn:
-        if self.email is None and self.display_name is None:
-            raise ValueError("name at least one field to change")
-        return self
+    email: Email = absent()
+    display_name: line(most=120) = absent()  # type: ignore[valid-type]
 
 
 class RolesIn(In):
@@ -182,7 +178,7 @@ class PasswordIn(In):
     """A new password of one's own."""
 
     old: Password | None = None
-    new: Annotated[str, StringConstraints(min_length=10, max_length=200)]
+    new: NewPassword
 
 
 class LeaveIn(In):
@@ -276,19 +272,13 @@ class TenantIn(In):
     managed_by: ManagedBy = "api"
 
 
-class TenantChangeIn(In):
+class TenantChangeIn(Change):
     """What to change of a tenant; what is left out stays."""
 
-    display_name: line(most=120) | None = None  # type: ignore[valid-type]
-    description: text(500) | None = None  # type: ignore[valid-type]
-    labels: Labels | None = None
-    stock_visibility: StockVisibility | None = None
-
-    @model_validator(mode="after")
-    def _says_something(self) -> TenantChangeIn:
-        if not self.model_fields_set:
-            raise ValueError("name at least one field to change")
-        return self
+    display_name: line(most=120) = absent()  # type: ignore[valid-type]
+    description: text(500) = absent()  # type: ignore[valid-type]
+    labels: Labels = absent()
+    stock_visibility: StockVisibility = absent()
 
 
 PolicyWords = Annotated[
@@ -398,7 +388,7 @@ class RoleIn(In):
 class HandoverIn(In):
     """To whom."""
 
-    to: Annotated[str, StringConstraints(pattern=r"^[0-9a-f-]{36}$")] = Field(description="Id of a member.")
+    to: Annotated[str, StringConstraints(pattern=UUID_PATTERN)] = Field(description="Id of a member.")
 
 
 class HandoverOut(Out):
@@ -459,20 +449,12 @@ class ServiceAccountIn(In):
     expires_at: Moment | None = None
 
 
-class ServiceAccountChangeIn(In):
+class ServiceAccountChangeIn(Change):
     """What to change of a service account."""
 
-    role: ServiceRole | None = None
-    owner: Annotated[str, StringConstraints(pattern=r"^[0-9a-f-]{36}$")] | None = Field(
-        None, description="Id of the member who answers for it."
-    )
-    expires_at: Moment | None = None
-
-    @model_validator(mode="after")
-    def _says_something(self) -> ServiceAccountChangeIn:
-        if not self.model_fields_set:
-            raise ValueError("name at least one field to change")
-        return self
+    role: ServiceRole = absent()
+    owner: Annotated[str, StringConstraints(pattern=UUID_PATTERN)] = absent("Id of the member who answers for it.")
+    expires_at: Moment = absent()
 
 
 WhoOut.model_rebuild()

@@ -6,9 +6,9 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints
 
-from tenants.api.serializers.base import Condition, In, Moment, Name, Out, PageQuery, line
+from tenants.api.serializers.base import Change, Condition, In, Moment, Name, Out, PageQuery, absent, line
 from tenants.api.serializers.capacity import ProductId
 from tenants.gpu_catalogue import Product, Profile
 from tenants.models import Finding, GpuDevice, Host, HostPlan, PriceList, Provider, ServedModel
@@ -320,11 +320,11 @@ class ServedModelIn(In):
     quantisation: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{1,20}$")] = "native"
 
 
-class ServedModelChangeIn(In):
+class ServedModelChangeIn(Change):
     """What to change of a served model; repository and commit never change."""
 
-    enabled: bool | None = None
-    licence: line(0, 80) | None = None  # type: ignore[valid-type]
+    enabled: bool = absent()
+    licence: line(0, 80) = absent()  # type: ignore[valid-type]
 
 
 class PriceOut(Out):
@@ -487,17 +487,11 @@ class ProviderIn(In):
     config: dict[str, Any] = {}
 
 
-class ProviderChangeIn(In):
+class ProviderChangeIn(Change):
     """What to change of a provider."""
 
-    site: Slug | None = None
-    config: dict[str, Any] | None = None
-
-    @model_validator(mode="after")
-    def _says_something(self) -> ProviderChangeIn:
-        if self.site is None and self.config is None:
-            raise ValueError("name at least one field to change")
-        return self
+    site: Slug = absent()
+    config: dict[str, Any] = absent()
 
 
 class CredentialIn(In):

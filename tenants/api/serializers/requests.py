@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
-from tenants.api.serializers.base import In, Moment, Name, Out, PageQuery, line, text
+from tenants.api.serializers.base import Change, In, Moment, Name, Out, PageQuery, absent, line, text
 from tenants.api.serializers.people import Email, RoleWord
 from tenants.models import AutoApprovalRule, Delegation, Request
 from tenants.states import RequestKind, RequestState
@@ -18,6 +18,13 @@ Limits = Annotated[
         Annotated[int, Field(ge=0, le=1_000_000_000)],
     ],
     Field(max_length=50),
+]
+SomeLimits = Annotated[
+    dict[
+        Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9._+-]{0,79}$")],
+        Annotated[int, Field(ge=1, le=1_000_000_000)],
+    ],
+    Field(min_length=1, max_length=50),
 ]
 
 
@@ -253,17 +260,17 @@ class RuleIn(In):
     """A rule of automatic approval."""
 
     name: line(most=80)  # type: ignore[valid-type]
-    limits: Limits = Field(description="Dimension → the most it adds to one tenant in all.")
+    limits: SomeLimits = Field(description="Dimension → the most it adds to one tenant in all.")
     tenant: Name | None = None
     longest_s: Annotated[int, Field(ge=60, le=5 * 366 * 86400)] | None = None
 
 
-class RuleChangeIn(In):
+class RuleChangeIn(Change):
     """What to change of a rule."""
 
-    enabled: bool | None = None
-    limits: Limits | None = None
-    longest_s: Annotated[int, Field(ge=60, le=5 * 366 * 86400)] | None = None
+    enabled: bool = absent()
+    limits: SomeLimits = absent()
+    longest_s: Annotated[int, Field(ge=60, le=5 * 366 * 86400)] = absent()
 
 
 class RuleOut(Out):

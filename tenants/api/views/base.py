@@ -397,7 +397,9 @@ class ApiView(APIView):
             return None
         found = ETAG.match(given)
         if found is None:
-            raise InvalidSpec('Send the ETag as it was given, as in "3".', field="If-Match")
+            raise PreconditionFailed(
+                'No version looks like this; send the ETag as it was given, as in "3".', field="If-Match"
+            )
         wanted = int(found[1])
         if call.request.method == "PUT" and call.target is None:
             raise PreconditionFailed("There is no such object yet; leave If-Match out to create it.")

@@ -381,7 +381,7 @@ class ServiceAccountItem(ServiceAccountView):
             raise InvalidSpec("is no id", field="owner") from error
         return service_accounts.update(
             account=call.target,
-            role=role_of(body.role) if body.role else None,
+            role=role_of(body.role) if "role" in body.model_fields_set else None,
             owner=owner,
             expires_at=body.expires_at,
             actor=call.actor,
