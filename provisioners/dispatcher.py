@@ -174,6 +174,9 @@ class Dispatcher:
             while (self.away_since is not None or time.monotonic() < self.help_until) and not self.stop.is_set():
                 try:
                     made = sweep.sweep(self.engine, budget_s=5.0)
+                except DependencyDown:
+                    log.warning("the database does not answer; a local sweep waits")
+                    made = 0
                 except Exception:
                     log.exception("a local sweep failed")
                     connection.close()

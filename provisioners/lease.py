@@ -28,6 +28,7 @@ from django.db.models import Q
 
 from tenants import desired
 from tenants.actor import SYSTEM
+from tenants.errors import DependencyDown
 from tenants.models import Reconciled
 from tenants.transactions import acting
 
@@ -197,6 +198,8 @@ class _Renewer:
             for claimed in late:
                 try:
                     claimed.renew()
+                except DependencyDown:
+                    log.warning("the database does not answer: a lease was not renewed", extra={"id": claimed.pk})
                 except Exception:
                     log.exception("a lease was not renewed", extra={"kind": claimed.kind, "id": claimed.pk})
                     connection.close()

@@ -40,6 +40,7 @@ from provisioners.lease import Claim, Clock, StaleLease
 from provisioners.steps import definition
 from tenants import desired
 from tenants.actor import SYSTEM
+from tenants.errors import DependencyDown
 from tenants.models import Intent, Provider, Reconciled
 from tenants.states import ConditionType, Reason, phase_of, set_condition
 from tenants.transactions import RetryableError, acting
@@ -192,11 +193,10 @@ def _pass(claimed: Claim, kind: Kind, engine: Engine) -> None:
         kind.before_conclude(claimed, prepared, seen, now=engine.clock())
         in_transaction(lambda: _conclude(claimed, kind, prepared, seen, engine))
         instants.reach(f"{kind.word}.conclude", Instant.AFTER_COMMIT)
-    except (StaleLease, connections.InTransaction):
-        raise
+    except (StaleLease, connections.InTransaction, DependencyDown):
+        raise  # a database that is away is nobody's bug; the lease's end brings the row back
     except Exception as error:
         bug = error
-        # Includes a database that went away: then this fails too, and the lease's end brings the row back.
         log.exception("a pass failed by a bug of ours", extra={"kind": kind.word, "id": claimed.pk})
         in_transaction(lambda: _confess(claimed, bug, engine))
 

@@ -26,6 +26,7 @@ from provisioners.lease import StaleLease
 from provisioners.passes import Engine
 from tenants import desired
 from tenants.actor import SYSTEM
+from tenants.errors import DependencyDown
 from tenants.models import Allocation, Namespace, Outbox, Provider, Reconciled
 from tenants.operations import tenants
 from tenants.transactions import acting
@@ -109,6 +110,8 @@ def _safely(item: Due, engine: Engine) -> int:
     """One row's trouble must not end the sweep of the others."""
     try:
         return reconcile(item.kind, item.pk, engine=engine)
+    except DependencyDown:
+        raise  # the others would meet the same
     except Exception:
         log.exception("a pass failed and its row waits for its lease to end", extra={"kind": item.kind, "id": item.pk})
         return 0
