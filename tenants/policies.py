@@ -82,6 +82,7 @@ ROUTES |= {
     for verb in ("list", "read", "explain")
 }
 ROUTES |= {
+    "costs.list": view(),
     "endpoint-keys.list": view(Role.MEMBER),
     "events.list": view(),
     "members.list": view(),

@@ -131,6 +131,9 @@ ALL: Final[tuple[Noun, ...]] = (
           "ALLOCATION=allocation_id PROVIDER=provider PRODUCT=product PROFILE=profile SLOTS=size "
           "HELD_FROM=held_from:moment HELD_TO=held_to:moment BILLED_FROM=billable_from:moment "
           "BILLED_TO=billable_to:moment"),
+    _noun("costs", "cost", "tenant",
+          "DAY=day OBJECT=name KIND=kind ITEM=item HELD=held:amount BILLED=billable:amount PRICE=price:amount "
+          "COST=cost:amount CURRENCY=currency PROVIDER=provider", paged=False),
     _noun("notices", "notice", "both", "WHEN=at:moment TENANT=tenant KIND=kind TEXT=text:why"),
     _noun("suspensions", "suspension", "tenant",
           "TENANT=tenant DEPTH=depth SINCE=created_at:ago UNTIL=until:until ENDED=ended_at:ago REASON=reason:why"),

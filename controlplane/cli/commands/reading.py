@@ -65,7 +65,7 @@ def get(
 
     def rows() -> list[Json]:
         if not found.paged:
-            return list(here.client.get(path)["items"])
+            return list(here.client.get(path, **asks.pairs(where or []))["items"])
         return list(here.client.items(path, most=most, **params))
 
     if watch and here.screen.format == "table" and here.screen.out.is_terminal:
