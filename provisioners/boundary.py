@@ -20,7 +20,7 @@ from provisioners.passes import Prepared
 from provisioners.specs_from_rows import boundary_spec, ref_of
 from tenants import desired
 from tenants.actor import SYSTEM
-from tenants.models import Allocation, Boundary, Endpoint, Machine, Membership, Namespace, Unit
+from tenants.models import Allocation, Boundary, Endpoint, GatewayReplica, Machine, Membership, Namespace, Unit
 from tenants.operations import allocations as operations
 from tenants.states import ProductKind, Role
 
@@ -53,10 +53,13 @@ class BoundaryKindPass(outcome.ProviderKind):
             return Prepared(deleting=True, provider=row.provider, ref=ref_of(row))
         if outcome.stopped(row):
             return Prepared(deleting=False)
-        spec, facts = self._wanted(row, now=now)
-        return Prepared(deleting=False, provider=row.provider, ref=spec.ref, spec=spec, facts=facts)
+        gateway = gateways.of_boundary(row, now=now) if row.kind == BoundaryKind.NAMESPACE.value else None
+        spec, facts = self._wanted(row, gateway, now=now)
+        late = gateway is not None and gateways.too_late(gateway, now=now)
+        stale = frozenset({"namespace.gateway"} if late else ())
+        return Prepared(deleting=False, provider=row.provider, ref=spec.ref, spec=spec, facts=facts, stale=stale)
 
-    def _wanted(self, row: Boundary, *, now: datetime) -> tuple[BoundarySpec, Facts]:
+    def _wanted(self, row: Boundary, gateway: GatewayReplica | None, *, now: datetime) -> tuple[BoundarySpec, Facts]:
         allocations = granting(row.pk)
         units = list(
             Unit.objects.filter(allocation__in=allocations, released_at__isnull=True, host__isnull=False).order_by(
@@ -64,14 +67,11 @@ class BoundaryKindPass(outcome.ProviderKind):
             )
         )
         depth = suspensions.deepest(row.tenant.path, now=now)
-        gateway = None
-        if row.kind == BoundaryKind.NAMESPACE.value:
-            gateway = gateways.spec_of(gateways.of_boundary(row, now=now))
         spec = boundary_spec(
             row,
             allocations=allocations,
             units=units,
-            gateway=gateway,
+            gateway=None if gateway is None else gateways.spec_of(gateway),
             access=people_of(row),
             depth=depth,
         )

@@ -19,7 +19,7 @@ from provisioners.driver import EndpointSpec, Observed, Presence, Spec, Step, Un
 from provisioners.passes import Prepared, Wait, say
 from provisioners.product import ProductKind, in_vm
 from provisioners.specs_from_rows import endpoint_spec
-from provisioners.steps import split
+from provisioners.steps import indexed, split
 from tenants.models import Boundary, Endpoint, GatewayReplica, Revision, Unit
 from tenants.operations.products import touch_gateways
 from tenants.states import ConditionType, Reason, SuspensionDepth, condition_of
@@ -74,6 +74,15 @@ class EndpointKind(ProductKind):
         armed = gateways.spec_of(replica, gateways.arm(replica, now=now))
         others = tuple(gateway for gateway in prepared.spec.gateways if gateway.uid != uid)
         return replace(prepared.spec, gateways=(*others, armed))
+
+    def stale(self, row: Endpoint, *, now: datetime) -> frozenset[str]:
+        """Return the gateways in its VMs whose token ran out before they enrolled."""
+        mine = gateways_of(row).filter(unit__isnull=False).select_related("unit")
+        return frozenset(
+            indexed("vm.gateway", replica.unit.index)
+            for replica in mine
+            if replica.unit is not None and gateways.too_late(replica, now=now)
+        )
 
     def fields(self) -> list[str]:
         """Return the endpoint's own columns."""

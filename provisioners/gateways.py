@@ -49,6 +49,12 @@ def spec_of(replica: GatewayReplica, token: Secret | None = None) -> GatewaySpec
     return GatewaySpec(replica.pk, settings.TENANTRY_PUBLIC_URL, token)
 
 
+def too_late(replica: GatewayReplica, *, now: datetime) -> bool:
+    """Whether a gateway's token ran out before it enrolled: it never will, unless it is simulated."""
+    ends = replica.token_expires_at
+    return replica.enrolled_at is None and ends is not None and ends <= now
+
+
 def arm(replica: GatewayReplica, *, now: datetime) -> Secret:
     """Give a gateway a new one-time token and end its old credential; returns the token.
 

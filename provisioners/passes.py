@@ -83,6 +83,8 @@ class Prepared:
     """None while deleting: undoing needs names only."""
     facts: Any = None
     """The kind's own."""
+    stale: frozenset[str] = frozenset()
+    """Parts that will never work as they are, and are made anew unless they do."""
     refused: DriverError | None = None
     """Why no spec can be made of the row at all; the provider is not asked."""
 
@@ -311,6 +313,7 @@ class _Visit:
         self.driver = Watched(engine.driver_of(provider))
         self.seen = Seen()
         self.observed: Observed | None = None
+        self.stale = prepared.stale
 
     def walk(self) -> None:
         """Act until the next action is one that waits."""
@@ -340,7 +343,7 @@ class _Visit:
         if self.observed is None:
             self.observed = self._look()
         self._settle("overdue" if self.intent is not None and self.intent.handle else "seen")
-        return plan.plan(steps, self.observed, deleting=self.prepared.deleting)
+        return plan.plan(steps, self.observed, deleting=self.prepared.deleting, stale=self.stale)
 
     def _look(self) -> Observed:
         assert self.prepared.ref is not None
@@ -383,6 +386,7 @@ class _Visit:
     def _start(self, step: Step) -> bool:
         """Announce, call, note the answer; True when the step's effect is there already."""
         self.seen.step, self.seen.undo = step.name, step.undo
+        self.stale -= {step.name}  # from here on it is new
         word = step_word(step)
         instants.reach(word, Instant.BEFORE_INTENT)
         step = in_transaction(lambda: self._announce(step))

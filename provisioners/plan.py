@@ -80,20 +80,21 @@ def running(intent: OpenIntent | None, *, now: datetime) -> Poll | None:
     return Poll(Handle(intent.handle), intent.step, intent.undo)
 
 
-def plan(steps: Sequence[Step], observed: Observed, *, deleting: bool) -> Action:
+def plan(steps: Sequence[Step], observed: Observed, *, deleting: bool, stale: frozenset[str] = frozenset()) -> Action:
     """Return what to do next about one object, given its wanted steps and an exact look at it.
 
-    `steps` of an object that is being deleted serve as undo material only; they may be empty.
+    `steps` of an object that is being deleted serve as undo material only; they may be empty. `stale` names
+    parts that will never work as they are (a gateway whose token ran out): not ready, they are made anew.
     """
     if deleting:
         return _backwards(steps, observed)
     extra = _first(_removals(steps, observed))
     if extra is not None:
         return extra
-    return _forwards(steps, observed)
+    return _forwards(steps, observed, stale)
 
 
-def _forwards(steps: Sequence[Step], observed: Observed) -> Action:
+def _forwards(steps: Sequence[Step], observed: Observed, stale: frozenset[str]) -> Action:
     waiting: Nothing | None = None
     held_up: set[str] = set()
     for step in steps:
@@ -106,6 +107,8 @@ def _forwards(steps: Sequence[Step], observed: Observed) -> Action:
         if part.presence is Presence.UNKNOWN:
             return Nothing(ready=False, why=part.message or "the provider does not say how it is", step=step.name)
         if part.presence is Presence.PRESENT and part.have == step.want:
+            if not part.ready and step.name in stale:
+                return Start(step.undoing())
             if not part.ready:
                 waiting = waiting or Nothing(ready=False, why=part.message or "starting", step=step.name)
                 held_up.add(group)

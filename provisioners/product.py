@@ -59,6 +59,11 @@ class ProductKind(outcome.ProviderKind):
         """Return the spec of a placed product in a boundary that has room for it."""
         raise NotImplementedError
 
+    def stale(self, row: Any, *, now: datetime) -> frozenset[str]:
+        """Return the parts that will never work as they are; by default none."""
+        del row, now
+        return frozenset()
+
     def drained(self, row: Any, *, now: datetime) -> Wait | None:
         """Return what a deletion still waits for before anything is removed; by default nothing."""
         del row, now
@@ -102,6 +107,7 @@ class ProductKind(outcome.ProviderKind):
             ref=spec.ref,
             spec=spec,
             facts=replace(facts, wanted_off=wanted_off),
+            stale=self.stale(row, now=now),
         )
 
     def _prepare_leaving(self, row: Any, facts: Facts, *, now: datetime) -> Prepared:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -27,6 +28,7 @@ from tenants.models import (
     Boundary,
     Endpoint,
     Event,
+    GatewayReplica,
     Hold,
     Host,
     Membership,
@@ -49,7 +51,7 @@ from tenants.specs import (
     UnitAsk,
     Where,
 )
-from tenants.states import BoundaryKind, ServiceClass, condition_of
+from tenants.states import BoundaryKind, OnShortage, ServiceClass, condition_of
 from tenants.transactions import acting
 from tests import factories
 from tests.drive import World, fresh, is_gone, is_ready, world
@@ -515,6 +517,41 @@ def test_a_gateway_that_was_lost_is_started_with_a_new_token(here: World, tenant
 
     assert (fresh(replica).credential_digest, fresh(replica).enrolled_at) == ("", None)
     assert here.estate.tokens[str(replica.pk)].reveal()
+
+
+@pytest.mark.parametrize("kind", [BoundaryKind.NAMESPACE, BoundaryKind.VM])
+def test_a_gateway_that_did_not_enrol_in_time_gets_a_new_token(
+    here: World, tenant: Any, actor: Any, kind: BoundaryKind
+) -> None:
+    here.estate.state.settings.gateways = "real"  # nobody starts them here: they never enrol by themselves
+    row = endpoint(here, tenant, actor, kind=kind)
+    here.drive(lambda: GatewayReplica.objects.exclude(token_digest="").exists())
+    replica = GatewayReplica.objects.get()
+    first = replica.token_digest
+    gateway = str(replica.pk)
+    here.estate.gateway_seen(gateway, running=True, enrolled=False, pid=1, port=8443, message="no answer from home")
+    here.drive(lambda: "no answer from home" in str(fresh(row).conditions) + str(fresh(row.boundary).conditions))
+
+    here.clock.move(15 * 60)
+    here.sweep()
+    here.estate.gateway_gone(gateway)
+    here.drive(lambda: fresh(replica).token_digest != first)
+
+    here.estate.gateway_seen(gateway, running=True, enrolled=True, pid=2, port=8443, message="")
+    here.drive(is_ready(row))
+    assert fresh(row).address == "http://127.0.0.1:8443/v1"
+
+
+def test_what_still_waits_for_its_decision_goes_at_once(here: World, actor: Any) -> None:
+    poor = factories.tenant()
+    member = factories.actor(factories.member(poor))
+    spec = replace(ask(), allocation=replace(ask().allocation, on_shortage=OnShortage.WAIT))
+    row = endpoints.create(tenant=poor, ask=spec, actor=member, now=here.clock()).endpoint
+    here.sweep()
+    assert fresh(row).phase == "Waiting"
+
+    endpoints.delete(endpoint=row, actor=member, now=here.clock())
+    here.drive(is_gone(row, row.allocation), most=2)
 
 
 # --- queue -----------------------------------------------------------------------------------------------------

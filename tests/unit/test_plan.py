@@ -213,3 +213,14 @@ def test_a_walk_over_what_each_step_makes_ends_ready_and_back_ends_gone() -> Non
         undone.append(action.step.name)
         del made[action.step.name]
     assert undone == [s.name for s in reversed(VMS)]
+
+
+@pytest.mark.parametrize(
+    ("ready", "expected"),
+    [(False, ("undo", "namespace.gateway")), (True, ("nothing", True, "", "", True))],
+    ids=["that does not work", "that works after all"],
+)
+def test_a_stale_part_is_made_anew_unless_it_works(ready: bool, expected: tuple[object, ...]) -> None:
+    parts = [*(part(s.name) for s in NAMESPACE[:2]), part("namespace.gateway", ready=ready)]
+
+    assert said(plan(NAMESPACE, seen(*parts), deleting=False, stale=frozenset({"namespace.gateway"}))) == expected
