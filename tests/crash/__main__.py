@@ -67,6 +67,8 @@ def _run(folder: Path, options: argparse.Namespace) -> bool:
     try:
         store.start()
         lab = _lab = table.Lab(store, serving, clocks)
+        lab.ground()
+        lab.warm_up(scenarios.SCENARIOS[0])
         gc.collect()
         gc.freeze()
         chosen = [scenario for scenario in scenarios.SCENARIOS if options.scenario in scenario.name]
@@ -74,6 +76,8 @@ def _run(folder: Path, options: argparse.Namespace) -> bool:
         found = _points(lab, chosen)
         if options.only:
             found = [point for point in found if options.only in line_of(point)]
+        modes = Counter(point.mode for point in found)
+        print(f"{len(found)} points: {', '.join(f'{count} {mode}' for mode, count in modes.items())}", flush=True)
         if options.sample:
             found = _sampled(found, options)
         failures += _do(found, options)
@@ -101,7 +105,6 @@ def _kinds() -> Iterator[str]:
 
 def _record(lab, scenarios, options) -> int:
     """Prepare every scenario and run it undisturbed; return how many failed."""
-    lab.ground()
     failures = 0
     for scenario in scenarios:
         lab.prepare(scenario)

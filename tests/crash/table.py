@@ -74,8 +74,17 @@ class Lab:
         _finish(fork(lambda _say: _ground(world.enter(site))))
         self.templates["ground"] = Template("ground", site.database, site.estate, clock.seconds())
 
+    def warm_up(self, scenario: Scenario) -> None:
+        """Run a scenario in this very process, so that what is loaded and compiled late is there before any fork."""
+        self.prepare(scenario)
+        with self.place(scenario.name) as site:
+            _record(world.enter(site), scenario)
+            world.leave()
+
     def prepare(self, scenario: Scenario) -> None:
         """Drive a scenario to its beginning, do its action, and freeze that."""
+        if scenario.name in self.templates:
+            return
         number = len(self.templates)
         with self._copy("ground", f"crash_t{number}", f"e0-t{number}", PREPARING) as site:
             _finish(fork(lambda _say: _prepare(world.enter(site), scenario)))

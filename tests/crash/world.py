@@ -7,6 +7,7 @@ A sweep that finds nothing due is not counted and not run: time goes straight to
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -109,10 +110,9 @@ class World:
 
     def calm_down(self) -> None:
         """Let the inventory see what has come about, and passes look at what it found; then nothing moves any more."""
-        for _ in range(2):
-            Provider.objects.update(due_at=self.clock())
-            self.clock.move(SWEEP_S)
-            self.sweep()
+        self.clock.move(SWEEP_S)
+        Provider.objects.update(due_at=self.clock())
+        self.sweep()  # what the snapshot makes due is due in the same sweep
 
     def explain(self) -> list[str]:
         """Return what stands where, for failed points."""
@@ -143,6 +143,13 @@ def enter(site: Site) -> World:
     world = World(site, engine, estate)
     logging.getLogger().handlers = [world.alarms]
     return world
+
+
+def leave() -> None:
+    """Undo `enter` in a process that will fork: no connection stays, and no lock of a thread that a fork leaves out."""
+    connections.close_all()
+    lease._RENEWER = lease._Renewer()  # type: ignore[misc]
+    lease.time = time  # type: ignore[attr-defined]
 
 
 def next_due() -> datetime | None:
