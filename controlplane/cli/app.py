@@ -9,7 +9,8 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Final
+from functools import cache
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -99,7 +100,7 @@ def hoisted(arguments: Sequence[str]) -> list[str]:
 def run(arguments: Sequence[str], *, session: sessions.Session | None = None) -> int:
     """Run one line of words; returns the exit status, never raises for what people can do wrong."""
     words = hoisted(arguments)
-    command = typer.main.get_command(app)
+    command = _command()
     screen = session.screen if session is not None else _screen_of(words)
     try:
         answer = command.main(args=words, prog_name="tenantry", standalone_mode=False, obj=session)
@@ -114,6 +115,12 @@ def run(arguments: Sequence[str], *, session: sessions.Session | None = None) ->
     except Exception as error:  # noqa: BLE001 - bugs are raised again
         return _of_click(error, screen)
     return answer if isinstance(answer, int) else int(ExitCode.OK)
+
+
+@cache
+def _command() -> Any:
+    """Return the tree of commands, built once."""
+    return typer.main.get_command(app)
 
 
 def _of_click(error: Exception, screen: Screen) -> int:

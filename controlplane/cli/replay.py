@@ -183,7 +183,8 @@ class Feeder:
         try:
             made = self.client.post(f"/tenants/{fate.tenant}/allocations", body, key=key).body
         except ApiProblem as problem:
-            fate.phase, fate.reason = "Refused", f"{problem.status} {problem.code}"
+            fate.phase = "Refused" if problem.status < 500 else "Lost"
+            fate.reason = f"{problem.status} {problem.code}"
         except CliError as error:
             fate.phase, fate.reason = "Lost", error.message
         else:

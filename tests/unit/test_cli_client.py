@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import stat
 
 import httpx
@@ -35,7 +34,9 @@ def problem(status, code="conflict", **extra):
 
 
 def test_a_post_whose_answer_is_lost_is_repeated_under_the_same_key():
-    api, sent, pauses = client(httpx.ReadError("gone"), problem(503, "dependency-down"), httpx.Response(201, json={"id": 1}))
+    api, sent, pauses = client(
+        httpx.ReadError("gone"), problem(503, "dependency-down"), httpx.Response(201, json={"id": 1})
+    )
 
     made = api.post("/tenants/a/endpoints", {"name": "chat"})
 
@@ -136,7 +137,19 @@ def test_missing_is_none_only_where_it_was_looked_for():
 
 
 def test_a_stream_yields_events_and_skips_comments_and_words():
-    lines = ["retry: 2000", "", ": still here", "", "id: 7", "event: a", 'data: {"n": 1}', "", "event: end", "data: x", ""]
+    lines = [
+        "retry: 2000",
+        "",
+        ": still here",
+        "",
+        "id: 7",
+        "event: a",
+        'data: {"n": 1}',
+        "",
+        "event: end",
+        "data: x",
+        "",
+    ]
 
     assert list(parse_stream(iter(lines))) == [("7", {"n": 1})]
 
@@ -151,7 +164,7 @@ def test_the_file_is_private_and_reads_back(tmp_path):
 
     config.with_context('odd "name"', Context(URL, "tnt_1", "mia@demo.test", "aurora")).save()
 
-    assert stat.S_IMODE(os.stat(config.path).st_mode) == 0o600
+    assert stat.S_IMODE(config.path.stat().st_mode) == 0o600
     again = Config.load({"TENANTRY_CONFIG": str(config.path)})
     assert again.current == 'odd "name"'
     assert again.contexts['odd "name"'] == Context(URL, "tnt_1", "mia@demo.test", "aurora")
