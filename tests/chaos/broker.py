@@ -57,19 +57,23 @@ class Batch:
 def folder(*, short: bool = False) -> list[Row]:
     """The embedded broker: its folder replaced by a plain file, then emptied; messages six times."""
     with Stack() as stack:
-        stack.allow()
-        broker = stack.places.broker
+        return run(stack, short=short)
 
-        def away() -> None:
-            # first out of the way at once, then a plain file; a process may be in the middle of a message
-            broker.rename(broker.with_name("broker-gone"))
-            broker.write_text("in the way\n")
 
-        def back_empty() -> None:
-            broker.unlink()
-            shutil.rmtree(broker.with_name("broker-gone"))
+def run(stack: Stack, *, short: bool) -> list[Row]:
+    """Do it to the folder of a running stack; everything is released in the end."""
+    broker = stack.places.broker
 
-        return _scenario(stack, "broker folder", away, back_empty, short=short)
+    def away() -> None:
+        # first out of the way at once, then a plain file; a process may be in the middle of a message
+        broker.rename(broker.with_name("broker-gone"))
+        broker.write_text("in the way\n")
+
+    def back_empty() -> None:
+        broker.unlink()
+        shutil.rmtree(broker.with_name("broker-gone"))
+
+    return _scenario(stack, "broker folder", away, back_empty, short=short)
 
 
 def redis(*, short: bool = False) -> list[Row]:
@@ -90,7 +94,6 @@ def redis(*, short: bool = False) -> list[Row]:
 
     try:
         with Stack(variables={"CELERY_BROKER_URL": f"redis://127.0.0.1:{port}/0"}) as stack:
-            stack.allow()
             return _scenario(stack, "broker redis", away, back_empty, short=short)
     finally:
         server[0].kill()
