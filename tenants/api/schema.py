@@ -16,6 +16,7 @@ from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
 from tenants.api.planning import WAIT_GOALS, PlanOut
 from tenants.api.serializers.base import Problem
+from tenants.models.fields import SLUG_PATTERN
 from tenants.policies import ROUTES, Scope
 from tenants.problems import CONTENT_TYPE
 
@@ -72,6 +73,16 @@ class Pydantic(OpenApiSerializerExtension):
 
 class Plain(GenerateJsonSchema):
     """Without the title of every field, which only repeats its name."""
+
+    def dict_schema(self, schema: Any) -> dict[str, Any]:
+        """Say that keys of another form are refused; pydantic's own pattern leaves them open."""
+        found = super().dict_schema(schema)
+        patterns = found.pop("patternProperties", None)
+        if patterns:
+            ((pattern, values),) = patterns.items()
+            found["propertyNames"] = {"pattern": pattern}
+            found["additionalProperties"] = values
+        return found
 
     def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002
         """Leave titles out."""
@@ -179,7 +190,10 @@ class DeclaredSchema(AutoSchema):
 
     def _get_parameters(self) -> list[dict[str, Any]]:
         declared = self.declared
-        found = [_path(name, self.view.path_note) for name in re.findall(r"{([a-z_]+)}", self.path)]
+        found = [
+            _path(name, slug=name in self.view.slugs or (name == self.view.key and self.method == "PUT"))
+            for name in re.findall(r"{([a-z_]+)}", self.path)
+        ]
         found += _query(declared.query)
         if declared.writes and declared.plannable:
             found.append(_option("plan", {"type": "boolean"}, "true: say what would happen and change nothing."))
@@ -208,13 +222,14 @@ class Token(OpenApiAuthenticationExtension):
         ]
 
 
-def _path(name: str, notes: Any) -> dict[str, Any]:
+def _path(name: str, *, slug: bool) -> dict[str, Any]:
+    pattern = SLUG_PATTERN if slug else "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
     return {
         "name": name,
         "in": "path",
         "required": True,
-        "description": notes.get(name, "Name, short id or id."),
-        "schema": {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"},
+        "description": "Name." if slug else "Name, short id or id.",
+        "schema": {"type": "string", "pattern": pattern},
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, WithJsonSchema
 
 from tenants import gpu_catalogue
 from tenants.api.serializers.base import (
@@ -34,6 +34,13 @@ ProductId = Annotated[
         json_schema_extra={"enum": [product.id for product in gpu_catalogue.products()]},
     ),
 ]
+DIMENSIONS = [
+    *gpu_catalogue.PLAIN_DIMENSIONS,
+    *(gpu_catalogue.slices_dimension(product.id) for product in gpu_catalogue.products()),
+    *(f"gpu.{product.id}.{profile.name}" for product in gpu_catalogue.products() for profile in product.profiles),
+]
+"""Every dimension of a quota."""
+Dimension = Annotated[str, StringConstraints(max_length=80), WithJsonSchema({"type": "string", "enum": DIMENSIONS})]
 ProfileName = Annotated[str, StringConstraints(pattern=r"^([0-9a-z][0-9a-z.+-]{0,39})?$")]
 
 

@@ -6,10 +6,11 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, WithJsonSchema
 
+from tenants import pricing
 from tenants.api.serializers.base import Change, Condition, In, Moment, Name, Out, PageQuery, absent, line
-from tenants.api.serializers.capacity import ProductId
+from tenants.api.serializers.capacity import DIMENSIONS, ProductId
 from tenants.gpu_catalogue import Product, Profile
 from tenants.models import Finding, GpuDevice, Host, HostPlan, PriceList, Provider, ServedModel
 from tenants.states import Binding, HostState, Phase
@@ -361,6 +362,11 @@ class PriceListOut(Out):
         )
 
 
+PricedItem = Annotated[
+    str,
+    StringConstraints(max_length=80),
+    WithJsonSchema({"type": "string", "enum": ["token", *(name for name in DIMENSIONS if pricing.is_priced(name))]}),
+]
 Amount = Annotated[
     str,
     StringConstraints(pattern=r"^(0|[1-9][0-9]{0,8})(\.[0-9]{1,9})?$"),
@@ -374,7 +380,7 @@ class PriceListIn(In):
     name: line(most=80)  # type: ignore[valid-type]
     valid_from: Moment
     prices: Annotated[
-        dict[Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9._+-]{0,79}$")], Amount],
+        dict[PricedItem, Amount],
         Field(min_length=1, max_length=100),
     ]
     provider: Name | None = None
@@ -443,10 +449,16 @@ class CatalogueOut(Out):
     items: list[GpuProductOut]
 
 
+class PlanReasonIn(In):
+    """Why, in a few words."""
+
+    reason: line(3, 500)  # type: ignore[valid-type]
+
+
 class DrainIn(In):
     """Why, and when: nothing is moved or stopped before `starts_at`."""
 
-    reason: line(most=500)  # type: ignore[valid-type]
+    reason: line(3, 500)  # type: ignore[valid-type]
     starts_at: Moment | None = Field(None, description="End of the notice; now if left out.")
     ends_at: Moment | None = None
 
@@ -454,7 +466,7 @@ class DrainIn(In):
 class MaintenanceIn(In):
     """Why, and until when."""
 
-    reason: line(most=500)  # type: ignore[valid-type]
+    reason: line(3, 500)  # type: ignore[valid-type]
     ends_at: Moment | None = None
 
 
@@ -475,7 +487,7 @@ class ResolveIn(In):
     """What to do about a finding."""
 
     action: Literal["ignore", "repair", "delete", "adopt"]
-    reason: line(most=500)  # type: ignore[valid-type]
+    reason: line(3, 300)  # type: ignore[valid-type]
 
 
 class ProviderIn(In):

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field, StringConstraints
 
 from tenants.api.serializers.base import In, Moment, Out, PageQuery
+from tenants.api.serializers.capacity import Dimension
 from tenants.models import Checkpoint, Event, Notice, Quota, UsageRecord
 from tenants.states import HoldKind
 
@@ -168,9 +169,6 @@ class FoundOut(Out):
     address: str
 
 
-Dimension = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9._+-]{0,79}$")]
-
-
 class QuotaIn(In):
     """A limit."""
 
@@ -227,4 +225,4 @@ class PositionOut(Out):
 class PositionQuery(PageQuery):
     """Which dimension."""
 
-    dimension: Annotated[str, StringConstraints(max_length=80)] = ""
+    dimension: Dimension | None = None

@@ -8,22 +8,17 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints
 
 from tenants.api.serializers.base import Change, In, Moment, Name, Out, PageQuery, absent, line, text
+from tenants.api.serializers.capacity import Dimension
 from tenants.api.serializers.people import Email, RoleWord
 from tenants.models import AutoApprovalRule, Delegation, Request
 from tenants.states import RequestKind, RequestState
 
 Limits = Annotated[
-    dict[
-        Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9._+-]{0,79}$")],
-        Annotated[int, Field(ge=0, le=1_000_000_000)],
-    ],
+    dict[Dimension, Annotated[int, Field(ge=0, le=1_000_000_000)]],
     Field(max_length=50),
 ]
 SomeLimits = Annotated[
-    dict[
-        Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9._+-]{0,79}$")],
-        Annotated[int, Field(ge=1, le=1_000_000_000)],
-    ],
+    dict[Dimension, Annotated[int, Field(ge=1, le=1_000_000_000)]],
     Field(min_length=1, max_length=50),
 ]
 

@@ -178,7 +178,8 @@ class ApiView(APIView):
     declarations: ClassVar[dict[str, Declared]] = {}
     key: ClassVar[str] = ""
     """Path parameter that names the target; empty for collections."""
-    path_note: ClassVar[Mapping[str, str]] = {}
+    slugs: ClassVar[frozenset[str]] = frozenset()
+    """Path parameters that make something of their name, so they must be DNS labels."""
     wait_s: float = 0.0
     wait_for: frozenset[str] = frozenset()
     planning: bool = False

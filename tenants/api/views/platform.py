@@ -11,7 +11,6 @@ from pydantic import BaseModel
 
 from tenants import access, gpu_catalogue
 from tenants.api.serializers.base import Out, Page, PageQuery, page_of
-from tenants.api.serializers.people import ReasonIn
 from tenants.api.serializers.platform import (
     CatalogueOut,
     CredentialIn,
@@ -27,6 +26,7 @@ from tenants.api.serializers.platform import (
     HostQuery,
     MaintenanceIn,
     PlanQuery,
+    PlanReasonIn,
     PriceListIn,
     PriceListOut,
     ProviderChangeIn,
@@ -130,6 +130,7 @@ class ProviderCredentialItem(ProviderView):
     """One secret of a provider."""
 
     key = "provider"
+    slugs = frozenset({"credential"})
 
     @writes("providers.set_credential", body=CredentialIn, answers=ProviderOut, plannable=False)
     def put(self, call: Call) -> Any:
@@ -339,7 +340,7 @@ HOST_STEPS: Mapping[str, type[ApiView]] = {
         "reason", "ends_at",
     ),
     "return": _planned(
-        "hosts.return", inventory.return_host, ReasonIn, "Bring a host back from maintenance.", "reason"
+        "hosts.return", inventory.return_host, PlanReasonIn, "Bring a host back from maintenance.", "reason"
     ),
 }  # fmt: skip
 
@@ -407,7 +408,7 @@ class DeviceRepair(HostPlanView):
         """Return the device that the path names."""
         return access.find(GpuDevice.objects.select_related("host", "provider"), call.path["device"])
 
-    @writes("devices.repair", body=ReasonIn, answers=HostPlanOut, status=201)
+    @writes("devices.repair", body=PlanReasonIn, answers=HostPlanOut, status=201)
     def post(self, call: Call) -> Any:
         """Move what can be moved off a faulty GPU."""
         return inventory.repair_gpu(device=call.target, reason=call.body.reason, actor=call.actor, now=call.now)
