@@ -8,12 +8,14 @@ from __future__ import annotations
 import os
 
 from celery import Celery
-from kombu import Queue
+from kombu.entity import Queue
 
+from controlplane import folder_broker
 from controlplane.env import environment
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "controlplane.settings")
 env = environment()
+folder_broker.register()
 app = Celery("tenantry")
 app.conf.update(
     broker_url=env.broker_url.get_secret_value(),

@@ -19,12 +19,11 @@ from typing import Final
 from uuid import UUID
 
 from django.conf import settings
-from django.db import connection
 from django.db.models import F
 
 from tenants.actor import SYSTEM
 from tenants.models import Provider
-from tenants.transactions import acting
+from tenants.transactions import acting, alone
 
 THRESHOLD: Final = 5
 PAUSE_S: Final = 2.0
@@ -82,7 +81,4 @@ def _key(text: str) -> int:
 
 
 def _call(query: str, key: int) -> bool:
-    with connection.cursor() as cursor:
-        cursor.execute(query, [key])
-        row = cursor.fetchone()
-    return bool(row and row[0])
+    return bool(alone(query, [key]))

@@ -21,6 +21,7 @@ from django.db.models import QuerySet
 from provisioners.agent_api import config
 from tenants import gateway_config
 from tenants.actor import SYSTEM
+from tenants.errors import DependencyDown
 from tenants.models import (
     Allocation,
     Boundary,
@@ -64,6 +65,8 @@ def run(now: datetime) -> Mapping[str, int] | None:
     for name, job in JOBS.items():
         try:
             done[name] = job(now)
+        except DependencyDown:
+            raise  # the other jobs would meet the same
         except Exception:
             log.exception("a job of housekeeping failed; it is tried again in a minute", extra={"job": name})
             connection.close()

@@ -12,15 +12,13 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final
 
-from django.db import connection
-
 from tenants import desired
 from tenants.actor import SYSTEM
 from tenants.models import Allocation
 from tenants.operations import allocations
 from tenants.specs import AllocationSpec
 from tenants.states import ConditionType, ProductKind
-from tenants.transactions import RetryableError, acting
+from tenants.transactions import RetryableError, acting, alone
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +83,4 @@ def _words(conditions: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
 
 
 def _call(query: str) -> bool:
-    with connection.cursor() as cursor:
-        cursor.execute(query, [LOCK])
-        row = cursor.fetchone()
-    return bool(row and row[0])
+    return bool(alone(query, [LOCK]))

@@ -13,9 +13,7 @@ from uuid import UUID
 
 from celery import shared_task
 from django.conf import settings
-from django.utils import timezone
 
-from provisioners import housekeeping
 from provisioners import sweep as sweeping
 from tenants.errors import DependencyDown
 
@@ -43,7 +41,6 @@ def sweep(**_newer: object) -> None:
     """Run what is due, for less than the time between two sweeps."""
     with _unless_away():
         sweeping.sweep(sweeping.engine(), budget_s=settings.TENANTRY_SWEEP_S * 0.8)
-        housekeeping.run(timezone.now())
 
 
 @shared_task(name="provisioners.inventory", ignore_result=True, soft_time_limit=90, time_limit=120)  # type: ignore[untyped-decorator] # celery has no types

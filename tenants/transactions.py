@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final, TypeVar, cast
@@ -53,6 +53,17 @@ def acting(actor: Actor) -> Iterator[None]:
 
 reading = acting
 """A read block is a transaction like any other; the name says the intent."""
+
+
+def alone(query: str, parameters: Sequence[Any]) -> Any:
+    """Run one statement outside any transaction and return its first value: session locks need that.
+
+    Raises `DependencyDown`; the locks of a session that is gone are gone with it.
+    """
+    with _translated(), connection.cursor() as cursor:
+        cursor.execute(query, parameters)
+        row = cursor.fetchone()
+    return row[0] if row else None
 
 
 def refresh_visibility() -> None:
