@@ -6,7 +6,6 @@ import pytest
 
 from tests.scenarios.story import Deaths
 
-
 SLOW = [pytest.mark.slow]
 
 

@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
+from types import FrameType
 from typing import Any, Final
 
 from django.db import connections
@@ -59,7 +60,7 @@ class Deaths:
 
         def dying() -> None:
             place = _place()
-            if not place or place in self.places:
+            if place in self.places:
                 commit()
                 return
             self.places.add(place)
@@ -76,13 +77,14 @@ class Deaths:
 
 
 def _place() -> Place:
-    """Return the two innermost functions of the workers' code that a commit belongs to."""
-    frame, found = sys._getframe(2), []
+    """Return the two innermost functions of our code that a commit belongs to; none for an operation called by a test."""
+    found: list[str] = []
+    frame: FrameType | None = sys._getframe(2)
     while frame is not None and len(found) < 2:
         name = frame.f_code.co_filename
         if name.startswith(WORKERS) and not name.endswith("tenants/transactions.py"):
             found.append(f"{Path(name).stem}.{frame.f_code.co_name}:{frame.f_lineno}")
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return tuple(found)
 
 
