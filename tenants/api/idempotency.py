@@ -54,10 +54,14 @@ def attempt_of(request: HttpRequest, actor: Actor, policy: Policy, body: Any, *,
 
     Raises `PreconditionRequired` for a token without one, `InvalidSpec` for a key of the wrong form.
     """
-    key = request.headers.get("Idempotency-Key", "")
-    if planning or request.method != "POST" or not policy.idempotency:
+    key = request.headers.get("Idempotency-Key")
+    if request.method != "POST" or not policy.idempotency:
         return None
-    if not key:
+    if key is not None and not KEY.match(key):
+        raise InvalidSpec("Use 1 to 100 letters, digits and . _ : -", field="Idempotency-Key")
+    if planning:
+        return None
+    if key is None:
         if actor.token_id is not None:
             raise PreconditionRequired(
                 "A POST with a token needs the header Idempotency-Key: any text of your own, new for each thing you "
@@ -65,8 +69,6 @@ def attempt_of(request: HttpRequest, actor: Actor, policy: Policy, body: Any, *,
                 field="Idempotency-Key",
             )
         return None
-    if not KEY.match(key):
-        raise InvalidSpec("Use 1 to 100 letters, digits and . _ : -", field="Idempotency-Key")
     hashed = hashlib.sha256(b"\x1f".join([b"POST", request.path.encode(), canonical(body)])).hexdigest()
     return Attempt(actor.word, key, hashed)
 

@@ -185,7 +185,7 @@ def test_a_hostile_path_is_404(me):
 
 
 def test_a_bad_idempotency_key_is_refused(me):
-    for key, status in (("", 428), (None, 428), ("x" * 201, 400), ("a b", 400), ("\x7f", 400), ("ä", 400)):
+    for key, status in (("", 400), (None, 428), ("x" * 201, 400), ("a b", 400), ("\x7f", 400), ("ä", 400)):
         answer = me.post(ADDRESS, ENDPOINT, key=key)
 
         assert (answer.status, answer.body["errors"][0]["field"]) == (status, "Idempotency-Key"), (key, answer)

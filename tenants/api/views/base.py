@@ -388,10 +388,10 @@ class ApiView(APIView):
         return answers(next=found.next, items=[self.show(row, call, {}) for row in found.rows])  # type: ignore[call-arg]
 
     def _expected_version(self, declared: Declared, call: Call) -> int | None:
-        given = call.request.headers.get("If-Match", "").strip()
+        given = call.request.headers.get("If-Match")
         version = getattr(call.target, "version", None)
-        if not given or given == "*":
-            if declared.versioned and not self.planning and version is not None and given != "*":
+        if given is None or given == "*":
+            if declared.versioned and not self.planning and version is not None and given is None:
                 raise PreconditionRequired(
                     'Send the object\'s ETag in If-Match, as in If-Match: "3".', field="If-Match"
                 )
