@@ -75,4 +75,4 @@ class Environment(BaseSettings):
 @lru_cache(maxsize=1)
 def environment() -> Environment:
     """Return the parsed environment; raises pydantic's ValidationError naming the variable at fault."""
-    return Environment()  # type: ignore[call-arg]  # every field has a default or an alias
+    return Environment()

@@ -179,7 +179,7 @@ def _second_try(
         if moves:
             rebind(host_id, moves, now=now)
         if _claim_at(allocation, unit, host_id, [device], [start], now=now, dedicated=dedicated):
-            return host_id
+            return UUID(str(host_id))
     return None
 
 

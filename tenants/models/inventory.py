@@ -42,7 +42,7 @@ class Provider(Reconciled):
 
     def __str__(self) -> str:
         """Return the name."""
-        return self.name
+        return str(self.name)
 
 
 class ProviderCredential(models.Model):

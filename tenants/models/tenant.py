@@ -49,7 +49,7 @@ class Tenant(models.Model):
 
     def __str__(self) -> str:
         """Return the name."""
-        return self.name
+        return str(self.name)
 
 
 class Membership(models.Model):
