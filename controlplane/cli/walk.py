@@ -227,7 +227,7 @@ class Walk:
     def _until(self, made: Json, goal: str) -> Json:
         """Follow an endpoint to a phase, telling every step of it and of its boundary as it comes."""
         path = f"/tenants/{TENANT}/endpoints/{made['id']}"
-        seen_phase, end = "", time.monotonic() + PATIENCE_S
+        seen_phase, end = str(made.get("phase", "")), time.monotonic() + PATIENCE_S
         while time.monotonic() < end:
             story = self.mia.get(f"{path}/explain")
             self._tell(story)
@@ -261,7 +261,7 @@ class Walk:
         self._windows[key] = window
         place = f"{window['host']} GPU {window['gpu']} slots [{window['start']}, {window['start'] + window['size']})"
         if moved:
-            self._once("ledger", f"the provider named the device: the hold is bound anew to {place}")
+            self._once("ledger", f"the provider named the device: the hold is bound anew to {place}", key=place)
         else:
             unnamed = "" if window["reported"] else " (our best guess until the provider names the device)"
             self._once("ledger", f"hold: {place}{unnamed}", key=place)
@@ -531,7 +531,7 @@ def _how_to_go_on(timeline: Timeline, url: str, logins_path: Path) -> None:
         ("aud@demo.test", "auditor"),
     ):
         timeline.plain(f"                          {email:<18} {who}")
-    timeline.plain("  commands")
+    timeline.plain("  commands (in .venv/bin)")
     timeline.plain(f"    tenantry login mia@demo.test --url {url}")
     timeline.plain(
         "    tenantry create endpoint chat --model llama-3-1-8b --gpu H100-80GB/2g.20gb --on-shortage request"
