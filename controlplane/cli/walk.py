@@ -520,7 +520,7 @@ def _log_out(client: Client) -> None:
 def _how_to_go_on(timeline: Timeline, url: str, logins_path: Path) -> None:
     timeline.plain()
     timeline.plain("Go on by yourself (the estate is simulated; nothing here costs anything):", style="bold")
-    timeline.plain(f"  API and its documents   {url}/api/docs/")
+    timeline.plain(f"  API and its documents   {url}/api/docs")
     timeline.plain(f"  admin console           {url}/admin/        (ole@demo.test)")
     timeline.plain(f"  log-ins                 {logins_path}")
     for email, who in (

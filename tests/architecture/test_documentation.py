@@ -12,6 +12,7 @@ from controlplane.cli.app import app
 from controlplane.cli.failures import ExitCode
 from controlplane.cli.nouns import ALL
 from controlplane.env import Environment
+from tenants.states import ConditionType, Phase, Reason
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -48,6 +49,14 @@ def test_every_environment_variable_is_documented():
 
     assert len(names) > 10
     assert [name for name in names if f"`{name}`" not in page] == []
+
+
+def test_every_reason_condition_and_phase_is_explained():
+    page = (ROOT / "docs/reasons.md").read_text(encoding="utf-8")
+
+    assert [reason for reason in Reason if f"\n| `{reason.value}` | " not in page] == []
+    assert [kind for kind in ConditionType if f"\n| `{kind.value}` | " not in page] == []
+    assert [phase for phase in Phase if phase.value not in page] == []
 
 
 def test_every_link_of_the_documentation_leads_somewhere():
