@@ -24,7 +24,7 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import connection
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 
 from tenants import desired
 from tenants.actor import SYSTEM
@@ -35,6 +35,9 @@ from tenants.transactions import acting
 log = logging.getLogger(__name__)
 
 Clock = Callable[[], datetime]
+LOCKED_TRIES: Final = 5
+LOCKED_PAUSE_S: Final = 0.04
+"""A row that is due and free but locked for a moment (somebody nudges it) is tried so often again."""
 SAFETY_S: Final = 1.0
 """A lease with less than this left (or a fifth of its time, if that is less) counts as lost before a call."""
 
@@ -109,7 +112,7 @@ def claim(
 ) -> Iterator[Claim | None]:
     """Claim one row that is due and free, renew it while the block runs; None when there is nothing to claim."""
     length = ttl or ttl_setting()
-    claimed = _take(kind, model, pk, clock=clock, ttl=length, due_only=due_only)
+    claimed = _take_unless_held(kind, model, pk, clock=clock, ttl=length, due_only=due_only)
     if claimed is None:
         yield None
         return
@@ -120,16 +123,33 @@ def claim(
         _RENEWER.forget(claimed)
 
 
+def _take_unless_held(
+    kind: str, model: type[Reconciled], pk: UUID, *, clock: Clock, ttl: timedelta, due_only: bool
+) -> Claim | None:
+    """Claim a row; one that is only locked is tried again, else the message that brought us here would be lost."""
+    for number in range(1, LOCKED_TRIES + 1):
+        claimed = _take(kind, model, pk, clock=clock, ttl=ttl, due_only=due_only)
+        if claimed is not None or number == LOCKED_TRIES:
+            return claimed
+        with acting(SYSTEM):
+            if not _claimable(model, pk, clock(), due_only=due_only).exists():
+                return None
+        threading.Event().wait(LOCKED_PAUSE_S)
+    return None
+
+
+def _claimable(model: type[Reconciled], pk: UUID, now: datetime, *, due_only: bool) -> QuerySet[Any]:
+    rows = model._base_manager.filter(free(now), pk=pk, released_at__isnull=True)
+    return rows.filter(due_at__lte=now) if due_only else rows
+
+
 def _take(
     kind: str, model: type[Reconciled], pk: UUID, *, clock: Clock, ttl: timedelta, due_only: bool
 ) -> Claim | None:
     started = time.monotonic()
     with acting(SYSTEM):
         now = clock()
-        rows = model._base_manager.select_for_update(no_key=True, skip_locked=True)
-        rows = rows.filter(free(now), pk=pk, released_at__isnull=True)
-        if due_only:
-            rows = rows.filter(due_at__lte=now)
+        rows = _claimable(model, pk, now, due_only=due_only).select_for_update(no_key=True, skip_locked=True)
         row = rows.only("pk", "lease_epoch", "generation").first()
         if row is None:
             return None

@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+import psycopg
 import pytest
 from django.db import connection
 
@@ -112,6 +113,31 @@ def test_a_row_is_claimed_by_one_worker_at_a_time(here: World, tenant: Any, acto
     with first as mine, second as others:
         assert mine is not None
         assert others is None
+
+
+def test_a_row_that_is_locked_for_a_moment_is_claimed_as_soon_as_it_is_not(
+    here: World, tenant: Any, actor: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = endpoint(here, tenant, actor)
+    nudging = psycopg.connect(os.environ["DATABASE_WORKER_URL"])
+    nudging.execute("SELECT 1 FROM tenants_endpoint WHERE id = %s FOR UPDATE", [row.pk])
+    pauses: list[float] = []
+
+    def pause(self: threading.Event, timeout: float | None = None) -> bool:
+        del self
+        pauses.append(timeout or 0.0)
+        nudging.rollback()
+        return False
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Event, "wait", pause)
+        claimed = lease._take_unless_held(
+            "endpoint", Endpoint, row.pk, clock=here.clock, ttl=lease.ttl_setting(), due_only=True
+        )
+    nudging.close()
+
+    assert claimed is not None
+    assert pauses == [lease.LOCKED_PAUSE_S]
 
 
 def test_two_workers_at_once_make_one_pass(here: World, tenant: Any, actor: Any) -> None:
