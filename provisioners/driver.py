@@ -349,6 +349,8 @@ class Step:
     undo: bool = False
     replaces: bool = False
     """True where a changed `want` needs undo before apply (a VM on another host), False where apply alters."""
+    dormant: bool = False
+    """True where it can be made only while its unit runs, and the unit is to be off: it may wait for that."""
 
     def undoing(self) -> Step:
         """Return the step that removes what this one makes."""

@@ -93,18 +93,21 @@ class ProviderKind:
         """Write what was seen onto the locked row; return when to look again."""
         if seen.observed is not None:
             self.looked(row, seen.observed, prepared, now=now)
+        nothing_tried = prepared.wait is None and prepared.refused is None and prepared.provider is None
+        if nothing_tried and not prepared.deleting:
+            return None  # stopped until its spec changes; what was said of it stands
+        if not seen.busy and seen.left_alone_until is None:
+            _take_up_again(row, now=now)
         if prepared.wait is not None:
             return self._waiting(row, prepared, engine, now=now)
         if prepared.refused is not None:
             return self._failed(row, prepared.refused, prepared, seen, engine, now=now)
-        if prepared.provider is None and not prepared.deleting:
-            return None  # stopped until its spec changes; what was said of it stands
         if seen.busy:
             return engine.after(POLL_FIRST_S, now)
         if seen.left_alone_until is not None:
             on = prepared.provider is not None and prepared.provider.enabled
             why = "does not answer; it is asked again from time to time" if on else "is switched off"
-            self._away(row, f"The provider {why}.", prepared, now=now)
+            self._away(row, f"The provider {why}.", prepared, seen, now=now)
             return seen.left_alone_until
         if seen.error is not None:
             return self._failed(row, seen.error, prepared, seen, engine, now=now)
@@ -136,6 +139,8 @@ class ProviderKind:
                 say(row, ConditionType.PROVISIONED, "False", Reason.STEP_RUNNING, message, now=now)
                 if seen.observed is not None and not self.still_works(row, seen.observed):
                     say(row, ConditionType.READY, "False", Reason.STEP_RUNNING, message, now=now)
+                elif seen.observed is not None and row.ready_at is not None:
+                    say(row, ConditionType.READY, "True", Reason.DONE, "", now=now)
                 return next_poll(seen.running_since or now, now, engine)
 
     def _settled(
@@ -192,7 +197,7 @@ class ProviderKind:
         """The one handler of driver errors: its class decides."""
         row.failures += 1
         if isinstance(error, TransientDriverError):
-            self._away(row, error.detail, prepared, now=now)
+            self._away(row, error.detail, prepared, seen, now=now)
             pause = engine.backoff(row.failures, now)
             asked = error.retry_after_s
             return pause if asked is None else max(pause, now + timedelta(seconds=asked))
@@ -213,15 +218,24 @@ class ProviderKind:
         del row, seen
         return engine.after(NO_ROOM_S, now)
 
-    def _away(self, row: Any, message: str, prepared: Prepared, *, now: datetime) -> None:
-        """The provider cannot be asked: what is ready may well go on working, and is said so."""
+    def _away(self, row: Any, message: str, prepared: Prepared, seen: Seen, *, now: datetime) -> None:
+        """The provider cannot be asked: what is ready may well go on working, unless this pass saw it taken apart."""
         if prepared.deleting:
             say(row, ConditionType.DELETED, "False", Reason.PROVIDER_UNAVAILABLE, message, now=now)
             return
         say(row, ConditionType.HEALTHY, "Unknown", Reason.PROVIDER_UNAVAILABLE, message, now=now)
         ready = condition_of(row.conditions, ConditionType.READY)
-        if ready is None or ready["status"] != "True":
+        taken_apart = seen.observed is not None and not self.still_works(row, seen.observed)
+        if ready is None or ready["status"] != "True" or taken_apart:
             say(row, ConditionType.READY, "False", Reason.PROVIDER_UNAVAILABLE, message, now=now)
+
+
+def _take_up_again(row: Any, *, now: datetime) -> None:
+    """Forget a refusal of an earlier spec: left standing beside another trouble it would stop the new one."""
+    for condition in row.conditions:
+        if condition["status"] == "False" and condition["reason"] in STOPPING_REASONS:
+            kind = ConditionType(condition["type"])
+            say(row, kind, "False", Reason.STEP_RUNNING, "It is tried again.", now=now)
 
 
 def stopped(row: Any) -> bool:

@@ -104,6 +104,8 @@ def _forwards(steps: Sequence[Step], observed: Observed, stale: frozenset[str]) 
             continue
         if part.presence is Presence.CHANGING:
             return _poll(part, undo=False)
+        if step.dormant:
+            continue
         if part.presence is Presence.UNKNOWN:
             return Nothing(ready=False, why=part.message or "the provider does not say how it is", step=step.name)
         if part.presence is Presence.PRESENT and part.have == step.want:
@@ -124,7 +126,7 @@ def _forwards(steps: Sequence[Step], observed: Observed, stale: frozenset[str]) 
 
 def _is_done(step: Step, observed: Observed) -> bool:
     part = observed.part(step.name)
-    return part.presence is Presence.PRESENT and part.have == step.want
+    return step.dormant or (part.presence is Presence.PRESENT and part.have == step.want)
 
 
 def _replacing(step: Step, steps: Sequence[Step], observed: Observed) -> Action:

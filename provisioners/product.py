@@ -24,6 +24,8 @@ from tenants.specs import AllocationSpec
 from tenants.states import ConditionType, Reason, SuspensionDepth, condition_of
 
 MIRRORED: Final = (ConditionType.APPROVED, ConditionType.PLACED, ConditionType.EXPIRING)
+TAKES_ROOM: Final = frozenset({"vm.clone", "vm.power", "serving.replica"})
+"""Steps that can find a host full; no room for anything else says nothing about a unit's place."""
 BOUNDARY_RETRY_S: Final = 30.0
 """Only in case the boundary's own nudge is lost."""
 Product = Endpoint | Machine | Namespace
@@ -180,7 +182,10 @@ class ProductKind(outcome.ProviderKind):
         if not isinstance(seen.error, NoCapacity) or prepared.deleting or not seen.step:
             return
         facts = prepared.facts
-        index = split(seen.step)[1] or 0
+        bare, number = split(seen.step)
+        if bare not in TAKES_ROOM:
+            return
+        index = number or 0
         unit = next((unit for unit in facts.units if unit.index == index), None)
         if unit is None or unit.host_id is None or seen.observed is None or runs(seen.observed, index):
             return

@@ -107,11 +107,15 @@ def in_order(names: Iterable[str]) -> list[str]:
     return sorted(names, key=order_of)
 
 
-def make(ref: Ref, name: str, want: Mapping[str, object], payload: Any, *, replaces: bool = False) -> Step:
+def make(
+    ref: Ref, name: str, want: Mapping[str, object], payload: Any, *, replaces: bool = False, dormant: bool = False
+) -> Step:
     """Return the step `name` of `ref` that makes `want` true.
 
     `want` holds JSON types only and no secrets; equal wants give equal keys, which is what makes a
     repeated start the same start. `payload` is the driver's own.
     """
     digest = intent_hash(want)
-    return Step(name, f"{ref.uid}:{name}:{digest}", digest, definition(name).limit_s, ref, payload, replaces=replaces)
+    limit_s = definition(name).limit_s
+    key = f"{ref.uid}:{name}:{digest}"
+    return Step(name, key, digest, limit_s, ref, payload, replaces=replaces, dormant=dormant)

@@ -80,12 +80,19 @@ def _boundary(spec: BoundarySpec) -> list[Step]:
     return found
 
 
-def _gateway(spec: BoundarySpec | EndpointSpec, name: str, gateway: GatewaySpec, common: Mapping[str, Any]) -> Step:
+def _gateway(
+    spec: BoundarySpec | EndpointSpec,
+    name: str,
+    gateway: GatewaySpec,
+    common: Mapping[str, Any],
+    *,
+    dormant: bool = False,
+) -> Step:
     want = {"gateway": str(gateway.uid), "control_plane_url": gateway.control_plane_url}
     payload: dict[str, Any] = {**common, **want}
     if gateway.enrolment_token is not None:
         payload[TOKEN_FIELD] = gateway.enrolment_token
-    return make(spec.ref, name, want, payload)
+    return make(spec.ref, name, want, payload, dormant=dormant)
 
 
 def _endpoint(spec: EndpointSpec) -> list[Step]:
@@ -107,13 +114,16 @@ def _endpoint(spec: EndpointSpec) -> list[Step]:
             if gateway is None:
                 msg = f"unit {unit.index} of a vm boundary has no gateway"
                 raise DriverRejected(msg)
-            found.append(_gateway(spec, indexed("vm.gateway", unit.index), gateway, common))
+            # In a VM that is to be off nothing can be started; it waits for the VM to be switched on.
+            dormant = spec.power is Power.OFF
+            found.append(_gateway(spec, indexed("vm.gateway", unit.index), gateway, common, dormant=dormant))
             replica: dict[str, Any] = {"unit": str(unit.uid), "serving": serving}
             payload: dict[str, Any] = {**common, "serving": serving, "unit": {"uid": str(unit.uid)}}
         else:
+            dormant = False
             replica = {"unit": _placed(unit), "serving": serving, "power": str(spec.power)}
             payload = {**common, "serving": serving, "unit": _unit(unit), "power": str(spec.power)}
-        found.append(make(spec.ref, indexed("serving.replica", unit.index), replica, payload))
+        found.append(make(spec.ref, indexed("serving.replica", unit.index), replica, payload, dormant=dormant))
     service = {"model": spec.serving.model, "cut_off": spec.cut_off}
     found.append(make(spec.ref, "serving.service", service, common | service))
     return found

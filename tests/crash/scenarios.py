@@ -235,7 +235,7 @@ def at_rest() -> bool:
                 return False
             if row.deletion_requested_at is not None:
                 return False
-            if kind.word != "allocation" and _status(row, "Provisioned") != "True":
+            if kind.word != "allocation" and (row.due_at is not None or _status(row, "Provisioned") != "True"):
                 return False
     return True
 

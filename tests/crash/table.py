@@ -2,9 +2,10 @@
 
 How "within 2 sweeps" is counted: from the end of the lease that the killed process held, the scenario's whole
 end (not only that step's) must be there after at most 2 sweeps; where the provider works by tasks that outlive a
-sweep, plus the sweeps that those tasks take by themselves. Faults are counted from the beginning of the run, each
-repetition and each second of delay that a fault asks for being one sweep more. A sweep that finds nothing due is
-not counted: a pass that asked for a pause (no room: 30 s, a name that is taken: 60 s) is not driven before it ends.
+sweep, plus the one that sees them ended. Faults are counted from the beginning of the run: the sweep that meets
+the fault, then 2; each repetition and each second of delay that a fault asks for is one more. A sweep that finds
+nothing due is not counted: a pass that asked for a pause (no room: 30 s, a name that is taken: 60 s) is not driven
+before it ends; what waits for it looks every 30 s, and these looks are allowed.
 """
 
 from __future__ import annotations
@@ -146,8 +147,9 @@ class Lab:
     def allowed(self, point: Point) -> int:
         """Return how many sweeps a point may take to its end; see the module's docstring."""
         by_themselves = {"at once": 0, "task": 1, "all tasks": self.lengths.get(point.scenario, MOST)}
-        asked_for = int(point.options.get("times", 1)) - 1 + int(point.options.get("seconds", 0))
-        return SPARE + by_themselves[point.variant] + asked_for
+        asked_for = int(point.options.get("times", 1)) + int(point.options.get("seconds", 0)) if point.effect else 0
+        looks = {"no-capacity": 1, "conflicting": 2}.get(str(point.options.get("error")), 0)
+        return SPARE + by_themselves[point.variant] + asked_for + looks
 
 
 @dataclass(slots=True)
@@ -365,7 +367,7 @@ def _fault(site: Site, scenario: Scenario, _recording: Recording, point: Point) 
     access.control("POST", "faults", match=point.step, effect=point.effect, **point.options)
     if point.effect == "hang":
         site = replace(site, deadline_s=HANG_DEADLINE_S)
-    stopping = point.options.get("error") in STOPPING and point.step.startswith("start:")
+    stopping = point.options.get("error") in STOPPING and scenario.verb != "delete"
 
     def bear_it(here: World) -> Said:
         sweeps = here.drive(scenario.end, most=MOST)
