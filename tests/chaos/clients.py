@@ -168,7 +168,7 @@ class Load:
     stack: Stack
     prefix: str
     clients: int = 6
-    keep_every: int = 5
+    keep_every: int = 8
     answers: Answers = field(default_factory=Answers)
     made: list[Acknowledged] = field(default_factory=list)
     troubles: list[str] = field(default_factory=list)

@@ -37,7 +37,7 @@ KEPT_VARIABLES: Final = ("PATH", "HOME", "LANG", "LC_ALL", "TZ")
 ESTATES: Final = ("k8s-sim", "vsphere-sim")
 TENANT: Final = "aurora"
 LIMITS: Final[Mapping[str, int]] = {
-    "gpu.H100-80GB.slices": 64,
+    "gpu.H100-80GB.slices": 120,
     "gpu.A100-80GB.slices": 32,
     "vcpu": 400,
     "memory_gib": 2000,
