@@ -23,7 +23,12 @@ tenant: other
 name: spare
 spec: {units: [{gpu: {product: A100-80GB}}]}
 """
-UNIT = {"gpu": {"product": "H100-80GB", "profile": "1g.10gb", "count": 1}, "vcpu": 4, "memory_gib": 16, "spread_group": ""}
+UNIT = {
+    "gpu": {"product": "H100-80GB", "profile": "1g.10gb", "count": 1},
+    "vcpu": 4,
+    "memory_gib": 16,
+    "spread_group": "",
+}
 LIVE = {
     "id": "1",
     "name": "chat",

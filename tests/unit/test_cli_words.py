@@ -134,7 +134,10 @@ def test_why_is_the_first_hurdle_and_nothing_when_ready():
     placed = {"type": "Placed", "status": "False", "reason": "NoCapacity", "message": "All are held."}
     ready = {"type": "Ready", "status": "True", "reason": "Done", "message": ""}
 
-    assert why([{"type": "Ready", "status": "False", "reason": "Starting", "message": "starting"}, placed]) == "All are held."
+    assert (
+        why([{"type": "Ready", "status": "False", "reason": "Starting", "message": "starting"}, placed])
+        == "All are held."
+    )
     assert why([ready]) == "-"
     assert why([ready, {"type": "Healthy", "status": "False", "reason": "Unhealthy", "message": "slow"}]) == "slow"
     assert why([{"type": "Suspended", "status": "True", "reason": "ByOperator", "message": "unpaid"}]) == "unpaid"
