@@ -77,7 +77,7 @@ class Deaths:
 
 
 def _place() -> Place:
-    """Return the two innermost functions of our code that a commit belongs to; none for an operation called by a test."""
+    """Return the two innermost functions that a commit belongs to; none for an operation called by a test."""
     found: list[str] = []
     frame: FrameType | None = sys._getframe(2)
     while frame is not None and len(found) < 2:
