@@ -24,6 +24,7 @@ from kombu.transport import TRANSPORT_ALIASES, filesystem
 log = logging.getLogger(__name__)
 
 SCHEME: Final = "filesystem"
+LONGEST_WAIT_S: Final = 0.3
 MOST_UNREADABLE: Final = 100
 """Broken messages thrown away in one look; more wait for the next."""
 
@@ -81,6 +82,11 @@ class Transport(filesystem.Transport):
     """kombu's transport with that channel."""
 
     Channel = Channel
+
+    def drain_events(self, connection: Any, timeout: float | None = None, **_: Any) -> Any:
+        """Wait for messages, never long: a worker that is told to stop looks up only in between."""
+        longest = LONGEST_WAIT_S if timeout is None else min(timeout, LONGEST_WAIT_S)
+        return super().drain_events(connection, timeout=longest)  # type: ignore[no-untyped-call] # as above
 
 
 def register() -> None:
