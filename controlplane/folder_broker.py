@@ -50,6 +50,8 @@ class Channel(filesystem.Channel):
                 return super()._get(queue)  # type: ignore[no-untyped-call] # kombu has few types
             except ValueError:
                 log.warning("a message could not be read and was thrown away")
+            except (OSError, ChannelError):
+                break  # the folder is away; the dispatcher says so, and who waits here waits on
         raise Empty
 
     def get_table(self, exchange: str) -> Any:

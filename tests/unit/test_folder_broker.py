@@ -79,6 +79,22 @@ def test_a_broken_table_of_queues_is_written_anew(channel: Any, folder: Path) ->
     assert sorted(each.queue for each in channel.get_table("passes")) == ["other", "passes"]
 
 
+def test_who_waits_for_messages_outlives_a_folder_that_is_away(channel: Any, folder: Path) -> None:
+    (folder / "data").rmdir()
+    with pytest.raises(Empty):
+        channel._get("passes")
+    (folder / "data").touch()
+    with pytest.raises(Empty):
+        channel._get("passes")
+    (folder / "data").unlink()
+    (folder / "data").mkdir()
+    channel._put("passes", {"number": 3})
+
+    got = channel._get("passes")
+
+    assert got == {"number": 3}
+
+
 def test_a_folder_that_is_a_plain_file_is_an_error_that_the_dispatcher_knows(channel: Any, folder: Path) -> None:
     (folder / "data").rmdir()
     (folder / "data").touch()
