@@ -50,6 +50,7 @@ ROOT_URLCONF = "controlplane.urls"
 ASGI_APPLICATION = "controlplane.asgi.application"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 AUTH_USER_MODEL = "tenants.Person"
+SILENCED_SYSTEM_CHECKS = ["auth.W004"]  # e-mails are unique whatever their case: constraint person_email_unique
 AUTHENTICATION_BACKENDS = ["tenants.login.PersonBackend"]
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.Argon2PasswordHasher"]
 AUTH_PASSWORD_VALIDATORS = [

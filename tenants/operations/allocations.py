@@ -398,9 +398,9 @@ def admit(allocation: Allocation, *, actor: Actor, now: datetime) -> bool:
     answer = outcome[row.pk]
     if isinstance(answer, ledger.Placed):
         _placed(row, spec, answer, actor=actor, now=now)
-        set_product_boundary(row)
     else:
         _wait(row, answer, now=now)
+    tell_product(row)
     QuotaCharge.objects.filter(allocation=row).update(pending=row.queued_at is not None)
     row.save(update_fields=TAKEN_FIELDS)
     if isinstance(answer, ledger.Placed):
@@ -409,11 +409,23 @@ def admit(allocation: Allocation, *, actor: Actor, now: datetime) -> bool:
     return False
 
 
-def set_product_boundary(row: Allocation) -> None:
-    """Tell the product that owns an allocation where it stands, and make it due."""
+def tell_product(row: Allocation) -> None:
+    """Give the product that owns an allocation its word on approval and placement at once, and make it due."""
     model = product_model(ProductKind(row.product_kind))
-    if model is not None:
-        model._base_manager.filter(allocation=row).update(boundary=row.boundary, due_at=row.due_at)
+    if model is None:
+        return
+    said = {ConditionType.APPROVED.value, ConditionType.PLACED.value}
+    for product in model.objects.select_for_update(no_key=True).filter(allocation=row, released_at__isnull=True):
+        kept = [c for c in product.conditions if c["type"] not in said]
+        product.conditions = sorted(
+            [*kept, *(c for c in row.conditions if c["type"] in said)], key=lambda c: str(c["type"])
+        )
+        product.phase = phase_of(
+            product.conditions, deleting=product.deletion_requested_at is not None, released=False
+        ).value
+        product.boundary = row.boundary
+        product.due_at = row.due_at
+        product.save(update_fields=["conditions", "phase", "boundary", "due_at"])
 
 
 def product_model(kind: ProductKind) -> Any:

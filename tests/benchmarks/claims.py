@@ -14,29 +14,10 @@ import argparse
 import multiprocessing
 import os
 import random
-import subprocess
-import sys
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-PRODUCTS = ("H100-80GB",)
-
-
-def environ(server: Any, database: str, process: str) -> dict[str, str]:
-    """Return the environment of one process on the bench database."""
-    from tests import environment
-
-    return {
-        **os.environ,
-        **environment.ENVIRONMENT,
-        "TENANTRY_PROCESS": process,
-        "DATABASE_URL": server.dsn("cp_app", database),
-        "DATABASE_WORKER_URL": server.dsn("cp_worker", database),
-        "DATABASE_OWNER_URL": server.dsn("cp_owner", database),
-    }
+from tests.benchmarks import stage
 
 
 def fill(server: Any, database: str, gpus: int, tenants: int) -> None:
@@ -138,7 +119,7 @@ def client(env: dict[str, str], number: int, tenants: int, seconds: float, batch
 def measure(server: Any, template: str, name: str, *, tenants: int, clients: int, seconds: float, batch: int) -> float:
     """Run one row on a fresh clone; return claims per second."""
     server.create_database(name, template=template)
-    env = environ(server, name, "worker")
+    env = stage.environ(server, name, "worker")
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
     rivals = [context.Process(target=client, args=(env, i, tenants, seconds, batch, queue)) for i in range(clients)]
@@ -163,34 +144,28 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=8)
     parser.add_argument("--clients", type=int, default=4)
     options = parser.parse_args()
-    from controlplane.embedded.postgres import EmbeddedPostgres
-
-    with tempfile.TemporaryDirectory(prefix="tenantry-bench-", dir="/tmp") as folder:
-        Path(folder).chmod(0o755)
-        server = EmbeddedPostgres(Path(folder), profile="production")
-        server.start()
-        try:
-            base: dict[tuple[int, int], float] = {}
-            for gpus in (800, options.gpus):
-                template = f"bench_{gpus}"
-                server.create_database(template)
-                subprocess.run(
-                    [sys.executable, "-m", "controlplane", "migrate", "-v", "0"],
-                    check=True, cwd=ROOT, env=environ(server, template, "owner"),
-                )  # fmt: skip
-                fill(server, template, gpus, 100)
-                print(f"  {gpus} GPUs", flush=True)
-                for tenants, batch in ((100, 1), (1, 1), (100, 100), (1, 100)):
-                    rate = measure(
-                        server, template, "bench_run", tenants=tenants, clients=options.clients,
-                        seconds=options.seconds if gpus > 800 else min(options.seconds, 2), batch=batch,
-                    )  # fmt: skip
-                    if gpus == 800:
-                        base[tenants, batch] = rate
-                    else:
-                        print(f"         ratio to 800 GPUs: {rate / base[tenants, batch]:.2f}", flush=True)
-        finally:
-            server.stop("fast")
+    with stage.server() as server:
+        base: dict[tuple[int, int], float] = {}
+        for gpus in (800, options.gpus):
+            template = f"bench_{gpus}"
+            stage.migrated(server, template)
+            fill(server, template, gpus, 100)
+            print(f"  {gpus} GPUs", flush=True)
+            for tenants, batch in ((100, 1), (1, 1), (100, 100), (1, 100)):
+                seconds = options.seconds if gpus > 800 else min(options.seconds, 2)
+                rate = measure(
+                    server,
+                    template,
+                    "bench_run",
+                    tenants=tenants,
+                    clients=options.clients,
+                    seconds=seconds,
+                    batch=batch,
+                )
+                if gpus == 800:
+                    base[tenants, batch] = rate
+                else:
+                    print(f"         ratio to 800 GPUs: {rate / base[tenants, batch]:.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -192,7 +192,7 @@ def main() -> None:
     if given.model_port:
         asyncio.run(model(given.model_port))
     else:
-        asyncio.run(measure(given.rounds, lambda line: print(line, flush=True)))  # noqa: T201 - the figures are what it is for
+        asyncio.run(measure(given.rounds, lambda line: print(line, flush=True)))
 
 
 if __name__ == "__main__":
