@@ -84,6 +84,13 @@ class Plain(GenerateJsonSchema):
             found["additionalProperties"] = values
         return found
 
+    def default_schema(self, schema: Any) -> dict[str, Any]:
+        """Leave out a default of null: the field may be left out, and where null is no value it is never sent."""
+        found = super().default_schema(schema)
+        if found.get("default", ...) is None:
+            del found["default"]
+        return found
+
     def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002
         """Leave titles out."""
         return False
@@ -142,7 +149,7 @@ class DeclaredSchema(AutoSchema):
             if declared.plannable:
                 answers["200"] = self._json(PlanOut, "What would happen (`plan=true`).")
         else:
-            statuses = {declared.status, 200} if self.method == "PUT" else {declared.status}
+            statuses = {200, 201} if hasattr(self.view, "put_target") and self.method == "PUT" else {declared.status}
             for status in statuses:
                 answers[str(status)] = self._json(declared.answers, declared.answers.__doc__ or "")
             if declared.writes and declared.plannable:

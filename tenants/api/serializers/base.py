@@ -53,11 +53,7 @@ class Change(In):
 
 def absent(description: str | None = None) -> Any:
     """Return the default of a field that may be left out but is never null; left out it reads as None."""
-    return Field(default=None, description=description, json_schema_extra=_without_default)
-
-
-def _without_default(schema: dict[str, Any]) -> None:
-    schema.pop("default", None)
+    return Field(default=None, description=description)
 
 
 class Query(BaseModel):
@@ -92,14 +88,35 @@ def _in_time(at: datetime) -> datetime:
     return at
 
 
+# What `parsing.unsafe_text` refuses, for the document; \t and \n may stand in text of several lines.
+_MARKS: Final = r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
+_LINE_CHARACTER: Final = rf"\u0000-\u001f\u007f-\u009f{_MARKS}"
+_TEXT_CHARACTER: Final = rf"\u0000-\u0008\u000b-\u001f\u007f-\u009f{_MARKS}"
+_LINE: Final = rf"^([^\s{_LINE_CHARACTER}]([^{_LINE_CHARACTER}]*[^\s{_LINE_CHARACTER}])?)?$"
+_TEXT: Final = rf"^[^{_TEXT_CHARACTER}]*$"
+
+
 def line(least: int = 1, most: int = 200) -> Any:
     """Return the type of one line of text without control characters and direction marks."""
-    return Annotated[str, StringConstraints(min_length=least, max_length=most), AfterValidator(_one_line)]
+    shown = Field(json_schema_extra={"pattern": _LINE})
+    return Annotated[str, StringConstraints(min_length=least, max_length=most), AfterValidator(_one_line), shown]
 
 
 def text(most: int = 1000, least: int = 0) -> Any:
-    """Return the type of text that may have several lines."""
-    return Annotated[str, StringConstraints(min_length=least, max_length=most)]
+    """Return the type of text that may have several lines; `parsing.tree` has looked at its characters."""
+    shown = Field(json_schema_extra={"pattern": _TEXT})
+    return Annotated[str, StringConstraints(min_length=least, max_length=most), shown]
+
+
+def word(most: int = 64) -> Any:
+    """Return the type of a query parameter that names something; `parsing.query_as` has looked at its characters."""
+    shown = Field(json_schema_extra={"pattern": rf"^[^{_LINE_CHARACTER}]*$"})
+    return Annotated[str, StringConstraints(max_length=most), shown]
+
+
+ID_PATTERN: Final = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
+IdWord = Annotated[str, StringConstraints(pattern=f"^({ID_PATTERN[1:-1]})?$")]
+"""A query parameter that is an id, or empty."""
 
 
 Name = Annotated[
@@ -143,16 +160,14 @@ class PageQuery(Query):
 class LabelledQuery(PageQuery):
     """Filters of objects with a name, labels and a phase."""
 
-    name: Annotated[str, StringConstraints(max_length=40)] = ""
+    name: word(40) = ""  # type: ignore[valid-type]
     label: list[Annotated[str, StringConstraints(pattern=LABEL, max_length=130)]] = Field(
         default=[], description="`key=value` or `key`; may be given several times, all must hold.", max_length=16
     )
     managed_by: ManagedBy | None = None
     phase: Phase | None = None
-    provider: Annotated[str, StringConstraints(max_length=64)] = Field("", description="Name or id of a provider.")
-    tenant: Annotated[str, StringConstraints(max_length=64)] = Field(
-        "", description="Name or id, in lists across tenants."
-    )
+    provider: word() = Field("", description="Name or id of a provider.")  # type: ignore[valid-type]
+    tenant: word() = Field("", description="Name or id, in lists across tenants.")  # type: ignore[valid-type]
     live: bool | None = Field(None, description="true: without released ones; false: only those.")
 
 

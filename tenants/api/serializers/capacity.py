@@ -21,6 +21,7 @@ from tenants.api.serializers.base import (
     PageQuery,
     absent,
     text,
+    word,
 )
 from tenants.models import Allocation, Boundary, Tenant, Unit
 from tenants.specs import AllocationSpec, BareAsk, GpuAsk, Term, UnitAsk, Where
@@ -307,8 +308,8 @@ class BoundaryQuery(PageQuery):
 
     phase: Phase | None = None
     kind: BoundaryKind | None = None
-    provider: Annotated[str, StringConstraints(max_length=64)] = ""
-    tenant: Annotated[str, StringConstraints(max_length=64)] = ""
+    provider: word() = ""  # type: ignore[valid-type]
+    tenant: word() = ""  # type: ignore[valid-type]
     live: bool | None = None
 
 

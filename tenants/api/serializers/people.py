@@ -7,7 +7,21 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
-from tenants.api.serializers.base import Change, In, Labels, ManagedBy, Moment, Name, Out, PageQuery, absent, line, text
+from tenants.api.serializers.base import (
+    ID_PATTERN,
+    Change,
+    In,
+    Labels,
+    ManagedBy,
+    Moment,
+    Name,
+    Out,
+    PageQuery,
+    absent,
+    line,
+    text,
+    word,
+)
 from tenants.models import ApiToken, Membership, Person, ServiceAccount, Suspension, Tenant
 from tenants.states import (
     ROLE_BY_WORD,
@@ -28,9 +42,8 @@ Email = Annotated[
         max_length=254,
     ),
 ]
-UUID_PATTERN = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
-NewPassword = Annotated[str, StringConstraints(min_length=10, max_length=200)]
-Password = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+NewPassword = text(200, least=10)
+Password = text(200, least=1)
 
 
 def role_of(word: str) -> Role:
@@ -42,7 +55,7 @@ class LoginIn(In):
     """E-mail and password."""
 
     email: Email
-    password: Password
+    password: Password  # type: ignore[valid-type]
     name: line(most=80) = "log-in"  # type: ignore[valid-type]
 
 
@@ -142,7 +155,7 @@ class PersonOut(Out):
 class PersonQuery(PageQuery):
     """Filters of people."""
 
-    email: Annotated[str, StringConstraints(max_length=254)] = ""
+    email: word(254) = ""  # type: ignore[valid-type]
     active: bool | None = None
 
 
@@ -151,7 +164,7 @@ class PersonIn(In):
 
     email: Email
     display_name: line(most=120)  # type: ignore[valid-type]
-    password: NewPassword | None = None
+    password: NewPassword = absent()  # type: ignore[valid-type]
     roles: Annotated[list[PlatformRole], Field(max_length=3)] = []
 
 
@@ -177,8 +190,8 @@ class ReasonIn(In):
 class PasswordIn(In):
     """A new password of one's own."""
 
-    old: Password | None = None
-    new: NewPassword
+    old: Password | None = None  # type: ignore[valid-type]
+    new: NewPassword  # type: ignore[valid-type]
 
 
 class LeaveIn(In):
@@ -254,9 +267,9 @@ class TenantOut(Out):
 class TenantQuery(PageQuery):
     """Filters of tenants."""
 
-    name: Annotated[str, StringConstraints(max_length=40)] = ""
+    name: word(40) = ""  # type: ignore[valid-type]
     status: TenantStatus | None = None
-    parent: Annotated[str, StringConstraints(max_length=64)] = ""
+    parent: word() = ""  # type: ignore[valid-type]
     managed_by: ManagedBy | None = None
 
 
@@ -388,7 +401,7 @@ class RoleIn(In):
 class HandoverIn(In):
     """To whom."""
 
-    to: Annotated[str, StringConstraints(pattern=UUID_PATTERN)] = Field(description="Id of a member.")
+    to: Annotated[str, StringConstraints(pattern=ID_PATTERN)] = Field(description="Id of a member.")
 
 
 class HandoverOut(Out):
@@ -453,7 +466,7 @@ class ServiceAccountChangeIn(Change):
     """What to change of a service account."""
 
     role: ServiceRole = absent()
-    owner: Annotated[str, StringConstraints(pattern=UUID_PATTERN)] = absent("Id of the member who answers for it.")
+    owner: Annotated[str, StringConstraints(pattern=ID_PATTERN)] = absent("Id of the member who answers for it.")
     expires_at: Moment = absent()
 
 

@@ -9,14 +9,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, WithJsonSchema
 
 from tenants import pricing
-from tenants.api.serializers.base import Change, Condition, In, Moment, Name, Out, PageQuery, absent, line
+from tenants.api.serializers.base import Change, Condition, In, Moment, Name, Out, PageQuery, absent, line, text, word
 from tenants.api.serializers.capacity import DIMENSIONS, ProductId
 from tenants.gpu_catalogue import Product, Profile
 from tenants.models import Finding, GpuDevice, Host, HostPlan, PriceList, Provider, ServedModel
 from tenants.states import Binding, HostState, Phase
 
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$")]
-Word64 = Annotated[str, StringConstraints(max_length=64)]
 
 
 class ProviderOut(Out):
@@ -62,8 +61,8 @@ class ProviderOut(Out):
 class ProviderQuery(PageQuery):
     """Filters of providers."""
 
-    kind: Word64 = ""
-    site: Word64 = ""
+    kind: word() = ""  # type: ignore[valid-type]
+    site: word() = ""  # type: ignore[valid-type]
 
 
 class HostOut(Out):
@@ -120,10 +119,10 @@ class HostOut(Out):
 class HostQuery(PageQuery):
     """Filters of hosts."""
 
-    provider: Word64 = ""
+    provider: word() = ""  # type: ignore[valid-type]
     state: HostState | None = None
-    name: Annotated[str, StringConstraints(max_length=200)] = ""
-    product: Word64 = ""
+    name: word(200) = ""  # type: ignore[valid-type]
+    product: word() = ""  # type: ignore[valid-type]
 
 
 class DeviceOut(Out):
@@ -173,9 +172,9 @@ class DeviceOut(Out):
 class DeviceQuery(PageQuery):
     """Filters of devices."""
 
-    provider: Word64 = ""
-    host: Word64 = ""
-    product: Word64 = ""
+    provider: word() = ""  # type: ignore[valid-type]
+    host: word() = ""  # type: ignore[valid-type]
+    product: word() = ""  # type: ignore[valid-type]
     healthy: bool | None = None
 
 
@@ -221,15 +220,15 @@ class FindingOut(Out):
 class FindingQuery(PageQuery):
     """Filters of findings."""
 
-    kind: Word64 = ""
-    provider: Word64 = ""
+    kind: word() = ""  # type: ignore[valid-type]
+    provider: word() = ""  # type: ignore[valid-type]
     open: bool | None = None
 
 
 class PlanQuery(PageQuery):
     """Filters of host plans."""
 
-    host: Word64 = ""
+    host: word() = ""  # type: ignore[valid-type]
     state: Literal["running", "done", "cancelled"] | None = None
 
 
@@ -509,4 +508,4 @@ class ProviderChangeIn(Change):
 class CredentialIn(In):
     """A secret; it is stored encrypted and never shown."""
 
-    value: Annotated[str, StringConstraints(min_length=1, max_length=20000)]
+    value: text(20000, least=1)  # type: ignore[valid-type]

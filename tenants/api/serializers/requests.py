@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
-from tenants.api.serializers.base import Change, In, Moment, Name, Out, PageQuery, absent, line, text
+from tenants.api.serializers.base import Change, In, Moment, Name, Out, PageQuery, absent, line, text, word
 from tenants.api.serializers.capacity import Dimension
 from tenants.api.serializers.people import Email, RoleWord
 from tenants.models import AutoApprovalRule, Delegation, Request
@@ -203,7 +203,7 @@ class RequestQuery(PageQuery):
 
     kind: RequestKind | None = None
     state: RequestState | None = None
-    tenant: Annotated[str, StringConstraints(max_length=64)] = ""
+    tenant: word() = ""  # type: ignore[valid-type]
 
 
 class InboxOut(Out):

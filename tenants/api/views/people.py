@@ -254,7 +254,7 @@ class People(PersonView):
         return people.create(
             email=body.email,
             display_name=body.display_name,
-            password=body.password or "",
+            password=body.password if "password" in body.model_fields_set else "",
             roles=body.roles,
             actor=call.actor,
             now=call.now,
