@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Thread
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 from uuid import UUID
 
 import pytest
@@ -83,7 +83,7 @@ class Traffic:
         self._callers: list[Future[None]] = []
         self._published: dict[UUID, tuple[EndpointConfig, ...]] = {}
 
-    def __enter__(self) -> Traffic:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
