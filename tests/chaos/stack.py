@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -24,7 +26,7 @@ from typing import Any, Final, Self
 import httpx
 import psycopg
 
-from controlplane.embedded import processes, programs, supervisor
+from controlplane.embedded import ports, processes, programs, supervisor
 from controlplane.embedded.installation import Installation
 from controlplane.embedded.places import Places
 from controlplane.embedded.postgres import DATABASE, EmbeddedPostgres
@@ -65,6 +67,16 @@ def until(condition: Callable[[], bool], *, within_s: float, what: str) -> float
     return time.monotonic() - began
 
 
+def free_port() -> int:
+    """Return a port that is free now, below those that the system hands out by itself."""
+    for _ in range(100):
+        port = random.randint(20_000, 32_000)  # noqa: S311 - no secret
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise ChaosFailed("no port is free")
+
+
 @dataclass
 class Stack:
     """One running installation."""
@@ -76,7 +88,8 @@ class Stack:
     _tokens: dict[str, str] = field(default_factory=dict, repr=False)
 
     def __enter__(self) -> Self:
-        """Start."""
+        """Start, on ports that nobody else prefers: one that is taken while we are away would be another address."""
+        ports.remember(self.places.ports_file, {"web": free_port(), "sandbox": free_port()})
         try:
             self.start()
         except BaseException:
