@@ -70,7 +70,7 @@ def until(condition: Callable[[], bool], *, within_s: float, what: str) -> float
 def free_port() -> int:
     """Return a port that is free now, below those that the system hands out by itself."""
     for _ in range(100):
-        port = random.randint(20_000, 32_000)  # noqa: S311 - no secret
+        port = random.randint(20_000, 32_000)
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
