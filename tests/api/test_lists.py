@@ -126,9 +126,10 @@ def test_the_number_of_statements_does_not_grow_with_the_rows(api, noun):
 
 
 @pytest.mark.slow
-def test_a_page_of_ten_thousand_rows_takes_less_than_a_tenth_of_a_second(api):
+def test_a_page_of_ten_thousand_rows_takes_less_than_a_tenth_of_a_second(api, superuser):
     tenant = factories.tenant(name="acme")
     allocations(tenant, 10_000)
+    superuser.execute("ANALYZE")  # as autovacuum does within a minute; the test server has it off
     me = api(factories.member(tenant))
     me.get("allocations")
 
