@@ -138,7 +138,11 @@ class Story:
     # --- what must hold -------------------------------------------------------------------------------
 
     def at_rest(self, *, findings: int = 0) -> EstateAccount:
-        """Assert that ledger, truth and account agree, and that nothing is under way; return the account."""
+        """Assert that ledger, truth and account agree, and that nothing is under way; return the account.
+
+        Where the worker was to die, it must have: in dozens of places, once in each.
+        """
+        assert self.deaths is None or self.kills == len(self.deaths.places) >= 20
         self.settle()
         assert audit.findings() == []
         assert ledger_view(occupied=True) == truth(self.here)

@@ -103,13 +103,14 @@ def test_standard_and_trial_are_warned_kept_and_reclaimed_in_order_and_productio
     # Production: overdue for weeks, said once a week, never taken.
     assert fresh(production).phase == "Ready"
     overdue = condition_of(fresh(production.allocation).conditions, ConditionType.EXPIRING)
+    assert overdue is not None
     assert (overdue["status"], overdue["reason"]) == ("False", "ReviewOverdue")
     weeks = (told.now - end_of(production)) // timedelta(days=7) + 1
     kinds = [kind for kind, _ in notices(production)]
     assert (kinds.count("expiry-warning"), kinds.count("review-overdue")) == (3, weeks)
     assert weeks >= 2
     account = told.at_rest()
-    assert Hold.objects.get().unit.allocation_id == production.allocation_id
+    assert Hold.objects.get().unit == production.allocation.units.get()
     assert Boundary.objects.filter(released_at=None).count() == 1
     assert account.slot_hours(Use.BILLED) > 24 * 35
 

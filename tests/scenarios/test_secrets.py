@@ -87,7 +87,8 @@ def catch() -> Iterator[Catch]:
     """Log everything there is at DEBUG, statements of the database included."""
     found = Catch()
     handler = Everything(found)
-    loggers = [logging.root, *(each for each in logging.root.manager.loggerDict.values() if hasattr(each, "setLevel"))]
+    named = logging.root.manager.loggerDict.values()
+    loggers = [logging.root, *(each for each in named if isinstance(each, logging.Logger))]
     before = [(each, each.level, each.propagate, each.disabled) for each in loggers]
     for each in loggers:
         each.setLevel(logging.DEBUG)
@@ -111,7 +112,7 @@ class Watched(Api):
         super().__init__(token)
         self.catch = catch
 
-    def __call__(self, method: str, path: str, body: Any = None, *, hands_over: bool = False, **more: Any) -> Answer:
+    def __call__(self, method: str, path: str, body: Any = None, *, hands_over: bool = False, **more: Any) -> Answer:  # type: ignore[override]
         answer = super().__call__(method, path, body, **more)
         if not hands_over:
             self.catch.add(f"the answer {answer.status} of {method} {path}", answer.raw.decode())
