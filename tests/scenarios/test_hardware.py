@@ -12,7 +12,7 @@ from tenants.models import Event, GpuDevice, Hold, HostPlan, Notice, Unit
 from tenants.operations import inventory, namespaces
 from tenants.pricing import Use
 from tests.drive import fresh, is_gone, is_ready
-from tests.scenarios.story import Deaths, customer, endpoint, host, machine, namespace, node, story
+from tests.scenarios.story import Deaths, Story, customer, endpoint, host, machine, namespace, node, story
 
 pytestmark = pytest.mark.usefixtures("db")
 
