@@ -33,12 +33,13 @@ expected-statuses = ["2xx", "401", "403", "404", "409", "412", "422", "428", "42
 expected-statuses = ["400", "401", "403", "404", "405", "406", "409", "412", "415", "422", "428", "429"]
 """
 # Refused for what no schema can say: nobody has this e-mail, no such model, a common password, a past moment,
-# a price of another currency, nothing asked for, a payload of another kind of request.
+# a price of another currency, nothing asked for, a payload of another kind of request, signs nobody can see.
 BY_MEANING = (
     "auto-approval-rules.create", "delegations.create", "endpoints.create", "endpoints.create_key", "endpoints.put",
     "endpoints.revise", "machines.create", "machines.put", "members.create", "members.hand_over", "namespaces.create",
     "namespaces.put", "allocations.create", "allocations.create_batch", "allocations.renew", "people.create",
-    "people.leave", "prices.create", "providers.create", "providers.update", "quotas.set", "requests.create",
+    "people.leave", "people.update", "people.suspend", "prices.create", "requests.comment", "served-models.create",
+    "served-models.update", "providers.set_credential", "providers.create", "providers.update", "quotas.set", "requests.create",
     "requests.create_join", "requests.create_tenant", "requests.create_write_off", "requests.decide",
     "requests.revise", "service-account-tokens.create", "service-accounts.create", "service-accounts.update",
     "costs.list", "tenants.create", "tenants.create_child", "tenants.set_policy", "tenants.suspend", "tenants.update",

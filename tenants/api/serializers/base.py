@@ -25,8 +25,9 @@ from tenants.api.parsing import unsafe_text
 from tenants.models.fields import SLUG_PATTERN
 from tenants.states import Phase
 
-LATEST: Final = datetime(2100, 1, 1, tzinfo=UTC)
-EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
+# A day wider than the years that the pattern shows: a time zone moves a moment by less than that.
+LATEST: Final = datetime(2100, 1, 2, tzinfo=UTC)
+EARLIEST: Final = datetime(1999, 12, 31, tzinfo=UTC)
 LABEL_KEY: Final = r"^[a-z0-9]([a-z0-9._/-]{0,61}[a-z0-9])?$"
 LABEL_VALUE: Final = r"^([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?$"
 LABEL: Final = f"{LABEL_KEY[:-1]}(={LABEL_VALUE[1:-1]})?$"
@@ -124,7 +125,11 @@ Name = Annotated[
     StringConstraints(pattern=SLUG_PATTERN, max_length=40),
     Field(description="A DNS label: a-z, 0-9 and '-', starting with a letter, at most 40 characters."),
 ]
-Moment = Annotated[datetime, AfterValidator(_in_time), WithJsonSchema({"type": "string", "format": "date-time"})]
+Moment = Annotated[
+    datetime,
+    AfterValidator(_in_time),
+    WithJsonSchema({"type": "string", "format": "date-time", "pattern": "^20[0-9]{2}-"}),
+]
 LabelKey = Annotated[str, StringConstraints(pattern=LABEL_KEY, max_length=63)]
 LabelValue = Annotated[str, StringConstraints(pattern=LABEL_VALUE, max_length=63)]
 Labels = Annotated[dict[LabelKey, LabelValue], Field(max_length=32)]

@@ -255,10 +255,10 @@ class ApiView(APIView):
     def _take_options(self, declared: Declared, given: Any) -> None:
         """Take `plan`, `wait` and `for` out of the query, where this operation knows them."""
         if declared.writes and declared.plannable and "plan" in given:
-            word = given.pop("plan")
-            if word not in (["true"], ["false"]):
+            words = [str(word).lower() for word in given.pop("plan")]
+            if words not in (["true"], ["false"]):
                 raise InvalidSpec("Say true or false.", field="plan")
-            self.planning = word == ["true"]
+            self.planning = words == ["true"]
         if declared.waitable:
             self.wait_s = _seconds(given.pop("wait")) if "wait" in given else 0.0
             words = given.pop("for") if "for" in given else []
