@@ -104,7 +104,16 @@ class Story:
         return self.here.clock()
 
     def sweep(self) -> bool:
-        """Run what is due; False when the worker was killed, and its leases have to run out first."""
+        """Run what is due; False when the worker was killed, and its leases have to run out first.
+
+        Whatever happened: nothing runs on room that the ledger believes to be free.
+        """
+        try:
+            return self._sweep()
+        finally:
+            assert unheld(self.here) == []
+
+    def _sweep(self) -> bool:
         if self.deaths is None:
             self.here.sweep()
             return True
@@ -201,6 +210,18 @@ def ledger_view(*, occupied: bool = False) -> set[tuple[str, str, int, int]]:
 def truth(here: World) -> set[tuple[str, str, int, int]]:
     """Return (host, device, start, size) of what is really used."""
     return {(use.host, use.device, use.start, use.size) for use in views.truth(here.estate.state)}
+
+
+def unheld(here: World) -> list[str]:
+    """Return what really runs on slots that no hold of any kind keeps."""
+    kept: dict[str, int] = {}
+    for ref, start, size in Hold.objects.values_list("device__provider_ref", "start", "size"):
+        kept[ref] = kept.get(ref, 0) | ((1 << size) - 1) << start
+    return [
+        f"{use.name} on {use.device} at {use.start}"
+        for use in views.truth(here.estate.state)
+        if ((1 << use.size) - 1) << use.start & ~kept.get(use.device, 0)
+    ]
 
 
 # --- making stories -------------------------------------------------------------------------------------

@@ -61,6 +61,7 @@ def pass_days(told: Story, until: datetime, *, hours: int = 24) -> None:
     told.sweep()
 
 
+@pytest.mark.slow
 def test_standard_and_trial_are_warned_kept_and_reclaimed_in_order_and_production_is_not(
     told: Story, acme: Customer
 ) -> None:
@@ -115,6 +116,7 @@ def test_standard_and_trial_are_warned_kept_and_reclaimed_in_order_and_productio
     assert account.slot_hours(Use.BILLED) > 24 * 35
 
 
+@pytest.mark.slow
 def test_a_renewal_in_grace_undoes_it_and_the_new_term_warns_anew(told: Story, acme: Customer) -> None:
     row = ready(told, acme, "chat", 16)
     first_end = end_of(row)

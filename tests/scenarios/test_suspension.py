@@ -140,7 +140,14 @@ def traffic(tmp_path: Path) -> Iterator[Traffic]:
         yield running
 
 
-@pytest.mark.parametrize("depth", list(SuspensionDepth))
+@pytest.mark.parametrize(
+    "depth",
+    [
+        pytest.param(SuspensionDepth.KEYS, marks=pytest.mark.slow),
+        pytest.param(SuspensionDepth.NETWORK, marks=pytest.mark.slow),
+        SuspensionDepth.POWER,
+    ],
+)
 def test_a_tenant_is_suspended_under_load_and_resumed(
     deaths: Deaths | None, depth: SuspensionDepth, traffic: Traffic
 ) -> None:
