@@ -15,8 +15,6 @@ from typing import Any
 
 from tests.benchmarks import stage
 
-WRITES = ("n_tup_ins", "n_tup_upd", "n_tup_del")
-
 
 class Counting:
     """A driver that counts what is called."""
@@ -41,7 +39,8 @@ def written(connection: Any) -> int:
     """Return how many rows of our tables were ever written, by PostgreSQL's own statistics."""
     connection.execute("SELECT pg_stat_force_next_flush()")
     row = connection.execute(
-        "SELECT coalesce(sum(n_tup_ins + n_tup_upd + n_tup_del), 0) FROM pg_stat_user_tables WHERE relname LIKE 'tenants_%'"
+        "SELECT coalesce(sum(n_tup_ins + n_tup_upd + n_tup_del), 0) FROM pg_stat_user_tables "
+        "WHERE relname LIKE 'tenants_%'"
     ).fetchone()
     return int(row[0])
 
