@@ -109,9 +109,8 @@ def measure(count: int, connection: Any) -> None:
     start = time.perf_counter()
     world.sweep()
     took = time.perf_counter() - start
-    print(
-        f"  idle sweep: {took * 1000:.0f} ms, driver calls {dict(driver.calls)}, rows written {written(connection) - before}"
-    )
+    rows = written(connection) - before
+    print(f"  idle sweep: {took * 1000:.0f} ms, driver calls {dict(driver.calls)}, rows written {rows}")
 
 
 if __name__ == "__main__":
