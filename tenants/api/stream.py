@@ -28,7 +28,7 @@ from tenants.actor import Actor
 from tenants.api import parsing
 from tenants.api.authentication import session_actor
 from tenants.api.scoping import actor_of
-from tenants.api.serializers.base import Moment, Query
+from tenants.api.serializers.base import Bound, Query
 from tenants.api.serializers.records import EventOut
 from tenants.api.views.base import ApiView
 from tenants.errors import ControlPlaneError, InvalidSpec, Unauthenticated
@@ -47,7 +47,7 @@ class StreamQuery(Query):
 
     tenant: Annotated[str, StringConstraints(max_length=64)] = ""
     kind: Annotated[str, StringConstraints(max_length=80)] = Field("", description="Kind, or its part before the dot.")
-    since: Moment | None = None
+    since: Bound | None = None
 
 
 @dataclass(slots=True)

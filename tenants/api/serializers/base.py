@@ -25,9 +25,8 @@ from tenants.api.parsing import unsafe_text
 from tenants.models.fields import SLUG_PATTERN
 from tenants.states import Phase
 
-# A day wider than the years that the pattern shows: a time zone moves a moment by less than that.
-LATEST: Final = datetime(2100, 1, 2, tzinfo=UTC)
-EARLIEST: Final = datetime(1999, 12, 31, tzinfo=UTC)
+LATEST: Final = datetime(2100, 1, 1, tzinfo=UTC)
+EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
 LABEL_KEY: Final = r"^[a-z0-9]([a-z0-9._/-]{0,61}[a-z0-9])?$"
 LABEL_VALUE: Final = r"^([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?$"
 LABEL: Final = f"{LABEL_KEY[:-1]}(={LABEL_VALUE[1:-1]})?$"
@@ -75,6 +74,15 @@ def _one_line(text: str) -> str:
     if text != text.strip():
         raise ValueError("begins or ends with a space")
     return text
+
+
+def _clamped(at: datetime) -> datetime:
+    if at.tzinfo is None:
+        raise ValueError("needs a time zone, as in 2026-06-01T12:00:00Z")
+    try:
+        return min(max(at.astimezone(UTC), EARLIEST), LATEST)
+    except OverflowError:
+        return EARLIEST if at.year < EARLIEST.year else LATEST
 
 
 def _in_time(at: datetime) -> datetime:
@@ -128,8 +136,10 @@ Name = Annotated[
 Moment = Annotated[
     datetime,
     AfterValidator(_in_time),
-    WithJsonSchema({"type": "string", "format": "date-time", "pattern": "^20[0-9]{2}-"}),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
 ]
+Bound = Annotated[datetime, AfterValidator(_clamped), WithJsonSchema({"type": "string", "format": "date-time"})]
+"""Where a search begins or ends; nothing lies before 2000 or after 2100."""
 LabelKey = Annotated[str, StringConstraints(pattern=LABEL_KEY, max_length=63)]
 LabelValue = Annotated[str, StringConstraints(pattern=LABEL_VALUE, max_length=63)]
 Labels = Annotated[dict[LabelKey, LabelValue], Field(max_length=32)]

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from tenants.api.serializers.base import IdWord, In, Moment, Out, PageQuery, word
+from tenants.api.serializers.base import Bound, IdWord, In, Moment, Out, PageQuery, word
 from tenants.api.serializers.capacity import Dimension
 from tenants.models import Checkpoint, Event, Notice, Quota, UsageRecord
 from tenants.states import HoldKind
@@ -55,8 +55,8 @@ class EventQuery(PageQuery):
     object_kind: word(80) = ""  # type: ignore[valid-type]
     object_id: IdWord = ""
     tenant: word() = ""  # type: ignore[valid-type]
-    since: Moment | None = None
-    until: Moment | None = None
+    since: Bound | None = None
+    until: Bound | None = None
 
 
 class UsageOut(Out):

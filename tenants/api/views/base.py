@@ -108,13 +108,21 @@ def reads(
     answers: type[Out],
     query: type[BaseModel] = NoQuery,
     waitable: bool = False,
+    statuses: tuple[int, ...] = (),
 ) -> Callable[[Handler], Callable[..., HttpResponse]]:
     """Make a handler the GET of an operation. It returns an `Out`, or a row that `show` turns into one."""
 
     def decorate(function: Handler) -> Callable[..., HttpResponse]:
         summary, description = _words(function)
         declared = Declared(
-            operation_id, summary, description, writes=False, answers=answers, query=query, waitable=waitable
+            operation_id,
+            summary,
+            description,
+            writes=False,
+            answers=answers,
+            query=query,
+            waitable=waitable,
+            statuses=statuses,
         )
 
         def run(self: ApiView, request: Request, **path: str) -> HttpResponse:

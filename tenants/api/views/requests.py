@@ -234,7 +234,7 @@ class RequestProof(RequestView):
 
     key = "name"
 
-    @reads("requests.proof", answers=ProofOut)
+    @reads("requests.proof", answers=ProofOut, statuses=(409,))
     def get(self, call: Call) -> Out:
         """Say what approving would do now: where it would run, limits, cost, whom it delays."""
         found = requests.proof(request=call.target, actor=call.actor, now=call.now)
