@@ -11,16 +11,21 @@ import gc
 import multiprocessing
 import os
 import random
+import signal
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import django
 
 from tests import environment
 
-_lab = None
+_lab: Any = None
 """The lab of this process; jobs inherit it with the fork."""
 
 
@@ -30,23 +35,25 @@ def main() -> int:
     parser.add_argument("--sample", type=int, default=0, help="only so many points, drawn by --seed")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=2, help="points at once")
-    parser.add_argument("--real", type=int, default=1, help="real Celery workers killed per instant; 0: none")
+    parser.add_argument("--real", type=int, default=2, help="real Celery workers killed per instant; 0: none")
     parser.add_argument("--only", default="", help="only points whose line contains this")
     parser.add_argument("--scenario", default="", help="only scenarios whose name contains this")
     parser.add_argument("--verbose", action="store_true", help="print good points too")
     options = parser.parse_args()
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="tenantry-crash-", dir="/tmp") as name:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))  # so that server and folder go, too
+    with tempfile.TemporaryDirectory(prefix="tenantry-crash-", dir="/tmp", ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        folder.chmod(0o755)
+        folder.chmod(0o755)  # PostgreSQL may run as another user
         good = _run(folder, options)
-    print(f"{time.monotonic() - started:.0f} s in all")
+    print(f"{time.monotonic() - started:.0f} s in all: {'all good' if good else 'FAILED'}")
     return 0 if good else 1
 
 
 def _run(folder: Path, options: argparse.Namespace) -> bool:
     os.environ.update(
         {
+            **environment.ENVIRONMENT,
             "DATABASE_WORKER_URL": _dsn(folder, "postgres", "-c role=cp_worker -c app.actor=system"),
             "DATABASE_URL": _dsn(folder, "cp_app", ""),
             "TENANTRY_INVENTORY_S": "3",
@@ -54,9 +61,8 @@ def _run(folder: Path, options: argparse.Namespace) -> bool:
             "TENANTRY_LEASE_TTL_S": "1",
         }
     )
-    import django
-
     django.setup()
+    from provisioners.kinds import PASSES
     from tests.crash import databases, points, provider, scenarios, table
     from tests.crash.clock import Clocks
 
@@ -73,15 +79,8 @@ def _run(folder: Path, options: argparse.Namespace) -> bool:
         gc.freeze()
         chosen = [scenario for scenario in scenarios.SCENARIOS if options.scenario in scenario.name]
         failures = _record(lab, chosen, options)
-        found = _points(lab, chosen)
-        if options.only:
-            found = [point for point in found if options.only in line_of(point)]
-        modes = Counter(point.mode for point in found)
-        print(f"{len(found)} points: {', '.join(f'{count} {mode}' for mode, count in modes.items())}", flush=True)
-        if options.sample:
-            found = _sampled(found, options)
-        failures += _do(found, options)
-        missing = [] if options.scenario else points.unreached(lab.recordings.values(), [*_kinds()])
+        failures += _do(_drawn(_points(lab, chosen, options), options), options)
+        missing = [] if options.scenario else points.unreached(lab.recordings.values(), list(PASSES))
         for step in missing:
             print(f"FAILED  no scenario comes to {step}")
         return not failures and not missing
@@ -91,22 +90,14 @@ def _run(folder: Path, options: argparse.Namespace) -> bool:
 
 
 def _dsn(folder: Path, role: str, options: str) -> str:
-    from urllib.parse import quote
-
     extra = f"&options={quote(options)}" if options else ""
     return f"postgresql://{role}@/none?host={quote(str(folder / 'postgresql' / 'socket'), safe='')}&port=5432{extra}"
 
 
-def _kinds() -> Iterator[str]:
-    from provisioners.kinds import PASSES
-
-    return iter(PASSES)
-
-
-def _record(lab, scenarios, options) -> int:
-    """Prepare every scenario and run it undisturbed; return how many failed."""
+def _record(lab: Any, chosen: Sequence[Any], options: argparse.Namespace) -> int:
+    """Prepare scenarios and run them undisturbed; return how many failed."""
     failures = 0
-    for scenario in scenarios:
+    for scenario in chosen:
         lab.prepare(scenario)
         for variant in ("at once", "all tasks"):
             outcome = lab.record(scenario, variant)
@@ -115,41 +106,49 @@ def _record(lab, scenarios, options) -> int:
     return failures
 
 
-def _points(lab, chosen) -> list:
+def _points(lab: Any, chosen: Sequence[Any], options: argparse.Namespace) -> list[Any]:
     from tests.crash import points
 
-    found = []
+    found: list[Any] = []
     for scenario in chosen:
         recording = lab.recordings[scenario.name]
         found += points.kills(recording)
         found += points.stops(recording, scenario)
         found += points.faults(recording, scenario)
         found += [points.Point(scenario.name, "all tasks", "rivals", what=f"round {n}") for n in (1, 2)]
-    return found
+    return found + list(points.workers(list(lab.recordings.values()), options.real))
 
 
-def _sampled(found: Sequence, options) -> list:
-    dice = random.Random(options.seed)
-    return dice.sample(list(found), min(options.sample, len(found)))
+def _drawn(found: Sequence[Any], options: argparse.Namespace) -> list[Any]:
+    """Return the points to do: those that were asked for, and a sample of them. Real workers are never left out."""
+    chosen = [point for point in found if options.only in line_of(point)]
+    if options.sample:
+        real = [point for point in chosen if point.mode == "worker"]
+        others = [point for point in chosen if point.mode != "worker"]
+        chosen = real + random.Random(options.seed).sample(others, min(options.sample - len(real), len(others)))
+    modes = Counter(point.mode for point in chosen)
+    words = ", ".join(f"{count} {mode}" for mode, count in modes.items())
+    print(f"{len(chosen)} of {len(found)} points: {words}", flush=True)
+    return chosen
 
 
-def _one(point):
+def _one(point: Any) -> Any:
     return _lab.run(point)
 
 
-def _job(numbers) -> None:
+def _job(numbers: Any) -> None:
     _lab.slot = numbers.get()
 
 
-def _do(found, options) -> int:
+def _do(found: Sequence[Any], options: argparse.Namespace) -> int:
     """Do points in jobs forked from this process; print them; return how many failed."""
     started = time.monotonic()
     context = multiprocessing.get_context("fork")
     numbers = context.SimpleQueue()
     for number in range(1, options.jobs + 1):
         numbers.put(number)
-    counts: Counter = Counter()
-    bad: Counter = Counter()
+    counts: Counter[tuple[str, str]] = Counter()
+    bad: Counter[tuple[str, str]] = Counter()
     times = []
     with context.Pool(options.jobs, _job, (numbers,)) as pool:
         for outcome in pool.imap_unordered(_one, found):
@@ -162,26 +161,29 @@ def _do(found, options) -> int:
     for (mode, instant), count in sorted(counts.items()):
         print(f"{mode:10} {instant:15} {count:7} {bad[mode, instant]:7}")
     if times:
-        print(f"{len(times)} points in {time.monotonic() - started:.0f} s, {sum(times) / len(times):.0f} ms each, "
-              f"the slowest {max(times):.0f} ms, {sum(bad.values())} failed")
+        print(
+            f"{len(times)} points in {time.monotonic() - started:.0f} s, {sum(times) / len(times):.0f} ms each, "
+            f"the slowest {max(times):.0f} ms, {sum(bad.values())} failed"
+        )
     return sum(bad.values())
 
 
-def line_of(point) -> str:
+def line_of(point: Any) -> str:
     """Return a point's words as the table shows them."""
     return f"{point.scenario:38} {point.variant:9} {point.step:26} {point.words}"
 
 
-def _print(outcome, options) -> None:
+def _print(outcome: Any, options: argparse.Namespace) -> None:
     if outcome.good and not options.verbose:
         return
     word = "ok     " if outcome.good else "FAILED "
-    print(f"{word} {line_of(outcome.point):115} {outcome.sweeps:3}/{outcome.allowed:<3} {outcome.ms:6.0f} ms", flush=True)
+    sweeps = f"{outcome.sweeps:3}/{outcome.allowed:<3}"
+    print(f"{word} {line_of(outcome.point):115} {sweeps} {outcome.ms:6.0f} ms", flush=True)
     for problem in outcome.problems:
         print(f"          {problem}")
     if not outcome.good:
         for line in outcome.explain:
-            print(f"            | {line}")
+            print(f"            | {line}", flush=True)
 
 
 if __name__ == "__main__":

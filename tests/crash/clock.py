@@ -6,8 +6,10 @@ because the point's time was moved on, never because anybody slept. Memory is sh
 
 from __future__ import annotations
 
+import math
 import mmap
 import struct
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -38,7 +40,11 @@ class Clock:
     def seconds(self) -> float:
         """Return the time as the sandbox counts it."""
         value: float = _FORMAT.unpack_from(self.memory, self.number * _FORMAT.size)[0]
-        return value
+        return time.time() if math.isnan(value) else value
+
+    def run(self) -> None:
+        """Let the time be that of the wall, until it is set again: for real workers, which know no other."""
+        self.set(math.nan)
 
     def __call__(self) -> datetime:
         """Return the time as passes count it."""

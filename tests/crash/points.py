@@ -154,3 +154,17 @@ def unreached(recordings: Iterable[Recording], kinds: Sequence[str]) -> list[str
     bare = {("undo:" if step.startswith("undo:") else "") + split(step.removeprefix("undo:"))[0] for step in reached}
     wanted = [name for name, entry in REGISTRY.items() if {str(kind) for kind in entry.kinds} & set(kinds)]
     return sorted(word for name in wanted for word in (name, f"undo:{name}") if word not in bare)
+
+
+def workers(recordings: Sequence[Recording], each: int) -> Iterator[Point]:
+    """Per instant `each` points at which a real Celery worker is killed, spread over scenarios and steps."""
+    cells: dict[str, list[tuple[Recording, str]]] = {instant.value: [] for instant in Instant}
+    for recording in recordings:
+        for step, instant in dict.fromkeys((step, instant) for step, instant, _ in recording.trace):
+            if not step.endswith(CONCLUDES):
+                cells[instant].append((recording, step))
+    for number, (instant, found) in enumerate(cells.items()):
+        for turn in range(min(each, len(found))):
+            # Evenly apart, and elsewhere for each instant: all products and both directions come up.
+            recording, step = found[(turn * len(found) // each + number * 17) % len(found)]
+            yield Point(recording.scenario, "at once", "worker", step, instant)

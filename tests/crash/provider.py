@@ -158,7 +158,7 @@ class EstateAccess:
             headers={"Authorization": f"Bearer {TOKEN}"},
             timeout=DEADLINE_S,
             trust_env=False,
-            verify=False,  # noqa: S501 - loopback
+            verify=False,
         )
 
     def driver(self, *, deadline_s: float = DEADLINE_S) -> SandboxDriver:

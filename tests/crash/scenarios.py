@@ -56,7 +56,6 @@ ALL_TASKS: Final = {"delays_s": {"": 0.5}, "boot_s": 0.5, "load_s": 0.5, "report
 Act = Callable[[World], None]
 
 
-
 def settings_of(variant: str, step: str) -> dict[str, Any]:
     """Return how the provider works in a variant.
 
@@ -313,7 +312,13 @@ _SUSPENDED: Final = everything("Suspended")
 def _life(product: str, make: Act) -> list[Scenario]:
     return [
         Scenario(f"{product} create", (), make, _READY, opposite=_DELETE),
-        Scenario(f"{product} delete", (make,), delete_everything, gone, opposite=(Opposite("delete again", delete_everything, gone),)),
+        Scenario(
+            f"{product} delete",
+            (make,),
+            delete_everything,
+            gone,
+            opposite=(Opposite("delete again", delete_everything, gone),),
+        ),
     ]
 
 
@@ -322,19 +327,37 @@ def _serving(product: str, make: Act) -> list[Scenario]:
         *_life(product, make),
         Scenario(f"{product} change revise", (make,), _revise, _revised, opposite=_DELETE),
         Scenario(
-            f"{product} change suspend", (make,), _suspend, _SUSPENDED, opposite=(*_DELETE, Opposite("resume", _resume, _READY))
+            f"{product} change suspend",
+            (make,),
+            _suspend,
+            _SUSPENDED,
+            opposite=(*_DELETE, Opposite("resume", _resume, _READY)),
         ),
-        Scenario(f"{product} change resume", (make, _suspend), _resume, _READY, opposite=(Opposite("suspend", _suspend, _SUSPENDED),)),
+        Scenario(
+            f"{product} change resume",
+            (make, _suspend),
+            _resume,
+            _READY,
+            opposite=(Opposite("suspend", _suspend, _SUSPENDED),),
+        ),
     ]
 
 
 SCENARIOS: Final[tuple[Scenario, ...]] = (
     *_serving("endpoint/namespace", _IN_NAMESPACE),
-    Scenario("endpoint/namespace change widen", (_IN_NAMESPACE,), _bare, _more(2), opposite=(Opposite("narrow", _narrow, _more(1)),)),
+    Scenario(
+        "endpoint/namespace change widen",
+        (_IN_NAMESPACE,),
+        _bare,
+        _more(2),
+        opposite=(Opposite("narrow", _narrow, _more(1)),),
+    ),
     *_serving("endpoint/vm", _IN_VM),
     Scenario("endpoint/vm change move", (_IN_VM,), _move, _READY, opposite=_DELETE),
     *_life("machine/vm", _BOX),
-    Scenario("machine/vm change off", (_BOX,), _power("off"), _switched_off, opposite=(Opposite("on", _power("on"), _READY),)),
+    Scenario(
+        "machine/vm change off", (_BOX,), _power("off"), _switched_off, opposite=(Opposite("on", _power("on"), _READY),)
+    ),
     Scenario("machine/vm change on", (_BOX, _power("off")), _power("on"), _READY, opposite=_DELETE),
     Scenario("machine/vm change move", (_BOX,), _move, _READY, opposite=_DELETE),
     Scenario("machine/vm change beside", (_BOX,), _machine("other"), _READY, opposite=_DELETE),

@@ -21,8 +21,7 @@ from typing import Any, Final
 from provisioners import instants, sweep
 from provisioners.instants import Instant
 from provisioners.kinds import PASSES
-from tests.conftest import NOW
-from tests.crash import scenarios, world
+from tests.crash import scenarios, workers, world
 from tests.crash.children import Child, ChildFailed, Fate, Say, fork
 from tests.crash.clock import Clocks
 from tests.crash.databases import BASE, Databases
@@ -34,6 +33,7 @@ from tests.crash.world import TTL_S, Site, World
 SPARE: Final = 2
 """Sweeps that a disturbance may cost."""
 MOST: Final = 60
+AN_HOUR_S: Final = 3600.0
 PREPARING: Final = 0
 """Slot of the clock that templates are made on."""
 Said = dict[str, Any]
@@ -69,7 +69,7 @@ class Lab:
     def ground(self) -> None:
         """Make the template that every scenario begins with."""
         clock = self.clocks.slot(PREPARING)
-        clock.set(NOW.timestamp())
+        clock.set(time.time() - AN_HOUR_S)  # real workers come after what was prepared
         self.databases.clone("crash_ground", template=BASE)
         site = Site("crash_ground", self.provider.url, "e0-ground", clock)
         _finish(fork(lambda _say: _ground(world.enter(site))))
@@ -98,9 +98,7 @@ class Lab:
     def place(self, scenario: str) -> _Copy:
         """Return a clone of a scenario's template, for the length of a `with` block."""
         number = next(self.numbers)
-        return self._copy(
-            scenario, f"crash_p{self.slot}_{number}", f"e{self.slot}-p{number}", self.slot, drop=True
-        )
+        return self._copy(scenario, f"crash_p{self.slot}_{number}", f"e{self.slot}-p{number}", self.slot, drop=True)
 
     # --- recording ---------------------------------------------------------------------------------
 
@@ -258,6 +256,7 @@ def _to_the_end(
 
 # --- modes -------------------------------------------------------------------------------------------------
 
+
 def _victim(site: Site, point: Point, scenario: Scenario, number: signal.Signals) -> Child:
     """Fork a worker that meets its fate at the point's instant; one that may go on ends after that sweep."""
 
@@ -285,6 +284,14 @@ def _kill(site: Site, scenario: Scenario, recording: Recording, point: Point) ->
     finally:
         victim.end()
     said = _finish(fork(lambda _say: _resume(world.enter(site), scenario, recording)))
+    return said
+
+
+def _worker(site: Site, scenario: Scenario, recording: Recording, point: Point) -> Said:
+    """A real Celery worker dies; another one is started and finds the work by the sweep alone."""
+    sweeps = workers.die_and_be_followed(site, scenario, point)
+    site.clock.set(time.time() + 1.0)
+    said = _finish(fork(lambda _say: _to_the_end(world.enter(site), scenario.end, sweeps, expected=recording.begun)))
     return said
 
 
@@ -429,5 +436,5 @@ def _rivals(site: Site, scenario: Scenario, recording: Recording, _point: Point)
 
 
 MODES: Final = {
-    "kill": _kill, "zombie": _zombie, "nudges": _nudges, "against": _against, "fault": _fault, "rivals": _rivals,
+    "kill": _kill, "worker": _worker, "zombie": _zombie, "nudges": _nudges, "against": _against, "fault": _fault, "rivals": _rivals,
 }  # fmt: skip
