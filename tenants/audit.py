@@ -109,7 +109,8 @@ CHECKS: Final[dict[str, str]] = {
     "checkpoint": """
         SELECT c.id::text, format('checkpoint of %s does not follow from the one before', c.at)
         FROM (SELECT *, lag(hash) OVER (ORDER BY at) AS before FROM tenants_checkpoint) c
-        WHERE c.hash <> checkpoint_hash(c.previous, c.at, c.heads) OR c.previous <> coalesce(c.before, repeat('0', 64))""",
+        WHERE c.hash <> checkpoint_hash(c.previous, c.at, c.heads)
+           OR c.previous <> coalesce(c.before, repeat('0', 64))""",
     "checkpoint-head": """
         SELECT c.id::text, format('chain %s: the checkpoint of %s names another event %s', h.key, c.at, h.value->>0)
         FROM tenants_checkpoint c CROSS JOIN LATERAL jsonb_each(c.heads) h

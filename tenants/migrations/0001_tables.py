@@ -1,5 +1,7 @@
 """Tables of the domain."""
 
+import uuid
+
 import django.contrib.postgres.constraints
 import django.contrib.postgres.fields
 import django.contrib.postgres.fields.ranges
@@ -7,11 +9,10 @@ import django.db.models.constraints
 import django.db.models.deletion
 import django.db.models.expressions
 import django.db.models.functions.text
-import tenants.models.fields
-import uuid
 from django.conf import settings
 from django.db import migrations, models
 
+import tenants.models.fields
 from tenants.migrations.sql import statements
 
 

@@ -283,16 +283,14 @@ def _kill(site: Site, scenario: Scenario, recording: Recording, point: Point) ->
         victim.killed()
     finally:
         victim.end()
-    said = _finish(fork(lambda _say: _resume(world.enter(site), scenario, recording)))
-    return said
+    return _finish(fork(lambda _say: _resume(world.enter(site), scenario, recording)))
 
 
 def _worker(site: Site, scenario: Scenario, recording: Recording, point: Point) -> Said:
     """A real Celery worker dies; another one is started and finds the work by the sweep alone."""
     sweeps = workers.die_and_be_followed(site, scenario, point)
     site.clock.set(time.time() + 1.0)
-    said = _finish(fork(lambda _say: _to_the_end(world.enter(site), scenario.end, sweeps, expected=recording.begun)))
-    return said
+    return _finish(fork(lambda _say: _to_the_end(world.enter(site), scenario.end, sweeps, expected=recording.begun)))
 
 
 def _zombie(site: Site, scenario: Scenario, recording: Recording, point: Point) -> Said:
@@ -398,8 +396,7 @@ def _fault(site: Site, scenario: Scenario, _recording: Recording, point: Point) 
         return said
 
     fault_times = access.control("GET", "faults")["faults"][0]["times"]
-    said = _finish(fork(lambda _say: bear_it(world.enter(site))))
-    return said
+    return _finish(fork(lambda _say: bear_it(world.enter(site))))
 
 
 def _stopped_with(error: str) -> list[str]:
@@ -423,7 +420,9 @@ def _rivals(site: Site, scenario: Scenario, recording: Recording, _point: Point)
         return {"end": scenario.end(), "more": here.wait_for_due()}
 
     problems: list[str] = []
-    for count in range(1, MOST + 1):
+    count = 0
+    while count < MOST:
+        count += 1
         rivals = [fork(lambda _say: one(world.enter(site))) for _ in range(2)]
         for rival in rivals:
             problems += _finish(rival)["problems"]
@@ -436,5 +435,11 @@ def _rivals(site: Site, scenario: Scenario, recording: Recording, _point: Point)
 
 
 MODES: Final = {
-    "kill": _kill, "worker": _worker, "zombie": _zombie, "nudges": _nudges, "against": _against, "fault": _fault, "rivals": _rivals,
-}  # fmt: skip
+    "kill": _kill,
+    "worker": _worker,
+    "zombie": _zombie,
+    "nudges": _nudges,
+    "against": _against,
+    "fault": _fault,
+    "rivals": _rivals,
+}
