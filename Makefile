@@ -33,7 +33,7 @@ test: ## the default tests, from a fresh checkout (TESTS=path picks some)
 	@$(FIRST) --dev run pytest -n 2 -m "not real and not shared and not slow and not crash" $(TESTS)
 
 test-ci: ## 100 sampled crash points, slow tests, tests that need ../shared
-	@$(FIRST) --dev run pytest -n 2 -m "(crash or slow or shared) and not real" $(TESTS)
+	@$(FIRST) --dev run pytest -n 2 -m "(crash or slow or shared) and not real and not soak" $(TESTS)
 
 test-real: ## tests against real servers (vcsim, kube-apiserver, vllm)
 	@$(FIRST) --dev run pytest -m real $(TESTS) || { [ $$? -eq 5 ] && echo "no test needs a real server yet"; }

@@ -8,6 +8,7 @@ from tests.chaos import broker, database, facts, outage
 from tests.chaos.stack import Stack
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_what_was_accepted_is_done_once_without_broker_without_postgresql_and_after_an_outage() -> None:
