@@ -110,11 +110,12 @@ def _points(lab: Any, chosen: Sequence[Any], options: argparse.Namespace) -> lis
     from tests.crash import points
 
     found: list[Any] = []
+    known: set[tuple[str, str]] = set()
     for scenario in chosen:
         recording = lab.recordings[scenario.name]
         found += points.kills(recording)
         found += points.stops(recording, scenario)
-        found += points.faults(recording, scenario)
+        found += points.faults(recording, scenario, known)
         found += [points.Point(scenario.name, "all tasks", "rivals", what=f"round {n}") for n in (1, 2)]
     return found + list(points.workers(list(lab.recordings.values()), options.real))
 

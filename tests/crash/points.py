@@ -18,7 +18,9 @@ from tests.crash.scenarios import Scenario
 CONCLUDES: Final = ".conclude"
 IN_TRANSACTION: Final = Instant.BEFORE_COMMIT
 """A process that stands still here holds the row's lock: nobody can pass it, so it is only ever killed here."""
-DONE_AND_LOST: Final = {
+AFTER_THE_CALL: Final = frozenset({Instant.AFTER_CALL.value, Instant.BEFORE_COMMIT.value, Instant.AFTER_COMMIT.value})
+"""Where it matters whether the provider is done or only at work."""
+DONE_AND_LOST: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
     "answer lost": ("lost-answer", {}),
     "hangs before": ("hang", {"seconds": 1.0}),
     "hangs after": ("hang", {"seconds": 1.0, "after_effect": True}),
@@ -28,13 +30,13 @@ DONE_AND_LOST: Final = {
     "task forgotten and lost": ("forget", {"lying": True}),
 }
 """What a provider does to a call beside failing: words → (effect, options)."""
-READS: Final = {
+READS: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
     "fails": ("fail", {"error": "transient"}),
     "fails five times": ("fail", {"error": "transient", "times": 5}),
     "answer lost": ("lost-answer", {}),
     "hangs": ("hang", {"seconds": 1.0}),
 }
-LISTS: Final = {
+LISTS: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
     "list has duplicates": ("duplicates", {"times": 3}),
     "list is stale": ("stale", {"times": 3}),
     "list is stale and says complete": ("stale", {"times": 3, "lying": True}),
@@ -106,14 +108,15 @@ def kills(recording: Recording) -> Iterator[Point]:
     times = Counter((step, instant) for step, instant, _ in recording.trace)
     for (step, instant), count in times.items():
         for nth in sorted({1, count}):
-            for variant in ("at once",) if step.endswith(CONCLUDES) else ("at once", "task"):
-                yield Point(recording.scenario, variant, "kill", step, instant, nth)
+            yield Point(recording.scenario, "at once", "kill", step, instant, nth)
+            if instant in AFTER_THE_CALL and not step.endswith(CONCLUDES):
+                yield Point(recording.scenario, "task", "kill", step, instant, nth)
 
 
 def stops(recording: Recording, scenario: Scenario) -> Iterator[Point]:
     """Every (step, instant) outside a transaction: stopped while others go on, nudge, or want the opposite."""
     for step, instant in dict.fromkeys((step, instant) for step, instant, _ in recording.trace):
-        if instant == IN_TRANSACTION.value or step.endswith(CONCLUDES):
+        if instant in {IN_TRANSACTION.value, Instant.BEFORE_INTENT.value} or step.endswith(CONCLUDES):
             continue
         yield Point(recording.scenario, "task", "zombie", step, instant)
         if instant in {Instant.AFTER_INTENT.value, Instant.AFTER_CALL.value}:
@@ -122,9 +125,16 @@ def stops(recording: Recording, scenario: Scenario) -> Iterator[Point]:
                 yield Point(recording.scenario, "task", "against", step, instant, what=opposite.word)
 
 
-def faults(recording: Recording, scenario: Scenario) -> Iterator[Point]:
-    """Each step × each error at the call and in its task, × each way of losing an answer; reads and lists."""
+def faults(recording: Recording, scenario: Scenario, known: set[tuple[str, str]]) -> Iterator[Point]:
+    """Each step × each error at the call and in its task, × each way of losing an answer; reads and lists.
+
+    Steps of `known` (the same step of the same boundary in another product's life) are left out, and new ones added.
+    """
     for step in recording.steps():
+        place = (step, scenario.name.partition("/")[2])
+        if place in known:
+            continue
+        known.add(place)
         call = step if step.startswith("undo:") else f"start:{step}"
         for error in ERRORS:
             yield _fault(recording, call, f"{error} at the call", "fail", error=error)

@@ -67,7 +67,8 @@ def settings_of(variant: str, step: str) -> dict[str, Any]:
     if variant == "at once" or step.endswith(".conclude"):
         return AT_ONCE
     bare = split(step.removeprefix("undo:").removeprefix("start:"))[0]
-    return {**AT_ONCE, "delays_s": {"": 0.0, f"undo:{bare}" if step.startswith("undo:") else bare: 0.5}}
+    making, removing = (0.0, 0.5) if step.startswith("undo:") else (0.5, 0.0)
+    return {**AT_ONCE, "delays_s": {"": 0.0, bare: making, f"undo:{bare}": removing}}
 
 
 # --- actors and rows -----------------------------------------------------------------------------------

@@ -233,13 +233,13 @@ def _to_the_end(
     if sweeps is None:
         return {"sweeps": -1, "begun": {}, "problems": ["the end was not reached"], "explain": here.explain()}
     explain = here.explain()
-    if not end():
-        problems.append("the end did not last")
     problems += world.double_use(here)
     if expected is not None:
         more = Counter(here.estate.everything()["begun"]) - Counter(expected)
         problems += [f"begun once more than needed (× {count}): {what}" for what, count in more.items()]
     here.calm_down()
+    if not end():
+        problems.append("the end did not last")
     problems += world.contradictions(here)
     if not problems:
         explain = []
@@ -250,6 +250,7 @@ def _to_the_end(
             explain = here.explain()
         else:
             here.calm_down()
+            here.calm_down()  # what was moved away is given back when two looks in a row do not show it
             problems += [*world.leaks(here), *world.contradictions(here)]
     return {"sweeps": sweeps, "problems": problems, "explain": explain}
 

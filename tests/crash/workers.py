@@ -19,7 +19,8 @@ from typing import Any, Final
 
 import psycopg
 from celery import Celery
-from kombu import Connection, Queue
+from kombu.connection import Connection
+from kombu.entity import Queue
 
 from tests import environment
 from tests.crash import world

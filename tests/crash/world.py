@@ -130,7 +130,7 @@ def enter(site: Site) -> World:
     """Turn a freshly forked process into a worker of one point."""
     connections["default"].settings_dict["NAME"] = site.database
     # The lease counts what it has left on the monotonic clock; here time is what the point says it is.
-    lease.time = SimpleNamespace(monotonic=site.clock.seconds)  # type: ignore[assignment]
+    setattr(lease, "time", SimpleNamespace(monotonic=site.clock.seconds))  # noqa: B010 - mypy knows no `lease.time`
     estate = EstateAccess(site.provider_url, site.estate)
     driver = estate.driver(deadline_s=site.deadline_s)
     engine = Engine(
@@ -148,8 +148,8 @@ def enter(site: Site) -> World:
 def leave() -> None:
     """Undo `enter` in a process that will fork: no connection stays, and no lock of a thread that a fork leaves out."""
     connections.close_all()
-    lease._RENEWER = lease._Renewer()  # type: ignore[misc]
-    lease.time = time  # type: ignore[attr-defined]
+    setattr(lease, "_RENEWER", lease._Renewer())  # noqa: B010
+    setattr(lease, "time", time)  # noqa: B010
 
 
 def next_due() -> datetime | None:
