@@ -60,7 +60,7 @@ def test_a_message_shows_under_its_name_only_when_it_is_complete(
 
 
 def test_an_empty_message_is_thrown_away_and_the_next_one_is_got(channel: Any, folder: Path) -> None:
-    (folder / "data" / "1_broken.passes.msg").touch()
+    (folder / "data" / "0_broken.passes.msg").touch()
     channel._put("passes", {"number": 2})
 
     got = channel._get("passes")
