@@ -183,6 +183,7 @@ def test_wrong_and_missing_reports_never_lead_to_double_use_and_are_corrected_wi
     assert_ledger_is_the_truth(walk)
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("wrong", [False, True], ids=["late", "late and wrong"])
