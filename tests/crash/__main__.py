@@ -11,6 +11,7 @@ import gc
 import multiprocessing
 import os
 import random
+import resource
 import signal
 import sys
 import tempfile
@@ -152,7 +153,9 @@ def _do(found: Sequence[Any], options: argparse.Namespace) -> int:
     bad: Counter[tuple[str, str]] = Counter()
     times = []
     with context.Pool(options.jobs, _job, (numbers,)) as pool:
-        for outcome in pool.imap_unordered(_one, found):
+        for number, outcome in enumerate(pool.imap_unordered(_one, found), 1):
+            if number % 250 == 0:
+                print(f"… {number} points in {time.monotonic() - started:.0f} s", flush=True)
             _print(outcome, options)
             key = (outcome.point.mode, outcome.point.instant)
             counts[key] += 1
@@ -166,6 +169,8 @@ def _do(found: Sequence[Any], options: argparse.Namespace) -> int:
             f"{len(times)} points in {time.monotonic() - started:.0f} s, {sum(times) / len(times):.0f} ms each, "
             f"the slowest {max(times):.0f} ms, {sum(bad.values())} failed"
         )
+        spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+        print(f"{spent.ru_utime + spent.ru_stime:.0f} s of processor time, the database's not counted")
     return sum(bad.values())
 
 

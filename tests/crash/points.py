@@ -41,6 +41,8 @@ LISTS: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
     "list is stale": ("stale", {"times": 3}),
     "list is stale and says complete": ("stale", {"times": 3, "lying": True}),
 }
+UNDO_ERRORS: Final = frozenset({"transient", "rejected"})
+"""A removal that fails in its task is tried again whatever the class: one of each side stands for all."""
 STOPPING: Final = frozenset({"rejected", "not-supported"})
 """Errors that stop an object until its spec changes; a removal is tried again all the same."""
 
@@ -69,7 +71,7 @@ class Point:
     variant: str
     """`at once`, `task` or `all tasks`: see `scenarios.settings_of`."""
     mode: str
-    """`kill`, `zombie`, `nudges`, `against`, `fault`, `rivals`."""
+    """`kill`, `worker`, `zombie`, `nudges`, `twice`, `late`, `against`, `fault`, `rivals`: see `table.py`."""
     step: str = ""
     instant: str = ""
     nth: int = 1
@@ -116,11 +118,18 @@ def kills(recording: Recording) -> Iterator[Point]:
 def stops(recording: Recording, scenario: Scenario) -> Iterator[Point]:
     """Every (step, instant) outside a transaction: stopped while others go on, nudge, or want the opposite."""
     for step, instant in dict.fromkeys((step, instant) for step, instant, _ in recording.trace):
+        if instant == Instant.AFTER_INTENT.value:
+            yield Point(recording.scenario, "at once", "twice", step)
+            yield Point(recording.scenario, "task", "twice", step)
+            yield Point(recording.scenario, "task", "late", step)
+            if scenario.verb == "create":
+                yield Point(recording.scenario, "task", "late", step, what="deleted meanwhile")
         if instant in {IN_TRANSACTION.value, Instant.BEFORE_INTENT.value} or step.endswith(CONCLUDES):
             continue
         yield Point(recording.scenario, "task", "zombie", step, instant)
         if instant in {Instant.AFTER_INTENT.value, Instant.AFTER_CALL.value}:
-            yield Point(recording.scenario, "task", "nudges", step, instant)
+            if instant == Instant.AFTER_CALL.value:
+                yield Point(recording.scenario, "task", "nudges", step, instant)
             for opposite in scenario.opposite:
                 yield Point(recording.scenario, "task", "against", step, instant, what=opposite.word)
 
@@ -138,7 +147,8 @@ def faults(recording: Recording, scenario: Scenario, known: set[tuple[str, str]]
         call = step if step.startswith("undo:") else f"start:{step}"
         for error in ERRORS:
             yield _fault(recording, call, f"{error} at the call", "fail", error=error)
-            yield _fault(recording, call, f"{error} in the task", "task-fail", error=error)
+            if not step.startswith("undo:") or error in UNDO_ERRORS:
+                yield _fault(recording, call, f"{error} in the task", "task-fail", error=error)
         for words, (effect, options) in DONE_AND_LOST.items():
             yield _fault(recording, call, words, effect, **options)
     if scenario.verb == "change":

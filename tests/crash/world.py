@@ -13,15 +13,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
-from typing import Final
+from typing import Any, Final
 
 from django.db import connection, connections
-from django.db.models import Min
+from django.db.models import Min, Q
 
 from provisioners import lease, sweep
+from provisioners.driver import Driver
 from provisioners.kinds import PASSES
 from provisioners.passes import Engine
 from tenants import audit
+from tenants.host_plans import MOVING
 from tenants.models import (
     Finding,
     GatewayReplica,
@@ -53,7 +55,7 @@ class Site:
 
 
 class Alarms(logging.Handler):
-    """Keeps what was logged as an error: a pass that failed by a bug of ours says so there."""
+    """Keeps what was logged as an error (a pass that failed by a bug of ours says so there), and what broke a rule."""
 
     def __init__(self) -> None:
         """Listen to errors."""
@@ -83,9 +85,11 @@ class World:
         return self.site.clock
 
     def sweep(self) -> int:
-        """Run what is due now."""
+        """Run what is due now; what must hold at every time is looked at afterwards."""
         self.sweeps += 1
-        return sweep.sweep(self.engine)
+        made = sweep.sweep(self.engine)
+        self.alarms.said += unheld(self)
+        return made
 
     def drive(self, done: Callable[[], bool], *, most: int) -> int | None:
         """Sweep until `done`; return how many sweeps that took, None if it did not come after `most` or got stuck."""
@@ -108,6 +112,15 @@ class World:
             self.clock.move(SWEEP_S)
         return True
 
+    def outlive_leases(self) -> None:
+        """Move the clock past the end of every lease."""
+        ends = [row.lease_expires_at for row in Provider.objects.filter(lease_expires_at__isnull=False)]
+        for kind in PASSES.values():
+            held = kind.model._base_manager.filter(lease_expires_at__isnull=False)
+            ends += held.values_list("lease_expires_at", flat=True)
+        latest = max([self.clock(), *(end for end in ends if end is not None)])
+        self.clock.set(latest.timestamp() + 0.01)
+
     def calm_down(self) -> None:
         """Let the inventory see what has come about, and passes look at what it found; then nothing moves any more."""
         self.clock.move(SWEEP_S)
@@ -126,16 +139,17 @@ class World:
         return [*lines, *self.estate.leftovers()]
 
 
-def enter(site: Site) -> World:
-    """Turn a freshly forked process into a worker of one point."""
+def enter(site: Site, wrap: Callable[[Driver], Any] | None = None) -> World:
+    """Turn a freshly forked process into a worker of one point; `wrap` stands between it and its provider."""
     connections["default"].settings_dict["NAME"] = site.database
     # The lease counts what it has left on the monotonic clock; here time is what the point says it is.
     setattr(lease, "time", SimpleNamespace(monotonic=site.clock.seconds))  # noqa: B010 - mypy knows no `lease.time`
     estate = EstateAccess(site.provider_url, site.estate)
     driver = estate.driver(deadline_s=site.deadline_s)
+    wrapped = driver if wrap is None else wrap(driver)
     engine = Engine(
         clock=site.clock,
-        driver_of=lambda _provider: driver,
+        driver_of=lambda _provider: wrapped,
         ttl=timedelta(seconds=TTL_S),
         base_s=SWEEP_S / 10,
         jitter=lambda: 1.0,
@@ -180,7 +194,7 @@ def alone() -> None:
 def contradictions(world: World) -> list[str]:
     """Return what is wrong with a world at rest: our rows, the ledger and the provider must say the same."""
     found = [f"audit {finding.check}: {finding.detail}" for finding in audit.findings()]
-    found += [f"an error was logged: {text}" for text in world.alarms.said]
+    found += [f"on the way: {text}" for text in world.alarms.said]
     found += [f"open intent {intent.step} of {intent.object_kind}" for intent in Intent.objects.filter(settled_at=None)]
     found += [f"finding {row.kind}: {row.detail}" for row in Finding.objects.filter(resolved_at=None)]
     there = world.estate.everything()
@@ -219,6 +233,14 @@ def ledger_against_truth(world: World) -> list[str]:
             found.append(f"unit {unit} runs on {sorted(windows)} and holds {sorted(held[unit])}")
     running = set(world.estate.everything()["running"])
     return found + [f"unit {unit} runs unseen" for unit in running - used.keys()]
+
+
+def unheld(world: World) -> list[str]:
+    """Return uses without room in the ledger: a unit that runs holds its window, or is known to be leaving it."""
+    holds = Hold.objects.filter(Q(kind="tenant") | Q(kind="foreign", note__startswith=MOVING))
+    known = {str(unit or note.removeprefix(MOVING)) for unit, note in holds.values_list("unit_id", "note")}
+    return [f"unit {use['unit']} runs on {use['device']} and holds nothing" for use in world.estate.truth()
+            if use["unit"] and use["unit"] not in known]  # fmt: skip
 
 
 def double_use(world: World) -> list[str]:
