@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import signal
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -220,13 +221,13 @@ def _record(here: World, scenario: Scenario) -> Said:
     return {"trace": trace, "begun": begun} | _to_the_end(here, scenario.end, sweeps, expected=None)
 
 
-def _resume(here: World, scenario: Scenario, recording: Recording) -> Said:
+def _resume(here: World, scenario: Scenario, recording: Recording, point: Point) -> Said:
     """What a worker does that comes after a dead one: drive to the end, check, remove everything, check."""
     world.alone()
     here.alarms.said += world.unheld(here)
     here.clock.move(TTL_S + 0.01)
     sweeps = here.drive(scenario.end, most=MOST)
-    return _to_the_end(here, scenario.end, sweeps, expected=recording.begun)
+    return _to_the_end(here, scenario.end, sweeps, expected=recording.begun, removing=_removes(point))
 
 
 def _to_the_end(
@@ -265,7 +266,33 @@ def _to_the_end(
     return {"sweeps": sweeps, "problems": problems, "explain": explain}
 
 
+def _at_its_end(here: World, scenario: Scenario, recording: Recording, point: Point) -> Said:
+    """Check a world that others have brought to its end."""
+    return _to_the_end(here, scenario.end, 0, expected=recording.begun, removing=_removes(point))
+
+
 # --- modes -------------------------------------------------------------------------------------------------
+
+
+def _here(site: Site, work: Callable[[World], Said], wrap: Callable[[Driver], Any] | None = None) -> Said:
+    """Do in this very process what nobody is killed in: no fork, and what is loaded and compiled stays.
+
+    Raises `ChildFailed` when `work` raises.
+    """
+    try:
+        return work(world.enter(site, wrap))
+    except Exception as error:
+        raise ChildFailed(f"{error!r} {traceback.format_exc(limit=-4)}") from error
+    finally:
+        world.leave()
+
+
+def _removes(point: Point) -> bool:
+    """Whether a point also removes everything and looks for leaks: every third does, chosen by its words.
+
+    All others are checked at their own end, where holds, charges, objects and gateways must equal the wish.
+    """
+    return crc32(repr(point).encode()) % 3 == 0
 
 
 def _errors(here: World) -> list[str]:
@@ -298,7 +325,7 @@ def _kill(site: Site, scenario: Scenario, recording: Recording, point: Point) ->
         victim.killed()
     finally:
         victim.end()
-    return _finish(fork(lambda _say: _resume(world.enter(site), scenario, recording)))
+    return _here(site, lambda here: _resume(here, scenario, recording, point))
 
 
 def _worker(site: Site, scenario: Scenario, recording: Recording, point: Point) -> Said:
@@ -308,9 +335,9 @@ def _worker(site: Site, scenario: Scenario, recording: Recording, point: Point) 
 
     def look(here: World) -> Said:
         here.outlive_leases()  # the follower was ended in the middle of whatever it did, too
-        return _to_the_end(here, scenario.end, sweeps, expected=recording.begun)
+        return _to_the_end(here, scenario.end, sweeps, expected=recording.begun, removing=_removes(point))
 
-    return _finish(fork(lambda _say: look(world.enter(site))))
+    return _here(site, look)
 
 
 def _zombie(site: Site, scenario: Scenario, recording: Recording, point: Point) -> Said:
@@ -330,7 +357,9 @@ def _zombie(site: Site, scenario: Scenario, recording: Recording, point: Point) 
         late = victim.go_on()
     finally:
         victim.end()
-    said = _finish(fork(lambda _say: _to_the_end(world.enter(site), scenario.end, 0, expected=recording.begun)))
+    said = _here(
+        site, lambda here: _to_the_end(here, scenario.end, 0, expected=recording.begun, removing=_removes(point))
+    )
     said["problems"] = [*over["problems"], *late["problems"], *said["problems"]]
     return said | {"sweeps": over["sweeps"]}
 
@@ -340,9 +369,9 @@ def _twice(site: Site, scenario: Scenario, recording: Recording, point: Point) -
 
     def work(here: World) -> Said:
         sweeps = here.drive(scenario.end, most=MOST)
-        return _to_the_end(here, scenario.end, sweeps, expected=recording.begun)
+        return _to_the_end(here, scenario.end, sweeps, expected=recording.begun, removing=_removes(point))
 
-    return _finish(fork(lambda _say: work(world.enter(site, lambda driver: Bent(driver, point.step)))))
+    return _here(site, work, lambda driver: Bent(driver, point.step))
 
 
 def _late(site: Site, scenario: Scenario, _recording: Recording, point: Point) -> Said:
@@ -386,7 +415,7 @@ def _late(site: Site, scenario: Scenario, _recording: Recording, point: Point) -
         if deleted:
             return {"sweeps": 0, "problems": scenarios.clear_orphans(here) + world.leaks(here), "explain": []}
         sweeps = 0 if scenario.end() else here.drive(scenario.end, most=MOST)
-        return _to_the_end(here, scenario.end, sweeps, expected=None)
+        return _to_the_end(here, scenario.end, sweeps, expected=None, removing=_removes(point))
 
     victim = fork(work)
     try:
@@ -395,7 +424,7 @@ def _late(site: Site, scenario: Scenario, _recording: Recording, point: Point) -
         late = victim.go_on()
     finally:
         victim.end()
-    said = _finish(fork(lambda _say: look(world.enter(site))))
+    said = _here(site, look)
     said["problems"] = [*over["problems"], *late["problems"], *said["problems"]]
     return said | {
         "sweeps": max(over["sweeps"], said["sweeps"]),
@@ -415,7 +444,7 @@ def _nudges(site: Site, scenario: Scenario, recording: Recording, point: Point) 
 
     def go_on(here: World) -> Said:
         sweeps = 0 if scenario.end() else here.drive(scenario.end, most=MOST)
-        return _to_the_end(here, scenario.end, sweeps, expected=recording.begun)
+        return _to_the_end(here, scenario.end, sweeps, expected=recording.begun, removing=_removes(point))
 
     victim = _victim(site, point, scenario, signal.SIGSTOP)
     try:
@@ -424,7 +453,7 @@ def _nudges(site: Site, scenario: Scenario, recording: Recording, point: Point) 
         mine = victim.go_on()
     finally:
         victim.end()
-    said = _finish(fork(lambda _say: go_on(world.enter(site))))
+    said = _here(site, go_on)
     said["problems"] = [*other["problems"], *mine["problems"], *said["problems"]]
     return said
 
@@ -440,7 +469,7 @@ def _against(site: Site, scenario: Scenario, _recording: Recording, point: Point
 
     def go_on(here: World) -> Said:
         sweeps = 0 if opposite.end() else here.drive(opposite.end, most=MOST)
-        return _to_the_end(here, opposite.end, sweeps, expected=None)
+        return _to_the_end(here, opposite.end, sweeps, expected=None, removing=_removes(point))
 
     victim = _victim(site, point, scenario, signal.SIGSTOP)
     try:
@@ -449,7 +478,7 @@ def _against(site: Site, scenario: Scenario, _recording: Recording, point: Point
         mine = victim.go_on()
     finally:
         victim.end()
-    said = _finish(fork(lambda _say: go_on(world.enter(site))))
+    said = _here(site, go_on)
     said["problems"] = [*other["problems"], *mine["problems"], *said["problems"]]
     return said
 
@@ -479,13 +508,12 @@ def _fault(site: Site, scenario: Scenario, _recording: Recording, point: Point) 
         if fault["times"] == fault_times:
             problems.append("the fault never struck")
         access.control("DELETE", "faults")
-        # What is left after removing everything is looked at in every third: the rest is checked at its own end.
-        said = _to_the_end(here, scenario.end, sweeps, expected=None, removing=crc32(repr(point).encode()) % 3 == 0)
+        said = _to_the_end(here, scenario.end, sweeps, expected=None, removing=_removes(point))
         said["problems"] = [*problems, *said["problems"]]
         return said
 
     fault_times = access.control("GET", "faults")["faults"][0]["times"]
-    return _finish(fork(lambda _say: bear_it(world.enter(site))))
+    return _here(site, bear_it)
 
 
 def _stopped_with(error: str) -> list[str]:
@@ -498,7 +526,7 @@ def _stopped_with(error: str) -> list[str]:
     return [f"nothing says that it was refused ({reason})"]
 
 
-def _rivals(site: Site, scenario: Scenario, recording: Recording, _point: Point) -> Said:
+def _rivals(site: Site, scenario: Scenario, recording: Recording, point: Point) -> Said:
     """Two workers sweep everything at the same time, from beginning to end."""
 
     def one(here: World) -> Said:
@@ -518,7 +546,9 @@ def _rivals(site: Site, scenario: Scenario, recording: Recording, _point: Point)
         seen = _finish(fork(lambda _say: look(world.enter(site))))
         if seen["end"] or not seen["more"]:
             break
-    said = _finish(fork(lambda _say: _to_the_end(world.enter(site), scenario.end, 0, expected=recording.begun)))
+    said = _here(
+        site, lambda here: _to_the_end(here, scenario.end, 0, expected=recording.begun, removing=_removes(point))
+    )
     said["problems"] = [*problems, *said["problems"]]
     return said | {"sweeps": count}
 

@@ -7,6 +7,7 @@ A sweep that finds nothing due is not counted and not run: time goes straight to
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -39,6 +40,8 @@ from tests.crash.provider import DEADLINE_S, EstateAccess
 
 SWEEP_S: Final = 1.0
 TTL_S: Final = 1.0
+_renewing = 0
+"""The process whose thread renews leases."""
 LONGEST_PAUSE_S: Final = 130.0
 """Passes pause for at most a minute by themselves; a row that is due later waits for something else."""
 
@@ -140,7 +143,11 @@ class World:
 
 
 def enter(site: Site, wrap: Callable[[Driver], Any] | None = None) -> World:
-    """Turn a freshly forked process into a worker of one point; `wrap` stands between it and its provider."""
+    """Turn this process into a worker of one point; `wrap` stands between it and its provider."""
+    global _renewing  # noqa: PLW0603 - a fork inherits it, and must not use a lock whose thread is not there
+    if _renewing != os.getpid():
+        _renewing = os.getpid()
+        setattr(lease, "_RENEWER", lease._Renewer())  # noqa: B010
     connections["default"].settings_dict["NAME"] = site.database
     # The lease counts what it has left on the monotonic clock; here time is what the point says it is.
     setattr(lease, "time", SimpleNamespace(monotonic=site.clock.seconds))  # noqa: B010 - mypy knows no `lease.time`
@@ -160,9 +167,9 @@ def enter(site: Site, wrap: Callable[[Driver], Any] | None = None) -> World:
 
 
 def leave() -> None:
-    """Undo `enter` in a process that will fork: no connection stays, and no lock of a thread that a fork leaves out."""
+    """Undo `enter` in a process that will fork: no connection stays."""
     connections.close_all()
-    setattr(lease, "_RENEWER", lease._Renewer())  # noqa: B010
+    connections["default"].settings_dict["NAME"] = "none"
     setattr(lease, "time", time)  # noqa: B010
 
 
