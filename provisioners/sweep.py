@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from django.conf import settings
 from django.db import connection
-from django.db.models import Q
+from django.db.models import Q, QuerySet, Value
 
 from provisioners import breaker, housekeeping, lease, passes, queue
 from provisioners.driver import DriverError
@@ -36,6 +35,8 @@ log = logging.getLogger(__name__)
 AT_ONCE: Final = 200
 """Rows of one kind read per round of a sweep."""
 PROVIDER: Final = "provider"
+ORDER: Final = {word: number for number, word in enumerate([*PASSES, PROVIDER])}
+"""Kinds in the order in which a sweep takes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,20 +55,21 @@ def engine() -> Engine:
 
 
 def due(now: datetime, *, limit: int = AT_ONCE) -> list[Due]:
-    """Return rows that are due and free, per kind the longest waiting first; index-only when there are none."""
-    found: list[Due] = []
+    """Return rows that are due and free, per kind the longest waiting first; one statement, on indexes only."""
+    rows = [_due_of(word, kind.model, now, limit) for word, kind in PASSES.items()]
+    rows.append(_due_of(PROVIDER, Provider, now, limit, Q(enabled=True)))
     with acting(SYSTEM):
-        for word, kind in PASSES.items():
-            found += [Due(word, *row) for row in _due_of(kind.model, now, limit)]
-        found += [Due(PROVIDER, *row) for row in _due_of(Provider, now, limit, Q(enabled=True))]
-    return found
+        found = list(rows[0].union(*rows[1:], all=True))
+    found.sort(key=lambda row: (ORDER[row[0]], row[3]))
+    return [Due(word, pk, epoch) for word, pk, epoch, _ in found]
 
 
 def _due_of(
-    model: type[Reconciled], now: datetime, limit: int, condition: Q | None = None
-) -> Iterator[tuple[UUID, int]]:
+    word: str, model: type[Reconciled], now: datetime, limit: int, condition: Q | None = None
+) -> QuerySet[Any, tuple[Any, ...]]:
     rows = model._base_manager.filter(lease.free(now), condition or Q(), released_at__isnull=True, due_at__lte=now)
-    yield from rows.order_by("due_at").values_list("pk", "lease_epoch")[:limit]
+    named = rows.annotate(word=Value(word)).order_by("due_at")
+    return named.values_list("word", "pk", "lease_epoch", "due_at")[:limit]
 
 
 def reconcile(kind: str, pk: UUID, *, engine: Engine) -> int:

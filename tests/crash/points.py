@@ -137,10 +137,11 @@ def stops(recording: Recording, scenario: Scenario) -> Iterator[Point]:
 def faults(recording: Recording, scenario: Scenario, known: set[tuple[str, str]]) -> Iterator[Point]:
     """Each step × each error at the call and in its task, × each way of losing an answer; reads and lists.
 
-    Steps of `known` (the same step of the same boundary in another product's life) are left out, and new ones added.
+    Steps of `known` (the same step of the same kind of boundary, made, changed or removed in another scenario) are
+    left out, and new ones added.
     """
     for step in recording.steps():
-        place = (step, scenario.name.partition("/")[2])
+        place = (step, f"{scenario.name.partition('/')[2].partition(' ')[0]} {scenario.verb}")
         if place in known:
             continue
         known.add(place)

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 from django.db import connection, connections
-from django.db.models import Min, Q
+from django.db.models import Q
 
 from provisioners import lease, sweep
 from provisioners.driver import Driver
@@ -175,11 +175,12 @@ def leave() -> None:
 
 def next_due() -> datetime | None:
     """Return when the next row of any pass is due (a held one: when its lease ends), None for never."""
-    times = []
-    for kind in PASSES.values():
-        rows = kind.model._base_manager.filter(released_at__isnull=True, due_at__isnull=False)
-        times.append(rows.aggregate(first=Min("due_at"))["first"])
-    return min((at for at in times if at is not None), default=None)
+    rows = [
+        kind.model._base_manager.filter(released_at__isnull=True, due_at__isnull=False).order_by("due_at")
+        for kind in PASSES.values()
+    ]
+    firsts = [each.values_list("due_at", flat=True)[:1] for each in rows]
+    return min((at for at in firsts[0].union(*firsts[1:], all=True) if at is not None), default=None)
 
 
 def alone() -> None:
