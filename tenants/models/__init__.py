@@ -7,6 +7,16 @@ from tenants.models.allocation import Allocation, Boundary, QuotaCharge, Unit
 from tenants.models.event import ChainHead, Checkpoint, Event, IdempotencyRecord, Outbox
 from tenants.models.inventory import Finding, GpuDevice, Host, MigDevice, Provider, ProviderCredential
 from tenants.models.ledger import Hold, UsageRecord, UsageSubject
+from tenants.models.notification import (
+    Delivery,
+    DeliveryAttempt,
+    FanoutCursor,
+    Notification,
+    NotificationMark,
+    NotificationPreference,
+    OutboxMail,
+    Webhook,
+)
 from tenants.models.people import ApiToken, Person, PlatformMembership, ServiceAccount
 from tenants.models.pricing import Price, PriceList
 from tenants.models.product import (
@@ -42,10 +52,13 @@ __all__ = [
     "Checkpoint",
     "Decision",
     "Delegation",
+    "Delivery",
+    "DeliveryAttempt",
     "Endpoint",
     "EndpointKey",
     "EndpointUsage",
     "Event",
+    "FanoutCursor",
     "Finding",
     "GatewayReplica",
     "GatewayUsage",
@@ -60,7 +73,11 @@ __all__ = [
     "MigDevice",
     "Namespace",
     "Notice",
+    "Notification",
+    "NotificationMark",
+    "NotificationPreference",
     "Outbox",
+    "OutboxMail",
     "Person",
     "PlatformMembership",
     "Price",
@@ -81,4 +98,5 @@ __all__ = [
     "Unit",
     "UsageRecord",
     "UsageSubject",
+    "Webhook",
 ]
