@@ -8,6 +8,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from controlplane.env import environment
+from frontend.kernel.security import PORTAL
 
 env = environment()
 
@@ -71,6 +72,10 @@ INSTALLED_APPS = [
     "django_filters",
     "drf_spectacular",
     "drf_spectacular_sidecar",
+    # portal
+    "django_htmx",
+    "csp",
+    "frontend.apps.FrontendConfig",
     "tenants.apps.TenantsConfig",
     "provisioners.apps.ProvisionersConfig",
 ]
@@ -78,12 +83,15 @@ MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "tenants.api.middleware.ProblemMiddleware",
+    "csp.middleware.CSPMiddleware",
+    "frontend.kernel.security.PartPolicyMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "django_htmx.middleware.HtmxMiddleware",
     "tenants.login.AdminTransactionMiddleware",
 ]
 TEMPLATES = [
@@ -95,6 +103,8 @@ TEMPLATES = [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
+                "django.template.context_processors.i18n",
+                "frontend.kernel.portal.context",
             ]
         },
     }
@@ -112,6 +122,16 @@ SECURE_CONTENT_TYPE_NOSNIFF = True
 X_FRAME_OPTIONS = "DENY"
 DATA_UPLOAD_MAX_MEMORY_SIZE = 1_048_576
 DATA_UPLOAD_MAX_NUMBER_FIELDS = 1_000
+
+# --- portal ---
+LOGIN_URL = "/login"
+LOGIN_REDIRECT_URL = "/"
+LOGOUT_REDIRECT_URL = "/"
+PORTAL_LOG_OUT_URL = "/logout"
+CSRF_FAILURE_VIEW = "frontend.views.errors.forged"
+CONTENT_SECURITY_POLICY = {"DIRECTIVES": dict(PORTAL)}
+MESSAGE_STORAGE = "django.contrib.messages.storage.cookie.CookieStorage"  # a message costs no row and no lock
+# --- end of portal ---
 
 REST_FRAMEWORK: dict[str, Any] = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["tenants.api.authentication.PrincipalAuthentication"],

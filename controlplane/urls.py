@@ -1,4 +1,4 @@
-"""Mounts API, agent API, admin and health."""
+"""Mounts portal, API, agent API, admin and health."""
 
 from typing import Any
 
@@ -6,11 +6,14 @@ from django.contrib import admin
 from django.urls import include, path
 
 from controlplane import health
+from frontend import urls as portal_urls
 from provisioners.agent_api import urls as agent_urls
 from tenants.api import scoping, urls
 from tenants.api.views import docs
 
-handler500 = "tenants.api.middleware.server_error"
+handler403 = "frontend.views.errors.forbidden"
+handler404 = "frontend.views.errors.not_found"
+handler500 = "controlplane.pages.server_error"
 
 urlpatterns: list[Any] = [
     path("healthz", health.live),
@@ -21,6 +24,7 @@ urlpatterns: list[Any] = [
     path("api/errors/<str:code>", docs.error_help),
     path("agent/v1/", include(agent_urls)),
     path("admin/", admin.site.urls),
+    path("", include(portal_urls)),
 ]
 
 # A route that names no operation with a policy must not serve: this stops the process at start.
