@@ -1,11 +1,11 @@
-"""Icons of the package `lucide` (ISC) as inline SVG. An icon repeats a word beside it: hidden from readers unless named."""
+"""Icons of the package `lucide` (ISC) as inline SVG. One repeats a word beside it: hidden unless it is named."""
 
 from __future__ import annotations
 
 from functools import cache
 from importlib.resources import files
 from io import BytesIO
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 from zipfile import ZipFile
 
 from django.utils.html import escape
@@ -18,10 +18,10 @@ SIZES = {"small": " is-small", "": "", "large": " is-large", "huge": " is-huge"}
 def drawing(name: str) -> str:
     """Return the inner SVG of one icon. Raises `KeyError` for a name that the package does not have."""
     with ZipFile(BytesIO(files("lucide").joinpath("lucide.zip").read_bytes())) as archive:
-        root = ElementTree.fromstring(archive.read(f"{name}.svg"))  # noqa: S314 - a file of an installed package
+        root = ET.fromstring(archive.read(f"{name}.svg"))  # noqa: S314 - a file of an installed package
     for node in root.iter():
         node.tag = node.tag.rpartition("}")[2]
-    return "".join(ElementTree.tostring(child, encoding="unicode").strip() for child in root)
+    return "".join(ET.tostring(child, encoding="unicode").strip() for child in root)
 
 
 @cache

@@ -8,7 +8,7 @@ from typing import Final, Literal
 from django.utils import timezone
 from django.utils.formats import date_format
 from django.utils.html import format_html
-from django.utils.safestring import SafeString, mark_safe
+from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
@@ -57,7 +57,7 @@ def when(moment: datetime | None, style: Style = "relative", now: datetime | Non
     `moment` is aware; None is `--`.
     """
     if moment is None:
-        return mark_safe(UNKNOWN)
+        return SafeString(UNKNOWN)
     exact = absolute(moment)
     stamp = moment.isoformat(timespec="seconds")
     if style == "absolute":

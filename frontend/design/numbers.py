@@ -28,7 +28,7 @@ def decimal_of(value: object) -> Decimal | None:
 
 
 def number(value: object, places: int | None = None) -> str:
-    """Return a number grouped by locale, e.g. `12,480`; `places` fixes the decimals (default: at most 2, none if whole)."""
+    """Return a number grouped by locale, e.g. `12,480`; `places` fixes the decimals (default: none if whole)."""
     exact = decimal_of(value)
     if exact is None:
         return UNKNOWN

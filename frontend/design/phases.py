@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import pgettext_lazy
 
@@ -17,8 +18,8 @@ class Look:
 
     tone: str
     icon: str
-    word: str
-    sentence: str
+    word: str | Promise
+    sentence: str | Promise
     is_moving: bool = False
     """Whether something is being done right now; its icon turns unless motion is unwanted."""
     page_state: str = ""
@@ -45,9 +46,7 @@ PHASES: Final = {
     Phase.EXPIRING: Look("warn", "calendar-clock", _("Expiring"), _("Its term has ended or ends soon.")),
     Phase.DELETING: Look("quiet", "loader-circle", _("Deleting"), _("It is being given back."), is_moving=True),
     Phase.RELEASED: Look("quiet", "circle-dashed", pgettext_lazy("phase", "Released"), _("Everything was given back.")),
-    Phase.FAILED: Look(
-        "bad", "circle-x", _("Failed"), _("It has stopped until it is changed."), page_state="failed"
-    ),
+    Phase.FAILED: Look("bad", "circle-x", _("Failed"), _("It has stopped until it is changed."), page_state="failed"),
 }
 
 OTHER: Final = Look("quiet", "circle-question-mark", _("Unknown"), _("Its state could not be read."))

@@ -18,20 +18,32 @@ from django.template.context import Context
 from django.utils.html import format_html
 from django.utils.safestring import SafeString, mark_safe
 
-from frontend.design import icons, moments, numbers, phases
+from frontend.design import charts, icons, moments, numbers, phases, quota_bar, strip
 
 register = template.Library()
 
 register.simple_tag(icons.icon, name="icon")
 register.simple_tag(moments.when, name="when")
 register.simple_tag(numbers.quantity, name="quantity")
+register.simple_tag(strip.strip, name="strip")
+register.simple_tag(strip.table, name="strip_table")
+register.simple_tag(strip.legend, name="strip_legend")
+register.simple_tag(strip.heat_map, name="heat_map")
+register.simple_tag(strip.over_time, name="gpu_over_time")
+register.simple_tag(quota_bar.quota_bar, name="quota_bar")
+register.simple_tag(charts.chart, name="chart")
+register.simple_tag(charts.point, name="chart_point")
+register.simple_tag(charts.sparkline, name="sparkline")
+register.simple_tag(charts.shares, name="shares")
 register.filter("number", numbers.number)
 register.filter("short_number", numbers.short)
 register.filter("memory", numbers.memory)
 register.filter("file_size", numbers.size)
 register.filter("duration", numbers.duration)
 register.filter("percent", numbers.percent)
-register.filter("absolute", lambda moment: moments.absolute(moment) if isinstance(moment, datetime) else numbers.UNKNOWN)
+register.filter(
+    "absolute", lambda moment: moments.absolute(moment) if isinstance(moment, datetime) else numbers.UNKNOWN
+)
 
 
 @register.simple_tag
