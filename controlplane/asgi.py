@@ -20,11 +20,13 @@ Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 django = get_asgi_application()
 
 import controlplane.urls  # noqa: E402 - routes are checked at start, not at the first request
+from controlplane.demo import guard  # noqa: E402 - needs the apps loaded
 from provisioners.agent_api import asgi as agents  # noqa: E402 - needs the apps loaded
 from tenants import problems  # noqa: E402 - needs the apps loaded
 from tenants.api.parsing import MAX_BODY  # noqa: E402
 from tenants.errors import PayloadTooLarge  # noqa: E402
 
+guard.check_at_start()
 del controlplane
 
 

@@ -46,6 +46,8 @@ class Environment(BaseSettings):
     """Base URL of the sandbox server for `bootstrap --demo`; empty = none."""
     sandbox_token: SecretStr = Field(SecretStr(""), alias="TENANTRY_SANDBOX_TOKEN")
     """Bearer token of the sandbox server."""
+    demo: bool = Field(False, alias="TENANTRY_DEMO")
+    """A demo: personas enter without a password. Refused at start beside a provider that is not simulated."""
     sweep_s: float = Field(10.0, alias="TENANTRY_SWEEP_S", gt=0)
     """Seconds between sweeps."""
     lease_ttl_s: float = Field(15.0, alias="TENANTRY_LEASE_TTL_S", gt=0)

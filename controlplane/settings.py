@@ -78,6 +78,7 @@ INSTALLED_APPS = [
     "frontend.apps.FrontendConfig",
     "tenants.apps.TenantsConfig",
     "provisioners.apps.ProvisionersConfig",
+    "controlplane.demo",
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
@@ -191,5 +192,6 @@ TENANTRY_SWEEP_S = env.sweep_s
 TENANTRY_LEASE_TTL_S = env.lease_ttl_s
 TENANTRY_INVENTORY_S = env.inventory_s
 TENANTRY_WORKER_SLOTS = env.worker_slots
+TENANTRY_DEMO = env.demo
 TENANTRY_SANDBOX_URL = env.sandbox_url
 TENANTRY_SANDBOX_TOKEN = env.sandbox_token.get_secret_value()

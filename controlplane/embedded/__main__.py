@@ -20,6 +20,7 @@ from controlplane.embedded.installation import ROOT, Installation
 from controlplane.embedded.places import Places
 from controlplane.embedded.supervisor import Supervisor
 
+DEMO_SWITCH = "TENANTRY_DEMO"
 WALK = "from controlplane.cli import main; main()"
 """The walk runs as a process of its own, as any user of the command line would."""
 
@@ -30,7 +31,7 @@ def up(asked: argparse.Namespace) -> int:
 
 
 def demo(asked: argparse.Namespace) -> int:
-    """Start all, walk the golden path, then stay; with EXIT=1 stop and end with the walk's status."""
+    """Start all, walk the golden path, make the estate lived-in, stay; EXIT=1 ends after the walk, with its status."""
     return _run(asked, walk=True)
 
 
@@ -43,7 +44,7 @@ def _run(asked: argparse.Namespace, *, walk: bool) -> int:
             say(finding.line())
     if not all(finding.ok for finding in findings):
         return 1
-    installation = Installation.load(os.environ)
+    installation = Installation.load({DEMO_SWITCH: "1", **os.environ} if walk else os.environ)
     with supervisor.only_one(places.run):
         master = Supervisor(installation, tell=say)
         with supervisor.stopping_on_signals(master):
@@ -58,6 +59,8 @@ def _run(asked: argparse.Namespace, *, walk: bool) -> int:
                 status = _walk(master, installation) if walk else 0
                 if walk and (asked.exit or os.environ.get("EXIT") == "1"):
                     return status
+                if walk and status == 0 and not master.stop_asked:
+                    _live_in(master)
                 if not master.stop_asked:
                     say("Ctrl-C stops everything; `make reset` forgets everything")
                     master.watch()
@@ -84,6 +87,21 @@ def _walk(master: Supervisor, installation: Installation) -> int:
     if status:
         say(f"the walk ended with status {status}")
     return status
+
+
+def _live_in(master: Supervisor) -> None:
+    """Make the demo look lived in, once, while no worker runs; DEMO=small makes less, DEMO=none nothing of it."""
+    size = os.environ.get("DEMO", "full")
+    if size == "none":
+        return
+    say("making the demo's estate: three simulated sites with thirty days of history")
+    try:
+        with master.paused("dispatcher", "beat", "worker"):
+            said = master.once("seed_demo", "owner", "seed_demo", *(["--small"] if size == "small" else []))
+    except EmbeddedError as error:
+        say(str(error))
+        return
+    say(f"  {said.strip()}")
 
 
 def down(_: argparse.Namespace) -> int:

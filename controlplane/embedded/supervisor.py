@@ -162,6 +162,22 @@ class Supervisor:
             self._settle("sandbox")
         self._begin(roster.sandbox(self.installation))
 
+    @contextlib.contextmanager
+    def paused(self, *names: str) -> Iterator[None]:
+        """Stop these programs while the block runs, and start them again whatever happens in it."""
+        here = [self.running.pop(name) for name in names if name in self.running]
+        for running in here:
+            running.ask_to_end()
+        for running in here:
+            running.end()
+        try:
+            yield
+        finally:
+            for running in here:
+                self._begin(running.program)
+            if not self.stop_asked:
+                self.wait_ready(*(running.program.name for running in here))
+
     # --- watch ------------------------------------------------------------------------------------
 
     def watch(self, *, until: Callable[[], bool] = lambda: False) -> None:

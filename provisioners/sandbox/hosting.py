@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -52,6 +52,24 @@ class Hosting:
         self._store.save(name, estate.state.take_changes())
         self._estates[name] = estate
         return True
+
+    def adopt(self, name: str, rows: Iterable[tuple[str, str, Mapping[str, Any]]]) -> None:
+        """Take an estate that was played elsewhere, record by record, in place of one of that name.
+
+        Raises `files.BadEstate` for records that make no estate; nothing is changed then.
+        """
+        if not _NAME.fullmatch(name):
+            msg = "an estate's name is a DNS label"
+            raise files.BadEstate(msg)
+        records = list(rows)
+        try:
+            state_from_rows(records)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            msg = f"these records make no estate: {error!r}"
+            raise files.BadEstate(msg) from error
+        self._store.remove(name)
+        self._store.save(name, {(table, key): row for table, key, row in records})
+        self._estates[name] = self._open(name)
 
     def remove(self, name: str) -> None:
         """Remove an estate with all that is in it; its gateways must be stopped before. Raises `UnknownEstate`."""

@@ -3,6 +3,7 @@
 Driver side, bearer token, all under `/estates/<name>/`:
 
     PUT, GET, DELETE ``                          make from a document (201, 200 if it was there), look, remove
+    PUT  records {records: [[table, key, …], …]} take over an estate that was played in another process
     GET  capabilities | snapshot                 as `driver.py` says, one JSON document each
     GET  objects/<kind>/<uid>?tenant=<uid>       Observed
     GET  objects/<kind>/<uid>/logs?since=&tail=  list of LogLine
@@ -102,6 +103,7 @@ class Server:
         app.router.add_get("/healthz", self._health)
         app.router.add_get("/estates", self._names)
         app.router.add_put("/estates/{estate}", self._create)
+        app.router.add_put("/estates/{estate}/records", self._adopt)
         app.router.add_delete("/estates/{estate}", self._remove)
         app.router.add_get("/estates/{estate}", self._call(lambda estate, _request, _body: _summary(estate)))
         for method, path, act in _ROUTES:
@@ -183,6 +185,20 @@ class Server:
             return _problem({"error": "rejected", "detail": str(error)}, 400)
         summary = _summary(self._hosting.find(request.match_info["estate"]))
         return web.json_response(summary, status=201 if made else 200)
+
+    async def _adopt(self, request: web.Request) -> web.Response:
+        """Take an estate that was played in another process; gateways of one that it replaces are stopped."""
+        name = request.match_info["estate"]
+        body = await _body(request)
+        if body is None or not isinstance(body.get("records"), list):
+            return _problem({"error": "rejected", "detail": "records are a list of [table, key, record]"}, 400)
+        if name in self._hosting.names():
+            await self._keeper.stop_all(name)
+        try:
+            self._hosting.adopt(name, [(str(table), str(key), row) for table, key, row in body["records"]])
+        except (files.BadEstate, TypeError, ValueError) as error:
+            return _problem({"error": "rejected", "detail": str(error)}, 400)
+        return web.json_response(_summary(self._hosting.find(name)))
 
     async def _remove(self, request: web.Request) -> web.Response:
         name = request.match_info["estate"]

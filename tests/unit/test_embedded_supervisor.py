@@ -222,3 +222,21 @@ def test_a_management_command_that_fails_shows_the_end_of_its_log(installation, 
         master.once("nonsense", "owner", "no-such-command")
 
     assert "Unknown command: 'no-such-command'" in failed.value.detail
+
+
+def test_paused_programs_are_stopped_meanwhile_and_started_again_whatever_happens(master):
+    master.start()
+    before = {name: running.process.pid for name, running in master.running.items()}
+
+    def work():
+        with master.paused("dispatcher", "worker"):
+            assert sorted(master.running) == ["beat", "sandbox", "web"]
+            raise EmbeddedError("too bad")
+
+    with pytest.raises(EmbeddedError, match="too bad"):
+        work()
+
+    after = {name: running.process.pid for name, running in master.running.items()}
+    assert sorted(after) == sorted(before)
+    assert {name for name in after if after[name] != before[name]} == {"dispatcher", "worker"}
+    assert all(running.is_alive() for running in master.running.values())
