@@ -5,14 +5,36 @@ Nothing else in the product reads the environment of the control plane.
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 NO_DATABASE = "postgresql://cp_app@127.0.0.1:5432/tenantry"
+
+
+LOCAL = frozenset({"127.0.0.1", "localhost", "::1"})
+"""Hosts that need no encryption on the way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mail:
+    """How mail leaves, in Django's words."""
+
+    backend: str
+    host: str = ""
+    port: int = 0
+    user: str = ""
+    password: str = field(default="", repr=False)
+    tls: bool = False
+    starttls: bool = False
+    reaches_people: bool = False
+    """Whether there is a mail server at all."""
 
 
 class Environment(BaseSettings):
@@ -60,6 +82,20 @@ class Environment(BaseSettings):
     """Short word inside keys and tokens (`tnt_<env>_…`) that tells installations apart."""
     crash_at: str = Field("", alias="TENANTRY_CRASH_AT")
     """For crash tests only: a worker kills itself at `<step>:<instant>` (`provisioners/instants.py`); empty = never."""
+    second_factor: Literal["optional", "operators", "everybody"] = Field("optional", alias="TENANTRY_SECOND_FACTOR")
+    """Who must have a second factor before the portal opens: nobody, everybody with a platform role, everybody."""
+    oidc_issuer: str = Field("", alias="TENANTRY_OIDC_ISSUER")
+    """Issuer of an OpenID Connect provider, https (http on this machine only); empty = none."""
+    oidc_client_id: str = Field("", alias="TENANTRY_OIDC_CLIENT_ID")
+    """Our client id there; redirect address: `<public URL>/accounts/oidc/<id>/login/callback/`."""
+    oidc_client_secret: SecretStr = Field(SecretStr(""), alias="TENANTRY_OIDC_CLIENT_SECRET")
+    """Our client secret there."""
+    oidc_name: str = Field("company log-in", alias="TENANTRY_OIDC_NAME")
+    """How people call that log-in: "Continue with …"."""
+    smtp_url: SecretStr = Field(SecretStr(""), alias="TENANTRY_SMTP_URL")
+    """`smtp://[user:password@]host[:port]` (STARTTLS unless on this machine) or `smtps://…`; empty = no mail leaves."""
+    mail_from: str = Field("Tenantry <tenantry@localhost>", alias="TENANTRY_MAIL_FROM")
+    """Sender of our mails."""
     debug: bool = Field(False, alias="TENANTRY_DEBUG")
     """Django's debug pages; never in production."""
 
@@ -67,6 +103,58 @@ class Environment(BaseSettings):
     @classmethod
     def _no_trailing_slash(cls, value: str) -> str:
         return value.rstrip("/")
+
+    @field_validator("oidc_issuer")
+    @classmethod
+    def _issuer_is_safe(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if value and parts.scheme != "https" and parts.hostname not in LOCAL:
+            msg = "must be an https address: what it answers opens accounts"
+            raise ValueError(msg)
+        return value.rstrip("/")
+
+    @field_validator("smtp_url")
+    @classmethod
+    def _smtp_is_one(cls, value: SecretStr) -> SecretStr:
+        parts = urlsplit(value.get_secret_value())
+        if parts.geturl() and (parts.scheme not in {"smtp", "smtps"} or not parts.hostname):
+            msg = "must be smtp://host or smtps://host"
+            raise ValueError(msg)
+        return value
+
+    def identity_providers(self) -> list[dict[str, Any]]:
+        """Return the log-in library's settings of the provider; its id derives from the issuer.
+
+        So an identity is (issuer, subject): those of another issuer never open these accounts.
+        """
+        if not self.oidc_issuer:
+            return []
+        return [
+            {
+                "provider_id": f"sso-{hashlib.sha256(self.oidc_issuer.encode()).hexdigest()[:8]}",
+                "name": self.oidc_name,
+                "client_id": self.oidc_client_id,
+                "secret": self.oidc_client_secret.get_secret_value(),
+                "settings": {"server_url": self.oidc_issuer, "fetch_userinfo": False},
+            }
+        ]
+
+    def mail(self) -> Mail:
+        """Return how mail leaves; without a server it is written to files of the state folder."""
+        parts = urlsplit(self.smtp_url.get_secret_value())
+        if not parts.hostname:
+            return Mail(backend="django.core.mail.backends.filebased.EmailBackend")
+        tls = parts.scheme == "smtps"
+        return Mail(
+            backend="django.core.mail.backends.smtp.EmailBackend",
+            host=parts.hostname,
+            port=parts.port or (465 if tls else 587),
+            user=unquote(parts.username or ""),
+            password=unquote(parts.password or ""),
+            tls=tls,
+            starttls=not tls and parts.hostname not in LOCAL,
+            reaches_people=True,
+        )
 
     def database_dsn(self) -> str:
         """Return the DSN of this process's role."""

@@ -76,6 +76,14 @@ INSTALLED_APPS = [
     "django_htmx",
     "csp",
     "frontend.apps.FrontendConfig",
+    # accounts: after the portal, whose templates go before the library's
+    "frontend.accounts.apps.AccountsConfig",
+    "allauth",
+    "allauth.account",
+    "allauth.socialaccount",
+    "allauth.socialaccount.providers.openid_connect",
+    "allauth.mfa",
+    "allauth.usersessions",
     "tenants.apps.TenantsConfig",
     "provisioners.apps.ProvisionersConfig",
     "controlplane.demo",
@@ -93,6 +101,9 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
+    "frontend.accounts.middleware.FactorMiddleware",
+    "frontend.accounts.middleware.AccountsMiddleware",
+    "allauth.account.middleware.AccountMiddleware",
     "tenants.login.AdminTransactionMiddleware",
 ]
 TEMPLATES = [
@@ -133,6 +144,57 @@ CSRF_FAILURE_VIEW = "frontend.views.errors.forged"
 CONTENT_SECURITY_POLICY = {"DIRECTIVES": dict(PORTAL)}
 MESSAGE_STORAGE = "django.contrib.messages.storage.cookie.CookieStorage"  # a message costs no row and no lock
 # --- end of portal ---
+
+# --- accounts (django-allauth; frontend/accounts) ---
+LOGIN_URL = "/accounts/login/"
+CACHES = {
+    "default": {
+        "BACKEND": "django.core.cache.backends.db.DatabaseCache",
+        "LOCATION": "tenants_cache",
+        "OPTIONS": {"MAX_ENTRIES": 100_000},
+    }
+}
+"""Shared by all web processes: limits count together. Its table is made by a migration."""
+ACCOUNT_ADAPTER = "frontend.accounts.adapters.PersonAdapter"
+ACCOUNT_LOGIN_METHODS = {"email"}
+ACCOUNT_SIGNUP_FIELDS = ["email*", "password1*"]
+ACCOUNT_USER_MODEL_USERNAME_FIELD = None
+ACCOUNT_EMAIL_VERIFICATION = "none"
+ACCOUNT_EMAIL_NOTIFICATIONS = True
+ACCOUNT_EMAIL_UNKNOWN_ACCOUNTS = False
+ACCOUNT_PREVENT_ENUMERATION = True
+ACCOUNT_REAUTHENTICATION_REQUIRED = True
+ACCOUNT_REAUTHENTICATION_TIMEOUT = 300
+ACCOUNT_PASSWORD_RESET_TOKEN_GENERATOR = "django.contrib.auth.tokens.PasswordResetTokenGenerator"  # noqa: S105 - a class
+ACCOUNT_FORMS = {
+    "reset_password": "frontend.accounts.forms.ForgottenForm",
+    "user_token": "frontend.accounts.forms.ResetLinkForm",
+}
+ACCOUNT_RATE_LIMITS = {"account_link": "60/m/ip"}
+PASSWORD_RESET_TIMEOUT = 3600
+SOCIALACCOUNT_ADAPTER = "frontend.accounts.adapters.IdentityAdapter"
+SOCIALACCOUNT_LOGIN_ON_GET = False
+SOCIALACCOUNT_EMAIL_AUTHENTICATION = False
+SOCIALACCOUNT_STORE_TOKENS = False
+SOCIALACCOUNT_REQUESTS_TIMEOUT = 5
+SOCIALACCOUNT_OPENID_CONNECT_URL_PREFIX = "oidc"
+SOCIALACCOUNT_PROVIDERS = {"openid_connect": {"OAUTH_PKCE_ENABLED": True, "APPS": env.identity_providers()}}
+MFA_ADAPTER = "frontend.accounts.adapters.FactorAdapter"
+MFA_SUPPORTED_TYPES = ["totp", "webauthn", "recovery_codes"]
+MFA_PASSKEY_LOGIN_ENABLED = True
+MFA_ALLOW_UNVERIFIED_EMAIL = True
+TENANTRY_SECOND_FACTOR = env.second_factor
+mail = env.mail()
+EMAIL_BACKEND = mail.backend
+EMAIL_HOST, EMAIL_PORT = mail.host, mail.port
+EMAIL_HOST_USER, EMAIL_HOST_PASSWORD = mail.user, mail.password
+EMAIL_USE_TLS = mail.starttls
+EMAIL_USE_SSL = mail.tls
+EMAIL_TIMEOUT = 20
+EMAIL_FILE_PATH = env.state_dir / "mail"
+DEFAULT_FROM_EMAIL = env.mail_from
+TENANTRY_MAIL_REACHES_PEOPLE = mail.reaches_people
+# --- end of accounts ---
 
 REST_FRAMEWORK: dict[str, Any] = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["tenants.api.authentication.PrincipalAuthentication"],

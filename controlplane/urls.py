@@ -7,6 +7,8 @@ from django.urls import include, path
 
 from controlplane import health
 from frontend import urls as portal_urls
+from frontend.accounts import urls as accounts_urls
+from frontend.accounts import views as accounts_views
 from provisioners.agent_api import urls as agent_urls
 from tenants.api import scoping, urls
 from tenants.api.views import docs
@@ -23,7 +25,9 @@ urlpatterns: list[Any] = [
     path("api/docs", docs.DocsView.as_view(url_name="schema")),
     path("api/errors/<str:code>", docs.error_help),
     path("agent/v1/", include(agent_urls)),
+    path("admin/login/", accounts_views.to_log_in),  # the console's own would ask for no second factor
     path("admin/", admin.site.urls),
+    path("accounts/", include(accounts_urls)),
     path("", include(portal_urls)),
 ]
 

@@ -16,6 +16,8 @@ HELP: Final[Mapping[str, str]] = MappingProxyType(
         "is wrong with it; nothing was changed. Compare with the operation's schema in `/api/docs`.",
         "unauthenticated": "There is no valid proof of who you are: no token, or one that is wrong, expired, revoked "
         "or belongs to somebody who has left. Make a new one with `tenantry login`.",
+        "second-factor": "The account has, or must have, a second factor. Log in to the portal with it; tokens for the "
+        "API and the command line are made there under Me.",
         "forbidden": "You may see the object, but your role does not allow this. `data.needed` names the role that "
         "does.",
         "token-read-only": "The token may only read. Use one that was made without `read_only`.",
@@ -55,6 +57,9 @@ HELP: Final[Mapping[str, str]] = MappingProxyType(
         "unknown-dimension": "A quota or price speaks of something that does not exist. Dimensions are "
         "`gpu.<product>.slices`, `gpu.<product>.<profile>`, `vcpu`, `memory_gib`, `storage_gib`, `machines`, "
         "`boundaries`, `endpoints` and `spend_month`.",
+        "link-closed": "The link was used, withdrawn, is over, or is for somebody else. Ask whoever made it for a new "
+        "one.",
+        "too-many-invitations": "The tenant has as many open invitations as it may have. Withdraw some.",
         "unknown-person": "Nobody with this e-mail has an account. An operator can add one.",
         "unknown-rule": "A policy has no rule of this name.",
         "unknown-value": "A policy names something that does not exist here.",

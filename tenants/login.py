@@ -22,7 +22,7 @@ from django.utils import timezone
 
 from tenants import tokens
 from tenants.actor import AUTH, Actor
-from tenants.errors import RateLimited, Unauthenticated
+from tenants.errors import Forbidden, RateLimited, Unauthenticated
 from tenants.models import Person
 from tenants.transactions import acting, operation
 
@@ -72,9 +72,26 @@ _WRONG: Final = "E-mail or password is wrong."
 
 
 def log_in(email: str, password: str, *, name: str = "log-in", address: str, now: datetime) -> tokens.Issued:
-    """Return a new token for an e-mail and a password (`tenantry login`). Raises as `by_password`."""
+    """Return a new token for an e-mail and a password (`tenantry login`). Raises as `by_password`.
+
+    An account with a second factor gets none by password alone: `Forbidden` (`second-factor`).
+    """
     person = by_password(email, password, address=address, now=now)
+    if has_second_factor(person):
+        msg = "This account has a second factor: log in to the portal and make a token there (Me, Tokens)."
+        raise Forbidden(msg, code="second-factor")
     return _issue(person=person, name=name, actor=actor_of(person), now=now)
+
+
+def has_second_factor(person: Person) -> bool:
+    """Whether a password alone must not open this account. Opens its own transaction."""
+    with acting(AUTH), connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT EXISTS (SELECT 1 FROM mfa_authenticator WHERE user_id = %s AND type <> 'recovery_codes')",
+            [person.pk],
+        )
+        row = cursor.fetchone()
+    return bool(row and row[0])
 
 
 @operation

@@ -3,6 +3,7 @@
 Every tenant-owned table has its own `tenant` column: row-level security compares nothing else.
 """
 
+from tenants.models.account import AccountLink
 from tenants.models.allocation import Allocation, Boundary, QuotaCharge, Unit
 from tenants.models.event import ChainHead, Checkpoint, Event, IdempotencyRecord, Outbox
 from tenants.models.inventory import Finding, GpuDevice, Host, MigDevice, Provider, ProviderCredential
@@ -44,6 +45,7 @@ from tenants.models.tenant import Membership, Suspension, Tenant
 from tenants.models.work import HostPlan, Notice
 
 __all__ = [
+    "AccountLink",
     "Allocation",
     "ApiToken",
     "AutoApprovalRule",

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Final
 
-from django.contrib.auth.hashers import check_password
+from django.contrib.auth import hashers
 from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
@@ -39,9 +39,9 @@ def create(
 ) -> Person:
     """Add a person. Without a password he cannot log in until he has one. Raises `InvalidSpec`, `Conflict`."""
     allow(actor, None, "people.create")
-    person = Person(email=_email(email), display_name=_name(display_name), created_at=now)
+    person = Person(email=check_email(email), display_name=check_name(display_name), created_at=now)
     if password:
-        _check_password(password, person)
+        check_password(password, person)
         person.set_password(password)
     else:
         person.set_unusable_password()
@@ -66,9 +66,9 @@ def update(
     allow(actor, None, "people.update_own" if own_name else "people.update")
     row = locked(person)
     if display_name is not None:
-        row.display_name = _name(display_name)
+        row.display_name = check_name(display_name)
     if email is not None:
-        row.email = _email(email)
+        row.email = check_email(email)
     _save_unique(row, insert=False)
     changed = [field for field, value in (("display_name", display_name), ("email", email)) if value is not None]
     desired.happened(row, "person.changed", actor=actor, at=now, fields=changed)
@@ -84,13 +84,13 @@ def set_password(*, person: Person, new: str, actor: Actor, now: datetime, old: 
     if actor.person_id == person.pk:
         allow(actor, None, "people.set_password")
         row = locked(person)
-        if row.has_usable_password() and not check_password(old or "", row.password):
+        if row.has_usable_password() and not hashers.check_password(old or "", row.password):
             msg = "The old password is wrong."
             raise Forbidden(msg, code="wrong-password")
     else:
         allow(actor, None, "people.update")
         row = locked(person)
-    _check_password(new, row)
+    check_password(new, row)
     row.set_password(new)
     row.save(update_fields=["password"])
     desired.happened(row, "person.password-set", actor=actor, at=now, nudge=False)
@@ -136,6 +136,8 @@ def erase(*, person: Person, actor: Actor, now: datetime) -> Person:
     if row.left_at is None:
         msg = "Only who has left can be erased."
         raise Conflict(msg, code="not-left")
+    with connection.cursor() as cursor:  # while the row still has the e-mail by which links know him
+        cursor.execute("SELECT account_forget(%s)", [row.pk])
     row.display_name = ERASED
     row.email = f"erased-{row.pk}@erased.invalid"
     row.set_unusable_password()
@@ -260,7 +262,8 @@ def _save_unique(person: Person, *, insert: bool) -> None:
         raise Conflict(msg, code="email-taken", field="email") from error
 
 
-def _email(text: str) -> str:
+def check_email(text: str) -> str:
+    """Return an e-mail as stored. Raises `InvalidSpec`."""
     value = text.strip()
     try:
         validate_email(value)
@@ -273,11 +276,13 @@ def _email(text: str) -> str:
     return value
 
 
-def _name(text: str) -> str:
+def check_name(text: str) -> str:
+    """Return a display name as stored. Raises `InvalidSpec`."""
     return clean_text(text, "display_name", most=120, least=1)
 
 
-def _check_password(password: str, person: Person) -> None:
+def check_password(password: str, person: Person) -> None:
+    """Raise `InvalidSpec` for a password that is too weak."""
     try:
         validate_password(password, person)
     except ValidationError as error:

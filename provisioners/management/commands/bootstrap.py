@@ -1,6 +1,7 @@
 """`bootstrap`: make what a new installation needs. Safe to repeat; makes only what is missing.
 
-Plain: the first operator (from `--operator EMAIL`; the password is read from standard input). `--demo`:
+Plain: the first operator (from `--operator EMAIL`; the password is read from standard input), or with
+`--first-link` a link by which he makes himself, once, within a day, as long as there is none. `--demo`:
 people, tenants, two simulated providers with their hosts open, prices and a served model; the log-ins
 are written to `demo-logins.json` in the state folder, readable by its owner only.
 """
@@ -27,8 +28,8 @@ from provisioners import connections, inventory
 from tenants import models_catalogue
 from tenants.actor import SYSTEM
 from tenants.models import Host, Person, PlatformMembership, PriceList, Provider, Quota, ServedModel, Tenant
+from tenants.operations import accounts, members, people, pricing, providers, quotas, served_models, tenants
 from tenants.operations import inventory as hosts
-from tenants.operations import members, people, pricing, providers, quotas, served_models, tenants
 from tenants.states import HostState, PlatformRole, Role
 from tenants.transactions import reading
 
@@ -75,6 +76,7 @@ class Command(BaseCommand):
         """`--demo`, or `--operator EMAIL [--name NAME]` with the password on standard input."""
         parser.add_argument("--demo", action="store_true")
         parser.add_argument("--operator", metavar="EMAIL")
+        parser.add_argument("--first-link", action="store_true", help="print the link that makes the first operator")
         parser.add_argument("--name", default="Operator")
 
     def handle(self, *_args: Any, **options: Any) -> None:
@@ -85,12 +87,21 @@ class Command(BaseCommand):
                 msg = "the demo needs a sandbox: set TENANTRY_SANDBOX_URL and TENANTRY_SANDBOX_TOKEN"
                 raise CommandError(msg)
             self._demo(now)
+        elif options["first_link"]:
+            self._first_link(now)
         elif options["operator"]:
             password = sys.stdin.readline().rstrip("\n")
             self._person(options["operator"], options["name"], (PlatformRole.OPERATOR,), password, now)
         else:
-            msg = "say --demo, or --operator EMAIL"
+            msg = "say --demo, --first-link, or --operator EMAIL"
             raise CommandError(msg)
+
+    def _first_link(self, now: datetime) -> None:
+        made = accounts.first_link(actor=SYSTEM, now=now)
+        if made is None:
+            self.stdout.write("there is an operator already; another operator can recover his account")
+            return
+        self.stdout.write(f"{settings.TENANTRY_PUBLIC_URL}/accounts/link/{made.secret}/")
 
     # --- people and tenants --------------------------------------------------------------------
 
