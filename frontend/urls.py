@@ -7,15 +7,51 @@ from typing import Any
 from django.urls import path
 
 from frontend.kernel.page import verify
-from frontend.views import entrance, home
+from frontend.views import endpoints, entrance, home, live, machines, namespaces, new, playground
 
 app_name = "frontend"
+
+
+def product(noun: str, views: Any) -> list[Any]:
+    """Return the addresses that endpoints, machines and namespaces share."""
+    one = f"t/<str:tenant>/{noun}s/<str:name>"
+    return [
+        path(f"t/<str:tenant>/{noun}s", views.listed, name=f"{noun}s"),
+        path(one, views.show, name=noun),
+        path(f"{one}/state", views.state, name=f"{noun}-state"),
+        path(f"{one}/delete", views.delete, name=f"{noun}-delete"),
+        path(f"{one}/renew", views.renew, name=f"{noun}-renew"),
+    ]
+
+
+ENDPOINT = "t/<str:tenant>/endpoints/<str:name>"
 
 urlpatterns: list[Any] = [
     path("", home.landing, name="landing"),
     path("login", entrance.log_in, name="log-in"),
     path("logout", entrance.log_out, name="log-out"),
+    # one tenant
     path("t/<str:tenant>", home.show, name="home-of"),
+    path("t/<str:tenant>/live", live.tenant, name="live-tenant"),
+    path("t/<str:tenant>/live/<str:kind>/<uuid:key>", live.product, name="live"),
+    path("t/<str:tenant>/new", new.choose, name="new"),
+    path("t/<str:tenant>/new/endpoint", new.endpoint, name="new-endpoint"),
+    path("t/<str:tenant>/new/machine", new.machine, name="new-machine"),
+    path("t/<str:tenant>/new/namespace", new.namespace, name="new-namespace"),
+    *product("endpoint", endpoints),
+    path(f"{ENDPOINT}/playground", playground.show, name="endpoint-playground"),
+    path(f"{ENDPOINT}/playground/chat", playground.chat, name="endpoint-chat"),
+    path(f"{ENDPOINT}/keys", endpoints.keys, name="endpoint-keys"),
+    path(f"{ENDPOINT}/keys/new", endpoints.create_key, name="endpoint-key-new"),
+    path(f"{ENDPOINT}/keys/<str:key>/roll", endpoints.roll_key, name="endpoint-key-roll"),
+    path(f"{ENDPOINT}/keys/<str:key>/revoke", endpoints.revoke_key, name="endpoint-key-revoke"),
+    path(f"{ENDPOINT}/revisions", endpoints.revisions, name="endpoint-revisions"),
+    path(f"{ENDPOINT}/revisions/new", endpoints.revise, name="endpoint-revise"),
+    path(f"{ENDPOINT}/cost", endpoints.cost, name="endpoint-cost"),
+    path(f"{ENDPOINT}/built", endpoints.built, name="endpoint-built"),
+    *product("machine", machines),
+    path("t/<str:tenant>/machines/<str:name>/power", machines.power, name="machine-power"),
+    *product("namespace", namespaces),
 ]
 
 verify(urlpatterns)

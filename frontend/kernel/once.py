@@ -38,8 +38,8 @@ def put(request: HttpRequest, response: HttpResponseBase, secret: str, *, path: 
     )
 
 
-def peek(request: HttpRequest) -> str:
-    """Return the secret that came with this request for this page, `""` without one."""
+def peek(request: HttpRequest, *, lasts_s: int = LASTS_S) -> str:
+    """Return the secret that came with this request for this page, `""` without one not older than `lasts_s`."""
     raw = request.COOKIES.get(COOKIE, "")
     if not raw:
         return ""
@@ -48,7 +48,7 @@ def peek(request: HttpRequest) -> str:
     except (ValueError, vault.VaultError):
         return ""
     made, _, secret = body.partition(" ")
-    fresh = made.isdigit() and datetime.now(UTC).timestamp() - int(made) <= LASTS_S
+    fresh = made.isdigit() and datetime.now(UTC).timestamp() - int(made) <= lasts_s
     return secret if fresh else ""
 
 

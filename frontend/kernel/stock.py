@@ -1,0 +1,100 @@
+"""What may be asked for here: products with room somewhere, kinds of places, models; as the tenant's policy allows.
+
+Reads only, in the caller's read block; the number of queries does not depend on the estate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from django.db import connection
+
+from tenants import gpu_catalogue, models_catalogue
+from tenants.models import Provider, ServedModel, Tenant
+from tenants.models_catalogue import ServedModelData
+from tenants.policy import EffectivePolicy, effective_policy
+
+
+@dataclass(frozen=True, slots=True)
+class Stock:
+    """What a tenant may choose from."""
+
+    policy: EffectivePolicy
+    products: tuple[str, ...]
+    """Catalogue ids that an open host has and policy allows."""
+    kinds: frozenset[str]
+    """Kinds of boundaries that some provider offers: `namespace`, `vm`."""
+    sites: tuple[str, ...]
+    simulated: bool
+    """Whether every provider is a simulation."""
+
+    def tier_allowed(self, tier: str) -> bool:
+        """Whether policy allows a tier."""
+        return self.policy.forbids("tiers", tier) is None
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """One model that may be deployed, with its facts where the catalogue has them."""
+
+    row: ServedModel
+    facts: ServedModelData | None
+
+    @property
+    def name(self) -> str:
+        """Return the name that is asked for."""
+        return str(self.row.name)
+
+
+def policy_of(tenant: Tenant) -> EffectivePolicy:
+    """Return what the tenant's path allows together; reads without locking."""
+    rows = Tenant.objects.in_bulk(tenant.path)
+    return effective_policy([(rows[key].name, rows[key].policy) for key in tenant.path if key in rows])
+
+
+def of(tenant: Tenant) -> Stock:
+    """Return what the tenant may choose from."""
+    policy = policy_of(tenant)
+    providers = [
+        row
+        for row in Provider.objects.filter(enabled=True, deletion_requested_at__isnull=True)
+        if policy.forbids("sites", row.site) is None
+    ]
+    known = [product.id for product in gpu_catalogue.products() if policy.forbids("products", product.id) is None]
+    kinds = {kind for row in providers for kind in row.capabilities.get("boundary_kinds", [])}
+    return Stock(
+        policy=policy,
+        products=_present(known),
+        kinds=frozenset(kinds),
+        sites=tuple(sorted({row.site for row in providers})),
+        simulated=bool(providers) and all(row.capabilities.get("simulated") for row in providers),
+    )
+
+
+def models(policy: EffectivePolicy) -> list[Served]:
+    """Return the models that may be deployed, those with known facts first."""
+    found = [
+        Served(row, _facts(row.repository))
+        for row in ServedModel.objects.filter(enabled=True).order_by("name")
+        if policy.forbids("models", row.name) is None
+    ]
+    return sorted(found, key=lambda one: (one.facts is None, one.facts.params_total if one.facts else 0, one.name))
+
+
+def _present(known: list[str]) -> tuple[str, ...]:
+    """Return those products of which any device can be placed on: one index look-up each, in one statement."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT p.name FROM unnest(%s::text[]) AS p(name) WHERE EXISTS "
+            "(SELECT 1 FROM tenants_gpudevice d WHERE d.product = p.name AND d.placeable)",
+            [known],
+        )
+        found = {row[0] for row in cursor.fetchall()}
+    return tuple(name for name in known if name in found)
+
+
+def _facts(repository: str) -> ServedModelData | None:
+    try:
+        return models_catalogue.model(repository)
+    except models_catalogue.UnknownModel:
+        return None

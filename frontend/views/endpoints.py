@@ -1,0 +1,348 @@
+"""Endpoints: list, and the page of one with its tabs: overview, keys, revisions, cost, what was built."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from typing import Any, Final
+
+from django.contrib import messages
+from django.db.models import Sum
+from django.http import HttpResponse
+from django.shortcuts import render
+from django.urls import reverse
+from django.utils.translation import gettext as _
+
+from frontend.design import numbers
+from frontend.forms import wishes
+from frontend.kernel import once, outlook, stock, story
+from frontend.kernel.page import PageRequest, page
+from frontend.views import products
+from frontend.views.products import ENDPOINTS
+from tenants import queries
+from tenants.errors import Conflict, InvalidSpec, NotVisible
+from tenants.models import Endpoint, EndpointKey, EndpointUsage, Revision
+from tenants.operations import endpoints
+from tenants.operations.pricing import all_prices, currency
+from tenants.specs import RevisionAsk
+from tenants.transactions import reading
+
+OVERLAPS: Final = (0, 3600, 86400, 7 * 86400)
+"""Seconds that a rolled key goes on."""
+DAY: Final = timedelta(days=1)
+
+
+@page("endpoints.list")
+def listed(request: PageRequest) -> HttpResponse:
+    """List the endpoints of a tenant."""
+    return products.listed(ENDPOINTS, request)
+
+
+# --- overview -------------------------------------------------------------------------------------
+
+
+@page("endpoints.read")
+def show(request: PageRequest, name: str) -> HttpResponse:
+    """Show one endpoint; while it is built the page builds itself."""
+    row = products.find(ENDPOINTS, request, name)
+    secret = once.peek(request)
+    values = frame(request, row, "overview") | products.state(row, request) | _use(row, request)
+    values |= {
+        "secret": secret,
+        "twins": connect(row, secret),
+        "events": story.events(row),
+        "plan": products.deletion_plan(row, request) | {"live_keys": _live_keys(row), "calls": values["requests_day"]},
+        "days_options": [{"value": days, "label": str(days)} for days in wishes.DAYS],
+    }
+    response = render(request, "frontend/pages/endpoints/show.html", values)
+    if secret:
+        once.forget(request, response)
+    return response
+
+
+@page("endpoints.read")
+def state(request: PageRequest, name: str) -> HttpResponse:
+    """Return the part of the overview that changes while it is built."""
+    row = products.find(ENDPOINTS, request, name)
+    values = products.frame(ENDPOINTS, request, row, current="overview")
+    values |= products.state(row, request) | _use(row, request) | {"twins": connect(row, "")}
+    return render(request, "frontend/pages/endpoints/_state.html", values)
+
+
+def frame(request: PageRequest, row: Endpoint, current: str) -> dict[str, Any]:
+    """Return what every tab of an endpoint shows around its content."""
+    tabs = [
+        ("overview", _("Overview"), "endpoint"),
+        ("playground", _("Playground"), "endpoint-playground"),
+        ("keys", _("Keys"), "endpoint-keys"),
+        ("revisions", _("Revisions"), "endpoint-revisions"),
+        ("cost", _("Cost"), "endpoint-cost"),
+        ("built", _("What was built"), "endpoint-built"),
+    ]
+    if not request.portal.can_write:
+        tabs = [tab for tab in tabs if tab[0] not in {"playground", "keys"}]
+    where = {"tenant": request.tenant.name, "name": row.name}
+    return {
+        **products.frame(ENDPOINTS, request, row, current=current),
+        "tabs": [
+            {"label": label, "url": reverse(f"frontend:{route}", kwargs=where), "current": key == current}
+            for key, label, route in tabs
+        ],
+    }
+
+
+def _use(row: Endpoint, request: PageRequest) -> dict[str, Any]:
+    """Return what was asked of it in the last day, by whole hours; None where nothing was."""
+    found = EndpointUsage.objects.filter(endpoint_id=row.pk, hour__gte=request.now - DAY).aggregate(
+        requests=Sum("requests"), prompt=Sum("prompt_tokens"), written=Sum("completion_tokens")
+    )
+    return {
+        "requests_day": found["requests"],
+        "tokens_day": None if found["requests"] is None else (found["prompt"] or 0) + (found["written"] or 0),
+    }
+
+
+def _live_keys(row: Endpoint) -> int:
+    return EndpointKey.objects.filter(endpoint=row, revoked_at__isnull=True).count()
+
+
+def connect(row: Endpoint, secret: str) -> list[dict[str, str]]:
+    """Return ready-made calls of an endpoint, with its key where it is still known."""
+    address = row.address or "https://…/v1"
+    key = secret or "$TENANTRY_KEY"
+    body = f'{{"model": "{row.name}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
+    curl = (
+        f"curl {address}/chat/completions \\\n"
+        f'  -H "Authorization: Bearer {key}" \\\n'
+        f'  -H "Content-Type: application/json" \\\n'
+        f"  -d '{body}'"
+    )
+    shown = f'"{secret}"' if secret else 'os.environ["TENANTRY_KEY"]'
+    python = (
+        ("" if secret else "import os\n\n")
+        + "from openai import OpenAI\n\n"
+        + f'client = OpenAI(base_url="{address}", api_key={shown})\n'
+        + "answer = client.chat.completions.create(\n"
+        + f'    model="{row.name}",\n'
+        + '    messages=[{"role": "user", "content": "Hello"}],\n'
+        + ")\n"
+        + "print(answer.choices[0].message.content)"
+    )
+    command = f"tenantry get endpoint/{row.name} -o yaml\ntenantry explain endpoint/{row.name}"
+    return [
+        {"label": "curl", "text": curl, "lang": "sh"},
+        {"label": "Python", "text": python, "lang": "python"},
+        {"label": "CLI", "text": command, "lang": "sh"},
+    ]
+
+
+@page("endpoints.delete", methods=("POST",))
+def delete(request: PageRequest, name: str) -> HttpResponse:
+    """Delete an endpoint."""
+    return products.delete(ENDPOINTS, request, name)
+
+
+@page("allocations.renew", methods=("POST",))
+def renew(request: PageRequest, name: str) -> HttpResponse:
+    """Give an endpoint a new term."""
+    return products.renew(ENDPOINTS, request, name)
+
+
+# --- keys -----------------------------------------------------------------------------------------
+
+
+@page("endpoint-keys.list")
+def keys(request: PageRequest, name: str) -> HttpResponse:
+    """List the keys of an endpoint; one that was just made is shown once."""
+    row = products.find(ENDPOINTS, request, name)
+    secret = once.peek(request)
+    found = list(EndpointKey.objects.filter(endpoint=row).select_related("replaced_by").order_by("-created_at")[:200])
+    values = frame(request, row, "keys") | {
+        "keys": [key for key in found if _is_live(key, request)],
+        "ended": [key for key in found if not _is_live(key, request)],
+        "no_keys": not any(_is_live(key, request) for key in found),
+        "key_columns": [
+            {"key": "name", "label": _("Name")},
+            {"key": "made", "label": _("Made")},
+            {"key": "used", "label": _("Last used")},
+            {"key": "ends", "label": _("Ends")},
+            {"key": "actions", "label": _("Actions"), "hidden_label": True},
+        ],
+        "secret": secret,
+        "overlaps": [{"value": value, "label": numbers.duration(value) if value else _("none")} for value in OVERLAPS],
+        "twins": connect(row, secret),
+    }
+    response = render(request, "frontend/pages/endpoints/keys.html", values)
+    if secret:
+        once.forget(request, response)
+    return response
+
+
+def _is_live(key: EndpointKey, request: PageRequest) -> bool:
+    return key.revoked_at is None and (key.expires_at is None or key.expires_at > request.now)
+
+
+@page("endpoints.create_key", methods=("POST",))
+def create_key(request: PageRequest, name: str) -> HttpResponse:
+    """Make a key."""
+    with reading(request.actor):
+        row = products.find(ENDPOINTS, request, name)
+    days = wishes.number(request.POST.get("days"), 0, least=0, most=3650)
+    title = request.POST.get("name", "").strip()[:80]
+    response = products.back(ENDPOINTS, request, row, "keys")
+    if not title:
+        messages.error(request, _("Give the key a name: who or what uses it."))
+        return response
+    try:
+        _key, secret = endpoints.create_key(
+            endpoint=row,
+            name=title,
+            expires_at=request.now + timedelta(days=days) if days else None,
+            actor=request.actor,
+            now=request.now,
+        )
+    except (InvalidSpec, Conflict) as error:
+        messages.error(request, error.detail)
+        return response
+    once.put(request, response, secret, path=response["Location"])
+    return response
+
+
+@page("endpoints.roll_key", methods=("POST",))
+def roll_key(request: PageRequest, name: str, key: str) -> HttpResponse:
+    """Replace a key; the old one goes on for a while."""
+    row, found = _key_of(request, name, key)
+    response = products.back(ENDPOINTS, request, row, "keys")
+    overlap = wishes.number(request.POST.get("overlap_s"), 86400, least=0, most=30 * 86400)
+    try:
+        _made, secret = endpoints.roll_key(
+            endpoint=row, key=found, overlap_s=overlap, actor=request.actor, now=request.now
+        )
+    except (InvalidSpec, Conflict) as error:
+        messages.error(request, error.detail)
+        return response
+    once.put(request, response, secret, path=response["Location"])
+    return response
+
+
+@page("endpoints.revoke_key", methods=("POST",))
+def revoke_key(request: PageRequest, name: str, key: str) -> HttpResponse:
+    """End a key; gateways refuse it within five seconds."""
+    row, found = _key_of(request, name, key)
+    endpoints.revoke_key(endpoint=row, key=found, actor=request.actor, now=request.now)
+    messages.success(request, _("The key %(name)s is revoked.") % {"name": found.name})
+    return products.back(ENDPOINTS, request, row, "keys")
+
+
+def _key_of(request: PageRequest, name: str, key: str) -> tuple[Endpoint, EndpointKey]:
+    with reading(request.actor):
+        row: Endpoint = products.find(ENDPOINTS, request, name)
+        found = EndpointKey.objects.filter(endpoint=row, public_id=key).first()
+    if found is None:
+        raise NotVisible
+    return row, found
+
+
+# --- revisions, cost, what was built ------------------------------------------------------------------
+
+
+@page("revisions.list")
+def revisions(request: PageRequest, name: str) -> HttpResponse:
+    """List what an endpoint served, and offer to serve something else."""
+    row = products.find(ENDPOINTS, request, name)
+    present = row.revision
+    values = frame(request, row, "revisions") | {
+        "revisions": Revision.objects.filter(endpoint=row).select_related("model").order_by("-number")[:50],
+        "models": [{"value": one.name, "label": one.name} for one in stock.models(stock.policy_of(request.tenant))],
+        "revision_columns": [
+            {"key": "number", "label": _("Revision")},
+            {"key": "model", "label": _("Model")},
+            {"key": "settings", "label": _("Settings")},
+            {"key": "made", "label": _("Made")},
+        ],
+        "model": present.model.name if present is not None else "",
+        "arguments": present.arguments if present is not None else {},
+    }
+    return render(request, "frontend/pages/endpoints/revisions.html", values)
+
+
+@page("endpoints.revise", methods=("POST",))
+def revise(request: PageRequest, name: str) -> HttpResponse:
+    """Serve something else."""
+    with reading(request.actor):
+        row = products.find(ENDPOINTS, request, name)
+        arguments = dict(row.revision.arguments) if row.revision is not None else {}
+    for field in ("max_model_len", "max_num_seqs"):
+        if request.POST.get(field):
+            arguments[field] = wishes.number(request.POST.get(field), 0, least=1, most=2_097_152)
+    try:
+        made = endpoints.revise(
+            endpoint=row,
+            ask=RevisionAsk(request.POST.get("model", ""), arguments),
+            actor=request.actor,
+            now=request.now,
+        )
+    except (InvalidSpec, Conflict) as error:
+        messages.error(request, error.detail)
+    else:
+        messages.success(request, _("Revision %(n)d takes over.") % {"n": made.number})
+    return products.back(ENDPOINTS, request, row, "revisions")
+
+
+@page("costs.list")
+def cost(request: PageRequest, name: str) -> HttpResponse:
+    """Show what an endpoint costs: by the hour, so far, to its end."""
+    row = products.find(ENDPOINTS, request, name)
+    known = all_prices()
+    provider = row.boundary.provider if row.boundary is not None else None
+    demand = {key: int(amount) for key, amount in row.allocation.demand.items()}
+    place = {"provider": provider.name, "site": provider.site} if provider is not None else {}
+    end = row.allocation.expires_at
+    usage = EndpointUsage.objects.filter(endpoint_id=row.pk).aggregate(
+        prompt=Sum("prompt_tokens"), written=Sum("completion_tokens")
+    )
+    tokens = (usage["prompt"] or 0) + (usage["written"] or 0)
+    stopped = min(row.deletion_requested_at or request.now, request.now)
+    so_far = outlook.price(demand, row.ready_at, stopped, prices=known, **place) if row.ready_at else None
+    rest = outlook.price(demand, request.now, end, prices=known, **place) if end and end > request.now else None
+    spent = so_far.to_the_end if so_far is not None else None
+    values = frame(request, row, "cost") | {
+        "hour": outlook.price(demand, request.now, request.now, prices=known, **place).hour,
+        "spent": spent,
+        "rest": rest.to_the_end if rest is not None else None,
+        "per_million": spent / tokens * 1_000_000 if spent is not None and tokens else None,
+        "tokens": tokens or None,
+        "cost_columns": [
+            {"key": "item", "label": _("Item")},
+            {"key": "amount", "label": _("Amount"), "numeric": True},
+            {"key": "hour", "label": _("Per hour"), "numeric": True},
+        ],
+        "currency": currency(),
+        "lines": [
+            {
+                "item": outlook.product_of(item),
+                "amount": amount,
+                "hour": outlook.price({item: amount}, request.now, request.now, prices=known, **place).hour,
+            }
+            for item, amount in sorted(demand.items())
+            if not item.startswith("gpu.") or item.endswith(".slices")
+        ],
+    }
+    return render(request, "frontend/pages/endpoints/cost.html", values)
+
+
+@page("endpoints.explain")
+def built(request: PageRequest, name: str) -> HttpResponse:
+    """Show what was built, in the words of the machinery."""
+    row = products.find(ENDPOINTS, request, name)
+    told = queries.explain(row, now=request.now)
+    values = frame(request, row, "built") | {
+        "told_text": json.dumps({**told, "asked": row.allocation.spec, "seen": row.observed}, indent=1, default=str),
+        "facts": [
+            {"label": _("Id"), "value": str(row.pk), "copy": str(row.pk), "mono": True},
+            {"label": _("Isolation"), "value": row.boundary.short_id if row.boundary else "", "mono": True},
+            {"label": _("Provider"), "value": row.boundary.provider.name if row.boundary else ""},
+            {"label": _("Capacity"), "value": row.allocation.short_id, "mono": True},
+        ],
+    }
+    return render(request, "frontend/pages/endpoints/built.html", values)

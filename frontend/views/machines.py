@@ -1,0 +1,82 @@
+"""Machines: list, and the page of one."""
+
+from __future__ import annotations
+
+from django.contrib import messages
+from django.http import HttpResponse
+from django.shortcuts import render
+
+from frontend.forms import wishes
+from frontend.kernel import story
+from frontend.kernel.page import PageRequest, page
+from frontend.views import products
+from frontend.views.products import MACHINES
+from tenants.errors import Conflict, InvalidSpec
+from tenants.models import Machine
+from tenants.operations import machines
+from tenants.transactions import reading
+
+
+@page("machines.list")
+def listed(request: PageRequest) -> HttpResponse:
+    """List the machines of a tenant."""
+    return products.listed(MACHINES, request)
+
+
+@page("machines.read")
+def show(request: PageRequest, name: str) -> HttpResponse:
+    """Show one machine."""
+    row = products.find(MACHINES, request, name)
+    values = products.frame(MACHINES, request, row, current="overview") | products.state(row, request)
+    values |= {
+        "twins": connect(row),
+        "events": story.events(row),
+        "plan": products.deletion_plan(row, request),
+        "days_options": [{"value": days, "label": str(days)} for days in wishes.DAYS],
+    }
+    return render(request, "frontend/pages/machines/show.html", values)
+
+
+@page("machines.read")
+def state(request: PageRequest, name: str) -> HttpResponse:
+    """Return the part of the page that changes while it is built."""
+    row = products.find(MACHINES, request, name)
+    values = products.frame(MACHINES, request, row, current="overview") | products.state(row, request)
+    return render(request, "frontend/pages/machines/_state.html", values | {"twins": connect(row)})
+
+
+def connect(row: Machine) -> list[dict[str, str]]:
+    """Return how to get in."""
+    address = row.address or "…"
+    return [
+        {"label": "SSH", "text": f"ssh {address}", "lang": "sh"},
+        {
+            "label": "CLI",
+            "text": f"tenantry get machine/{row.name} -o yaml\ntenantry explain machine/{row.name}",
+            "lang": "sh",
+        },
+    ]
+
+
+@page("machines.delete", methods=("POST",))
+def delete(request: PageRequest, name: str) -> HttpResponse:
+    """Delete a machine."""
+    return products.delete(MACHINES, request, name)
+
+
+@page("allocations.renew", methods=("POST",))
+def renew(request: PageRequest, name: str) -> HttpResponse:
+    """Give a machine a new term."""
+    return products.renew(MACHINES, request, name)
+
+
+@page("machines.power", methods=("POST",))
+def power(request: PageRequest, name: str) -> HttpResponse:
+    """Switch a machine on or off; its GPUs stay held."""
+    with reading(request.actor):
+        row = products.find(MACHINES, request, name)
+    try:
+        machines.power(machine=row, want=request.POST.get("power", ""), actor=request.actor, now=request.now)
+    except (InvalidSpec, Conflict) as error:
+        messages.error(request, error.detail)
+    return products.back(MACHINES, request, row)

@@ -1,0 +1,164 @@
+"""Playground: talk to an endpoint through the control plane. The answer streams; nothing is stored.
+
+The key lives five minutes, is made by the operation that everybody uses, and waits sealed in the browser for the
+next question; the address is the driver's report, checked against the provider's ranges.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import httpx
+from django.db import connection
+from django.http import HttpResponse, HttpResponseBase, StreamingHttpResponse
+from django.shortcuts import render
+from django.urls import reverse
+from django.utils.translation import gettext as _
+
+from frontend.kernel import once, reach
+from frontend.kernel.page import PageRequest, page
+from frontend.views import endpoints as endpoint_pages
+from frontend.views import products
+from frontend.views.products import ENDPOINTS
+from tenants.errors import Conflict, InvalidSpec
+from tenants.models import Endpoint
+from tenants.operations import endpoints
+from tenants.states import Phase
+from tenants.transactions import reading
+
+KEY_LASTS: Final = timedelta(minutes=5)
+KEY_SPARE_S: Final = 45
+"""A key with less than this left is not used for another question."""
+MOST_MESSAGES: Final = 40
+MOST_TEXT: Final = 32_000
+MOST_TOKENS: Final = 2048
+PATIENCE_S: Final = 12.0
+"""A new key reaches the gateway with its next configuration: so long a refusal is asked again."""
+AGAIN_S: Final = 0.4
+USABLE: Final = frozenset({Phase.READY.value, Phase.DEGRADED.value, Phase.EXPIRING.value})
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One call to be made."""
+
+    address: str
+    ranges: tuple[reach.Network, ...]
+    key: str = field(repr=False)
+    body: dict[str, Any]
+
+
+@page("endpoints.create_key")
+def show(request: PageRequest, name: str) -> HttpResponse:
+    """Show the playground of an endpoint."""
+    row = products.find(ENDPOINTS, request, name)
+    values = endpoint_pages.frame(request, row, "playground") | {
+        "usable": row.phase in USABLE and bool(row.address),
+        "chat_url": reverse("frontend:endpoint-chat", kwargs={"tenant": request.tenant.name, "name": row.short_id}),
+        "most_tokens": MOST_TOKENS,
+    }
+    return render(request, "frontend/pages/endpoints/playground.html", values)
+
+
+@page("endpoints.create_key", methods=("POST",))
+def chat(request: PageRequest, name: str) -> HttpResponseBase:
+    """Put a conversation to the endpoint; stream its answer as server-sent events. Raises `InvalidSpec`, `Conflict`."""
+    messages, tokens = _asked(request)
+    with reading(request.actor):
+        row: Endpoint = products.find(ENDPOINTS, request, name)
+        ranges = reach.ranges_of(row.boundary.provider) if row.boundary is not None else ()
+    if row.phase not in USABLE or not row.address:
+        raise Conflict(_("It does not answer yet: it is not ready."), code="not-ready")
+    secret, made = _key(request, row, now=request.now)
+    body = {"model": row.name, "messages": messages, "stream": True, "max_tokens": tokens}
+    connection.close()  # back to the pool: an answer may take minutes
+    response = StreamingHttpResponse(
+        _answer(Question(row.address, ranges, secret, body)), content_type="text/event-stream"
+    )
+    response["Cache-Control"] = "no-store"
+    response["X-Accel-Buffering"] = "no"
+    if made:
+        once.put(request, response, secret, path=request.path)
+    return response
+
+
+def _asked(request: PageRequest) -> tuple[list[dict[str, str]], int]:
+    try:
+        given = json.loads(request.body)
+        messages = [{"role": str(one["role"]), "content": str(one["content"])} for one in given["messages"]]
+        tokens = int(given.get("max_tokens", 512))
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidSpec(_("Send messages with role and content."), field="messages") from error
+    if not 1 <= len(messages) <= MOST_MESSAGES or any(
+        one["role"] not in {"user", "assistant", "system"} for one in messages
+    ):
+        raise InvalidSpec(_("Send 1 to 40 messages of user, assistant or system."), field="messages")
+    if sum(len(one["content"]) for one in messages) > MOST_TEXT:
+        raise InvalidSpec(_("This is too long for the playground."), field="messages")
+    return messages, min(max(tokens, 1), MOST_TOKENS)
+
+
+def _key(request: PageRequest, row: Endpoint, *, now: datetime) -> tuple[str, bool]:
+    """Return the key that this browser brought along, or a new one; the second says which."""
+    kept = once.peek(request, lasts_s=int(KEY_LASTS.total_seconds()) - KEY_SPARE_S)
+    if kept:
+        return kept, False
+    _row, secret = endpoints.create_key(
+        endpoint=row, name="playground", expires_at=now + KEY_LASTS, actor=request.actor, now=now
+    )
+    return secret, True
+
+
+async def _answer(question: Question) -> AsyncIterator[bytes]:
+    """Yield what the endpoint says, line by line; a trouble is an event of its own."""
+    try:
+        target = await reach.checked(question.address, question.ranges)
+    except Conflict as error:
+        yield _trouble(error.detail)
+        return
+    headers = {"Authorization": f"Bearer {question.key}", "Host": target.host, "Accept": "text/event-stream"}
+    extensions = {"sni_hostname": target.name} if target.name else {}
+    timeout = httpx.Timeout(120.0, connect=5.0)
+    clock = asyncio.get_running_loop().time
+    end = clock() + PATIENCE_S
+    try:
+        async with httpx.AsyncClient(timeout=timeout, trust_env=False, follow_redirects=False) as http:
+            while True:
+                call = http.build_request(
+                    "POST", f"{target.url}/chat/completions", json=question.body, headers=headers, extensions=extensions
+                )
+                answer = await http.send(call, stream=True)
+                try:
+                    if answer.status_code in {401, 404} and clock() < end:
+                        await answer.aread()
+                    else:
+                        async for chunk in _told(answer):
+                            yield chunk
+                        return
+                finally:
+                    await answer.aclose()
+                yield b": the key is on its way\n\n"
+                await asyncio.sleep(AGAIN_S)
+    except httpx.HTTPError as error:
+        yield _trouble(_("The endpoint does not answer (%(what)s).") % {"what": type(error).__name__})
+
+
+async def _told(answer: httpx.Response) -> AsyncIterator[bytes]:
+    if answer.status_code != 200:
+        text = (await answer.aread())[:600].decode(errors="replace")
+        yield _trouble(_("The endpoint answers %(status)d: %(text)s") % {"status": answer.status_code, "text": text})
+        return
+    if not answer.headers.get("content-type", "").startswith("text/event-stream"):
+        yield _trouble(_("The endpoint did not stream."))
+        return
+    async for chunk in answer.aiter_bytes():
+        yield chunk
+
+
+def _trouble(text: str) -> bytes:
+    return f"event: trouble\ndata: {json.dumps({'detail': text})}\n\n".encode()
