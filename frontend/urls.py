@@ -7,7 +7,7 @@ from typing import Any
 from django.urls import path
 
 from frontend.kernel.page import verify
-from frontend.views import endpoints, entrance, home, live, machines, namespaces, new, playground
+from frontend.views import endpoints, entrance, home, live, machines, namespaces, new, playground, style
 
 app_name = "frontend"
 
@@ -30,6 +30,8 @@ urlpatterns: list[Any] = [
     path("", home.landing, name="landing"),
     path("login", entrance.log_in, name="log-in"),
     path("logout", entrance.log_out, name="log-out"),
+    path("style", style.show, name="style"),
+    path("style/entrance", style.entrance, name="style-entrance"),
     # one tenant
     path("t/<str:tenant>", home.show, name="home-of"),
     path("t/<str:tenant>/live", live.tenant, name="live-tenant"),

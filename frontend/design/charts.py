@@ -174,14 +174,12 @@ def chart(data: Chart) -> SafeString:
         '<li><i class="key series-{}"></i>{} <strong data-last="{}">{}</strong></li>',
         ((n + 1, s.name, n, number(value)) for n, (s, value) in enumerate(zip(data.series, last, strict=True))),
     )
-    grid = format_html_join(
+    heights = [(f"{100 - n * 100 / parts:g}", n, end * n / parts) for n in range(parts, 0, -1)]
+    grid = format_html_join("", '<line class="grid-line" x1="0" x2="100%" y1="{0}%" y2="{0}%"/>', heights)
+    labels = format_html_join(
         "",
-        '<line class="grid-line" x1="0" x2="100%" y1="{0}%" y2="{0}%"/>'
         '<text class="grid-label" x="0" y="{0}%" dy="-4" data-grid="{1}">{2}</text>',
-        (
-            (f"{100 - n * 100 / parts:g}", n, short(end * n / parts) + (f" {data.unit}" if n == parts else ""))
-            for n in range(parts, 0, -1)
-        ),
+        ((at, n, short(value) + (f" {data.unit}" if n == parts else "")) for at, n, value in heights),
     )
     if data.kind == "bar":
         shapes = bars(data, y)
@@ -214,7 +212,7 @@ def chart(data: Chart) -> SafeString:
         '<div class="chart-plot" tabindex="0" role="img" aria-label="{}">'
         '<svg width="100%" height="{}" aria-hidden="true">{}'
         '<svg class="chart-shapes" viewBox="0 0 {} {}" width="100%" height="100%" '
-        'preserveAspectRatio="none">{}</svg>{}'
+        'preserveAspectRatio="none">{}</svg>{}{}'
         '<line class="cross" x1="0" x2="0" y1="0" y2="100%" visibility="hidden"/></svg>'
         '<div class="chart-tip" hidden></div></div>',
         said(data),
@@ -223,6 +221,7 @@ def chart(data: Chart) -> SafeString:
         WIDTH,
         HEIGHT,
         shapes,
+        labels,
         limit,
     )
     body = (

@@ -69,13 +69,17 @@ def bar(used: Decimal, pending: Decimal, requested: Decimal, limit: Decimal | No
         if amount > 0:
             parts.append((kind, f"{at * 100 / scale:.3f}", f"{amount * 100 / scale:.3f}"))
             at += amount
+    beyond = ""
+    if limit is not None and used + pending > limit:
+        beyond = format_html(
+            '<rect class="beyond" x="{}%" y="0" width="{}%" height="10"/>',
+            f"{limit * 100 / scale:.3f}",
+            f"{(used + pending - limit) * 100 / scale:.3f}",
+        )
     mark = ""
     if limit is not None and total > limit:
         mark = format_html(
-            '<rect class="beyond" x="{0}%" y="0" width="{1}%" height="10"/>'
-            '<line class="limit" x1="{0}%" x2="{0}%" y1="0" y2="10"/>',
-            f"{limit * 100 / scale:.3f}",
-            f"{(total - limit) * 100 / scale:.3f}",
+            '{1}<line class="limit" x1="{0}%" x2="{0}%" y1="0" y2="10"/>', f"{limit * 100 / scale:.3f}", beyond
         )
     return format_html(
         '<svg class="quota-picture" width="100%" height="10" role="img" aria-label="{}">{}{}</svg>',

@@ -178,7 +178,7 @@ def cell(first: int, run: Run, *, large: bool) -> SafeString:
 
 
 def strip(gpu: Gpu, size: str = "large") -> SafeString:
-    """Return a GPU as its strip; `size` is "large" (one GPU, words inside) or "row" (letters; many under each other).
+    """Return a GPU as its strip; `size` is "large" (words inside), "row" (name and letters) or "bare" (letters).
 
     Raises `ValueError` for more slots than the style sheet knows.
     """
@@ -186,7 +186,10 @@ def strip(gpu: Gpu, size: str = "large") -> SafeString:
         raise ValueError(f"a strip has 1 to {MOST_SLOTS} slots, not {gpu.slots}")
     large = size == "large"
     cells = mark_safe("".join(cell(first, run, large=large) for first, run in gpu.starts()))  # noqa: S308 - built above
-    picture = format_html('<ol class="strip is-{} of-{}" aria-label="{}">{}</ol>', size, gpu.slots, summary(gpu), cells)
+    kind = "large" if large else "row"
+    picture = format_html('<ol class="strip is-{} of-{}" aria-label="{}">{}</ol>', kind, gpu.slots, summary(gpu), cells)
+    if size == "bare":
+        return picture
     if not large:
         name = format_html('<a href="{}">{}</a>', gpu.url, gpu.name) if gpu.url else escape(gpu.name)
         return format_html(

@@ -105,8 +105,14 @@ class Timeline:
 
     @property
     def done(self) -> int:
-        """Number of steps that need nothing more."""
-        return sum(step.state in {StepState.DONE, StepState.SKIPPED} for step in self.steps)
+        """Number of steps that are done."""
+        return sum(step.state is StepState.DONE for step in self.steps)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether nothing moves until a person decides or room is there."""
+        states = {step.state for step in self.steps}
+        return StepState.WAITING in states and StepState.RUNNING not in states
 
     @property
     def title(self) -> str:

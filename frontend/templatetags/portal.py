@@ -47,6 +47,33 @@ register.filter(
 
 
 @register.simple_tag
+def quota_of(
+    label: str,
+    unit: str,
+    used: int | None,
+    limit: int | None,
+    pending: int | str = 0,
+    requested: int | str = 0,
+    *,
+    url: str = "",
+    ends: str = "",
+    compact: object = False,
+) -> SafeString:
+    """Return the quota bar of flat values; empty text counts as none."""
+    line = quota_bar.QuotaLine(
+        label=label,
+        unit=unit,
+        used=used,
+        limit=limit,
+        pending=int(pending or 0),
+        requested=int(requested or 0),
+        url=url,
+        ends=ends,
+    )
+    return quota_bar.quota_bar(line, compact=bool(compact))
+
+
+@register.simple_tag
 def money(value: object, currency: str = "EUR", places: int = 2) -> str:
     """Return an amount with its currency sign."""
     return numbers.money(value, currency, places)
