@@ -461,20 +461,20 @@ def test_a_large_estate_is_taken_in_by_several_passes_and_closes_no_finding_mean
     site.estate.state.hosts[first.provider_ref].healthy = False
     Finding.objects.create(
         provider=site.provider,
-        kind="foreign-on-hold",
-        key="x",
+        kind=inventory.DUPLICATES,
+        subject="x",
         detail="x",
-        data={},
         first_seen_at=NOW,
         last_seen_at=NOW,
     )
 
     cut = inventory.run(site.provider.pk, site.driver, site.clock(), clock=site.clock, budget_s=0)
-    still = Host.objects.get(pk=first.pk).healthy
+    still, kept = Host.objects.get(pk=first.pk).healthy, open_findings()
     whole = site.look()
 
-    assert (cut.more, cut.hosts_changed, still) == (True, 0, True)
+    assert (cut.more, cut.hosts_changed, still, kept) == (True, 0, True, {inventory.DUPLICATES: 1})
     assert (whole.more, Host.objects.get(pk=first.pk).healthy) == (False, False)
+    assert open_findings() == {}
 
 
 def test_acceptance_that_runs_out_of_time_goes_on_with_the_next_pass() -> None:
