@@ -13,7 +13,7 @@ from uuid import UUID
 from django.db import connection
 
 from provisioners import registry
-from provisioners.driver import Done, Driver, Handle, Observed, Poll, Ref, Secret, Spec, Step
+from provisioners.driver import Done, Driver, Handle, Observed, Poll, Ref, Secret, Spec, Step, TransientDriverError
 from provisioners.instants import Instant, reach
 from tenants import vault
 from tenants.actor import SYSTEM
@@ -39,12 +39,23 @@ def credentials_of(provider_id: UUID) -> dict[str, Secret]:
 
 
 def driver_of(provider: Provider) -> Driver:
-    """Return the driver of a provider. Raises `NotSupported` for an unknown kind, `LookupError` for bad config."""
+    """Return the driver of a provider.
+
+    Raises `NotSupported` for an unknown kind, `TransientDriverError` while a setting or credential is missing or
+    cannot be used: an operator can mend that at any time.
+    """
     with _lock:
         known = _drivers.get(provider.pk)
         if known is not None and known[0] == provider.version:
             return known[1]
-    driver = registry.make_driver(provider.kind, provider.config, credentials_of(provider.pk))
+    try:
+        driver = registry.make_driver(provider.kind, provider.config, credentials_of(provider.pk))
+    except KeyError as error:
+        msg = f"the provider's setting or credential {error.args[0]!r} is missing"
+        raise TransientDriverError(msg) from error
+    except ValueError as error:
+        msg = "a setting of the provider cannot be used"
+        raise TransientDriverError(msg, raw=str(error)[:500]) from error
     with _lock:
         # The old driver's connections end with their last user: another thread may be in the middle of a call.
         _drivers[provider.pk] = (provider.version, driver)

@@ -9,6 +9,8 @@ incomplete list concludes nothing from absence.
 
 from __future__ import annotations
 
+import math
+import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -40,6 +42,8 @@ Clock = Callable[[], datetime]
 
 SECOND_LOOK: Final = timedelta(seconds=1)
 """What counts only when seen twice is looked at again this soon."""
+BUDGET_S: Final = 40.0
+"""Writing hosts and accepting them pauses after so long: a large estate is taken in by several passes."""
 DUPLICATES: Final = "duplicates-in-lists"
 KINDS: Final = inventory_hosts.KINDS | inventory_uses.KINDS | inventory_objects.KINDS | frozenset({DUPLICATES})
 """Findings that open and close with what snapshots show."""
@@ -60,6 +64,8 @@ class Summary:
     findings_changed: bool = False
     nudged: int = 0
     plans_moved: int = 0
+    more: bool = False
+    """Its time was over before all hosts were written or accepted; another pass should follow at once."""
 
     @property
     def idle(self) -> bool:
@@ -69,8 +75,10 @@ class Summary:
         )
 
 
-def run(provider_id: UUID, driver: Driver, now: datetime, *, clock: Clock | None = None) -> Summary:
-    """Read one provider and make our rows agree with what it shows.
+def run(
+    provider_id: UUID, driver: Driver, now: datetime, *, clock: Clock | None = None, budget_s: float = BUDGET_S
+) -> Summary:
+    """Read one provider and make our rows agree with what it shows; pauses `budget_s` after the read.
 
     `now` is the time just before the read: whatever happened in our rows after it outranks the snapshot.
     `clock` gives the time of what is written (default: `now`). Raises what `driver.snapshot` raises, after
@@ -85,16 +93,24 @@ def run(provider_id: UUID, driver: Driver, now: datetime, *, clock: Clock | None
         with acting(SYSTEM):
             Provider.objects.filter(pk=provider_id, healthy=True).update(healthy=False)
         raise
-    summary = apply(provider_id, seen, now, clock=clock)
+    until = time.monotonic() + budget_s
+    summary = apply(provider_id, seen, now, clock=clock, until=until)
     if not summary.superseded:
-        accept_hosts(provider_id, driver, clock or (lambda: now))
+        summary.more |= not accept_hosts(provider_id, driver, clock or (lambda: now), until=until)
         summary.nudged += inventory_objects.delete_wanted(provider_id, driver, clock or (lambda: now))
         summary.plans_moved += host_plan.advance_all(provider_id, driver, clock or (lambda: now))
     return summary
 
 
-def apply(provider_id: UUID, seen: ObservedProvider, now: datetime, *, clock: Clock | None = None) -> Summary:
-    """Write what a snapshot read at `now` shows; the provider is not called. See `run`."""
+def apply(
+    provider_id: UUID,
+    seen: ObservedProvider,
+    now: datetime,
+    *,
+    clock: Clock | None = None,
+    until: float = math.inf,
+) -> Summary:
+    """Write what a snapshot read at `now` shows, until `time.monotonic()` is `until`; the provider is not called."""
     with acting(SYSTEM):
         fresh = Provider.objects.filter(pk=provider_id, released_at__isnull=True).filter(
             Q(snapshot_at__isnull=True) | Q(snapshot_at__lte=now)
@@ -103,7 +119,7 @@ def apply(provider_id: UUID, seen: ObservedProvider, now: datetime, *, clock: Cl
             return Summary(superseded=True)
         provider = Provider.objects.get(pk=provider_id)
         ledger.turn_dated(now=(clock or (lambda: now))())
-    return _Pass(provider, seen, now, clock or (lambda: now)).run()
+    return _Pass(provider, seen, now, clock or (lambda: now), until).run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +168,7 @@ class _Pass:
     seen: ObservedProvider
     now: datetime
     clock: Clock
+    until: float = math.inf
     summary: Summary = field(default_factory=Summary)
     found: list[Seen] = field(default_factory=list)
     absent: set[UUID] = field(default_factory=set)
@@ -171,11 +188,14 @@ class _Pass:
         self.rows_on = {
             device.provider_ref: ref for ref, host in rows.hosts.items() for device in rows.devices[host.pk]
         }
-        differing = [self._discovered(ref) for ref in sorted(self.hosts.keys() - rows.hosts.keys())]
         with acting(SYSTEM):
-            differing += [host for host in rows.hosts.values() if self._differs(host, rows)]
+            differing = [host for host in rows.hosts.values() if self._differs(host, rows)]
         for host in differing:
-            self._write(host)
+            if self._has_time():
+                self._write(host)
+        for ref in sorted(self.hosts.keys() - rows.hosts.keys()):
+            if self._has_time():
+                self._write(self._discovered(ref))
         objects = inventory_objects.compare(
             self.provider, self.seen, now=self.now, clock=self.clock, suspects=self._memory("suspects")
         )
@@ -183,6 +203,10 @@ class _Pass:
         self.summary.nudged += objects.nudged
         self._finish(objects.suspects)
         return self.summary
+
+    def _has_time(self) -> bool:
+        self.summary.more |= time.monotonic() >= self.until
+        return not self.summary.more
 
     # --- the snapshot, indexed ---------------------------------------------------------------------
 
@@ -287,9 +311,9 @@ class _Pass:
         with acting(SYSTEM):
             if fields:
                 Provider.objects.filter(pk=self.provider.pk).update(**fields)
-            synced = findings.sync(
-                self.provider.pk, self.found, kinds=KINDS, complete=self.seen.complete, now=self.clock()
-            )
+            # What stands about hosts that were not looked at to the end is not closed.
+            complete = self.seen.complete and not self.summary.more
+            synced = findings.sync(self.provider.pk, self.found, kinds=KINDS, complete=complete, now=self.clock())
             ledger.refresh_placeable(self.provider.pk)
         self.summary.findings_changed = synced.any
 
@@ -442,8 +466,11 @@ def _tell_holders(host: Host, news: inventory_hosts.News, rows: _Rows, *, now: d
 # --- acceptance -------------------------------------------------------------------------------------
 
 
-def accept_hosts(provider_id: UUID, driver: Driver, clock: Clock) -> int:
-    """Run the acceptance that operators have asked for; the host is accepted only if every check passed."""
+def accept_hosts(provider_id: UUID, driver: Driver, clock: Clock, *, until: float = math.inf) -> bool:
+    """Run the acceptance that operators have asked for; the host is accepted only if every check passed.
+
+    Returns whether all were looked at before `time.monotonic()` was `until`.
+    """
     with acting(SYSTEM):
         wanted = list(
             Host.objects.filter(
@@ -453,8 +480,9 @@ def accept_hosts(provider_id: UUID, driver: Driver, clock: Clock) -> int:
                 healthy=True,
             ).order_by("pk")
         )
-    done = 0
     for host in wanted:
+        if time.monotonic() >= until:
+            return False
         try:
             answer = driver.acceptance(host.provider_ref)
         except TransientDriverError:
@@ -466,8 +494,8 @@ def accept_hosts(provider_id: UUID, driver: Driver, clock: Clock) -> int:
                 "passed": answer.passed,
                 "checks": [{"name": name, "passed": ok, "seen": text} for name, ok, text in answer.checks],
             }
-        done += _judge(host=host, verdict=verdict, actor=SYSTEM, now=clock())
-    return done
+        _judge(host=host, verdict=verdict, actor=SYSTEM, now=clock())
+    return True
 
 
 @operation

@@ -177,8 +177,9 @@ def look_at(pk: UUID, *, engine: Engine) -> int:
             again = until
         else:
             try:
-                inventory.run(pk, engine.driver_of(provider), now, clock=engine.clock)
+                done = inventory.run(pk, engine.driver_of(provider), now, clock=engine.clock)
                 breaker.succeeded(provider)
+                again = engine.clock() if done.more else again
             except DriverError as error:
                 log.warning("a provider could not be read: %s", error.detail, extra={"provider": provider.name})
                 breaker.failed(pk, engine.clock())

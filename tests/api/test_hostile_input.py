@@ -216,3 +216,14 @@ def test_an_operation_without_a_body_takes_none(me):
     answer = me.delete(f"{ADDRESS}/fresh", {"force": True}, if_match='"1"')
     assert answer.status == 400
     assert Endpoint.objects.get().deletion_requested_at is None
+
+
+@pytest.mark.parametrize("word", ["0.5", "1767225600", "2026-01-01"])
+def test_a_moment_is_written_out_and_never_a_number(api, word: str) -> None:
+    tenant = factories.tenant(name="acme")
+    me = api(factories.member(tenant))
+
+    answer = me.get(f"tenants/acme/events?until={word}")
+
+    assert answer.status in {400, 422}
+    assert "until" in answer.raw.decode()

@@ -75,7 +75,7 @@ def measure(count: int, connection: Any) -> None:
             "host": f"n{i}", "name": f"n{i}", "binding": "device", "boundary_kinds": ["namespace"], "vcpu": 4096,
             "memory_gib": 32768, "gpus": [{"product": "H100-80GB", "count": 8}],
         }
-        for i in range(count // 64 + 2)
+        for i in range(count // 56 + 2)  # seven units of 1g.10gb on each of eight GPUs
     ]  # fmt: skip
     world = drive.world({"schema": drive.files.SCHEMA, "hosts": hosts}, snapshots=True)
     driver = Counting(world.engine.driver_of(world.provider))

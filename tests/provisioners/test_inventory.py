@@ -450,3 +450,41 @@ def test_a_provider_is_never_called_inside_a_transaction(site: Site) -> None:
 
     with acting(SYSTEM), pytest.raises(inventory.InTransaction):
         site.look()
+
+
+def test_a_large_estate_is_taken_in_by_several_passes_and_closes_no_finding_meanwhile() -> None:
+    site = Site(*(host_document(f"node-{number}") for number in range(5)))
+    site.look()
+    Host.objects.update(state="open")
+    first = Host.objects.order_by("pk").first()
+    assert first is not None
+    site.estate.state.hosts[first.provider_ref].healthy = False
+    Finding.objects.create(
+        provider=site.provider,
+        kind=inventory.DUPLICATES,
+        subject="x",
+        detail="x",
+        first_seen_at=NOW,
+        last_seen_at=NOW,
+    )
+
+    cut = inventory.run(site.provider.pk, site.driver, site.clock(), clock=site.clock, budget_s=0)
+    still, kept = Host.objects.get(pk=first.pk).healthy, open_findings()
+    whole = site.look()
+
+    assert (cut.more, cut.hosts_changed, still, kept) == (True, 0, True, {inventory.DUPLICATES: 1})
+    assert (whole.more, Host.objects.get(pk=first.pk).healthy) == (False, False)
+    assert open_findings() == {}
+
+
+def test_acceptance_that_runs_out_of_time_goes_on_with_the_next_pass() -> None:
+    site = Site(*(host_document(f"node-{number}") for number in range(3)))
+    site.look()
+    Host.objects.update(acceptance={"requested_at": NOW.isoformat(), "requested_by": "x"})
+
+    cut = inventory.run(site.provider.pk, site.driver, site.clock(), clock=site.clock, budget_s=0)
+    before = Host.objects.filter(state="accepted").count()
+    whole = site.look()
+
+    assert (cut.more, before) == (True, 0)
+    assert (whole.more, Host.objects.filter(state="accepted").count()) == (False, 3)

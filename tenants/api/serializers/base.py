@@ -6,12 +6,14 @@ of these classes is what the OpenAPI document shows (`tenants.api.schema`), so t
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal, Self, TypeVar, cast
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
@@ -133,12 +135,28 @@ Name = Annotated[
     StringConstraints(pattern=SLUG_PATTERN, max_length=40),
     Field(description="A DNS label: a-z, 0-9 and '-', starting with a letter, at most 40 characters."),
 ]
+
+
+def _written_out(value: object) -> object:
+    """Refuse what pydantic would take for seconds since 1970."""
+    if isinstance(value, datetime) or (isinstance(value, str) and _MOMENT.match(value)):
+        return value
+    raise ValueError("write a date and a time of day, such as 2030-01-31T12:00:00Z")
+
+
+_MOMENT: Final = re.compile(r"^\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}")
 Moment = Annotated[
     datetime,
+    BeforeValidator(_written_out),
     AfterValidator(_in_time),
     WithJsonSchema({"type": "string", "format": "date-time"}),
 ]
-Bound = Annotated[datetime, AfterValidator(_clamped), WithJsonSchema({"type": "string", "format": "date-time"})]
+Bound = Annotated[
+    datetime,
+    BeforeValidator(_written_out),
+    AfterValidator(_clamped),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
+]
 """Where a search begins or ends; nothing lies before 2000 or after 2100."""
 LabelKey = Annotated[str, StringConstraints(pattern=LABEL_KEY, max_length=63)]
 LabelValue = Annotated[str, StringConstraints(pattern=LABEL_VALUE, max_length=63)]
