@@ -19,7 +19,7 @@ from controlplane.demo.stage import Stage
 from tenants import login, models_catalogue
 from tenants.actor import SYSTEM, Actor
 from tenants.gpu_catalogue import slices_of
-from tenants.models import Host, Membership, Person, PriceList, Provider, Quota, ServedModel, Tenant
+from tenants.models import Host, Membership, Person, PriceList, Quota, ServedModel, Tenant
 from tenants.operations import auto_approval_rules, members, people, pricing, providers, quotas, served_models, tenants
 from tenants.operations import inventory as hosts
 from tenants.operations.allocations import PRODUCT_DIMENSION
@@ -64,8 +64,7 @@ def open_up(stage: Stage, items: tuple[Item, ...]) -> Company:
                 members.add(tenant=tenant, email=f"{player.key}@demo.test", role=role, actor=operator, now=stage.now)
     _limits(company, items, operator, now=stage.now)
     _catalogue(operator, now=stage.now)
-    for site in SITES:
-        _provider(stage, site.provider, site.site, operator)
+    _hardware(stage, operator)
     return company
 
 
@@ -148,24 +147,29 @@ def _catalogue(operator: Actor, *, now: datetime) -> None:
     )
 
 
-def _provider(stage: Stage, name: str, site: str, operator: Actor) -> None:
-    """Connect one estate, accept its hosts and open them."""
-    url = stage.estates[name].url.removesuffix(f"/estates/{name}")
-    config = {"url": url, "estate": name, "history": "simulated"}
-    provider = providers.create(name=name, kind="sandbox", site=site, config=config, actor=operator, now=stage.now)
-    if settings.TENANTRY_SANDBOX_TOKEN:
-        providers.set_credential(
-            provider=provider, name="token", secret=settings.TENANTRY_SANDBOX_TOKEN, actor=operator, now=stage.now
+def _hardware(stage: Stage, operator: Actor) -> None:
+    """Connect all estates, accept their hosts and open them."""
+    for site in SITES:
+        name = site.provider
+        url = stage.estates[name].url.removesuffix(f"/estates/{name}")
+        config = {"url": url, "estate": name, "history": "simulated"}
+        provider = providers.create(
+            name=name, kind="sandbox", site=site.site, config=config, actor=operator, now=stage.now
         )
+        if settings.TENANTRY_SANDBOX_TOKEN:
+            providers.set_credential(
+                provider=provider, name="token", secret=settings.TENANTRY_SANDBOX_TOKEN, actor=operator, now=stage.now
+            )
     stage.look(1)
-    for host in _hosts(provider, HostState.JOINING):
+    for host in _hosts(HostState.JOINING):
         hosts.accept(host=host, actor=operator, now=stage.now)
     stage.look(2)
-    for host in _hosts(provider, HostState.ACCEPTED):
+    for host in _hosts(HostState.ACCEPTED):
         hosts.open_host(host=host, actor=operator, now=stage.now)
     stage.look(1)
 
 
-def _hosts(provider: Provider, state: HostState) -> list[Host]:
+def _hosts(state: HostState) -> list[Host]:
+    names = [site.provider for site in SITES]
     with reading(SYSTEM):
-        return list(Host.objects.filter(provider=provider, state=state.value).order_by("name"))
+        return list(Host.objects.filter(provider__name__in=names, state=state.value).order_by("name"))

@@ -24,6 +24,7 @@ from provisioners.sandbox.records import ObjectRecord, PartRecord
 from tenants.actor import SYSTEM
 from tenants.models import Endpoint, GpuDevice, Hold, Host, Machine, Namespace, Provider, Request, Unit
 from tenants.operations import endpoints, inventory, machines, namespaces, providers, requests
+from tenants.pricing import hour_of
 from tenants.specs import (
     AllocationSpec,
     EndpointAsk,
@@ -70,6 +71,10 @@ class _Play:
     start: datetime
     length: timedelta
     made: dict[str, tuple[Item, Any]] = field(default_factory=dict)
+    reported: datetime | None = None
+    """Until when usage was reported."""
+    hours: int = 0
+    """Hours of usage reported so far."""
 
     def day(self, number: float) -> datetime:
         """Return the moment of a day of the programme."""
@@ -125,16 +130,12 @@ def seed(
             act()
         place.clock.set(now - timedelta(minutes=20))
         place.look(1)
-        hours = sum(
-            traffic.report(row.pk, item, dice=place.dice, now=place.now)
-            for item, row in play.made.values()
-            if item.kind is ProductKind.ENDPOINT
-        )
+        _report(play, until=place.now)
         place.calm_down()
         place.clock.set(now)
         hand_over(place.estates)
         _complete(play)
-    return Seeded(dict(place.estates), len(play.made), hours, place.sweeps)
+    return Seeded(dict(place.estates), len(play.made), play.hours, place.sweeps)
 
 
 def _complete(play: _Play) -> None:
@@ -159,6 +160,7 @@ def _acts(play: _Play, items: tuple[Item, ...]) -> list[tuple[datetime, Callable
             acts.append((play.day(item.until_day), functools.partial(_give_back, play, item.name)))
     end = play.start + play.length
     acts += [
+        *((play.day(number), lambda: _report(play, until=hour_of(play.stage.now))) for number in range(3, DAYS, 3)),
         (play.day(3.5), lambda: _request_stale(play)),
         (play.day(6.0), lambda: _request_decided(play, "imaging", "ben", "A second reader for the night.", "approve")),
         (play.day(6.2), lambda: _empty_host(play)),
@@ -191,14 +193,22 @@ def _ask(play: _Play, item: Item) -> None:
     play.made[item.name] = (item, row)
 
 
+def _report(play: _Play, *, until: datetime) -> None:
+    """Let every gateway say what its endpoints served since the last time."""
+    since = play.reported or play.start
+    for item, row in play.made.values():
+        if item.kind is ProductKind.ENDPOINT:
+            play.hours += traffic.report(row.pk, item, since=since, until=until, dice=play.stage.dice)
+    play.reported = until
+
+
 def _give_back(play: _Play, name: str) -> None:
-    item, row = play.made[name]
+    item, _ = play.made[name]
     actor, now = play.company.actor(item.who), play.stage.now
     match play.product(name):
         case Endpoint() as endpoint:
-            traffic.report(row.pk, item, dice=play.stage.dice, now=now)
+            _report(play, until=hour_of(now))
             endpoints.delete(endpoint=endpoint, actor=actor, now=now)
-            del play.made[name]
         case Machine() as machine:
             machines.delete(machine=machine, actor=actor, now=now)
         case Namespace() as namespace:
@@ -236,8 +246,8 @@ def _request_stale(play: _Play) -> None:
 
 
 def _requests_of_the_last_days(play: _Play) -> None:
-    """A request that no hardware here can serve, one for a tenant, one to join, one with an end."""
-    _quota(play, "nordwind", "freja", {"gpu.B200-180GB.slices": 64}, "We read that these are faster.")
+    """A wish that no hardware here can serve, one for a tenant, one to join, one with an end."""
+    _deploy(play, "nordwind", "freja", "giant", GpuAsk("H100-80GB", count=8), BoundaryKind.VM)
     requests.submit(
         kind=RequestKind.TENANT.value, reason="A course that begins next month.",
         payload={
@@ -257,15 +267,19 @@ def _requests_of_the_last_days(play: _Play) -> None:
 
 def _request_for_more(play: _Play) -> None:
     """Mia deploys beyond aurora's limits: the request for exactly what is missing comes with the submit."""
+    _deploy(play, "aurora", "mia", "review", GpuAsk("H100-80GB", "3g.40gb"), BoundaryKind.NAMESPACE)
+
+
+def _deploy(play: _Play, tenant: str, who: str, name: str, gpu: GpuAsk, kind: BoundaryKind) -> None:
     spec = AllocationSpec(
-        units=(UnitAsk(GpuAsk("H100-80GB", "3g.40gb"), 8, 48),),
-        where=Where(kind=BoundaryKind.NAMESPACE),
+        units=(UnitAsk(gpu, 8 * gpu.count, 48 * gpu.count),),
+        where=Where(kind=kind),
         term=Term(duration_s=30 * 86400),
         on_shortage=OnShortage.REQUEST,
     )
     endpoints.create(
-        tenant=play.company.tenants["aurora"], ask=EndpointAsk("review", RevisionAsk("qwen3-14b"), spec, labels=MARK),
-        actor=play.company.actor("mia"), now=play.stage.now,
+        tenant=play.company.tenants[tenant], ask=EndpointAsk(name, RevisionAsk("qwen3-14b"), spec, labels=MARK),
+        actor=play.company.actor(who), now=play.stage.now,
     )  # fmt: skip
 
 

@@ -34,7 +34,7 @@ STEP_S: Final = 10.0
 """Least time between two sweeps of the past: what a control plane without nudges takes."""
 PATIENCE: Final = timedelta(minutes=8)
 """What is not done by then waits for something else; time goes on without it."""
-LOOK_EVERY_S: Final = 900.0
+LOOK_EVERY_S: Final = 6 * 3600.0
 
 
 @dataclass(slots=True)

@@ -34,17 +34,20 @@ EPOCH: Final = datetime.fromtimestamp(0, UTC)
 """Any moment will do where no price is asked for."""
 
 
-def report(endpoint: UUID, item: Item, *, dice: random.Random, now: datetime) -> int:
-    """Report all hours of an endpoint since it was ready and not reported yet; return how many."""
+def report(endpoint: UUID, item: Item, *, since: datetime, until: datetime, dice: random.Random) -> int:
+    """Report what an endpoint served in a time of whole hours; return in how many of them it served.
+
+    Nothing where it was not ready yet, or its gateway is gone: what that had not reported is lost, as ever.
+    """
     with reading(SYSTEM):
         row = Endpoint.objects.get(pk=endpoint)
         key = EndpointKey.objects.filter(endpoint=row).order_by("created_at").first()
         own = Q(unit__allocation=row.allocation_id) | Q(unit=None, boundary=row.boundary_id)
         gateway = GatewayReplica.objects.filter(own).order_by("-removed_at", "created_at").first()
-    if row.ready_at is None or key is None or gateway is None or not item.busy:
+    if row.ready_at is None or key is None or gateway is None or gateway.removed_at is not None or not item.busy:
         return 0
-    end = min(now, row.deletion_requested_at or now)
-    lines = list(_lines(row.pk, key.public_id, item, row.ready_at, end, dice))
+    end = min(until, row.deletion_requested_at or until)
+    lines = list(_lines(row.pk, key.public_id, item, max(row.ready_at, since), end, dice))
     actor = Actor(Kind.AGENT, gateway.pk, name=f"gateway {gateway.pk}")
     for first in range(0, len(lines), BATCH_HOURS):
         batch = lines[first : first + BATCH_HOURS]
@@ -64,7 +67,7 @@ def _lines(
     hour = hour_of(start)
     while hour < end:
         part = (min(end, hour + HOUR) - max(start, hour)) / HOUR
-        growth = 1 + (hour - start) / timedelta(days=60)
+        growth = 1 + (hour.timetuple().tm_yday % 30) / 60
         wish = item.busy * 0.05 * ceiling * _curve(hour) * growth * dice.uniform(0.7, 1.35) * part
         requests = int(min(wish, 0.9 * ceiling * part) / ANSWER_TOKENS)
         if requests:

@@ -59,9 +59,9 @@ def test_a_small_demo_has_all_that_the_pages_show_and_its_books_balance(seeded):
     assert set(demo.PERSONAS) <= {p for p in demo.PERSONAS if Person.objects.filter(email=p.email).exists()}
     assert Host.objects.count() == 11
     assert GpuDevice.objects.count() == 76
-    assert (Endpoint.objects.count(), Machine.objects.count(), Namespace.objects.count()) == (8, 1, 1)
+    assert (Endpoint.objects.count(), Machine.objects.count(), Namespace.objects.count()) == (9, 1, 1)
     assert Counter(Endpoint.objects.values_list("phase", flat=True)) == {
-        "Ready": 6, "Degraded": 1, "AwaitingApproval": 1,
+        "Ready": 6, "Degraded": 1, "AwaitingApproval": 2,
     }  # fmt: skip
     assert (Machine.objects.get().phase, Namespace.objects.get().phase) == ("Ready", "Ready")
     # What goes on: six requests of every kind, a drain, a fault, drift, foreign use.
@@ -139,3 +139,18 @@ def test_the_full_programme_is_as_big_as_it_says():
 
 def test_personas_are_the_people_that_bootstrap_makes():
     assert [one.email for one in demo.PERSONAS] == [email for email, _, _ in bootstrap.PEOPLE]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_full_demo_has_forty_endpoints_and_machines_and_its_books_balance():
+    made = seed.seed(url=URL, now=END)
+
+    live = [*Endpoint.objects.exclude(phase="Released"), *Machine.objects.exclude(phase="Released")]
+    assert 40 <= len(live) <= 46
+    assert Counter(row.phase for row in live)["Expiring"] == 1
+    assert made.hours > 10_000
+    assert audit.findings() == []
+    with reading(SYSTEM):
+        start = Event.objects.earliest("at").at
+        assert hour_account.of_estate(start, END, now=END).balanced
