@@ -20,6 +20,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from provisioners.sandbox import files
 from tests.chaos.stack import ROOT, ChaosFailed, Stack, until
 
 ESTATE = "spot"
@@ -81,12 +82,13 @@ def give_estate(stack: Stack, nodes: Path) -> None:
     token = stack.installation.sandbox_environ()["TENANTRY_SANDBOX_TOKEN"]
     cli(stack, operator, "provider", "set-credential", ESTATE, "token", given=token)
     count = "SELECT count(*) FROM tenants_host h JOIN tenants_provider p ON p.id = h.provider_id WHERE p.name = %s"
-    until(lambda: stack.number(count, ESTATE) > 0, within_s=300, what="hosts of the estate are seen")
+    there = len(files.estate_from_spot_gpu(nodes)["hosts"])
+    until(lambda: stack.number(count, ESTATE) == there, within_s=900, what=f"{there} hosts are seen")
     for verb, state in (("accept", "accepted"), ("open", "open")):
         cli(stack, operator, "host", verb, "--provider", ESTATE)
         until(
             lambda state=state: stack.number(f"{count} AND h.state <> %s", ESTATE, state) == 0,
-            within_s=300, what=f"all hosts are {state}",
+            within_s=900, what=f"all hosts are {state}",
         )  # fmt: skip
     for each in ("k8s-sim", "vsphere-sim"):
         cli(stack, operator, "provider", "disable", each)

@@ -138,8 +138,10 @@ Name = Annotated[
 
 
 def _written_out(value: object) -> object:
-    """Refuse what pydantic would take for seconds since 1970."""
-    if isinstance(value, datetime) or (isinstance(value, str) and _MOMENT.match(value)):
+    """Read a moment as people and programs write it; what pydantic would take for seconds since 1970 is refused."""
+    if isinstance(value, str) and _MOMENT.match(value):
+        return datetime.fromisoformat(value.upper())
+    if isinstance(value, datetime):
         return value
     raise ValueError("write a date and a time of day, such as 2030-01-31T12:00:00Z")
 
