@@ -49,7 +49,7 @@ def show(request: PageRequest, name: str) -> HttpResponse:
     values = frame(request, row, "overview") | products.state(row, request) | _use(row, request)
     values |= {
         "secret": secret,
-        "twins": connect(row, secret),
+        "twins": connect(row, ""),
         "events": story.events(row),
         "plan": products.deletion_plan(row, request) | {"live_keys": _live_keys(row), "calls": values["requests_day"]},
         "days_options": [{"value": days, "label": str(days)} for days in wishes.DAYS],
@@ -66,7 +66,7 @@ def state(request: PageRequest, name: str) -> HttpResponse:
     row = products.find(ENDPOINTS, request, name)
     values = products.frame(ENDPOINTS, request, row, current="overview")
     values |= products.state(row, request) | _use(row, request) | {"twins": connect(row, "")}
-    return render(request, "frontend/pages/endpoints/_state.html", values)
+    return render(request, "frontend/pages/endpoints/_state_answer.html", values)
 
 
 def frame(request: PageRequest, row: Endpoint, current: str) -> dict[str, Any]:

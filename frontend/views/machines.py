@@ -42,7 +42,7 @@ def state(request: PageRequest, name: str) -> HttpResponse:
     """Return the part of the page that changes while it is built."""
     row = products.find(MACHINES, request, name)
     values = products.frame(MACHINES, request, row, current="overview") | products.state(row, request)
-    return render(request, "frontend/pages/machines/_state.html", values | {"twins": connect(row)})
+    return render(request, "frontend/pages/machines/_state_answer.html", values | {"twins": connect(row)})
 
 
 def connect(row: Machine) -> list[dict[str, str]]:

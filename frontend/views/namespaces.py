@@ -41,7 +41,7 @@ def state(request: PageRequest, name: str) -> HttpResponse:
     row = products.find(NAMESPACES, request, name)
     values = products.frame(NAMESPACES, request, row, current="overview") | products.state(row, request)
     return render(
-        request, "frontend/pages/namespaces/_state.html", values | {"twins": connect(row), "limits": limits(row)}
+        request, "frontend/pages/namespaces/_state_answer.html", values | {"twins": connect(row), "limits": limits(row)}
     )
 
 

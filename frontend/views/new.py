@@ -234,8 +234,14 @@ class Kind:
     create: Callable[[PageRequest, CapacityScreen], Any]
 
 
+ANY_KEY: Final = "ssh-ed25519 " + "A" * 68
+"""Stands for a key that is not there yet while the preview looks for room; opens nothing, and is never stored."""
+
+
 def _machine(request: PageRequest, screen: CapacityScreen) -> Machine:
     keys = tuple(line.strip() for line in screen.wish.ssh_key.splitlines() if line.strip())
+    if not keys and request.method != "POST":
+        keys = (ANY_KEY,)
     if not keys:
         raise InvalidSpec(_("Give the public key that you will log in with."), field="ssh_key")
     spec = screen.spec()
@@ -402,7 +408,7 @@ def _offer_option(offer: Offer, money_word: str) -> dict[str, Any]:
         % {"n": numbers.number(offer.most_users), "context": numbers.number(offer.context_tokens)},
         "figures": [
             {"label": _("Tokens/s (estimated)"), "value": numbers.number(offer.estimated_tokens_s, 0)},
-            {"label": _("Slices"), "value": numbers.number(offer.size.slices)},
+            {"label": _("Slots"), "value": numbers.number(offer.size.slices)},
             {"label": _("Per hour"), "value": numbers.money(offer.price_hour, money_word)},
             {
                 "label": _("Per million tokens (est.)"),
@@ -420,7 +426,7 @@ def _size_option(size: Size, price: outlook.Price) -> dict[str, Any]:
         "text": _("%(vcpu)d vCPU, %(memory)d GiB") % {"vcpu": unit.vcpu, "memory": unit.memory_gib},
         "figures": [
             {"label": _("GPU memory"), "value": f"{numbers.number(size.memory_gib)} GiB" if size.memory_gib else "--"},
-            {"label": _("Slices"), "value": f"{size.slices}/{size.of_slices}"},
+            {"label": _("Slots"), "value": f"{size.slices}/{size.of_slices}"},
             {"label": _("Per hour"), "value": numbers.money(price.hour, price.currency)},
         ],
     }
