@@ -22,6 +22,7 @@ HELP: Final[Mapping[str, str]] = MappingProxyType(
         "does.",
         "token-read-only": "The token may only read. Use one that was made without `read_only`.",
         "token-narrowed": "The token is narrowed to one tenant and cannot be used for this. Use one that is not.",
+        "not-a-demo": "Only a demo, where every provider is simulated, can be entered without a password. Log in.",
         "csrf": "A change by a browser session needs the CSRF token of that session in the header `X-CSRFToken`.",
         "not-found": "There is no such object, or you may not see it: both look the same on purpose. Check the name, "
         "the tenant and the account you are logged in with.",
