@@ -178,8 +178,8 @@ def chart(data: Chart) -> SafeString:
     grid = format_html_join("", '<line class="grid-line" x1="0" x2="100%" y1="{0}%" y2="{0}%"/>', heights)
     labels = format_html_join(
         "",
-        '<text class="grid-label" x="0" y="{0}%" dy="-4" data-grid="{1}">{2}</text>',
-        ((at, n, short(value) + (f" {data.unit}" if n == parts else "")) for at, n, value in heights),
+        '<text class="grid-label" x="100%" dx="8" y="{0}%" dy="4" data-grid="{1}">{2}</text>',
+        ((at, n, short(value)) for at, n, value in heights),
     )
     if data.kind == "bar":
         shapes = bars(data, y)
@@ -201,7 +201,7 @@ def chart(data: Chart) -> SafeString:
     limit = (
         format_html(
             '<line class="limit-line" x1="0" x2="100%" y1="{0}%" y2="{0}%"/>'
-            '<text class="limit-label" x="100%" y="{0}%" dy="-4" text-anchor="end">{1}</text>',
+            '<text class="limit-label" x="0" y="{0}%" dy="-4">{1}</text>',
             f"{100 - data.limit / end * 100:g}",
             data.limit_label or number(data.limit),
         )
@@ -240,11 +240,12 @@ def chart(data: Chart) -> SafeString:
     }
     return format_html(
         '<figure class="chart" id="{}" data-chart="{}"><figcaption class="chart-head">'
-        '<span class="chart-title">{}</span>{}<ul class="chart-keys">{}</ul></figcaption>{}{}{}</figure>',
+        '<span class="chart-title">{}</span><span class="chart-note">{}</span>'
+        '<ul class="chart-keys">{}</ul></figcaption>{}{}{}</figure>',
         data.id,
         json.dumps(values, separators=(",", ":")),
         data.title,
-        format_html('<span class="chart-note">{}</span>', data.note) if data.note else "",
+        f"{data.unit} · {data.note}" if data.note else data.unit,
         keys,
         body,
         axis(data),

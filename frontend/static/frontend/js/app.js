@@ -287,13 +287,13 @@ function point(figure, index) {
   });
   tip.replaceChildren(time, ...lines);
   tip.hidden = false;
-  const left = share * plot.clientWidth;
-  tip.style.left = left > plot.clientWidth / 2 ? "auto" : `${left + 10}px`;
-  tip.style.right = left > plot.clientWidth / 2 ? `${plot.clientWidth - left + 10}px` : "auto";
+  const width = $("svg", plot).clientWidth, left = share * width;
+  tip.style.left = left > width / 2 ? "auto" : `${left + 10}px`;
+  tip.style.right = left > width / 2 ? `${plot.clientWidth - left + 10}px` : "auto";
   return tip.textContent;
 }
 on("pointermove", ".chart-plot", (plot, event) => {
-  const figure = plot.closest(".chart"), data = dataOf(figure), box = plot.getBoundingClientRect();
+  const figure = plot.closest(".chart"), data = dataOf(figure), box = $("svg", plot).getBoundingClientRect();
   const share = (event.clientX - box.left) / box.width;
   point(figure, data.kind === "bar" ? Math.floor(share * data.times.length) : Math.round(share * (data.times.length - 1)));
 });
