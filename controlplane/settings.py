@@ -167,6 +167,7 @@ ACCOUNT_REAUTHENTICATION_REQUIRED = True
 ACCOUNT_REAUTHENTICATION_TIMEOUT = 300
 ACCOUNT_PASSWORD_RESET_TOKEN_GENERATOR = "django.contrib.auth.tokens.PasswordResetTokenGenerator"  # noqa: S105 - a class
 ACCOUNT_FORMS = {
+    "login": "frontend.accounts.forms.LogInForm",
     "reset_password": "frontend.accounts.forms.ForgottenForm",
     "user_token": "frontend.accounts.forms.ResetLinkForm",
 }

@@ -7,7 +7,7 @@ Host header of whoever asked.
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -24,6 +24,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
 from frontend.accounts import links, mail, middleware, trail
 from tenants import vault
@@ -44,6 +45,14 @@ _NO_ROW: Final = UUID(int=0)
 
 class PersonAdapter(DefaultAccountAdapter):  # type: ignore[misc]  # the library has no types
     """Log-in by e-mail and password, over `PersonBackend`."""
+
+    error_messages: ClassVar[dict[str, Any]] = {
+        **DefaultAccountAdapter.error_messages,
+        "email_password_mismatch": gettext_lazy("E-mail or password is wrong."),
+        "incorrect_password": gettext_lazy("This is not the password."),
+        "incorrect_code": gettext_lazy("This code is wrong, or was used already."),
+        "too_many_login_attempts": gettext_lazy("Too many attempts. Wait five minutes and try again."),
+    }
 
     def is_open_for_signup(self, request: HttpRequest) -> bool:  # noqa: ARG002
         """Nobody signs up: accounts come by invitation."""

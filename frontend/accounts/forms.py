@@ -5,13 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 from allauth.account.fields import EmailField
-from allauth.account.forms import ResetPasswordForm, UserTokenForm
+from allauth.account.forms import LoginForm, ResetPasswordForm, UserTokenForm
 from django import forms
 from django.contrib.auth import password_validation
 from django.contrib.auth.tokens import PasswordResetTokenGenerator
 from django.utils.translation import gettext_lazy as _
 
 from tenants.models import Person
+
+
+class LogInForm(LoginForm):  # type: ignore[misc]  # the library has no types
+    """The library's form in our words."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Name the fields."""
+        super().__init__(*args, **kwargs)
+        self.fields["login"].label = _("E-mail")
+        self.fields["remember"].label = _("Stay logged in on this computer")
 
 
 class ForgottenForm(ResetPasswordForm):  # type: ignore[misc]  # the library has no types

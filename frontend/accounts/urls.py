@@ -29,6 +29,7 @@ urlpatterns = [
         library.password_reset_from_key_done,
         name="account_reset_password_from_key_done",
     ),
+    path("2fa/", views.FactorsView.as_view(), name="mfa_index"),
     path("2fa/", include("allauth.mfa.urls")),
     path("3rdparty/", include("allauth.socialaccount.urls")),
     path("", include("allauth.socialaccount.providers.openid_connect.urls")),

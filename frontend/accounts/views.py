@@ -8,6 +8,7 @@ from uuid import UUID
 from allauth.account.adapter import get_adapter
 from allauth.account.utils import perform_login
 from allauth.decorators import rate_limit
+from allauth.mfa.base.views import IndexView
 from django import forms
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
@@ -24,6 +25,7 @@ from django.views.decorators.http import require_GET, require_http_methods
 
 from frontend.accounts import links, mail
 from frontend.accounts.forms import FirstOperatorForm, NameForm, NewAccountForm, NewPasswordForm, RecoveryForm
+from frontend.accounts.middleware import must_prove
 from tenants import login as people_login
 from tenants.actor import AUTH
 from tenants.errors import Conflict, ControlPlaneError, Forbidden, InvalidSpec, NotVisible
@@ -148,6 +150,14 @@ def identity(request: HttpRequest) -> HttpResponseBase:
     if not links.pending(request, links.NAME_COOKIE):
         return HttpResponseRedirect(reverse("account_link_open"))
     return render(request, "account/link_identity.html")
+
+
+class FactorsView(IndexView):  # type: ignore[misc]  # the library has no types
+    """The library's page of second factors, which also says when one is required."""
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        """Add whether this person must set one up before the portal opens."""
+        return {**super().get_context_data(**kwargs), "second_factor_required": must_prove(self.request)}
 
 
 # --- recovery by an operator ----------------------------------------------------------------------------
