@@ -18,7 +18,10 @@ import sys
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import httpx
 
 from provisioners.sandbox import files
 from tests.chaos.stack import ROOT, ChaosFailed, Stack, until
@@ -84,19 +87,43 @@ def give_estate(stack: Stack, nodes: Path) -> None:
     count = "SELECT count(*) FROM tenants_host h JOIN tenants_provider p ON p.id = h.provider_id WHERE p.name = %s"
     there = len(files.estate_from_spot_gpu(nodes)["hosts"])
     until(lambda: stack.number(count, ESTATE) == there, within_s=900, what=f"{there} hosts are seen")
-    for verb, state in (("accept", "accepted"), ("open", "open")):
-        cli(stack, operator, "host", verb, "--provider", ESTATE)
+    wanted = f"{count} AND h.gpu_product = ANY(%s)"
+    for verb, before, after in (("accept", "joining", "accepted"), ("open", "accepted", "open")):
+        each_host(stack, operator, verb, before)
         until(
-            lambda state=state: stack.number(f"{count} AND h.state <> %s", ESTATE, state) == 0,
-            within_s=900, what=f"all hosts are {state}",
-        )  # fmt: skip
+            lambda after=after: stack.number(f"{wanted} AND h.state <> %s", ESTATE, list(PRODUCTS), after) == 0,
+            within_s=900,
+            what=f"all hosts are {after}",
+        )
     for each in ("k8s-sim", "vsphere-sim"):
         cli(stack, operator, "provider", "disable", each)
     rows = stack.rows(
         "SELECT product, count(*) FROM tenants_gpudevice d JOIN tenants_provider p ON p.id = d.provider_id"
         " WHERE p.name = %s GROUP BY 1 ORDER BY 2 DESC", ESTATE,
     )  # fmt: skip
-    print(f"{stack.number(count, ESTATE)} hosts, GPUs: {dict(rows)}", flush=True)
+    print(f"{there} hosts, GPUs: {dict(rows)}; placed on are those of {', '.join(PRODUCTS)}", flush=True)
+
+
+def each_host(stack: Stack, who: str, verb: str, state: str) -> None:
+    """Do one thing to every host of the estate that the replay can use; the others stay as they are."""
+    headers = {"Authorization": f"Bearer {stack.token(who)}"}
+    with httpx.Client(base_url=stack.url, headers=headers, timeout=60, trust_env=False) as http:
+        found: list[str] = []
+        cursor = ""
+        while True:
+            query = {"provider": ESTATE, "state": state, "limit": 200, "cursor": cursor}
+            page = http.get("/hosts", params=query).raise_for_status().json()
+            found += [row["id"] for row in page["items"] if row["gpu_product"] in PRODUCTS]
+            cursor = page["next"]
+            if not cursor:
+                break
+
+        def post(host: str) -> None:
+            key = {"Idempotency-Key": f"{verb}-{host}"}
+            http.post(f"/hosts/{host}/{verb}", headers=key).raise_for_status()
+
+        with ThreadPoolExecutor(4) as clients:
+            list(clients.map(post, found))
 
 
 def explain_waiting(stack: Stack) -> tuple[Counter[str], int]:
