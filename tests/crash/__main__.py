@@ -87,6 +87,9 @@ def _run(folder: Path, options: argparse.Namespace) -> bool:
         gc.collect()
         gc.freeze()
         chosen = [scenario for scenario in scenarios.SCENARIOS if options.scenario in scenario.name]
+        if not chosen:
+            print(f"no scenario's name contains {options.scenario!r}")
+            return False
         failures = _record(lab, chosen, options)
         failures += _do(_drawn(_points(lab, chosen, options), options), options)
         missing = [] if options.scenario else points.unreached(lab.recordings.values(), list(PASSES))
@@ -108,11 +111,27 @@ def _record(lab: Any, chosen: Sequence[Any], options: argparse.Namespace) -> int
     failures = 0
     for scenario in chosen:
         lab.prepare(scenario)
-        for variant in ("at once", "all tasks"):
-            outcome = lab.record(scenario, variant)
-            failures += not outcome.good
-            _print(outcome, options)
+    with _jobs(options) as pool:
+        for scenario, (recording, length, outcomes) in zip(chosen, pool.imap(_recorded, chosen), strict=True):
+            lab.recordings[scenario.name], lab.lengths[scenario.name] = recording, length
+            for outcome in outcomes:
+                failures += not outcome.good
+                _print(outcome, options)
     return failures
+
+
+def _recorded(scenario: Any) -> tuple[Any, int, list[Any]]:
+    outcomes = [_lab.record(scenario, variant) for variant in ("at once", "all tasks")]
+    return _lab.recordings[scenario.name], _lab.lengths[scenario.name], outcomes
+
+
+def _jobs(options: argparse.Namespace) -> Any:
+    """Return a pool of jobs forked from this process as it is now, each with a number of its own."""
+    context = multiprocessing.get_context("fork")
+    numbers = context.SimpleQueue()
+    for number in range(1, options.jobs + 1):
+        numbers.put(number)
+    return context.Pool(options.jobs, _job, (numbers,))
 
 
 def _points(lab: Any, chosen: Sequence[Any], options: argparse.Namespace) -> list[Any]:
@@ -153,14 +172,10 @@ def _job(numbers: Any) -> None:
 def _do(found: Sequence[Any], options: argparse.Namespace) -> int:
     """Do points in jobs forked from this process; print them; return how many failed."""
     started = time.monotonic()
-    context = multiprocessing.get_context("fork")
-    numbers = context.SimpleQueue()
-    for number in range(1, options.jobs + 1):
-        numbers.put(number)
     counts: Counter[tuple[str, str]] = Counter()
     bad: Counter[tuple[str, str]] = Counter()
     times = []
-    with context.Pool(options.jobs, _job, (numbers,)) as pool:
+    with _jobs(options) as pool:
         for number, outcome in enumerate(pool.imap_unordered(_one, found), 1):
             if number % 250 == 0:
                 print(f"… {number} points in {time.monotonic() - started:.0f} s", flush=True)

@@ -67,6 +67,7 @@ class Lab:
     """Scenario → sweeps that it takes undisturbed where all steps are tasks."""
     slot: int = PREPARING
     numbers: itertools.count[int] = field(default_factory=itertools.count)
+    """Of places of this process; a name is used again only after its place was removed."""
 
     # --- templates ---------------------------------------------------------------------------------
 
