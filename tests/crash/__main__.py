@@ -166,6 +166,7 @@ def _one(point: Any) -> Any:
 
 
 def _job(numbers: Any) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a job that is ended must not clean up what is its parent's
     _lab.slot = numbers.get()
 
 
