@@ -31,7 +31,7 @@ PRODUCTS = ("H100-80GB", "A100-80GB")
 AUDIT_EVERY_S = 60.0
 LIMITS = (
     "gpu.H100-80GB.slices=1000000", "gpu.A100-80GB.slices=1000000", "vcpu=100000000", "memory_gib=1000000000",
-    "boundaries=1000", "allocations=1000000",
+    "boundaries=1000",
 )  # fmt: skip
 
 
