@@ -96,7 +96,7 @@ def _live_in(master: Supervisor) -> None:
     size = os.environ.get("DEMO", "full")
     if size == "none":
         return
-    say("making the demo's estate: three simulated sites with thirty days of history")
+    say("making the estate look lived in: three simulated sites with a history; workers pause for about a minute")
     try:
         with master.paused("dispatcher", "beat", "worker"):
             said = master.once("seed_demo", "owner", "seed_demo", *(["--small"] if size == "small" else []))
