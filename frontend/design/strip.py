@@ -318,12 +318,16 @@ def heat_cell(host: HostCell, words: str) -> str:
     return f'<a href={url} aria-label="{escape(words % {"host": host.name, "n": free})}"{holders}>{picture}</a>'
 
 
-def heat_map(hosts: Iterable[HostCell], label: str = "") -> SafeString:
-    """Return hosts as cells: GPUs down, slots across. 10,000 GPUs stay under 300 KB."""
+def heat_map(hosts: Iterable[HostCell], label: str = "", size: str = "") -> SafeString:
+    """Return hosts as cells: GPUs down, slots across. 10,000 GPUs stay under 300 KB.
+
+    `size` of a cell is "dense" (18 px), "" (28) or "roomy" (48).
+    """
     words = _("%(host)s: %(n)s free")
     cells = "".join(heat_cell(host, words) for host in hosts)
     return format_html(
-        '<div class="heat" role="group" aria-label="{}">{}</div>',
+        '<div class="heat{}" role="group" aria-label="{}">{}</div>',
+        f" is-{size}" if size else "",
         label or _("Hosts"),
         mark_safe(cells),  # noqa: S308 - escaped in heat_cell
     )
