@@ -47,6 +47,7 @@ app.conf.update(
     imports=("provisioners.tasks",),
     beat_schedule={
         "sweep": {"task": "provisioners.sweep", "schedule": env.sweep_s, "options": {"expires": env.sweep_s}},
+        "notify": {"task": "provisioners.notify", "schedule": env.sweep_s, "options": {"expires": env.sweep_s}},
     },
     beat_schedule_filename=str(env.state_dir / "celerybeat-schedule"),
     timezone="UTC",

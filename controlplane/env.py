@@ -6,6 +6,7 @@ Nothing else in the product reads the environment of the control plane.
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -70,6 +71,9 @@ class Environment(BaseSettings):
     """Bearer token of the sandbox server."""
     demo: bool = Field(False, alias="TENANTRY_DEMO")
     """A demo: personas enter without a password. Refused at start beside a provider that is not simulated."""
+    webhook_networks: str = Field("", alias="TENANTRY_WEBHOOK_NETWORKS")
+    """Networks beyond the public Internet that webhooks may reach, comma-separated (`10.20.0.0/16`); empty = none.
+    With `127.0.0.0/8` also http to this machine: demo and tests. Link-local addresses are never reached."""
     sweep_s: float = Field(10.0, alias="TENANTRY_SWEEP_S", gt=0)
     """Seconds between sweeps."""
     lease_ttl_s: float = Field(15.0, alias="TENANTRY_LEASE_TTL_S", gt=0)
@@ -143,7 +147,8 @@ class Environment(BaseSettings):
         """Return how mail leaves; without a server it is written to files of the state folder."""
         parts = urlsplit(self.smtp_url.get_secret_value())
         if not parts.hostname:
-            return Mail(backend="django.core.mail.backends.filebased.EmailBackend")
+            kept = "tenants.notifications.mailbox.OutboxBackend"  # the demo shows it
+            return Mail(backend=kept if self.demo else "django.core.mail.backends.filebased.EmailBackend")
         tls = parts.scheme == "smtps"
         return Mail(
             backend="django.core.mail.backends.smtp.EmailBackend",
@@ -155,6 +160,13 @@ class Environment(BaseSettings):
             starttls=not tls and parts.hostname not in LOCAL,
             reaches_people=True,
         )
+
+    @field_validator("webhook_networks")
+    @classmethod
+    def _networks_are_some(cls, value: str) -> str:
+        for part in filter(None, (each.strip() for each in value.split(","))):
+            ipaddress.ip_network(part)
+        return value
 
     def database_dsn(self) -> str:
         """Return the DSN of this process's role."""

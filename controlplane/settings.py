@@ -251,6 +251,7 @@ TENANTRY_CRASH_AT = env.crash_at
 TENANTRY_PUBLIC_URL = env.public_url
 TENANTRY_ENVIRONMENT = env.environment_name
 TENANTRY_MASTER_KEYS = env.master_keys.get_secret_value()
+TENANTRY_WEBHOOK_NETWORKS = env.webhook_networks
 TENANTRY_SWEEP_S = env.sweep_s
 TENANTRY_LEASE_TTL_S = env.lease_ttl_s
 TENANTRY_INVENTORY_S = env.inventory_s

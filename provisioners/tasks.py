@@ -14,6 +14,7 @@ from uuid import UUID
 from celery import shared_task
 from django.conf import settings
 
+from provisioners import notifying
 from provisioners import sweep as sweeping
 from tenants.errors import DependencyDown
 
@@ -41,6 +42,13 @@ def sweep(**_newer: object) -> None:
     """Run what is due, for less than the time between two sweeps."""
     with _unless_away():
         sweeping.sweep(sweeping.engine(), budget_s=settings.TENANTRY_SWEEP_S * 0.8)
+
+
+@shared_task(name="provisioners.notify", ignore_result=True, soft_time_limit=90, time_limit=120)  # type: ignore[untyped-decorator] # celery has no types
+def notify(**_newer: object) -> None:
+    """Make events into notifications and send what is due, for less than the time between two sweeps."""
+    with _unless_away():
+        notifying.Notifier().run(budget_s=settings.TENANTRY_SWEEP_S * 0.8)
 
 
 @shared_task(name="provisioners.inventory", ignore_result=True, soft_time_limit=90, time_limit=120)  # type: ignore[untyped-decorator] # celery has no types

@@ -20,7 +20,7 @@ from django.utils import timezone
 
 from tenants import access, login
 from tenants.errors import ControlPlaneError, Unauthenticated
-from tenants.models import IdempotencyRecord, Outbox, Request
+from tenants.models import FanoutCursor, IdempotencyRecord, NotificationMark, Outbox, Request
 from tenants.operations import requests
 from tenants.states import RequestState
 from tenants.transactions import acting, current_actor
@@ -35,7 +35,7 @@ LISTED: Final = (
 )  # fmt: skip
 """Columns of the lists, those that a table has."""
 ROWS: Final = 50
-LEFT_OUT: Final = frozenset({Outbox, IdempotencyRecord})
+LEFT_OUT: Final = frozenset({Outbox, IdempotencyRecord, FanoutCursor, NotificationMark})
 """Machinery that the web role may not read, or each caller his own only."""
 
 

@@ -81,6 +81,9 @@ HELP: Final[Mapping[str, str]] = MappingProxyType(
         "not-pinned": "A served model is pinned to a full commit, never to a branch or tag.",
         "secret-in-config": "A provider's configuration holds something that looks like a secret. Set it as a "
         "credential: those are stored encrypted.",
+        "bad-url": "Webhooks lead to https addresses on the public Internet, or in networks that the operator allows; "
+        "`detail` says what is wrong with this one.",
+        "unknown-notification": "There is no notification of this kind; `/api/v1/notification-kinds` lists them.",
         "weak-password": "The password is too short or too common.",
         "wrong-password": "The old password is wrong.",
         "wrong-action": "This action does not fit the finding.",
@@ -106,6 +109,7 @@ HELP: Final[Mapping[str, str]] = MappingProxyType(
         "resolved": "The finding is resolved already.",
         "key-ended": "The key is revoked or expired. Make a new one.",
         "too-many-keys": "The endpoint has as many live keys as it may. Revoke some.",
+        "too-many-webhooks": "The tenant has as many webhooks as it may. Remove some.",
         "too-many-tokens": "There are as many live tokens as allowed. Revoke some.",
         "no-token": "The request was not sent with a token, so there is none to end.",
         "tenant-suspended": "The tenant (or one above it) is suspended: nothing new can be started. Ask who "

@@ -213,6 +213,28 @@ ROUTES |= {
     "health.read": PUBLIC,
 }
 
+# Notifications: a person's own bell and wishes; a tenant's webhooks, whose addresses may hold tokens.
+ROUTES |= {
+    "notifications.list": own(persons_only=True),
+    "notifications.count": own(persons_only=True),
+    "notifications.mark_read": own(persons_only=True, idempotency=False),
+    "notification-kinds.list": own(),
+    "notification-preferences.list": own(persons_only=True),
+    "notification-preferences.set": own(persons_only=True),
+    "webhooks.list": view(Role.OWNER),
+    "webhooks.read": view(Role.OWNER),
+    "webhooks.create": tenant(Role.OWNER, persons_only=True),
+    "webhooks.update": tenant(Role.OWNER, persons_only=True),
+    "webhooks.roll": tenant(Role.OWNER, persons_only=True),
+    "webhooks.enable": tenant(Role.OWNER, persons_only=True),
+    "webhooks.disable": tenant(Role.OWNER, P.OPERATOR, persons_only=True),
+    "webhooks.delete": tenant(Role.OWNER, P.OPERATOR, persons_only=True),
+    "webhooks.test": tenant(Role.OWNER, persons_only=True),
+    "webhooks.send_again": tenant(Role.OWNER, persons_only=True),
+    "webhook-deliveries.list": view(Role.OWNER),
+    "webhook-deliveries.read": view(Role.OWNER),
+}
+
 # Gateways, over `/agent/v1/`. Enrolment proves itself by its one-time token.
 AGENT: Final = Policy(Scope.AGENT, idempotency=False)
 ROUTES |= {

@@ -60,7 +60,7 @@ _B, _M, _O = "berlin-k8s", "munich-vsphere", "oslo-k8s"
 _PROD, _TRIAL = ServiceClass.PRODUCTION, ServiceClass.TRIAL
 ITEMS: Final = (
     # The first week: everybody moves in.
-    Item(0.20, "aurora", "mia", E, "chat", _B, H, "3g.40gb", "llama-3-1-8b", 3.0, 90, None, _PROD, small=True),
+    Item(0.20, "aurora", "mia", E, "assistant", _B, H, "3g.40gb", "llama-3-1-8b", 3.0, 90, None, _PROD, small=True),
     Item(0.21, "borealis", "petra", E, "search", _O, H, "2g.20gb", "qwen3-8b", 1.6, small=True),
     Item(0.22, "imaging", "ben", E, "reports", _M, A, "3g.40gb", "qwen3-14b", 1.2, small=True),
     Item(0.23, "genomics", "chen", M, "notebook", _M, A, "3g.40gb", small=True),

@@ -167,7 +167,7 @@ def _acts(play: _Play, items: tuple[Item, ...]) -> list[tuple[datetime, Callable
         (play.day(14.0), lambda: _foreign(play)),
         (play.day(14.2), lambda: _request_decided(play, "genomics", "chen", "A bigger assembly.", "reduce")),
         (play.day(18.5), lambda: _request_decided(play, "grid", "lars", "All of it, to be sure.", "deny")),
-        (play.day(20.6), lambda: _removed_behind_our_back(play, "chat")),
+        (play.day(20.6), lambda: _removed_behind_our_back(play, "assistant")),
         (play.day(27.4), lambda: _requests_of_the_last_days(play)),
         (end - LAST_ACT, lambda: _drain(play, "notebook", end)),
         (end - LAST_ACT + timedelta(minutes=20), lambda: _request_for_more(play)),

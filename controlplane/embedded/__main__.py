@@ -21,6 +21,8 @@ from controlplane.embedded.places import Places
 from controlplane.embedded.supervisor import Supervisor
 
 DEMO_SWITCH = "TENANTRY_DEMO"
+LOOPBACK_WEBHOOKS = {"TENANTRY_WEBHOOK_NETWORKS": "127.0.0.0/8"}
+"""In a demo a webhook may lead to a program on the same machine."""
 WALK = "from controlplane.cli import main; main()"
 """The walk runs as a process of its own, as any user of the command line would."""
 
@@ -44,7 +46,7 @@ def _run(asked: argparse.Namespace, *, walk: bool) -> int:
             say(finding.line())
     if not all(finding.ok for finding in findings):
         return 1
-    installation = Installation.load({DEMO_SWITCH: "1", **os.environ} if walk else os.environ)
+    installation = Installation.load({DEMO_SWITCH: "1", **LOOPBACK_WEBHOOKS, **os.environ} if walk else os.environ)
     with supervisor.only_one(places.run):
         master = Supervisor(installation, tell=say)
         with supervisor.stopping_on_signals(master):
@@ -94,7 +96,7 @@ def _live_in(master: Supervisor) -> None:
     size = os.environ.get("DEMO", "full")
     if size == "none":
         return
-    say("making the demo's estate: three simulated sites with thirty days of history")
+    say("making the estate look lived in: three simulated sites with a history; workers pause for about a minute")
     try:
         with master.paused("dispatcher", "beat", "worker"):
             said = master.once("seed_demo", "owner", "seed_demo", *(["--small"] if size == "small" else []))

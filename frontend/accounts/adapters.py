@@ -13,6 +13,7 @@ from uuid import UUID
 
 from allauth.account.adapter import DefaultAccountAdapter
 from allauth.account.internal.flows.login import get_authentication_records
+from allauth.account.internal.flows.reauthentication import is_reauthentication_required
 from allauth.core import context as current
 from allauth.core.exceptions import ImmediateHttpResponse
 from allauth.mfa.adapter import DefaultMFAAdapter
@@ -191,7 +192,9 @@ class IdentityAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]  # the
         person = request.user
         if not isinstance(person, Person):
             raise ImmediateHttpResponse(HttpResponseRedirect(reverse("account_login")))
-        if known is not None and known.pk != person.pk:
+        if is_reauthentication_required(request, app=""):
+            self.add_problem(request, _("It took too long: prove once more that it is you, and link again."))
+        elif known is not None and known.pk != person.pk:
             self.add_problem(request, _("This identity opens another account already."))
         elif known is None:
             self._link(sociallogin, person)

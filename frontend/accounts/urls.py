@@ -6,6 +6,8 @@ The library reverses some names that this product does not offer; those answer w
 from __future__ import annotations
 
 from allauth.account import views as library
+from allauth.account.decorators import reauthentication_required
+from allauth.socialaccount import views as identities
 from django.urls import include, path, re_path
 
 from frontend.accounts import views
@@ -31,9 +33,10 @@ urlpatterns = [
     ),
     path("2fa/", views.FactorsView.as_view(), name="mfa_index"),
     path("2fa/", include("allauth.mfa.urls")),
+    path("3rdparty/", reauthentication_required(identities.connections), name="socialaccount_connections"),
     path("3rdparty/", include("allauth.socialaccount.urls")),
     path("", include("allauth.socialaccount.providers.openid_connect.urls")),
-    path("sessions/", include("allauth.usersessions.urls")),
+    path("sessions/", views.SessionsView.as_view(), name="usersessions_list"),
     path("link/<str:secret>/", views.enter, name="account_link"),
     path("link/", views.use, name="account_link_open"),
     path("identity/", views.identity, name="account_link_identity"),

@@ -6,9 +6,11 @@ from typing import Any, Final
 from uuid import UUID
 
 from allauth.account.adapter import get_adapter
+from allauth.account.decorators import reauthentication_required
 from allauth.account.utils import perform_login
 from allauth.decorators import rate_limit
 from allauth.mfa.base.views import IndexView
+from allauth.usersessions.views import ListUserSessionsView
 from django import forms
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
@@ -23,7 +25,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_GET, require_http_methods
 
-from frontend.accounts import links, mail
+from frontend.accounts import links, mail, trail
 from frontend.accounts.forms import FirstOperatorForm, NameForm, NewAccountForm, NewPasswordForm, RecoveryForm
 from frontend.accounts.middleware import must_prove
 from tenants import login as people_login
@@ -163,8 +165,19 @@ class FactorsView(IndexView):  # type: ignore[misc]  # the library has no types
 # --- recovery by an operator ----------------------------------------------------------------------------
 
 
+class SessionsView(ListUserSessionsView):  # type: ignore[misc]  # the library has no types
+    """The library's page of sessions, with its deed in the trail."""
+
+    def form_valid(self, form: forms.Form) -> HttpResponseBase:
+        """Log out the other sessions and say so."""
+        response: HttpResponseBase = super().form_valid(form)
+        trail.record("sessions-ended", self.request.user)
+        return response
+
+
 @never_cache
 @login_required
+@reauthentication_required  # type: ignore[untyped-decorator]  # the library has no types
 @require_http_methods(["GET", "POST"])
 def recover(request: HttpRequest, person: UUID) -> HttpResponseBase:
     """Make a recovery link for a person. It goes to him by mail; only where no mail is set up is it shown, once."""

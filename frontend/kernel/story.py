@@ -245,7 +245,7 @@ def events(row: Product) -> list[Happening]:
     return [
         Happening(event.at, words.event(event.kind), event.actor.partition(":")[0])
         for event in found
-        if event.kind not in words.QUIET_EVENTS
+        if not words.is_quiet(event.kind)
     ]
 
 

@@ -65,8 +65,36 @@ CONDITIONS: Final[Mapping[str, str | Promise]] = {
     "Deleted": gettext_lazy("Given back"),
     "Healthy": gettext_lazy("Healthy"),
 }
-QUIET_EVENTS: Final = frozenset({"allocation.requested", "allocation.deletion-requested"})
-"""Said already by the event of the product that owns the allocation."""
+LATER: Final[Mapping[str, str | Promise]] = {
+    "ready": gettext_lazy("Ready"),
+    "waiting": gettext_lazy("Waits"),
+    "provisioning": gettext_lazy("Is being built"),
+    "degraded": gettext_lazy("Works only in part"),
+    "failed": gettext_lazy("Stopped"),
+    "suspended": gettext_lazy("Suspended"),
+    "expiring": gettext_lazy("Ends soon"),
+    "released": gettext_lazy("Given back"),
+    "given-back": gettext_lazy("Given back"),
+    "idle": gettext_lazy("Idle"),
+    "expiry-warning": gettext_lazy("Warned of its end"),
+    "expiry-grace": gettext_lazy("Its term has ended; days of grace run"),
+    "reclaimed": gettext_lazy("Taken back at its end"),
+    "review-overdue": gettext_lazy("Nobody reviewed it in time"),
+    "written-off": gettext_lazy("Written off"),
+}
+"""What passes and terms say of any kind of thing."""
+SAID_BY_ITS_PRODUCT: Final = frozenset(
+    {"requested", "deletion-requested", "ready", "first-ready", "waiting", "provisioning", "degraded", "released"}
+)
+"""Events of the capacity that the product's own events tell as well."""
+
+
+def is_quiet(kind: str) -> bool:
+    """Whether an event says nothing that another one does not say."""
+    noun, _dot, what = kind.partition(".")
+    return what == "first-ready" or (noun == "allocation" and what in SAID_BY_ITS_PRODUCT)
+
+
 _INDEX: Final = re.compile(r"^([a-z.]+)\[(\d+)\]$")
 
 
@@ -92,8 +120,9 @@ def step(name: str, *, undo: bool = False) -> str:
 
 def event(kind: str) -> str:
     """Return what an event says."""
-    found = EVENTS.get(kind)
-    return str(found) if found else kind.replace(".", ": ").replace("-", " ")
+    what = kind.partition(".")[2]
+    found = EVENTS.get(kind) or LATER.get(what)
+    return str(found) if found else what.replace("-", " ").capitalize()
 
 
 def condition(kind: str) -> str:

@@ -47,9 +47,10 @@ def state(request: PageRequest, name: str) -> HttpResponse:
 
 def connect(row: Machine) -> list[dict[str, str]]:
     """Return how to get in."""
-    address = row.address or "…"
+    host, _colon, port = (row.address or "…").partition(":")
+    login = f"ssh -p {port} {host}" if port not in {"", "22"} else f"ssh {host}"
     return [
-        {"label": "SSH", "text": f"ssh {address}", "lang": "sh"},
+        {"label": "SSH", "text": login, "lang": "sh"},
         {
             "label": "CLI",
             "text": f"tenantry get machine/{row.name} -o yaml\ntenantry explain machine/{row.name}",

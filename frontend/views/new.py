@@ -8,6 +8,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
 
+from django.core.exceptions import ValidationError
 from django.http import HttpResponse, HttpResponseRedirect, QueryDict
 from django.shortcuts import render
 from django.urls import reverse
@@ -26,6 +27,7 @@ from tenants import fit
 from tenants.errors import ControlPlaneError, InvalidSpec
 from tenants.fit import CannotServe, Fit, Offer
 from tenants.models import Endpoint, Machine, Namespace, Tenant
+from tenants.models.fields import slug_validator
 from tenants.models_catalogue import NoSuchQuantisation
 from tenants.operations import endpoints, machines, namespaces
 from tenants.operations.allocations import Ask, demand_of
@@ -87,16 +89,31 @@ class EndpointScreen:
         return self.offers[0] if self.offers else None
 
     def ask(self) -> EndpointAsk:
-        """Return what the operation takes. Raises `InvalidSpec` where no size serves the wish."""
+        """Return what the operation takes. Raises `InvalidSpec` for a bad name, or where no size serves the wish."""
+        check_name(self.wish.name)
+        spec = self.spec()
+        assert self.chosen is not None
+        return EndpointAsk(self.wish.name, RevisionAsk(self.wish.model, dict(self.chosen.arguments)), spec)
+
+    def spec(self) -> AllocationSpec:
+        """Return the capacity. Raises `InvalidSpec` where no size serves the wish."""
         if self.chosen is None:
             raise InvalidSpec(self.why_none or _("Choose a model."), field="model")
-        spec = AllocationSpec(
+        return AllocationSpec(
             units=(self.chosen.unit,),
             where=self.wish.place.where,
             term=wishes.term_of(self.wish.days),
             on_shortage=OnShortage.REQUEST,
         )
-        return EndpointAsk(self.wish.name, RevisionAsk(self.wish.model, dict(self.chosen.arguments)), spec)
+
+
+def check_name(name: str) -> None:
+    """Raise `InvalidSpec` at the name unless it is a DNS label."""
+    try:
+        slug_validator(name)
+    except ValidationError as error:
+        msg = _("Use a-z, 0-9 and hyphens, beginning with a letter, at most 40 characters.")
+        raise InvalidSpec(msg, field="name") from error
 
 
 def size_key(offer: Offer) -> str:
@@ -117,8 +134,7 @@ def endpoint_screen(tenant: Tenant, given: QueryDict, *, now: datetime) -> Endpo
     screen = EndpointScreen(held, models, wish)
     _choose(screen, now=now)
     if screen.chosen is not None:
-        ask = screen.ask()
-        demand = demand_of(Ask(ask.name, ask.allocation, ProductKind.ENDPOINT))
+        demand = demand_of(Ask(wish.name, screen.spec(), ProductKind.ENDPOINT))
         screen.price = outlook.price(demand, now, wishes.ends(now, wish.days))
         screen.bars = outlook.bars(tenant, demand)
     return screen
@@ -158,10 +174,9 @@ def _allowed(offer: Offer, wish: EndpointWish) -> bool:
 def _dry_endpoint(request: PageRequest, screen: EndpointScreen) -> outlook.Outlook:
     if screen.chosen is None:
         return outlook.Outlook(outlook.NEVER, screen.why_none or _("Nothing here fits."))
-    ask = screen.ask()
     return outlook.of(
         lambda: endpoints.create(
-            tenant=request.tenant, ask=ask, actor=request.actor, now=request.now, managed_by="portal"
+            tenant=request.tenant, ask=screen.ask(), actor=request.actor, now=request.now, managed_by="portal"
         )
     )
 
@@ -244,12 +259,14 @@ def _machine(request: PageRequest, screen: CapacityScreen) -> Machine:
         keys = (ANY_KEY,)
     if not keys:
         raise InvalidSpec(_("Give the public key that you will log in with."), field="ssh_key")
+    check_name(screen.wish.name)
     spec = screen.spec()
     ask = MachineAsk(screen.wish.name, spec, screen.wish.image, screen.wish.disk_gib, keys)
     return machines.create(tenant=request.tenant, ask=ask, actor=request.actor, now=request.now, managed_by="portal")
 
 
 def _namespace(request: PageRequest, screen: CapacityScreen) -> Namespace:
+    check_name(screen.wish.name)
     ask = NamespaceAsk(screen.wish.name, screen.spec())
     return namespaces.create(tenant=request.tenant, ask=ask, actor=request.actor, now=request.now, managed_by="portal")
 

@@ -260,7 +260,11 @@ def heat(hosts: int, gpus: int = 8, seed: int = 7) -> list[HostCell]:
             strip = [chance.choice(shapes) for _ in range(gpus)]
             if roll > 0.97:
                 strip[3] = [(FAULT, 8)]
-        cells.append(HostCell(f"gpu-{number:04d}", f"/ops/hosts/gpu-{number:04d}", strip))
+        cells.append(
+            HostCell(
+                f"gpu-{number:04d}", f"/ops/hosts/gpu-{number:04d}", strip, ("ep-7k2m",) if number % 13 == 5 else ()
+            )
+        )
     return cells
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from django.urls import path
 
 from tenants.api.stream import EventStream
-from tenants.api.views import capacity, costs, people, platform, products, records, requests, tenancy
+from tenants.api.views import capacity, costs, notifications, people, platform, products, records, requests, tenancy
 
 TENANT = "tenants/<str:tenant>"
 
@@ -95,6 +95,20 @@ PEOPLE: list[Any] = [
     path("auto-approval-rules/<str:rule>", requests.RuleItem.as_view()),
 ]
 
+NOTIFICATIONS: list[Any] = [
+    path("notifications", notifications.Notifications.as_view()),
+    path("notifications:unread", notifications.Unread.as_view()),
+    path("notifications:read", notifications.MarkRead.as_view()),
+    path("notification-kinds", notifications.Kinds.as_view()),
+    path("notification-preferences", notifications.Preferences.as_view()),
+    path(f"{TENANT}/webhooks", notifications.Webhooks.as_view()),
+    path(f"{TENANT}/webhooks/<str:name>", notifications.WebhookItem.as_view()),
+    *[path(f"{TENANT}/webhooks/<str:name>/{step}", view.as_view()) for step, view in notifications.STEPS.items()],
+    path(f"{TENANT}/webhooks/<str:name>/deliveries", notifications.Deliveries.as_view()),
+    path(f"{TENANT}/webhooks/<str:name>/deliveries/<str:delivery>", notifications.DeliveryItem.as_view()),
+    path(f"{TENANT}/webhooks/<str:name>/deliveries/<str:delivery>/send-again", notifications.SendAgain.as_view()),
+]
+
 PLATFORM: list[Any] = [
     path("events/stream", EventStream.as_view()),
     path("providers", platform.Providers.as_view()),
@@ -123,4 +137,4 @@ PLATFORM: list[Any] = [
     path("checkpoints", records.Checkpoints.as_view()),
 ]
 
-urlpatterns: list[Any] = [*PRODUCTS, *TENANCY, *PEOPLE, *PLATFORM]
+urlpatterns: list[Any] = [*PRODUCTS, *TENANCY, *PEOPLE, *NOTIFICATIONS, *PLATFORM]

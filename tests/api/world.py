@@ -92,6 +92,11 @@ BODIES: dict[str, Any] = {
     "providers.create": {"name": "another", "kind": "sandbox", "site": "berlin"},
     "providers.update": {"site": "paris"},
     "providers.set_credential": {"value": "secret-value"},
+    "notifications.mark_read": {"all": True},
+    "notification-preferences.set": {"kind": "request.decided", "bell": True, "mail": "digest"},
+    "webhooks.create": {"name": "fresh", "url": "https://hooks.example.org/in"},
+    "webhooks.update": {"url": "https://hooks.example.org/other"},
+    "webhooks.roll": {"overlap_s": 60},
     "hosts.drain": {"reason": "a test"},
     "hosts.maintenance": {"reason": "a test"},
     "hosts.return": {"reason": "a test"},
@@ -117,6 +122,7 @@ class Home:
     boundary: str
     key: str
     token: str
+    delivery: str
 
 
 @dataclass
@@ -144,6 +150,8 @@ class World:
             "boundaries/<str:name>": f"boundaries/{of.boundary}",
             "service-accounts/<str:name>": f"service-accounts/{of.account.name}",
             "keys/<str:key>": f"keys/{of.key}",
+            "webhooks/<str:name>": "webhooks/hook",
+            "deliveries/<str:delivery>": f"deliveries/{of.delivery}",
             f"{of.account.name}/tokens/<str:token>": f"{of.account.name}/tokens/{of.token}",
             "members/<str:person>": f"members/{of.member.pk}",
             "quotas/<str:quota>": f"quotas/{of.quota.pk}",
@@ -229,6 +237,8 @@ def _home(name: str, parent: Tenant | None) -> Home:
         api.post(f"tenants/{name}/allocations", {**ALLOCATION, "name": "bare"}),
         api.post(f"tenants/{name}/endpoints/chat/keys", {"name": "second"}),
         api.post(f"tenants/{name}/service-accounts/{account.name}/tokens", {"name": "second"}),
+        api.post(f"tenants/{name}/webhooks", {"name": "hook", "url": "https://hooks.example.org/in"}),
+        api.post(f"tenants/{name}/webhooks/hook/test"),
     ]
     assert [each.status for each in made] == [201] * len(made), made
     request = Request.objects.create(
@@ -252,4 +262,5 @@ def _home(name: str, parent: Tenant | None) -> Home:
         boundary=Boundary.objects.filter(tenant=tenant).values_list("short_id", flat=True)[0],
         key=made[4].body["id"],
         token=made[5].body["id"],
+        delivery=made[7].body["id"],
     )

@@ -7,8 +7,10 @@ import pytest
 from controlplane.demo import guard
 from controlplane.demo.guard import RealProviders
 from tenants import demo
+from tenants.actor import ANONYMOUS
 from tenants.errors import Forbidden, NotVisible
 from tenants.models import Event, Person
+from tenants.transactions import reading
 from tests import factories
 from tests.conftest import NOW
 
@@ -27,6 +29,8 @@ def test_a_demo_lists_the_personas_that_are_there(settings):
     persona("omar", is_active=False)
 
     assert [one.key for one in demo.personas()] == ["mia", "ana"]
+    with reading(ANONYMOUS):
+        assert demo.bar() == demo.PERSONAS
 
 
 def test_in_a_demo_a_persona_enters_without_a_password_and_an_event_says_so(settings):
@@ -44,6 +48,8 @@ def test_no_other_installation_has_personas(settings):
     persona("mia")
 
     assert demo.personas() == ()
+    with reading(ANONYMOUS):
+        assert demo.bar() == ()
     with pytest.raises(Forbidden, match="Only a demo"):
         demo.log_in("mia", now=NOW)
     assert not Event.objects.exists()
@@ -55,6 +61,8 @@ def test_a_real_provider_ends_the_demo_at_once(settings):
     factories.provider(name="datacentre", kind="vsphere")
 
     assert demo.personas() == ()
+    with reading(ANONYMOUS):
+        assert demo.bar() == ()
     with pytest.raises(Forbidden, match="Only a demo"):
         demo.log_in("mia", now=NOW)
 

@@ -143,6 +143,13 @@ def log_in(person):
     return browser
 
 
+def proven(person):
+    """Log in and prove once more who it is, as linking asks."""
+    browser = log_in(person)
+    browser.post("/accounts/reauthenticate/", {"password": SECRET})
+    return browser
+
+
 def start(browser, path, process="login"):
     """Press the button; return the page and the query that goes to the provider."""
     page = browser.post(f"{path}?process={process}")
@@ -158,7 +165,7 @@ def come_back(browser, path, process="login", **changes):
 
 
 def linked(person, provider, settings):
-    answer = come_back(log_in(person), settings.TEST_OIDC_PATH, "connect")
+    answer = come_back(proven(person), settings.TEST_OIDC_PATH, "connect")
     assert answer["Location"] == "/accounts/3rdparty/"
 
 
@@ -202,6 +209,20 @@ def test_a_linked_identity_logs_in_and_an_unknown_one_does_not(provider, setting
     assert "person.identity-linked" in kinds()
 
 
+def test_nothing_is_linked_without_proving_once_more_who_asks(provider, settings):
+    person = factories.person(password=SECRET)
+    stolen = log_in(person)
+
+    page = stolen.get("/accounts/3rdparty/")
+    come_back(stolen, settings.TEST_OIDC_PATH, "connect")
+    stranger = browse()
+    refused = come_back(stranger, settings.TEST_OIDC_PATH)
+
+    assert page["Location"].startswith("/accounts/reauthenticate/")
+    assert refused.status_code == 403
+    assert "person.identity-linked" not in kinds()
+
+
 @pytest.mark.parametrize("verified", [True, "true", False])
 def test_the_same_e_mail_links_nobody(provider, settings, verified):
     person = factories.person(password=SECRET)
@@ -234,7 +255,7 @@ def test_an_identity_that_opens_another_account_is_not_linked_twice(provider, se
     first, second = factories.person(password=SECRET), factories.person(password=SECRET)
     linked(first, provider, settings)
     as_worker()
-    browser = log_in(second)
+    browser = proven(second)
 
     answer = come_back(browser, settings.TEST_OIDC_PATH, "connect")
     other = browse()

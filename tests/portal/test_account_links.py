@@ -116,6 +116,13 @@ def log_in(person):
     return browser
 
 
+def proven(person):
+    """Log in and prove once more who it is, as recovering somebody asks."""
+    browser = log_in(person)
+    browser.post("/accounts/reauthenticate/", {"password": SECRET})
+    return browser
+
+
 # --- invitation -------------------------------------------------------------------------------------------
 
 
@@ -365,7 +372,7 @@ def operator():
 
 
 def test_an_operator_recovers_an_account_and_never_sees_a_password(locked_out, operator):
-    browser, before = log_in(operator), log_in(locked_out)
+    browser, before = proven(operator), log_in(locked_out)
 
     page = browser.post(f"/accounts/recover/{locked_out.pk}/", {"reason": "lost phone, called back"})
     secret = re.search(r"/accounts/link/([\w-]+)/", words(page))[1]
@@ -387,7 +394,7 @@ def test_an_operator_recovers_an_account_and_never_sees_a_password(locked_out, o
 def test_where_mail_reaches_people_the_link_goes_to_the_person_only(locked_out, operator, settings):
     settings.TENANTRY_MAIL_REACHES_PEOPLE = True
 
-    page = log_in(operator).post(f"/accounts/recover/{locked_out.pk}/", {"reason": "lost phone"})
+    page = proven(operator).post(f"/accounts/recover/{locked_out.pk}/", {"reason": "lost phone"})
 
     mail.settle()
     assert "/accounts/link/" not in words(page).replace('action="/accounts/link/', "")
@@ -436,7 +443,8 @@ def test_only_operators_recover_and_nobody_himself(locked_out, operator):
     approver = factories.person(password=SECRET, platform=(PlatformRole.APPROVER,))
     as_web()
 
-    foreign = log_in(approver).get(f"/accounts/recover/{locked_out.pk}/")
+    foreign = proven(approver).get(f"/accounts/recover/{locked_out.pk}/")
+    unproven = log_in(operator).post(f"/accounts/recover/{locked_out.pk}/", {"reason": "lost phone"})
     stranger = browse().get(f"/accounts/recover/{locked_out.pk}/")
     as_worker()
     with pytest.raises(Forbidden):
@@ -445,6 +453,7 @@ def test_only_operators_recover_and_nobody_himself(locked_out, operator):
         )
 
     assert foreign.status_code == 404
+    assert unproven["Location"].startswith("/accounts/reauthenticate/")
     assert stranger["Location"].startswith("/accounts/login/")
     assert rows(AccountLink) == []
 

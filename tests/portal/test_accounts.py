@@ -449,6 +449,7 @@ def test_a_person_sees_his_sessions_and_logs_out_the_others():
     assert page.count("127.0.0.1") == 2
     assert done.status_code == 302
     assert [b.get("/accounts/sessions/").status_code for b in (here, there, foreign)] == [200, 302, 200]
+    assert events(person)[-1] == "person.sessions-ended"
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def test_pointing_at_a_holder_lights_it_up_everywhere(visit):
     page.locator(".strip.is-large [data-holder='ep-7k2m']").first.hover()
     lit = page.locator(".is-lit")
 
-    assert lit.count() == page.locator("[data-holder='ep-7k2m']").count() >= 4
+    assert lit.count() == page.locator("[data-holder='ep-7k2m'], [data-holders~='ep-7k2m']").count() >= 8
     assert page.locator("[data-holder='t-1'].is-lit").count() == 0
 
 
@@ -144,6 +144,20 @@ def test_a_chart_says_its_points_by_keyboard_and_takes_new_ones(visit):
     assert "tokens/s" in said
     assert page.locator("#tokens .line-1").get_attribute("d") != before
     assert page.locator("#tokens [data-last='0']").inner_text() == "777"
+
+
+def test_an_answer_that_fails_says_so_and_stays_until_it_is_dismissed(visit, watch):
+    watch.expected.append("404")
+    page = visit("/style")
+
+    page.evaluate("htmx.ajax('GET', '/api/v1/none', {target: '#live'})")
+    toast = page.locator("#toasts .toast")
+    toast.wait_for()
+    words = toast.locator("p").inner_text()
+    toast.get_by_role("button", name="Dismiss").click()
+
+    assert words == "That did not work: There is no operation at this address."
+    assert toast.count() == 0
 
 
 def test_title_and_icon_tell_the_state_of_what_is_built(visit):
