@@ -104,8 +104,6 @@ def _answer(
     if request.actor is ANONYMOUS and policy.scope is not Scope.PUBLIC:
         return to_log_in(request)
     access.require_principal(request.actor, policy)
-    if policy.scope is Scope.PLATFORM:
-        access.check(request.actor, None, policy)
     safe = request.method in SAFE
     with reading(request.actor):
         _enter(request, policy, path)
@@ -117,10 +115,14 @@ def _answer(
 def _enter(request: PageRequest, policy: Policy, path: dict[str, Any]) -> None:
     """Find the tenant that the address names, and what every page shows. Raises `NotVisible`, `Forbidden`."""
     tenant: Tenant | None = None
-    if "tenant" in path:
-        tenant = access.tenant_for(request.actor, path.pop("tenant"), policy)
-        request.tenant = tenant
-    request.portal = portal.of(request, request.actor, tenant)
+    try:
+        if policy.scope is Scope.PLATFORM:
+            access.check(request.actor, None, policy)
+        if "tenant" in path:
+            tenant = access.tenant_for(request.actor, path.pop("tenant"), policy)
+            request.tenant = tenant
+    finally:
+        request.portal = portal.of(request, request.actor, tenant)  # the page of a refusal has its frame too
 
 
 def actor_of(request: HttpRequest) -> Actor:
