@@ -304,7 +304,7 @@ class Stack:
         """Return lines of the logs that tell of a bug of ours; beat only sends hints, and says when it cannot."""
         bugs = ("a pass failed by a bug", "unhandled error", "Traceback (most recent call last)")
         ours = (
-            "WorkerLostError('Worker exited prematurely: signal 9 (SIGKILL)"  # a child that we killed: Celery says so
+            "WorkerLostError('Worker exited prematurely: signal 9 (SIGKILL)"  # told of children that we killed
         )
         found = []
         for name in names:
