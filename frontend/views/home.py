@@ -11,7 +11,7 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any, Final
 
-from django.db.models import F, Q
+from django.db.models import F, Q, QuerySet
 from django.http import HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 from django.urls import NoReverseMatch, reverse
@@ -27,7 +27,7 @@ from tenants.states import Phase, RequestState, Role
 
 SHOWN: Final = 6
 """Lines of each card; the list has the rest."""
-MOST: Final = 300
+MOST: Final = 200
 """Rows of each kind that Home looks at; the lists show all."""
 SOON: Final = timedelta(days=14)
 IDLE: Final = timedelta(days=7)
@@ -68,18 +68,21 @@ def show(request: PageRequest) -> HttpResponse:
     soon = [line for line in lines if _ends_soon(line, request)]
     soon.sort(key=lambda line: line.product.allocation.expires_at or request.now)
     idle = _idle(lines, request)
-    priced = [line.day for line in lines if line.day is not None]
+    nouns = (products.ENDPOINTS, products.MACHINES, products.NAMESPACES)
+    count = sum(_living(noun, request).select_related(None).count() for noun in nouns)
+    whole = count == len(lines)  # sums of a part would be wrong: then they are not shown
+    day = sum((line.day for line in lines if line.day is not None), start=Decimal(0)) if whole else None
     values: dict[str, Any] = {
         "needs": _needs(request, lines),
         "building": [line for line in lines if line.product.phase in BUILDING][:SHOWN],
         "soon": soon[:SHOWN],
         "idle": idle[:SHOWN],
-        "idle_day": sum((line.day for line in idle if line.day is not None), start=Decimal(0)),
+        "idle_day": sum((line.day for line in idle if line.day is not None), start=Decimal(0)) if whole else None,
         "bars": _bars(request),
         "running": [line for line in lines if line.product.phase == Phase.READY.value][:SHOWN],
-        "count": len(lines),
-        "day": sum(priced, start=Decimal(0)),
-        "month": sum(priced, start=Decimal(0)) * 30,
+        "count": count,
+        "day": day,
+        "month": day * 30 if day is not None else None,
         "currency": currency(),
         "live_url": reverse("frontend:live-tenant", kwargs={"tenant": request.tenant.name}),
     }
@@ -89,11 +92,15 @@ def show(request: PageRequest) -> HttpResponse:
     return response
 
 
+def _living(noun: products.Noun, request: PageRequest) -> QuerySet[Any]:
+    return products.rows_of(noun, request).filter(released_at__isnull=True)
+
+
 def _lines(request: PageRequest) -> list[products.Row]:
     """Return what lives in the tenant, newest first, up to a few hundred of each kind."""
     found: list[products.Row] = []
     for noun in (products.ENDPOINTS, products.MACHINES, products.NAMESPACES):
-        rows = products.rows_of(noun, request).filter(released_at__isnull=True).order_by("-created_at", "-id")
+        rows = _living(noun, request).order_by("-created_at", "-id")
         found += products.shown(noun, list(rows[:MOST]), request)
     return sorted(found, key=lambda line: line.product.created_at, reverse=True)
 

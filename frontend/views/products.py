@@ -141,14 +141,24 @@ def filtered(noun: Noun, request: PageRequest) -> QuerySet[Any]:
 def shown(noun: Noun, rows: Sequence[Any], request: PageRequest) -> list[Row]:
     """Return the lines of rows; prices are read once."""
     known, money_word = all_prices(), currency()
+    days: dict[tuple[Any, ...], Decimal | None] = {}  # many rows ask for the same at the same place
+
+    def day(row: Product) -> Decimal | None:
+        place = row.boundary.provider_id if row.boundary is not None else None
+        key = (place, *sorted(row.allocation.demand.items()))
+        if key not in days:
+            days[key] = day_price(row, known, now=request.now)
+        return days[key]
+
+    folder = reverse(f"frontend:{noun.plural}", kwargs={"tenant": request.tenant.name})
     return [
         Row(
             product=row,
-            url=reverse(f"frontend:{noun.word}", kwargs={"tenant": request.tenant.name, "name": row.name}),
+            url=f"{folder}/{row.name}",
             size=size_of(row.allocation),
             place=f"{row.boundary.provider.name}, {row.boundary.provider.site}" if row.boundary else "",
             simulated=bool(row.boundary and row.boundary.provider.capabilities.get("simulated")),
-            day=day_price(row, known, now=request.now),
+            day=day(row),
             currency=money_word,
         )
         for row in rows
