@@ -269,10 +269,13 @@ def _moments(tenant: TenantLimits, dimension: str, during: Span) -> list[datetim
 
 
 def _shortages(tenant: TenantLimits, dimension: str, asked: Demand, during: Span) -> Iterator[Shortage]:
-    used, amount = tenant.usage.of(dimension), asked[dimension]
+    amount = asked[dimension]
     before: Amount | None = None
     for moment in _moments(tenant, dimension, during):
         limit = limit_at(tenant, dimension, moment)
+        used = tenant.usage.of(dimension)
+        if moment > during.start:  # until then what should have ended is still in use
+            used = max(used - _ended(tenant, dimension, moment), 0)
         if used + amount > limit and limit != before:
             earliest = _earliest([(tenant, dimension)], asked, during)
             yield Shortage(tenant.tenant, dimension, limit, used, amount, moment, earliest)
@@ -290,12 +293,15 @@ def _earliest(bound: Sequence[tuple[TenantLimits, str]], asked: Demand, during: 
     return next((at for at in sorted(candidates) if _passes(bound, asked, during.starting(at))), None)
 
 
+def _ended(tenant: TenantLimits, dimension: str, at: datetime) -> Amount:
+    """Return how much of a tenant's use is promised to have ended by a moment."""
+    ended: Amount = 0
+    return sum((e.amount for e in tenant.usage.endings if e.dimension == dimension and e.at <= at), start=ended)
+
+
 def _passes(bound: Sequence[tuple[TenantLimits, str]], asked: Demand, during: Span) -> bool:
     for tenant, dimension in bound:
-        ended: Amount = sum(
-            (e.amount for e in tenant.usage.endings if e.dimension == dimension and e.at <= during.start), start=0
-        )
-        used = max(tenant.usage.of(dimension) - ended, 0)
+        used = max(tenant.usage.of(dimension) - _ended(tenant, dimension, during.start), 0)
         if any(
             used + asked[dimension] > limit_at(tenant, dimension, moment)
             for moment in _moments(tenant, dimension, during)

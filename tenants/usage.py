@@ -7,7 +7,7 @@ from datetime import datetime
 from django.db.models import F
 from django.db.models.functions import Greatest
 
-from tenants.models import Allocation, UsageRecord
+from tenants.models import Allocation, Quota, UsageRecord
 
 
 def first_ready(allocation: Allocation, *, now: datetime) -> None:
@@ -21,6 +21,8 @@ def first_ready(allocation: Allocation, *, now: datetime) -> None:
         end = AllocationSpec.from_json(allocation.spec).term.ends_at(now)
         Allocation.objects.filter(pk=allocation.pk, ready_at=None).update(ready_at=now, expires_at=end)
         allocation.ready_at, allocation.expires_at = now, end
+        # What was granted for it was dated when people decided; building takes time, and its term counts from Ready.
+        Quota.objects.filter(granted_by__allocation_id=allocation.pk, until__lt=end).update(until=end)
 
 
 def deletion_asked(allocation: Allocation, *, now: datetime) -> None:

@@ -35,7 +35,7 @@ HOLDERS_SHOWN: Final = 10
 def path_limits(tenant: Tenant, dimensions: Sequence[str], *, endings: bool = False) -> tuple[quota.TenantLimits, ...]:
     """Return limits and use of a tenant's path, root first; `tenant` in them is the id as text.
 
-    `endings` adds when use is promised to end, which only an answer about a shortage needs.
+    `endings` adds when use is promised to end: it counts at limits that end, and in answers about a shortage.
     """
     with connection.cursor() as cursor:
         cursor.execute(
@@ -136,6 +136,8 @@ def check_demand(
         return verdict
     path = [_without(level, again) for level in path_limits(tenant, sorted(asked), endings=True)]
     verdict = quota.check(path, demand=asked, during=during)
+    if verdict.fits:  # a limit that ends meanwhile, and the use that was granted with it ends, too
+        return verdict
     raise _exceeded(tenant, verdict, now=now)
 
 

@@ -303,9 +303,7 @@ class Stack:
     def words(self, names: Sequence[str] = ("web", "worker", "dispatcher")) -> list[str]:
         """Return lines of the logs that tell of a bug of ours; beat only sends hints, and says when it cannot."""
         bugs = ("a pass failed by a bug", "unhandled error", "Traceback (most recent call last)")
-        ours = (
-            "WorkerLostError('Worker exited prematurely: signal 9 (SIGKILL)"  # told of children that we killed
-        )
+        ours = "WorkerLostError('Worker exited prematurely: signal 9 (SIGKILL)"  # told of children that we killed
         found = []
         for name in names:
             text = (self.places.logs / f"{name}.log").read_text(errors="replace")

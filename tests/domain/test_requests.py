@@ -9,6 +9,7 @@ from threading import Barrier, Thread
 import pytest
 from django.db import connections
 
+from tenants import usage
 from tenants.actor import SYSTEM, Actor, Kind
 from tenants.errors import Conflict, Forbidden, InvalidSpec, NotVisible, PreconditionFailed
 from tenants.models import (
@@ -529,6 +530,43 @@ def test_over_quota_asks_for_exactly_the_missing_amount_and_runs_when_granted(te
     assert decision.proof["quota"] == [{"tenant": "acme", "dimension": GPU, "before": 2, "after": 8, "used": 0}]
     late = Quota.objects.get(dimension=GPU, until__isnull=False)
     assert (late.amount, late.until) == (6, LATER + timedelta(days=1))
+
+
+def test_two_asks_filed_side_by_side_both_run_once_both_are_granted(tenant, owner, approver, site):
+    small(tenant)
+    first = deploy(tenant, owner, "first", profile="3g.40gb")
+    second = deploy(tenant, owner, "second", profile="3g.40gb")
+    asked = {row.allocation_id: row for row in Request.objects.all()}
+
+    decide(asked[first.pk], approver, now=LATER)
+    built = LATER + timedelta(seconds=90)
+    with acting(SYSTEM):
+        usage.first_ready(Allocation.objects.get(pk=first.pk), now=built)
+    decide(asked[second.pk], approver, now=built + timedelta(seconds=5))
+
+    first.refresh_from_db()
+    second.refresh_from_db()
+    assert (first.queued_at, second.queued_at) == (None, None)
+    assert Hold.objects.count() == 2
+    granted = Quota.objects.get(dimension=GPU, granted_by=asked[first.pk])
+    assert granted.until == first.expires_at == built + timedelta(days=1)
+
+
+def test_what_production_holds_is_not_promised_to_end_with_a_dated_limit(tenant, owner, approver, site):
+    small(tenant)
+    first = deploy(tenant, owner, "first", profile="3g.40gb")
+    with acting(SYSTEM):
+        Allocation.objects.filter(pk=first.pk).update(service_class="production")
+    second = deploy(tenant, owner, "second", profile="3g.40gb")
+    asked = {row.allocation_id: row for row in Request.objects.all()}
+
+    decide(asked[first.pk], approver, now=LATER)
+    with acting(SYSTEM):
+        usage.first_ready(Allocation.objects.get(pk=first.pk), now=LATER + timedelta(seconds=90))
+    decide(asked[second.pk], approver, now=LATER + timedelta(seconds=95))
+
+    second.refresh_from_db()
+    assert second.queued_at is not None
 
 
 def test_a_proof_is_a_forecast_that_leaves_no_trace(tenant, owner, approver, site):
