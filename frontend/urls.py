@@ -7,7 +7,20 @@ from typing import Any
 from django.urls import path
 
 from frontend.kernel.page import verify
-from frontend.views import endpoints, entrance, home, live, machines, namespaces, new, playground, style
+from frontend.views import (
+    endpoints,
+    entrance,
+    home,
+    inbox,
+    live,
+    machines,
+    namespaces,
+    new,
+    playground,
+    quota,
+    requests,
+    style,
+)
 
 app_name = "frontend"
 
@@ -25,6 +38,7 @@ def product(noun: str, views: Any) -> list[Any]:
 
 
 ENDPOINT = "t/<str:tenant>/endpoints/<str:name>"
+REQUEST = "t/<str:tenant>/requests/<str:name>"
 
 urlpatterns: list[Any] = [
     path("", home.landing, name="landing"),
@@ -54,6 +68,20 @@ urlpatterns: list[Any] = [
     *product("machine", machines),
     path("t/<str:tenant>/machines/<str:name>/power", machines.power, name="machine-power"),
     *product("namespace", namespaces),
+    path("t/<str:tenant>/quota", quota.show, name="quota"),
+    path("t/<str:tenant>/quota/ask", quota.ask, name="quota-ask"),
+    path("t/<str:tenant>/requests", requests.listed, name="requests"),
+    path(REQUEST, requests.show, name="request"),
+    path(f"{REQUEST}/edit", requests.edit, name="request-edit"),
+    path(f"{REQUEST}/comment", requests.comment, name="request-comment"),
+    path(f"{REQUEST}/withdraw", requests.withdraw, name="request-withdraw"),
+    # whoever decides
+    path("ops/inbox", inbox.listed, name="inbox"),
+    path("ops/inbox/equal", inbox.equal, name="inbox-equal"),
+    path("ops/inbox/equal/approve", inbox.approve_equal, name="inbox-equal-approve"),
+    path("ops/inbox/<str:key>", inbox.show, name="decide"),
+    path("ops/inbox/<str:key>/decide", inbox.decide, name="request-decide"),
+    path("ops/inbox/<str:key>/comment", inbox.comment, name="decide-comment"),
 ]
 
 verify(urlpatterns)

@@ -7,7 +7,7 @@ Lock order: tenant path, request, what it changes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -25,7 +25,6 @@ from tenants.models import (
     Decision,
     Delegation,
     Membership,
-    Person,
     Request,
     RequestComment,
     RequestStage,
@@ -314,33 +313,39 @@ def visible(actor: Actor) -> QuerySet[Request]:
 
 
 def current_stage(request: Request) -> RequestStage | None:
-    """Return the first stage that is not done, None when all are."""
-    return request.stages.filter(done_at__isnull=True).order_by("order").first()
+    """Return the first stage that is not done, None when all are; no query where the stages are prefetched."""
+    return min((s for s in request.stages.all() if s.done_at is None), key=lambda s: s.order, default=None)
 
 
 def inbox(actor: Actor, *, now: datetime) -> list[Request]:
-    """Return the open requests that the actor may decide now, oldest first."""
+    """Return the open requests that the actor may decide now, oldest first; the number of queries is constant."""
+    # No join to people: row-level security hides who shares no tenant, and an inner join would hide the request.
     rows = (
         visible(actor)
         .filter(state=RequestState.SUBMITTED.value)
         .exclude(requester_id=actor.person_id)
-        .select_related("tenant", "requester")
+        .select_related("tenant")
+        .prefetch_related("stages")
         .order_by("created_at", "pk")[:INBOX_ROWS]
     )
-    return [row for row in rows if standing(actor, row, now=now) is not None]
+    absent = _stood_in_for(actor, now=now)
+    return [row for row in rows if _standing(actor, row, absent) is not None]
 
 
 def standing(actor: Actor, request: Request, *, now: datetime) -> Standing | None:
     """Return in whose place the actor may decide the request's present stage, None if he may not."""
+    return _standing(actor, request, _stood_in_for(actor, now=now))
+
+
+def _standing(actor: Actor, request: Request, absent: Sequence[Actor]) -> Standing | None:
     stage = current_stage(request)
     if stage is None or actor.kind is not Kind.PERSON or actor.person_id in {None, request.requester_id}:
         return None
     if _holds(actor, stage.decider, request):
         return Standing()
-    for absent in _stood_in_for(actor, request, now=now):
-        other = tokens.actor_of(absent)
-        if other is not None and _holds(other, stage.decider, request):
-            return Standing(absent.pk)
+    for other in absent:
+        if other.person_id != request.requester_id and _holds(other, stage.decider, request):
+            return Standing(other.person_id)
     return None
 
 
@@ -356,30 +361,35 @@ def _holds(actor: Actor, decider: str, request: Request) -> bool:
     return role is not None and role >= Role.OWNER
 
 
-def _stood_in_for(actor: Actor, request: Request, *, now: datetime) -> list[Person]:
-    """Return whom the actor stands in for now, never the requester."""
+def _stood_in_for(actor: Actor, *, now: datetime) -> list[Actor]:
+    """Return whom the actor stands in for now, as they would act."""
     delegations = (
         Delegation.objects.filter(delegate_id=actor.person_id, starts_at__lte=now, ends_at__gt=now)
-        .exclude(person_id=request.requester_id)
         .select_related("person")
         .order_by("created_at", "pk")
     )
-    return [delegation.person for delegation in delegations]
+    found = (tokens.actor_of(delegation.person) for delegation in delegations)
+    return [other for other in found if other is not None]
 
 
-def proof(*, request: Request, actor: Actor, now: datetime, granted: Any = None) -> dict[str, Any]:
+def proof(
+    *, request: Request, actor: Actor, now: datetime, granted: Any = None, look: Callable[[], None] | None = None
+) -> dict[str, Any]:
     """Return what approving would do now: outcome, where, limits before and after, cost, whom it delays.
 
-    Inside the caller's transaction: it is done and undone, so it is exact. Raises what the decision would.
+    Inside the caller's transaction: it is done and undone, so it is exact; `look` is called in between, to read
+    what it would be like. Raises what the decision would.
     """
-    payload, _ = reduced(request.kind, _asked(request), granted, now=now)
+    payload, _ = reduced(request.kind, asked(request), granted, now=now)
     with transaction.atomic():
         seen = grants.apply(request, payload, actor=actor, now=now).proof
+        if look is not None:
+            look()
         transaction.set_rollback(True)
     return seen
 
 
-def _asked(request: Request) -> dict[str, Any]:
+def asked(request: Request) -> dict[str, Any]:
     """Return what is asked for, as reduced by the stages before."""
     return dict(request.outcome.get("granted") or request.payload)
 
@@ -425,7 +435,7 @@ def decide(
         who = stage.decider if stage is not None else "nobody"
         msg = f"This stage is decided by a {who.replace('-', ' ')}."
         raise Forbidden(msg, code="not-your-stage", stage=who)
-    payload, less = reduced(row.kind, _asked(row), granted, now=now)
+    payload, less = reduced(row.kind, asked(row), granted, now=now)
     if (verdict == "reduce") != less and verdict != "deny":
         msg = "Say `reduce` and grant less, or `approve` and grant all."
         raise InvalidSpec(msg, field="verdict")
