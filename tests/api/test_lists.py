@@ -16,12 +16,12 @@ from tests.conftest import NOW
 pytestmark = pytest.mark.usefixtures("db")
 
 
-def allocations(tenant, count: int, **values) -> None:
+def allocations(tenant, count: int, *, prefix: str = "a", **values) -> None:
     rows = [
         Allocation(
             id=uuid4(),
             tenant=tenant,
-            name=f"a{i}",
+            name=f"{prefix}{i}",
             spec={},
             demand={},
             duration_s=60,
@@ -126,19 +126,26 @@ def test_the_number_of_statements_does_not_grow_with_the_rows(api, noun):
 
 
 @pytest.mark.slow
-def test_a_page_of_ten_thousand_rows_takes_less_than_a_tenth_of_a_second(api, superuser):
+def test_a_page_of_ten_thousand_rows_costs_little_more_than_one_of_a_thousand(api, superuser):
+    """A ratio within one run; the times themselves are the bench's (`tests.benchmarks.api`)."""
     tenant = factories.tenant(name="acme")
-    allocations(tenant, 10_000)
-    superuser.execute("ANALYZE")  # as autovacuum does within a minute; the test server has it off
     me = api(factories.member(tenant))
-    me.get("allocations")
 
-    times = []
-    cursor = ""
-    for _ in range(11):
-        start = time.perf_counter()
-        answer = me.get(f"allocations?limit=50&cursor={cursor}")
-        times.append(time.perf_counter() - start)
-        cursor = answer.body["next"]
+    def median_s() -> float:
+        superuser.execute("ANALYZE")  # as autovacuum does within a minute; the test server has it off
+        me.get("allocations?limit=50")
+        times = []
+        cursor = ""
+        for _ in range(11):
+            start = time.perf_counter()
+            answer = me.get(f"allocations?limit=50&cursor={cursor}")
+            times.append(time.perf_counter() - start)
+            cursor = answer.body["next"]
+        return median(times)
 
-    assert median(times) < 0.1, times
+    allocations(tenant, 1_000)
+    few = median_s()
+    allocations(tenant, 9_000, prefix="b")
+    many = median_s()
+
+    assert many < 4 * few, (few, many)

@@ -112,7 +112,8 @@ def _record(lab: Any, chosen: Sequence[Any], options: argparse.Namespace) -> int
     for scenario in chosen:
         lab.prepare(scenario)
     with _jobs(options) as pool:
-        for scenario, (recording, length, outcomes) in zip(chosen, pool.imap(_recorded, chosen), strict=True):
+        names = [scenario.name for scenario in chosen]
+        for scenario, (recording, length, outcomes) in zip(chosen, pool.imap(_recorded, names), strict=True):
             lab.recordings[scenario.name], lab.lengths[scenario.name] = recording, length
             for outcome in outcomes:
                 failures += not outcome.good
@@ -120,7 +121,10 @@ def _record(lab: Any, chosen: Sequence[Any], options: argparse.Namespace) -> int
     return failures
 
 
-def _recorded(scenario: Any) -> tuple[Any, int, list[Any]]:
+def _recorded(name: str) -> tuple[Any, int, list[Any]]:
+    from tests.crash import scenarios
+
+    scenario = scenarios.by_name(name)
     outcomes = [_lab.record(scenario, variant) for variant in ("at once", "all tasks")]
     return _lab.recordings[scenario.name], _lab.lengths[scenario.name], outcomes
 
