@@ -34,20 +34,20 @@ class Page(Generic[M]):
     is_first: bool
 
 
-def page_of(rows: QuerySet[M], cursor: str, *, size: int = PAGE_ROWS) -> Page[M]:
-    """Return one page by (`created_at`, id), newest first; a cursor that is none of ours starts from the top."""
+def page_of(rows: QuerySet[M], cursor: str, *, size: int = PAGE_ROWS, moment: str = "created_at") -> Page[M]:
+    """Return one page by (`moment`, id), newest first; a cursor that is none of ours starts from the top."""
     at = _decode(cursor)
     if at is not None:
-        moment, key = at
-        rows = rows.filter(Q(created_at__lte=moment) & (Q(created_at__lt=moment) | Q(id__lt=key)))
-    found = list(rows.order_by("-created_at", "-id")[: size + 1])
+        when, key = at
+        rows = rows.filter(Q((f"{moment}__lte", when)) & (Q((f"{moment}__lt", when)) | Q(id__lt=key)))
+    found = list(rows.order_by(f"-{moment}", "-id")[: size + 1])
     more = len(found) > size
     last = found[size - 1] if more else None
-    return Page(found[:size], _encode(last) if last is not None else "", at is None)
+    return Page(found[:size], _encode(last, moment) if last is not None else "", at is None)
 
 
-def _encode(row: Any) -> str:
-    micros = (row.created_at - EPOCH) // timedelta(microseconds=1)
+def _encode(row: Any, moment: str) -> str:
+    micros = (getattr(row, moment) - EPOCH) // timedelta(microseconds=1)
     return f"{micros}-{row.pk.hex}"
 
 

@@ -1,6 +1,6 @@
 """What every page shows around its content: who, which tenant, which others, and the rail.
 
-Read once per request inside its read block (two queries), so that templates, also those of
+Read once per request inside its read block (a few queries, each over an index), so that templates, also those of
 errors, touch no database.
 """
 
@@ -12,12 +12,14 @@ from typing import Any, Final
 from django.conf import settings
 from django.contrib.auth import BACKEND_SESSION_KEY, SESSION_KEY
 from django.http import HttpRequest
+from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 
 from frontend.kernel import navigation
-from tenants import access, login
+from tenants import access, demo, login
 from tenants.actor import AUTH, Actor
 from tenants.models import Person, Provider, Tenant
+from tenants.notifications import reads
 from tenants.transactions import acting
 
 MOST_TENANTS: Final = 50
@@ -39,6 +41,10 @@ class Portal:
     platform_roles: list[str] = field(default_factory=list)
     is_simulated: bool = False
     """Whether any provider is a simulation."""
+    unread: int = 0
+    """Of the person's bell; counted up to a hundred."""
+    personas: tuple[demo.Persona, ...] = ()
+    """Whom one can play; none where this is no demo."""
 
     @property
     def can_write(self) -> bool:
@@ -61,6 +67,8 @@ def of(request: HttpRequest, actor: Actor, tenant: Tenant | None) -> Portal:
         rail=navigation.rail(actor, chosen, request.path),
         platform_roles=sorted(str(role) for role in actor.platform_roles),
         is_simulated=Provider.objects.filter(capabilities__simulated=True).exists(),
+        unread=reads.unread_count(actor),
+        personas=demo.bar(),
     )
 
 
@@ -108,4 +116,20 @@ def context(request: HttpRequest) -> dict[str, Any]:
     }
     if frame.person is not None:
         values["person"] = {"name": frame.person.display_name, "email": frame.person.email}
+        values["unread_count"] = frame.unread
+        values |= _personas(frame.personas, frame.person)
     return values
+
+
+def _personas(personas: tuple[demo.Persona, ...], person: Person) -> dict[str, Any]:
+    try:
+        url = reverse("frontend:personas")
+    except NoReverseMatch:
+        return {}
+    return {
+        "persona_url": url,
+        "personas": [
+            {"key": one.key, "name": one.name, "role": one.role, "current": one.email == person.email}
+            for one in personas
+        ],
+    }
