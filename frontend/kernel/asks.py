@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from typing import Any, Final
@@ -13,7 +14,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.functional import Promise
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
+from django.utils.translation import gettext_lazy, ngettext
 
 from frontend.design import numbers
 from frontend.design.moments import absolute
@@ -49,6 +50,9 @@ VERDICTS: Final[Mapping[str, str | Promise]] = {
 }
 
 
+_SLICES: Final = re.compile(r"\bgpu\.([\w-]+)\.slices\b")
+
+
 # --- words --------------------------------------------------------------------------------------------
 
 
@@ -66,6 +70,14 @@ def amount(name: str, count: int) -> str:
         }
     if name.startswith("gpu."):
         return f"{numbers.number(count)} × {outlook.product_of(name)}"
+    counted = {
+        "endpoints": lambda: ngettext("%(n)s endpoint", "%(n)s endpoints", count),
+        "machines": lambda: ngettext("%(n)s GPU machine", "%(n)s GPU machines", count),
+        "boundaries": lambda: ngettext("%(n)s isolation", "%(n)s isolations", count),
+        "vcpu": lambda: ngettext("%(n)s virtual CPU", "%(n)s virtual CPUs", count),
+    }.get(name)
+    if counted is not None:
+        return str(counted()) % {"n": numbers.number(count)}
     return f"{numbers.number(count)} {dimension(name)}"
 
 
@@ -93,11 +105,13 @@ def until_of(payload: Mapping[str, Any]) -> datetime | None:
         return None
 
 
-def what(row: Request) -> str:
-    """Return what a request asks for, in one phrase."""
+def what(row: Request, *, full: bool = False) -> str:
+    """Return what a request asks for, in one phrase; of several amounts its GPUs alone unless `full`."""
     payload = row.payload
     if row.kind == RequestKind.QUOTA.value:
-        text = amounts(all_limits(payload)) or "--"
+        asked = all_limits(payload)
+        gpus = {key: count for key, count in asked.items() if key.startswith("gpu.")}
+        text = amounts(asked if full or not gpus else gpus) or "--"
         return (_("%(what)s in all") if payload.get("mode") == "set" else _("%(what)s more")) % {"what": text}
     if row.kind == RequestKind.TENANT.value:
         text = _("the tenant %(name)s") % {"name": payload.get("name", "")}
@@ -110,7 +124,7 @@ def what(row: Request) -> str:
 
 def reason(row: Request) -> str:
     """Return why it is asked for, in words for tenants."""
-    return words.plain(row.reason)
+    return _SLICES.sub(r"slots of \1", words.plain(row.reason))
 
 
 def kind(row: Request) -> str:

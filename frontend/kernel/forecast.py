@@ -40,6 +40,7 @@ class Bars:
     before: QuotaLine
     after: QuotaLine
     changes: bool
+    is_gpu: bool
 
 
 @dataclass(slots=True)
@@ -135,12 +136,13 @@ def _bars(
     demand = row.allocation.demand if row.allocation is not None else {}
     found = []
     for dimension in dimensions:
+        is_gpu = dimension.startswith("gpu.")
         for level, then in zip(reversed(levels), reversed(later), strict=True):
             if dimension in level.inherits:
                 continue
             before, after = _limit(level, dimension, now=now), _limit(then, dimension, now=now)
             line = _line(level, dimension, before, requested=int(demand.get(dimension, 0)))
-            found.append(Bars(level.tenant, line, _line(then, dimension, after, requested=0), before != after))
+            found.append(Bars(level.tenant, line, _line(then, dimension, after, requested=0), before != after, is_gpu))
     return found
 
 
@@ -153,8 +155,9 @@ def _limit(level: TenantLimits, dimension: str, *, now: datetime) -> int:
 
 
 def _line(level: TenantLimits, dimension: str, limit: int, *, requested: int) -> QuotaLine:
+    label = _("%(what)s of %(tenant)s") % {"what": asks.dimension(dimension), "tenant": level.tenant}
     return QuotaLine(
-        label=_("%(what)s of %(tenant)s") % {"what": asks.dimension(dimension), "tenant": level.tenant},
+        label=label[:1].upper() + label[1:],
         unit="slot" if dimension.startswith("gpu.") and dimension.endswith(".slices") else "",
         used=int(level.usage.held.get(dimension, 0)),
         pending=int(level.usage.pending.get(dimension, 0)),

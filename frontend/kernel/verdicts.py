@@ -5,6 +5,7 @@ An estimate from limits and free room of this moment; the page of one request sh
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -12,7 +13,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from django.db import connection
-from django.db.models import Sum
+from django.db.models import Max, Sum
 from django.utils.translation import gettext as _
 
 from frontend.design import numbers
@@ -73,6 +74,8 @@ class _Facts:
     names: dict[UUID, str] = field(default_factory=dict)
     slots: dict[str, int] = field(default_factory=dict)
     """Product → slots of all open hosts."""
+    empty: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Product → empty GPUs of all open hosts, and of the one with most."""
     masks: dict[str, set[int]] = field(default_factory=dict)
     taken: set[str] = field(default_factory=set)
     """Names of tenants that exist."""
@@ -147,10 +150,18 @@ def _over(row: Request, facts: _Facts) -> Verdict | None:
 def _waits(row: Request, facts: _Facts) -> Verdict:
     if row.allocation is None:
         return Verdict(FITS, _("Within every limit above."))
+    whole: Counter[str] = Counter()
     for unit in AllocationSpec.from_json(row.allocation.spec).units:
         if unit.gpu is None:
             continue
-        if not geometry.fits_anywhere(unit.gpu.product, unit.gpu.profile, facts.masks.get(unit.gpu.product, set())):
+        if not unit.gpu.profile:
+            whole[unit.gpu.product] += unit.gpu.count
+            empty, most = facts.empty.get(unit.gpu.product, (0, 0))
+            if whole[unit.gpu.product] > empty or unit.gpu.count > most:
+                text = _("%(n)s whole %(product)s are not free now: it would wait for room.")
+                given = {"n": numbers.number(whole[unit.gpu.product]), "product": unit.gpu.product}
+                return Verdict(WAITS, text % given)
+        elif not geometry.fits_anywhere(unit.gpu.product, unit.gpu.profile, facts.masks.get(unit.gpu.product, set())):
             size = f"{unit.gpu.product} {unit.gpu.profile}".strip()
             return Verdict(WAITS, _("No %(size)s is free now: it would wait for room.") % {"size": size})
     return Verdict(FITS, _("Fits now."))
@@ -170,8 +181,10 @@ def _facts(rows: Sequence[Request], *, now: datetime) -> _Facts:
     _read_positions(facts, list(tenants), dimensions, now=now)
     products = sorted({found for name in dimensions if (found := _product(name)) is not None})
     held = Host.objects.filter(gpu_product__in=products, state="open").values_list("gpu_product")
-    for name, gpus in held.annotate(gpus=Sum("gpu_count")):
+    counted = held.annotate(gpus=Sum("gpu_count"), empty=Sum("empty_gpus"), most=Max("empty_gpus"))
+    for name, gpus, empty, most in counted:
         facts.slots[name] = int(gpus or 0) * gpu_catalogue.product(name).slices
+        facts.empty[name] = (int(empty or 0), int(most or 0))
     free = GpuDevice.objects.filter(product__in=products, placeable=True).values_list("product", "free").distinct()
     for name, mask in free.order_by():
         facts.masks.setdefault(name, set()).add(mask)

@@ -182,6 +182,7 @@ def _page(
     values = {
         "row": row,
         "what": asks.what(row),
+        "full": asks.what(row, full=True),
         "kind": asks.kind(row),
         "who": _who(row),
         "reason": asks.reason(row),
@@ -190,6 +191,8 @@ def _page(
         "next_decider": asks.next_decider(row),
         "until": asks.until_of(row.payload),
         "seen": seen,
+        "bars": [pair for pair in seen.bars if pair.is_gpu] if seen is not None else [],
+        "other_bars": [pair for pair in seen.bars if not pair.is_gpu] if seen is not None else [],
         "proof_text": json.dumps(seen.proof) if seen is not None and seen.proof is not None and last else "",
         "simulated": request.portal.is_simulated,
         "may_decide": standing is not None,

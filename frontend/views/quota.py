@@ -15,10 +15,11 @@ from django.utils.translation import gettext as _
 
 from frontend.design.moments import absolute
 from frontend.design.quota_bar import QuotaLine
-from frontend.kernel import asks, lists, outlook, plans, problems, words
+from frontend.kernel import asks, lists, outlook, plans, problems, stock, words
 from frontend.kernel.page import PageRequest, page
 from frontend.views.requests import read_number
 from tenants.errors import Conflict, ControlPlaneError, InvalidSpec
+from tenants.gpu_catalogue import is_optional
 from tenants.models import Quota, QuotaCharge, Request, Tenant
 from tenants.operations import quotas, requests
 from tenants.quota import TenantLimits
@@ -53,7 +54,9 @@ def show(request: PageRequest) -> HttpResponse:
     form = request.GET.get("format", "")
     if form in {"csv", "json"}:
         return _exported(request, found, form)
-    chosen = next((one for one in found if one.key == request.GET.get("of")), found[0] if found else None)
+    chosen = next((one for one in found if one.key == request.GET.get("of")), None)
+    if chosen is None and found:
+        chosen = max(found, key=lambda one: (one.key.startswith("gpu."), int(one.bar.used or 0)))
     boxed = Quota.objects.filter(tenant=tenant, until__gt=request.now).select_related("granted_by").order_by("until")
     values = {
         "gpus": [one for one in found if one.key.startswith("gpu.")],
@@ -95,12 +98,25 @@ def _dimensions(request: PageRequest, levels: Sequence[TenantLimits]) -> list[Di
     here = reverse("frontend:quota", kwargs={"tenant": tenant.name})
     found = []
     for key in keys:
+        if not _is_limited(levels, key):
+            continue
         line = outlook.line_of(levels, key, requested=requested.get(key, 0))
         url = f"{here}?of={key}#holders"
-        line = replace(line, label=asks.dimension(key), url=url, ends=_ends(levels[-1], key))
+        line = replace(line, label=_title(key), url=url, ends=_ends(levels[-1], key))
         if line.limit or line.used or line.pending or line.requested or key in levels[-1].inherits:
             found.append(Dimension(key, line.label, line, url))
     return found
+
+
+def _is_limited(levels: Sequence[TenantLimits], key: str) -> bool:
+    """Whether a dimension counts here: those of single sizes do only where somebody set a limit."""
+    return not is_optional(key) or any(each.dimension == key for level in levels for each in level.limits)
+
+
+def _title(key: str) -> str:
+    """Return a dimension as a heading."""
+    label = asks.dimension(key)
+    return label[:1].upper() + label[1:]
 
 
 def _keys(level: TenantLimits) -> set[str]:
@@ -277,17 +293,19 @@ def _look(row: Request) -> dict[str, Any]:
 
 
 def _wishes(request: PageRequest, given: QueryDict) -> list[Wish]:
-    """Return a line per dimension, GPUs first; the one the person came from is what he wants more of."""
-    levels = quotas.position(request.tenant)
+    """Return a line per dimension that may be asked for, GPUs first, also those of which there is nothing yet."""
+    held = stock.of(request.tenant)
+    wanted = {*quotas.dimensions_of(request.tenant), *EVERYDAY, *(f"gpu.{product}.slices" for product in held.products)}
+    levels = quotas.position(request.tenant, sorted(wanted))
     found = []
-    for one in _dimensions(request, levels):
-        owner = next((level for level in reversed(levels) if one.key not in level.inherits), levels[-1])
-        at = int(sum(int(each.amount) for each in owner.limits if each.dimension == one.key))
-        name = f"new:{one.key}"
+    for key in sorted((key for key in wanted if _is_limited(levels, key)), key=_rank):
+        owner = next((level for level in reversed(levels) if key not in level.inherits), levels[-1])
+        at = sum(int(each.amount) for each in owner.limits if each.dimension == key)
+        name = f"new:{key}"
         text = given.get(name, str(at)).strip()
         inherited = owner.tenant if owner is not levels[-1] else ""
-        used = int(owner.usage.of(one.key))
-        found.append(Wish(one.key, one.label, name, used, at, text, _difference(text, at), inherited, ""))
+        used = int(owner.usage.of(key))
+        found.append(Wish(key, _title(key), name, used, at, text, _difference(text, at), inherited, ""))
     return found
 
 

@@ -302,7 +302,7 @@ def test_a_request_shows_stages_next_cost_and_what_waits_for_it(world, browse):
     shown = text(browse(world.acme.member).get(f"/t/acme/requests/{row.short_id}"))
 
     assert "1 An owner of the tenant is next 2 A platform approver" in shown
-    assert "an owner of the tenant is asked; you are told as soon as it is decided." in shown
+    assert "An owner of the tenant is asked; you are told as soon as it is decided." in shown
     assert re.search(r"Cost to the end €\d", shown)
     assert "Endpoint: big" in shown
 
