@@ -19,8 +19,8 @@ from django.utils.translation import gettext as _
 from frontend.design import numbers
 from frontend.kernel import asks
 from tenants import geometry, gpu_catalogue
-from tenants.models import GpuDevice, Host, Request, Tenant
-from tenants.specs import AllocationSpec
+from tenants.models import GpuDevice, Host, Provider, Request, Tenant
+from tenants.specs import AllocationSpec, Where
 from tenants.states import RequestKind
 
 FITS: Final = "fits"
@@ -74,8 +74,21 @@ class _Facts:
     names: dict[UUID, str] = field(default_factory=dict)
     slots: dict[str, int] = field(default_factory=dict)
     """Product → slots of all open hosts."""
-    empty: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Product → empty GPUs of all open hosts, and of the one with most."""
+    rooms: list[tuple[str, Provider, int, int]] = field(default_factory=list)
+    """(product, provider, its empty GPUs, those of its host with most)."""
+
+    def empty(self, product: str, where: Where) -> tuple[int, int]:
+        """Return the empty GPUs of one provider that may be meant, and of its best host: the largest of each."""
+        found = [
+            (empty, most)
+            for name, provider, empty, most in self.rooms
+            if name == product
+            and where.site in {"", provider.site}
+            and where.provider in {"", provider.name}
+            and (where.kind is None or where.kind.value in provider.capabilities.get("boundary_kinds", []))
+        ]
+        return max((one for one, _most in found), default=0), max((most for _empty, most in found), default=0)
+
     masks: dict[str, set[int]] = field(default_factory=dict)
     taken: set[str] = field(default_factory=set)
     """Names of tenants that exist."""
@@ -148,15 +161,18 @@ def _over(row: Request, facts: _Facts) -> Verdict | None:
 
 
 def _waits(row: Request, facts: _Facts) -> Verdict:
+    if row.kind != RequestKind.QUOTA.value:
+        return Verdict(FITS, _("Nothing stands against it."))
     if row.allocation is None:
         return Verdict(FITS, _("Within every limit above."))
     whole: Counter[str] = Counter()
-    for unit in AllocationSpec.from_json(row.allocation.spec).units:
+    spec = AllocationSpec.from_json(row.allocation.spec)
+    for unit in spec.units:
         if unit.gpu is None:
             continue
         if not unit.gpu.profile:
             whole[unit.gpu.product] += unit.gpu.count
-            empty, most = facts.empty.get(unit.gpu.product, (0, 0))
+            empty, most = facts.empty(unit.gpu.product, spec.where)
             if whole[unit.gpu.product] > empty or unit.gpu.count > most:
                 text = _("%(n)s whole %(product)s are not free now: it would wait for room.")
                 given = {"n": numbers.number(whole[unit.gpu.product]), "product": unit.gpu.product}
@@ -180,11 +196,12 @@ def _facts(rows: Sequence[Request], *, now: datetime) -> _Facts:
     dimensions = sorted({name for row in rows for name in _wanted(row)})
     _read_positions(facts, list(tenants), dimensions, now=now)
     products = sorted({found for name in dimensions if (found := _product(name)) is not None})
-    held = Host.objects.filter(gpu_product__in=products, state="open").values_list("gpu_product")
-    counted = held.annotate(gpus=Sum("gpu_count"), empty=Sum("empty_gpus"), most=Max("empty_gpus"))
-    for name, gpus, empty, most in counted:
-        facts.slots[name] = int(gpus or 0) * gpu_catalogue.product(name).slices
-        facts.empty[name] = (int(empty or 0), int(most or 0))
+    held = Host.objects.filter(gpu_product__in=products, state="open").values_list("gpu_product", "provider_id")
+    counted = held.annotate(gpus=Sum("gpu_count"), empty=Sum("empty_gpus"), most=Max("empty_gpus")).order_by()
+    providers = Provider.objects.in_bulk()
+    for name, key, gpus, empty, most in counted:
+        facts.slots[name] = facts.slots.get(name, 0) + int(gpus or 0) * gpu_catalogue.product(name).slices
+        facts.rooms.append((name, providers[key], int(empty or 0), int(most or 0)))
     free = GpuDevice.objects.filter(product__in=products, placeable=True).values_list("product", "free").distinct()
     for name, mask in free.order_by():
         facts.masks.setdefault(name, set()).add(mask)
