@@ -14,6 +14,7 @@ from frontend.views import (
     inbox,
     live,
     machines,
+    me,
     namespaces,
     new,
     notices,
@@ -21,8 +22,10 @@ from frontend.views import (
     playground,
     quota,
     requests,
+    search,
     style,
 )
+from frontend.views import help as help_pages
 
 app_name = "frontend"
 
@@ -47,6 +50,12 @@ urlpatterns: list[Any] = [
     path("login", entrance.log_in, name="log-in"),
     path("logout", entrance.log_out, name="log-out"),
     path("personas", personas.choose, name="personas"),
+    path("help", help_pages.listed, name="help"),
+    path("help/<str:code>", help_pages.show, name="help-topic"),
+    path("search", search.find, name="search"),
+    path("me", me.show, name="me"),
+    path("me/tokens/new", me.create_token, name="token-new"),
+    path("me/tokens/<str:token>/revoke", me.revoke_token, name="token-revoke"),
     path("me/notifications", notices.listed, name="notices"),
     path("me/notifications/read", notices.mark_read, name="notices-read"),
     path("me/notifications/preferences", notices.preferences, name="notice-preferences"),

@@ -12,10 +12,11 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
+from django.urls import reverse
 from django.utils.translation import gettext as _
 
 from frontend.design.timeline import StepState, Timeline, TimelineStep
-from frontend.kernel import outlook, words
+from frontend.kernel import outlook, topics, words
 from tenants import queries
 from tenants.models import Allocation, Boundary, Endpoint, Event, Intent, Machine, Namespace, Request
 from tenants.states import Phase, RequestState
@@ -264,7 +265,7 @@ def conditions(row: Product) -> list[dict[str, Any]]:
                 "message": "" if good and item["reason"] == "Done" else words.plain(str(item["message"])),
                 "since": datetime.fromisoformat(item["last_transition_at"]),
                 "next_step": "" if good else _(queries.NEXT_STEPS[row.phase]),
-                "help_url": "",
+                "help_url": "" if good else help_of(item["reason"]),
             }
         )
     return sorted(found, key=lambda one: bool(one["good"]))
@@ -272,6 +273,11 @@ def conditions(row: Product) -> list[dict[str, Any]]:
 
 BAD: Final = frozenset({"Suspended", "Expiring"})
 """Conditions that are bad when true."""
+
+
+def help_of(code: str) -> str:
+    """Return the address of the help on a reason, `""` without one."""
+    return reverse("frontend:help-topic", kwargs={"code": code}) if code in topics.REASONS else ""
 
 
 def reason(code: str) -> str:

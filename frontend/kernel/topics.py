@@ -1,0 +1,179 @@
+"""What the help holds: reasons, error codes, words, and how the first things are done. Offline, searched in memory.
+
+Reasons are those of `tenants.states.Reason` (a test compares), errors those of `tenants.error_codes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from django.utils.functional import Promise
+from django.utils.translation import gettext_lazy as _
+
+from tenants.error_codes import HELP
+
+Text = str | Promise
+REASONS: Final[Mapping[str, tuple[Text, Text]]] = {
+    "Done": (_("It is as it should be."), _("Nothing to do.")),
+    "AwaitingDecision": (_("A request waits for a person."), _("Wait, or withdraw the request and ask for less.")),
+    "Denied": (_("The request was denied; the message has the reason."), _("Delete it, or file another request.")),
+    "OverQuota": (
+        _("A limit of the tenant, or of one above it, is too small."),
+        _("Look at Quota; ask for more, or give something back."),
+    ),
+    "NoCapacity": (
+        _("There is no free part of that size on any GPU where it may run."),
+        _("Wait, or ask for a size that fits now."),
+    ),
+    "HeldByOthers": (_("The part that it needs is in use."), _("Wait, or ask for another size.")),
+    "PolicyForbids": (
+        _("A rule of the tenant excludes it; the message names rule and tenant."),
+        _("Ask for what the rule allows."),
+    ),
+    "WaitingForPlacement": (_("Other parts of it have no place yet."), _("Nothing to do.")),
+    "WaitingForBoundary": (_("What isolates the tenant there is being built first."), _("Nothing to do.")),
+    "StepRunning": (_("A step runs at the provider."), _("Nothing to do.")),
+    "Starting": (_("It starts, or loads its model."), _("Nothing to do.")),
+    "Replacing": (_("A part of it moves to another place."), _("Nothing to do.")),
+    "ProviderUnavailable": (
+        _("The provider does not answer; it is tried again with growing pauses."),
+        _("Nothing to do; operators look at the provider."),
+    ),
+    "ProviderError": (
+        _("The provider reported an error; it is tried again."),
+        _("If it stays so, give the message to an operator: it has the provider's words."),
+    ),
+    "Rejected": (
+        _("The provider refuses what was asked for. It is stopped until that changes."),
+        _("Change what is asked for."),
+    ),
+    "NotSupported": (
+        _("This provider cannot do it. It is stopped until that changes."),
+        _("Choose another provider, or leave it out."),
+    ),
+    "NameTaken": (
+        _("Something that is not ours has the name that it needs."),
+        _("Tell an operator: a finding says which."),
+    ),
+    "Blocked": (_("Something else must happen first; the message says what."), _("Read the message.")),
+    "InternalError": (
+        _("A fault of ours; it is tried again with growing pauses."),
+        _("If it stays so, tell an operator: the log has it."),
+    ),
+    "Unhealthy": (_("It answers wrongly or not at all."), _("Nothing to do: it is being repaired.")),
+    "HostLost": (_("Its host is gone."), _("Nothing to do; operators may write it off.")),
+    "WrittenOff": (_("Given up by two people, on a provider that will not come back."), _("Ask for a new one.")),
+    "ByOperator": (_("Suspended by an operator."), _("Ask who the message names.")),
+    "ByOwner": (_("Done by an owner of the tenant or of its parent."), _("Ask who the message names.")),
+    "TermEnded": (_("Its time is over."), _("Renew it on its page.")),
+    "Grace": (_("Its time is over and it is kept for a while."), _("Renew it before the time of grace ends.")),
+    "ReviewOverdue": (
+        _("Production outlived its term; nothing ends by itself."),
+        _("Renew it, or delete it."),
+    ),
+}
+"""Reason → what it means, what to do."""
+WORDS: Final[tuple[tuple[str, Text, Text], ...]] = (
+    (
+        "tenant",
+        _("Tenant"),
+        _("A team or customer, with people, limits and costs of its own. Tenants can have children."),
+    ),
+    ("endpoint", _("Endpoint"), _("A model behind an address of its own, opened by keys.")),
+    ("machine", _("Machine"), _("A virtual machine with part of a GPU or whole ones.")),
+    ("namespace", _("Namespace"), _("A closed space in a cluster with GPUs, for workloads of your own.")),
+    ("slot", _("Slot"), _("The smallest part of a GPU that is given out. A GPU has up to eight.")),
+    ("quota", _("Quota"), _("How much a tenant may have at once. A child gets no more than its parent.")),
+    ("request", _("Request"), _("An ask that people decide: more quota, a new tenant, to join.")),
+    ("term", _("Term"), _("How long a thing is given for. It can be renewed; you are told before it ends.")),
+    ("service-class", _("Class"), _("Trial, standard or production: how long, how safe from its end, at which price.")),
+    ("key", _("Key"), _("What a program shows to an endpoint. Shown once, revoked within five seconds.")),
+    ("token", _("Token"), _("What the command line and programs show to the API. It may do what you may do.")),
+    ("simulated", _("Simulated"), _("Played by the sandbox; no real hardware is touched.")),
+)
+GUIDES: Final[tuple[tuple[str, Text, tuple[Text, ...]], ...]] = (
+    (
+        "first-endpoint",
+        _("Deploy a first endpoint"),
+        (
+            _("Open Endpoints and choose New endpoint."),
+            _("Keep the model and the size that are filled in, or choose others; the page says whether it fits."),
+            _("Deploy. The page shows each step and how long it usually takes."),
+            _("Copy the key: it is shown once. The Connect card has the first call for curl and Python."),
+            _("Try it in the playground. Renew it before its term ends, or delete it when you are done."),
+        ),
+    ),
+    (
+        "more-quota",
+        _("Ask for more quota"),
+        (
+            _("Open Quota: each bar shows what you have, what waits and what the limit is."),
+            _("Ask for more, with a reason that helps those who decide."),
+            _("The request shows who decides next. You are told by the bell and by mail."),
+        ),
+    ),
+    (
+        "use-the-command-line",
+        _("Use the command line"),
+        (
+            _("Make a token under Me and keep it where you keep passwords."),
+            _("Log in with it: tenantry login."),
+            _("See what you have: tenantry get endpoints. See why it is as it is: tenantry explain endpoint/NAME."),
+        ),
+    ),
+    (
+        "a-key-leaked",
+        _("A key leaked"),
+        (
+            _("Open the endpoint's Keys and roll the key without overlap, or revoke it: it stops within five seconds."),
+            _("A token is revoked under Me."),
+        ),
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """One page of the help."""
+
+    code: str
+    title: str
+    group: str
+    """`guide`, `word`, `reason` or `error`."""
+    text: str
+    next_step: str = ""
+    steps: tuple[str, ...] = ()
+
+
+GROUPS: Final[Mapping[str, Text]] = {
+    "guide": _("How to"),
+    "word": _("Words"),
+    "reason": _("Why something is as it is"),
+    "error": _("What an error means"),
+}
+
+
+def everything() -> list[Topic]:
+    """Return every topic in the reader's language."""
+    found = [Topic(code, str(title), "guide", "", steps=tuple(map(str, steps))) for code, title, steps in GUIDES]
+    found += [Topic(code, str(title), "word", str(text)) for code, title, text in WORDS]
+    found += [Topic(code, code, "reason", str(means), str(todo)) for code, (means, todo) in REASONS.items()]
+    return found + [Topic(code, code, "error", text) for code, text in sorted(HELP.items())]
+
+
+def named(code: str) -> Topic | None:
+    """Return the topic with this code, None without one; guides and words stand before reasons and errors."""
+    return next((topic for topic in everything() if topic.code == code), None)
+
+
+def matching(text: str) -> list[Topic]:
+    """Return the topics that hold every word of `text`, those with it in their title first; all without a word."""
+    words = text.casefold().split()
+    found = [topic for topic in everything() if all(word in _haystack(topic) for word in words)]
+    return sorted(found, key=lambda topic: not (words and all(word in topic.title.casefold() for word in words)))
+
+
+def _haystack(topic: Topic) -> str:
+    return " ".join((topic.code, topic.title, topic.text, topic.next_step, *topic.steps)).casefold()
