@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from django.http import HttpResponse
 from django.shortcuts import render
+from django.utils.translation import gettext as _
 
 from frontend.kernel import topics
 from frontend.kernel.page import PageRequest, page
@@ -20,7 +21,8 @@ def listed(request: PageRequest) -> HttpResponse:
         for group, title in topics.GROUPS.items()
         if (mine := [topic for topic in found if topic.group == group])
     ]
-    return render(request, "frontend/pages/help/list.html", {"groups": groups, "text": text})
+    query = {"name": "q", "value": text, "label": _("A word, a reason or an error code")}
+    return render(request, "frontend/pages/help/list.html", {"groups": groups, "query": query})
 
 
 @page("errors.read")
