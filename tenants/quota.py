@@ -300,14 +300,12 @@ def _ended(tenant: TenantLimits, dimension: str, at: datetime) -> Amount:
 
 
 def _passes(bound: Sequence[tuple[TenantLimits, str]], asked: Demand, during: Span) -> bool:
-    for tenant, dimension in bound:
-        used = max(tenant.usage.of(dimension) - _ended(tenant, dimension, during.start), 0)
-        if any(
-            used + asked[dimension] > limit_at(tenant, dimension, moment)
-            for moment in _moments(tenant, dimension, during)
-        ):
-            return False
-    return True
+    return not any(
+        max(tenant.usage.of(dimension) - _ended(tenant, dimension, moment), 0) + asked[dimension]
+        > limit_at(tenant, dimension, moment)
+        for tenant, dimension in bound
+        for moment in _moments(tenant, dimension, during)
+    )
 
 
 def month_of(at: datetime) -> Span:

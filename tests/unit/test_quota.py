@@ -230,10 +230,14 @@ def paths(draw: st.DrawFn) -> list[TenantLimits]:
 
 
 def naive(path: list[TenantLimits], demand: dict[str, int], days: range, released_on: datetime | None = None):
-    """Walk each day, tenant and dimension; return {(day, tenant, dimension): missing} by the words of the rules."""
+    """Walk each day, tenant and dimension; return {(day, tenant, dimension): missing} by the words of the rules.
+
+    On the first day all that is in use counts (but what is released on `released_on`), later what has not ended.
+    """
     missing = {}
     for day in days:
         at = NOW + day * DAY
+        gone = at if day > days[0] else released_on
         for level, one in enumerate(path):
             for dimension, amount in demand.items():
                 own = [limit for limit in one.limits if limit.dimension == dimension]
@@ -241,8 +245,8 @@ def naive(path: list[TenantLimits], demand: dict[str, int], days: range, release
                     continue
                 limit = sum(x.amount for x in own if x.until is None or x.until > at)
                 used = one.usage.held.get(dimension, 0) + one.usage.pending.get(dimension, 0)
-                if released_on is not None:
-                    used -= sum(e.amount for e in one.usage.endings if e.dimension == dimension and e.at <= released_on)
+                if gone is not None:
+                    used -= sum(e.amount for e in one.usage.endings if e.dimension == dimension and e.at <= gone)
                 if amount and max(used, 0) + amount > limit:
                     missing[day, one.tenant, dimension] = max(used, 0) + amount - limit
     return missing
