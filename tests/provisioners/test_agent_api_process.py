@@ -208,6 +208,7 @@ async def walk(lab: RealLab) -> None:
         assert secret not in lab.log
 
 
+@pytest.mark.slow
 def test_keys_and_suspensions_hold_within_five_seconds_and_an_absent_control_plane_harms_nobody(tmp_path: Path) -> None:
     async def run() -> None:
         lab = RealLab(tmp_path)

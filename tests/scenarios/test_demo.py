@@ -48,6 +48,7 @@ def seeded(db):
     return seed.seed(url=URL, now=END, small=True)
 
 
+@pytest.mark.slow
 def test_a_small_demo_has_all_that_the_pages_show_and_its_books_balance(seeded):
     start = Event.objects.earliest("at").at
 
