@@ -33,7 +33,8 @@ expected-statuses = ["2xx", "401", "403", "404", "409", "412", "422", "428", "42
 expected-statuses = ["400", "401", "403", "404", "405", "406", "409", "412", "415", "422", "428", "429"]
 """
 # Refused for what no schema can say: nobody has this e-mail, no such model, a common password, a past moment,
-# a price of another currency, nothing asked for, a payload of another kind of request, signs nobody can see.
+# a price of another currency, nothing asked for, a payload of another kind of request, signs nobody can see, a kind
+# of notification that the caller never gets, an address that nothing may be sent to.
 BY_MEANING = (
     "auto-approval-rules.create", "delegations.create", "endpoints.create", "endpoints.create_key", "endpoints.put",
     "endpoints.revise", "machines.create", "machines.put", "members.create", "members.hand_over", "namespaces.create",
@@ -45,6 +46,7 @@ BY_MEANING = (
     "requests.revise", "service-account-tokens.create", "service-accounts.create", "service-accounts.update",
     "costs.list", "tenants.create", "tenants.create_child", "tenants.set_policy", "tenants.suspend", "tenants.update",
     "tokens.create", "findings.resolve", "hosts.drain", "hosts.maintenance",
+    "notification-preferences.set", "webhooks.create", "webhooks.update",
 )  # fmt: skip
 # A path is text: `null` and `true` are names like any other.
 TEXT = """

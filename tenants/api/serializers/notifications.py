@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints
 
 from tenants.api.serializers.base import ID_PATTERN, Change, In, Name, Out, PageQuery, absent, word
 from tenants.models import Delivery, DeliveryAttempt, Notification, Webhook
@@ -18,7 +18,7 @@ Id = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
 KindWord = Annotated[str, StringConstraints(pattern=r"^[a-z-]+\.[a-z-]+$", max_length=60)]
 Url = Annotated[
     str,
-    StringConstraints(min_length=1, max_length=LONGEST),
+    StringConstraints(pattern=r"^https?://[!-~]+$", max_length=LONGEST),
     Field(description="https, on the public Internet or in a network that the operator allows."),
 ]
 MailWord = Literal["off", "now", "digest"]
@@ -70,16 +70,10 @@ class UnreadOut(Out):
 
 
 class ReadIn(In):
-    """Which notifications were read: some, or all."""
+    """Which notifications were read: some, all, or none."""
 
     ids: list[Id] = Field(default=[], max_length=500)
     all: bool = False
-
-    @model_validator(mode="after")
-    def _one_of_both(self) -> Self:
-        if self.all == bool(self.ids):
-            raise ValueError("give ids, or all: true")
-        return self
 
     @property
     def chosen(self) -> list[UUID] | None:
