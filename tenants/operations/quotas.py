@@ -150,7 +150,14 @@ def _without(level: quota.TenantLimits, counted: Mapping[str, int]) -> quota.Ten
     pending = {
         d: max(0, amount - max(0, counted.get(d, 0) - usage.held.get(d, 0))) for d, amount in usage.pending.items()
     }
-    return replace(level, usage=replace(usage, held=held, pending=pending))
+    # Whose use ends when is not told apart here: the earliest ends are taken out, so that never too much seems to end.
+    left, endings = dict(counted), []
+    for ending in sorted(usage.endings, key=lambda each: each.at):
+        taken = min(left.get(ending.dimension, 0), int(ending.amount))
+        left[ending.dimension] = left.get(ending.dimension, 0) - taken
+        if ending.amount > taken:
+            endings.append(replace(ending, amount=ending.amount - taken))
+    return replace(level, usage=replace(usage, held=held, pending=pending, endings=tuple(endings)))
 
 
 def _exceeded(tenant: Tenant, verdict: quota.Verdict, *, now: datetime) -> QuotaExceeded:

@@ -46,7 +46,7 @@ BY_MEANING = (
     "requests.revise", "service-account-tokens.create", "service-accounts.create", "service-accounts.update",
     "costs.list", "tenants.create", "tenants.create_child", "tenants.set_policy", "tenants.suspend", "tenants.update",
     "tokens.create", "findings.resolve", "hosts.drain", "hosts.maintenance",
-    "notification-preferences.set", "webhooks.create", "webhooks.update",
+    "notifications.mark_read", "notification-preferences.set", "webhooks.create", "webhooks.update",
 )  # fmt: skip
 # A path is text: `null` and `true` are names like any other.
 TEXT = """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 import pytest
 
 from tenants.models import Delivery, Webhook
@@ -25,6 +27,13 @@ def tenant():
 @pytest.fixture
 def owner(tenant):
     return factories.member(tenant, Role.OWNER)
+
+
+@pytest.mark.parametrize("body", [{}, {"ids": [], "all": False}, {"ids": [str(UUID(int=1))], "all": True}])
+def test_marking_names_some_or_all_and_never_both(owner, body):
+    answer = Api(token_of(owner)).post("notifications:read", body, key=None)
+
+    assert (answer.status, answer.body["errors"][0]["reason"]) == (400, "give ids, or all: true")
 
 
 def test_the_bell_counts_lists_and_is_marked_read(tenant, owner):

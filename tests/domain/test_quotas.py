@@ -148,6 +148,20 @@ def test_what_is_renewed_is_not_counted_twice():
     assert shortage(tenant, actor, {GPU: 1}, renewing={GPU: 8}).data["shortages"][0]["missing"] == 1
 
 
+def test_the_end_of_what_is_renewed_makes_no_room_for_its_own_renewal():
+    tenant = factories.tenant()
+    actor = factories.actor(factories.member(tenant))
+    factories.set_limit(tenant, GPU, 4)
+    factories.set_limit(tenant, GPU, 4, until=NOW + timedelta(days=10))
+    held(tenant, 4, name="mine", until=NOW + timedelta(days=5))
+    held(tenant, 4, name="another", service_class="production")
+
+    error = shortage(tenant, actor, {GPU: 0}, renewing={GPU: 4})
+
+    assert error.data["offered_until"] == (NOW + timedelta(days=10)).isoformat()
+    assert error.data["shortages"][0]["missing"] == 4
+
+
 def test_no_limit_means_zero_except_for_counts_per_profile():
     tenant = factories.tenant()
     actor = factories.actor(factories.member(tenant))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from uuid import UUID
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
 from tenants.api.serializers.base import ID_PATTERN, Change, In, Name, Out, PageQuery, absent, word
 from tenants.models import Delivery, DeliveryAttempt, Notification, Webhook
@@ -70,10 +70,16 @@ class UnreadOut(Out):
 
 
 class ReadIn(In):
-    """Which notifications were read: some, all, or none."""
+    """Which notifications were read: some, or all."""
 
     ids: list[Id] = Field(default=[], max_length=500)
     all: bool = False
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if self.all == bool(self.ids):
+            raise ValueError("give ids, or all: true")
+        return self
 
     @property
     def chosen(self) -> list[UUID] | None:
