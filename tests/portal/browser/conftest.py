@@ -86,11 +86,15 @@ def answers(base: str, server: subprocess.Popen[bytes], log: Path) -> None:
     pytest.fail(f"the web process did not start:\n{log.read_text()[-4000:]}")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[object]:
-    """Start one browser for all tests of this process."""
-    os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "true"  # playwright's loop runs in this thread; queries are still plain
-    with sync_api.sync_playwright() as playwright:
+    """Start one browser for a module's tests.
+
+    Its event loop runs in the tests' own thread for as long as it lives, so it must not outlive the module: a later
+    test of this process may want to run a loop itself.
+    """
+    with pytest.MonkeyPatch.context() as patch, sync_api.sync_playwright() as playwright:
+        patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")  # queries are still plain beside that loop
         browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
         yield browser
         browser.close()
