@@ -91,10 +91,13 @@ def tree(body: bytes) -> Any:
     return found
 
 
-def body_as(model: type[Model], body: bytes) -> Model:
-    """Return the body, already checked by `tree`, as `model`. Raises `InvalidSpec` listing every field at fault."""
+def body_as(model: type[Model], found: Any) -> Model:
+    """Return a body that `tree` has read as `model`. Raises `InvalidSpec` listing every field at fault.
+
+    It is read from its canonical text: strict types allow in JSON (dates, UUIDs) what they refuse among Python's.
+    """
     try:
-        return model.model_validate_json(body, strict=True)
+        return model.model_validate_json(canonical(found), strict=True)
     except ValidationError as error:
         raise _invalid(error, "The body is not valid.") from error
 
@@ -172,11 +175,12 @@ def _bounded_integer(digits: str) -> int:
     return int(digits)
 
 
-def _finite(digits: str) -> float:
+def _finite(digits: str) -> float | int:
+    """Return a number; an integer where its fraction is zero, as JSON Schema counts them (2020-12 validation, 6.1.1)."""
     number = float(digits)
     if not math.isfinite(number):
         raise InvalidSpec("A number is too large.", field="")
-    return number
+    return int(number) if number.is_integer() and abs(number) <= MAX_INTEGER else number
 
 
 def _unsafe(found: Any, place: str) -> Iterator[tuple[str, str]]:

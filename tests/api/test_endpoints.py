@@ -97,11 +97,15 @@ def test_keys_are_made_rolled_and_revoked(me):
     rolled = me.post(f"tenants/acme/endpoints/chat/keys/{made.body['id']}/roll", {"overlap_s": 60})
     assert rolled.status == 201, rolled
     assert rolled.body["key"] != made.body["key"]
+    again = me.post(f"tenants/acme/endpoints/chat/keys/{rolled.body['id']}/roll", {"overlap_s": 60.0})
+    assert again.status == 201, "a number without a fraction is an integer to JSON Schema"
+    assert me.post(f"tenants/acme/endpoints/chat/keys/{again.body['id']}/roll", {"overlap_s": 60.5}).status == 400
+    rolled = again
     gone = me.delete(f"tenants/acme/endpoints/chat/keys/{rolled.body['id']}")
     assert gone.status == 200
     assert gone.body["revoked_at"] is not None
     listed = me.get("tenants/acme/endpoints/chat/keys").body["items"]
-    assert [k["key"] for k in listed] == [None, None, None]
+    assert [k["key"] for k in listed] == [None] * 4
 
 
 def test_deleting_needs_the_version_and_starts_the_end(me):

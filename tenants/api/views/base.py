@@ -301,7 +301,7 @@ class ApiView(APIView):
         attempt = idempotency.attempt_of(call.request, call.actor, policy, tree, planning=self.planning)
         if attempt is not None and (answer := self._replay(declared, attempt, call)) is not None:
             return answer
-        call.body = _body(declared, raw, tree)
+        call.body = _body(declared, tree)
         if self.planning:
             return self._plan(declared, function, call)
         hook = _recorder(self, declared, attempt, call)
@@ -444,14 +444,14 @@ def _declared(declared: Declared, run: Callable[..., HttpResponse], function: Ha
     return run
 
 
-def _body(declared: Declared, raw: bytes, tree: Any) -> Any:
+def _body(declared: Declared, tree: Any) -> Any:
     if declared.body is None:
         if tree not in (None, {}):
             raise InvalidSpec("This operation takes no body.", field="")
         return None
     if tree is None:
         raise InvalidSpec("A JSON body is needed.", field="")
-    return parsing.body_as(declared.body, raw)
+    return parsing.body_as(declared.body, tree)
 
 
 def _seconds(given: Sequence[Any]) -> float:
