@@ -21,7 +21,7 @@ from uuid import UUID
 from django.db import connection
 from django.db.models import F, Q
 
-from provisioners import host_plan, inventory_hosts, inventory_objects, inventory_uses
+from provisioners import host_plan, inventory_changes, inventory_hosts, inventory_objects, inventory_uses
 from provisioners.driver import (
     Capabilities,
     Driver,
@@ -266,11 +266,11 @@ class _Pass:
         self._collect(news, changes)
         return False
 
-    def _collect(self, news: inventory_hosts.News, changes: inventory_uses.Changes) -> None:
+    def _collect(self, news: inventory_hosts.News, changes: inventory_changes.Changes) -> None:
         self.found += [*news.findings, *changes.findings]
         self.absent |= changes.absent
 
-    def use_changes(self, host: Host, rows: _Rows) -> inventory_uses.Changes:
+    def use_changes(self, host: Host, rows: _Rows) -> inventory_changes.Changes:
         """Compare uses with holds, in the open transaction."""
         uses = self.uses.get(host.provider_ref, [])
         holding = {hold.unit_id for hold in rows.holds[host.pk]}
@@ -331,11 +331,11 @@ def describe(capabilities: Capabilities) -> dict[str, Any]:
     }
 
 
-def _facts(units: set[UUID], *, since: datetime) -> tuple[dict[UUID, inventory_uses.UnitFact], frozenset[UUID]]:
+def _facts(units: set[UUID], *, since: datetime) -> tuple[dict[UUID, inventory_changes.UnitFact], frozenset[UUID]]:
     """Return what our rows say of units, and which of them gave room back after the snapshot was begun."""
-    facts = {unit: inventory_uses.UnitFact(live=False) for unit in units}
+    facts = {unit: inventory_changes.UnitFact(live=False) for unit in units}
     for row in Unit.objects.filter(pk__in=units).select_related("host"):
-        facts[row.pk] = inventory_uses.UnitFact(row.released_at is None, row.host.name if row.host else "")
+        facts[row.pk] = inventory_changes.UnitFact(row.released_at is None, row.host.name if row.host else "")
     left = UsageRecord.objects.filter(unit_id__in=units, held_to__gte=since).values_list("unit_id", flat=True)
     return facts, frozenset(unit for unit in left if unit is not None)
 
@@ -367,7 +367,7 @@ def _discover(*, provider: Provider, seen: ObservedHost, actor: Actor, now: date
 
 
 @operation
-def _write_host(*, work: _Pass, host: Host, actor: Actor) -> tuple[inventory_hosts.News, inventory_uses.Changes]:
+def _write_host(*, work: _Pass, host: Host, actor: Actor) -> tuple[inventory_hosts.News, inventory_changes.Changes]:
     """Write all that differs on one host, from rows read again under its lock."""
     Host.objects.select_for_update(no_key=True).get(pk=host.pk)
     now = work.clock()

@@ -18,9 +18,10 @@ from typing import Any, Final
 from uuid import UUID
 
 from provisioners.driver import ObservedUse
+from provisioners.inventory_changes import Changes, LooseUse, Put, UnitFact
 from tenants import geometry, gpu_catalogue, host_binding
 from tenants.findings import STRAY_USE, Seen
-from tenants.host_plans import MOVING, STRAY, runs
+from tenants.host_plans import MOVING, runs
 from tenants.models import GpuDevice, Hold, Host
 from tenants.states import Binding, HoldKind
 
@@ -38,47 +39,6 @@ OVERCOMMITTED: Final = "host-overcommitted"
 KINDS: Final = frozenset(
     {FOREIGN_ON_HOLD, STRAY_USE, WRONG_DEVICE, DUPLICATE_USE, UNEXPLAINED, UNPLACEABLE_USE, OVERCOMMITTED}
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Put:
-    """One hold to put on room that nobody has."""
-
-    kind: HoldKind
-    device: UUID
-    start: int
-    size: int
-    note: str
-    vcpu: int = 0
-    memory_gib: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class UnitFact:
-    """What our rows say of a unit that runs on a host where it holds nothing."""
-
-    live: bool
-    """Not released."""
-    holds_on: str = ""
-    """Name of the host it holds a window of, `""` without one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """What to do to one host's holds, in the order drops, moves, puts."""
-
-    drops: tuple[UUID, ...] = ()
-    moves: tuple[dict[str, Any], ...] = ()
-    """Entries of `ledger.rebind`."""
-    puts: tuple[Put, ...] = ()
-    absent: frozenset[UUID] = frozenset()
-    """Foreign holds whose use was not seen this time."""
-    findings: tuple[Seen, ...] = ()
-
-    @property
-    def any(self) -> bool:
-        """Whether the ledger would change."""
-        return bool(self.drops or self.moves or self.puts)
 
 
 def plan(
@@ -111,38 +71,6 @@ def plan(
 
 
 @dataclass(slots=True)
-class _Loose:
-    """One window in use that nobody holds."""
-
-    use: ObservedUse
-    device: GpuDevice | None
-    duplicate: bool = False
-
-    @property
-    def exact(self) -> bool:
-        return self.device is not None and (self.use.start is not None or self.use.size == self.device.slots)
-
-    @property
-    def start(self) -> int:
-        return self.use.start or 0
-
-    @property
-    def mask(self) -> int:
-        return geometry.window_mask(self.start, self.use.size)
-
-    @property
-    def note(self) -> str:
-        return f"{STRAY}{self.use.unit}" if self.use.unit is not None else self.use.name[:280]
-
-    @property
-    def notes(self) -> frozenset[str]:
-        """Notes of holds that stand for this use."""
-        return (
-            frozenset({self.note, f"{MOVING}{self.use.unit}"}) if self.use.unit is not None else frozenset({self.note})
-        )
-
-
-@dataclass(slots=True)
 class _HostWork:
     """The comparison in progress."""
 
@@ -153,7 +81,7 @@ class _HostWork:
     left: frozenset[UUID]
     reports: dict[UUID, host_binding.Report] = field(default_factory=dict)
     """Tenant hold → what was said of it."""
-    loose: list[_Loose] = field(default_factory=list)
+    loose: list[LooseUse] = field(default_factory=list)
     confirmed: set[UUID] = field(default_factory=set)
     """Foreign holds whose use is seen."""
     drops: dict[UUID, None] = field(default_factory=dict)
@@ -191,7 +119,7 @@ class _HostWork:
             if use.unit is not None and use.unit in of_unit:
                 seen[use.unit].append(use)
             else:
-                self.loose.append(_Loose(use, self.by_ref.get(use.device)))
+                self.loose.append(LooseUse(use, self.by_ref.get(use.device)))
         for unit, found in seen.items():
             self._match(unit, of_unit[unit], found)
 
@@ -206,7 +134,7 @@ class _HostWork:
                     left.remove(use)
                     self._report(unit, hold, use)
         for use in left:
-            self.loose.append(_Loose(use, self.by_ref.get(use.device), duplicate=True))
+            self.loose.append(LooseUse(use, self.by_ref.get(use.device), duplicate=True))
 
     def _likeness(self, hold: Hold, use: ObservedUse) -> int:
         device = self.by_ref.get(use.device)
@@ -238,7 +166,7 @@ class _HostWork:
                 )
             )
             if device is not None:
-                self.loose.append(_Loose(use, device))
+                self.loose.append(LooseUse(use, device))
             return
         self.reports[hold.pk] = host_binding.Report(str(hold.pk), device.number, use.start)
 
@@ -381,7 +309,7 @@ class _HostWork:
             if loose.exact and loose.device is not None and loose.use.unit not in self.left:
                 self._cover_one(loose, loose.device)
 
-    def _cover_one(self, loose: _Loose, device: GpuDevice) -> None:
+    def _cover_one(self, loose: LooseUse, device: GpuDevice) -> None:
         want = loose.mask & geometry.full_mask(device.product)
         tenants = self._held(device.number, {HoldKind.TENANT.value, HoldKind.RESERVED.value})
         if want & tenants:
@@ -407,7 +335,7 @@ class _HostWork:
             for start, size in runs(missing):
                 self.puts.append(Put(HoldKind.FOREIGN, device.pk, start, size, loose.note))
 
-    def _tell_stray(self, loose: _Loose) -> None:
+    def _tell_stray(self, loose: LooseUse) -> None:
         use = loose.use
         if use.unit is None or use.unit in self.left:
             return
@@ -513,7 +441,7 @@ class _HostWork:
             device, start = place
             self.puts.append(Put(HoldKind.FOREIGN, device.pk, start, loose.use.size, note))
 
-    def _legal_place(self, loose: _Loose) -> tuple[GpuDevice, int] | None:
+    def _legal_place(self, loose: LooseUse) -> tuple[GpuDevice, int] | None:
         """Return the window by the published ranking, fullest GPU first."""
         best: tuple[int, int, int] | None = None
         found: tuple[GpuDevice, int] | None = None

@@ -1,0 +1,181 @@
+"""The contract between the control plane and one kind of provider.
+
+A driver is small, told everything, and knows nothing of Django, of our tables, or of other drivers.
+It names the steps that make a spec true, starts one at a time without waiting for the provider's
+work to end, and says what it sees. Deciding which step comes next is `plan.py`'s work and pure.
+
+Invariants: refs and idempotency keys derive from our row's UUID, so repeating any step finds what an
+earlier try left; *gone* is only ever a successful exact read; every call has a deadline; nothing but
+`DriverError`s leaves a driver. Secrets travel as `Secret`, whose repr shows nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from provisioners.driver.errors import (
+    Conflicting,
+    DriverError,
+    DriverRejected,
+    NoCapacity,
+    NotSupported,
+    TransientDriverError,
+)
+from provisioners.driver.names import (
+    FIELD_MANAGER,
+    MARK_DOMAIN,
+    Binding,
+    BoundaryKind,
+    Kind,
+    Power,
+    Presence,
+    Ref,
+    Secret,
+    intent_hash,
+    layout_ref,
+)
+from provisioners.driver.observations import (
+    Acceptance,
+    Capabilities,
+    LayoutChange,
+    LogLine,
+    Observed,
+    ObservedGpu,
+    ObservedHost,
+    ObservedObject,
+    ObservedProvider,
+    ObservedUnit,
+    ObservedUse,
+    Part,
+)
+from provisioners.driver.specs import (
+    BoundarySpec,
+    EndpointSpec,
+    GatewaySpec,
+    MachineSpec,
+    NamespaceSpec,
+    ServingSpec,
+    Spec,
+    UnitSpec,
+)
+from provisioners.driver.steps import (
+    Done,
+    Handle,
+    Poll,
+    Step,
+    removal_of,
+)
+
+__all__ = [
+    "FIELD_MANAGER",
+    "MARK_DOMAIN",
+    "Acceptance",
+    "Binding",
+    "BoundaryKind",
+    "BoundarySpec",
+    "Capabilities",
+    "Conflicting",
+    "Done",
+    "Driver",
+    "DriverError",
+    "DriverRejected",
+    "EndpointSpec",
+    "GatewaySpec",
+    "Handle",
+    "Kind",
+    "LayoutChange",
+    "LogLine",
+    "MachineSpec",
+    "NamespaceSpec",
+    "NoCapacity",
+    "NotSupported",
+    "Observed",
+    "ObservedGpu",
+    "ObservedHost",
+    "ObservedObject",
+    "ObservedProvider",
+    "ObservedUnit",
+    "ObservedUse",
+    "Part",
+    "Poll",
+    "Power",
+    "Presence",
+    "Ref",
+    "Secret",
+    "ServingSpec",
+    "Spec",
+    "Step",
+    "TransientDriverError",
+    "UnitSpec",
+    "intent_hash",
+    "layout_ref",
+    "removal_of",
+]
+
+
+class Driver(Protocol):
+    """Makes what a spec says exist on one provider, step by step.
+
+    Steps are idempotent, start provider work without waiting for it (under 30 s), run outside any
+    transaction and raise only `DriverError`s. Refs are made from our row's UUID.
+    """
+
+    def capabilities(self) -> Capabilities:
+        """Ask the provider what it can do."""
+        ...
+
+    def snapshot(self) -> ObservedProvider:
+        """Read the whole provider, foreign use and health included; calls do not grow with objects."""
+        ...
+
+    def observe(self, ref: Ref) -> Observed:
+        """Read one object exactly; `exists=False` is a successful read that found nothing.
+
+        Raises `TransientDriverError` when it cannot know: an error is never absence.
+        """
+        ...
+
+    def steps(self, spec: Spec) -> Sequence[Step]:
+        """Return the ordered steps of `spec`; pure. Raises `NotSupported`, `DriverRejected`."""
+        ...
+
+    def start(self, step: Step) -> Handle | Done:
+        """Start one step (or its undo) and return at once."""
+        ...
+
+    def poll(self, handle: Handle) -> Poll:
+        """Look at a running step."""
+        ...
+
+    def isolate(self, ref: Ref, *, cut_off: bool) -> Done:
+        """Cut an object's network, keeping its memory, or restore it."""
+        ...
+
+    def power(self, ref: Ref, *, want: Power) -> Handle | Done:
+        """Switch an object's power."""
+        ...
+
+    def evacuate(self, host: str) -> Sequence[ObservedUse]:
+        """Stop the provider from placing anything on `host`; return what still uses it, foreign use included."""
+        ...
+
+    def restore(self, host: str) -> Done:
+        """Undo `evacuate`."""
+        ...
+
+    def acceptance(self, host: str) -> Acceptance:
+        """Run a small GPU workload per device of a host and say what was seen."""
+        ...
+
+    def layout_steps(self, change: LayoutChange) -> Sequence[Step]:
+        """Return the steps that make one GPU's MIG layout; pure. Raises `NotSupported`."""
+        ...
+
+    def logs(self, ref: Ref, *, since: str, tail: int) -> Iterator[LogLine]:
+        """Yield the newest `tail` log lines since an RFC 3339 time."""
+        ...
+
+    def close(self) -> None:
+        """Give back sessions and connections."""
+        ...

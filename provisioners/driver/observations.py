@@ -1,0 +1,189 @@
+"""What a driver saw: one object exactly, or the whole provider in one snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from provisioners.driver.names import Binding, BoundaryKind, Power, Presence, Ref
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What an exact read shows of one step's effect."""
+
+    step: str
+    presence: Presence
+    have: str = ""
+    """`intent_hash` found on the object (annotation, attribute), `""` where none is readable."""
+    handle: str = ""
+    """A task the provider shows as running for this part, adopted after an unknown outcome."""
+    message: str = ""
+    ready: bool = True
+    """False while the part exists but does not work yet (VM booting, replica loading its model)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedUnit:
+    """Where a unit really runs."""
+
+    uid: UUID
+    host: str
+    device: str
+    """Provider's stable device id; `""` while it is not reported."""
+    start: int | None
+    profile: str
+    exact: bool
+    """False where the device was derived rather than reported."""
+    index: int = 0
+    """Which of the unit's GPUs, for units with several."""
+    backend: str = ""
+    """Base URL (ending in `/v1`) at which a gateway reaches this replica; `""` while it has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """One object, read exactly. `parts`: one entry per step that exists at the provider, in the order of steps.
+
+    An object that is not there has no parts at all: `exists` is False, and that is an exact read.
+    """
+
+    ref: Ref
+    exists: bool
+    parts: tuple[Part, ...] = ()
+    units: tuple[ObservedUnit, ...] = ()
+    address: str = ""
+    """Base URL or host:port where it answers."""
+    reachable_from: str = ""
+    """`internet`, `tenant`, `cluster`, `lab` (loopback), `""` unknown."""
+    model: str = ""
+    revision: int | None = None
+    power: Power | None = None
+    blocked_by: str = ""
+    """What stands in the way of deletion, in plain words (object and finalizer)."""
+    simulated: bool = False
+
+    def part(self, step: str) -> Part:
+        """Return the part of `step`, absent if the provider shows none."""
+        return next((p for p in self.parts if p.step == step), Part(step, Presence.ABSENT))
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedGpu:
+    """One physical GPU as the provider shows it."""
+
+    device: str
+    """Provider's stable id."""
+    product: str
+    index: int
+    mode: str
+    """`empty`, `mig`, `full` or `unknown`."""
+    healthy: bool = True
+    message: str = ""
+    windows: tuple[tuple[int, int, str], ...] = ()
+    """Carved MIG devices: (start, size, profile); empty where the provider does not report them."""
+    layout_change: str = "fixed"
+    """`fixed`, `on-idle` or `dynamic`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedHost:
+    """One host with its GPUs."""
+
+    host: str
+    name: str
+    binding: Binding
+    vcpu: int
+    memory_gib: int
+    gpus: tuple[ObservedGpu, ...]
+    healthy: bool = True
+    message: str = ""
+    in_maintenance: bool = False
+    boundary_kinds: frozenset[BoundaryKind] = frozenset({BoundaryKind.VM, BoundaryKind.NAMESPACE})
+    """Which boundaries may place workloads here: a cluster's node takes `namespace`, an ESXi host takes `vm`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedUse:
+    """One use of GPU room, ours (`ref` and `unit` set) or foreign (both None)."""
+
+    host: str
+    device: str
+    """`""` where the provider does not say which device."""
+    start: int | None
+    size: int
+    profile: str
+    """`""` for a whole GPU."""
+    ref: Ref | None
+    unit: UUID | None
+    name: str
+    """Name on the provider, for operators."""
+    vcpu: int = 0
+    memory_gib: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedObject:
+    """One object with our mark found by the snapshot; unknown to us it is an orphan."""
+
+    ref: Ref
+    fingerprint: str
+    """Changes whenever anything about the object that a pass cares for changes."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedProvider:
+    """A whole provider, read in a number of calls that does not grow with its objects."""
+
+    hosts: tuple[ObservedHost, ...]
+    uses: tuple[ObservedUse, ...]
+    objects: tuple[ObservedObject, ...]
+    capabilities: Capabilities
+    complete: bool = True
+    """False if any list was partial or stale; then absence means nothing and nothing is concluded from it."""
+    version: str = ""
+    """Provider's own version or time of the read, shown to operators."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What the provider can do, found by asking it."""
+
+    kind: str
+    version: str
+    boundary_kinds: frozenset[BoundaryKind]
+    bindings: frozenset[Binding]
+    features: Mapping[str, bool]
+    """Named features (`isolate`, `power`, `layout-change`, `logs`, …) → available."""
+    missing: Mapping[str, str] = field(default_factory=dict)
+    """Feature → the one line that mends it."""
+    simulated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One line of an object's log."""
+
+    at: str
+    """RFC 3339, UTC."""
+    text: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """Outcome of a host's acceptance run: one line per check."""
+
+    passed: bool
+    checks: tuple[tuple[str, bool, str], ...]
+    """(name, passed, what was seen)."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayoutChange:
+    """A wanted MIG layout of one GPU: the whole of it, not a difference."""
+
+    host: str
+    device: str
+    windows: tuple[tuple[int, int, str], ...]

@@ -1,0 +1,130 @@
+"""What should be true: one frozen spec per kind of object, told in full, with no row of ours in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from provisioners.driver.names import Binding, BoundaryKind, Power, Ref, Secret
+
+
+@dataclass(frozen=True, slots=True)
+class UnitSpec:
+    """One unit of an allocation with its placement in the ledger."""
+
+    uid: UUID
+    index: int
+    host: str
+    """Provider's id of the host (from the snapshot)."""
+    product: str
+    """GPU product id as in the catalogue, `""` for a unit without a GPU."""
+    profile: str
+    """MIG profile name, `""` for whole GPUs."""
+    gpu_count: int
+    """Whole GPUs of this unit (0 with a profile or without a GPU)."""
+    binding: Binding
+    devices: tuple[str, ...]
+    """Provider's stable ids of the GPUs; binding `device` and `gpu` must honour them, `host` ignores them."""
+    starts: tuple[int, ...]
+    """Window starts beside `devices`; only binding `device` honours them."""
+    vcpu: int
+    memory_gib: int
+    role: str = "replica"
+    """`replica`, `surge` or `machine`."""
+
+
+@dataclass(frozen=True, slots=True)
+class GatewaySpec:
+    """The gateway program to run: in a namespace boundary once, in a VM boundary once per endpoint VM."""
+
+    uid: UUID
+    """Row of the gateway replica; in a VM boundary equal to the unit's uid."""
+    control_plane_url: str
+    enrolment_token: Secret | None
+    """One-time token; None once the replica has enrolled (then nothing is re-delivered)."""
+
+
+@dataclass(frozen=True, slots=True)
+class BoundarySpec:
+    """What isolates one tenant on one provider."""
+
+    ref: Ref
+    kind: BoundaryKind
+    tier: str
+    generation: int
+    gateway: GatewaySpec | None
+    """Set for namespace boundaries."""
+    vcpu: int
+    memory_gib: int
+    storage_gib: int
+    gpu_resources: Mapping[str, int]
+    """(`<product>.<profile>` or `<product>`) → count granted inside this boundary."""
+    access: tuple[tuple[str, str], ...]
+    """(opaque principal id, role) of people with direct access (namespace product)."""
+    cut_off: bool = False
+    """True while suspended at depth `network` or deeper."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServingSpec:
+    """One revision of a served model, rendered by a runtime into argv and environment."""
+
+    revision_uid: UUID
+    revision: int
+    model: str
+    """Name clients use (the endpoint's name)."""
+    source: str
+    """Repository id of the weights."""
+    commit: str
+    runtime: str
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+    secrets: Mapping[str, Secret] = field(default_factory=dict)
+    estimated_tokens_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSpec:
+    """Replicas of a served model inside a boundary."""
+
+    ref: Ref
+    boundary: Ref
+    boundary_kind: BoundaryKind
+    generation: int
+    serving: ServingSpec
+    units: tuple[UnitSpec, ...]
+    gateways: tuple[GatewaySpec, ...]
+    """One per unit in a `vm` boundary, empty in a namespace (the boundary's own gateway serves it)."""
+    power: Power = Power.ON
+    cut_off: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MachineSpec:
+    """One GPU VM with SSH."""
+
+    ref: Ref
+    boundary: Ref
+    generation: int
+    unit: UnitSpec
+    image: str
+    disk_gib: int
+    ssh_keys: tuple[str, ...]
+    power: Power = Power.ON
+    cut_off: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NamespaceSpec:
+    """A namespace boundary handed to people: access objects on top of the boundary."""
+
+    ref: Ref
+    boundary: Ref
+    generation: int
+    units: tuple[UnitSpec, ...]
+    access: tuple[tuple[str, str], ...]
+    cut_off: bool = False
+
+
+Spec = BoundarySpec | EndpointSpec | MachineSpec | NamespaceSpec
