@@ -3,7 +3,9 @@ PYTHON ?= python3
 FIRST := $(PYTHON) controlplane/embedded/first_run.py
 TESTS ?=
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down reset status doctor test test-ci test-real check fmt lock migrations openapi bench docs lab-kubernetes lab-vsphere vllm
+# The programs start a dozen processes: what one has compiled the others read.
+unexport PYTHONDONTWRITEBYTECODE
+.PHONY: help setup demo up down reset status doctor test test-ci test-real check fmt lock migrations openapi bench screens docs lab-kubernetes lab-vsphere vllm
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' Makefile
@@ -55,6 +57,9 @@ openapi: ## write docs/openapi.yaml from the code
 
 bench: ## measure claims, lists, passes and sweeps, and print the figures
 	@$(FIRST) --dev run python -m tests.benchmarks
+
+screens: ## a picture of every page of the demo, light and dark, wide and phone (OUT=folder, URL=a running demo)
+	@$(FIRST) --dev run python -m scripts.screens $(if $(OUT),--out $(OUT)) $(if $(URL),--url $(URL))
 
 docs: ## where the documentation is, and write its generated part
 	@$(FIRST) --dev run python -m controlplane spectacular --file docs/openapi.yaml && ls docs

@@ -168,7 +168,10 @@ class SandboxThread:
     async def _serve(self) -> None:
         hosting = Hosting(Store(self.path, power_safe=False), url="http://127.0.0.1:0", clock=self.clock)
         keeper = GatewayKeeper(hosting, self._folder / "gateways")
-        self._runner = web.AppRunner(Server(hosting, keeper, token=Secret(self.TOKEN)).application())
+        self._runner = web.AppRunner(
+            Server(hosting, keeper, token=Secret(self.TOKEN)).application(),
+            access_log=None,  # its thread outlives the capture of the test that it belongs to
+        )
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()
