@@ -6,6 +6,7 @@ from typing import Any
 
 from django.urls import path
 
+from frontend.addresses_operations import OPERATIONS
 from frontend.kernel.page import verify
 from frontend.views import (
     endpoints,
@@ -91,6 +92,7 @@ urlpatterns: list[Any] = [
     path(f"{REQUEST}/edit", requests.edit, name="request-edit"),
     path(f"{REQUEST}/comment", requests.comment, name="request-comment"),
     path(f"{REQUEST}/withdraw", requests.withdraw, name="request-withdraw"),
+    *OPERATIONS,
     # whoever decides
     path("ops/inbox", inbox.listed, name="inbox"),
     path("ops/inbox/equal", inbox.equal, name="inbox-equal"),

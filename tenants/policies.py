@@ -119,6 +119,7 @@ ROUTES |= {
     "plans.list": platform(*P),
     "plans.read": platform(*P),
     "checkpoints.list": platform(*P),
+    "platform.read": platform(*P),
     "schema.read": PUBLIC,
     "docs.read": PUBLIC,
 }

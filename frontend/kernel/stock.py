@@ -74,11 +74,16 @@ def of(tenant: Tenant) -> Stock:
 def models(policy: EffectivePolicy) -> list[Served]:
     """Return the models that may be deployed, those with known facts first."""
     found = [
-        Served(row, _facts(row.repository))
+        served(row)
         for row in ServedModel.objects.filter(enabled=True).order_by("name")
         if policy.forbids("models", row.name) is None
     ]
     return sorted(found, key=lambda one: (one.facts is None, one.facts.params_total if one.facts else 0, one.name))
+
+
+def served(row: ServedModel) -> Served:
+    """Return a model with its facts where the catalogue has them."""
+    return Served(row, _facts(row.repository))
 
 
 def _present(known: list[str]) -> tuple[str, ...]:

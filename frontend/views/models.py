@@ -1,0 +1,429 @@
+"""Models: what a tenant may use and where it fits now; and the operators' list: offer, approve, retire."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Final
+from urllib.parse import urlencode
+
+from django.contrib import messages
+from django.db.models import Count, F, Q, QuerySet
+from django.http import HttpResponse, HttpResponseRedirect
+from django.shortcuts import render
+from django.urls import reverse
+from django.utils.functional import Promise
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy, ngettext
+
+from frontend.design import numbers
+from frontend.forms import wishes
+from frontend.kernel import lists, problems, room, stock
+from frontend.kernel.page import PageRequest, page
+from frontend.kernel.room import Room
+from frontend.kernel.stock import Served, Stock
+from frontend.views.requests import read_number
+from tenants import access, fit, models_catalogue
+from tenants.errors import Conflict, InvalidSpec, PreconditionFailed
+from tenants.fit import CannotServe, Offer
+from tenants.models import Revision, ServedModel
+from tenants.models_catalogue import NoSuchQuantisation, Quantisation
+from tenants.operations import served_models
+from tenants.operations.pricing import all_prices, currency
+from tenants.policies import ROUTES
+from tenants.pricing import PriceList
+from tenants.states import StockVisibility
+from tenants.transactions import reading
+
+NOW: Final = "now"
+WAIT: Final = "wait"
+NEVER: Final = "never"
+UNKNOWN: Final = "unknown"
+VERDICTS: Final[Mapping[str, tuple[str | Promise, str, str]]] = {
+    NOW: (gettext_lazy("Fits now"), "ok", "circle-check"),
+    WAIT: (gettext_lazy("Waits for room"), "warn", "hourglass"),
+    NEVER: (gettext_lazy("Does not fit"), "bad", "circle-x"),
+    UNKNOWN: (gettext_lazy("Size unknown"), "quiet", "circle-question-mark"),
+}
+COLUMNS: Final = (
+    "name", "repository", "licence", "parameters", "longest_context", "verdict", "size", "free", "most_users",
+    "estimated_tokens_s", "price_hour", "currency",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One model as a tenant sees it."""
+
+    served: Served
+    verdict: str
+    sentence: str
+    offer: Offer | None
+    free: str
+    deploy_url: str
+
+    @property
+    def parameters(self) -> str:
+        """Return billions of parameters in words."""
+        return parameters(self.served)
+
+    @property
+    def gated(self) -> str:
+        """Return what its publisher asks for before the weights may be loaded, `""` for nothing."""
+        return self.served.facts.gated if self.served.facts is not None else ""
+
+
+def parameters(served: Served) -> str:
+    """Return billions of parameters in words, `--` where nobody knows."""
+    if served.facts is None:
+        return "--"
+    total = Decimal(served.facts.params_total) / 10**9
+    text = _("%(n)s B") % {"n": numbers.number(total, 0 if total >= 20 else 1)}
+    if served.facts.params_active == served.facts.params_total:
+        return text
+    active = Decimal(served.facts.params_active) / 10**9
+    return _("%(total)s, %(active)s B of them at work") % {"total": text, "active": numbers.number(active, 1)}
+
+
+# --- a tenant's page ----------------------------------------------------------------------------------
+
+
+@page("served-models.list")
+def listed(request: PageRequest) -> HttpResponse:
+    """Show what may be deployed here, where it fits now, how fast about, and what it costs."""
+    given = request.GET
+    users = wishes.number(given.get("users"), wishes.DEFAULT_USERS, least=1, most=4096)
+    context = wishes.number(given.get("context"), wishes.DEFAULT_CONTEXT, least=256, most=2_097_152)
+    held = stock.of(request.tenant)
+    models = stock.models(held.policy)
+    lines = _lines(request, held, models, users, context)
+    text, only = given.get("q", "").strip()[:60].casefold(), given.get("fits", "")
+    shown = [
+        line
+        for line in lines
+        if text in f"{line.served.name} {line.served.row.repository}".casefold()
+        and (only not in VERDICTS or line.verdict == only)
+    ]
+    if given.get("format") in {"csv", "json"}:
+        return lists.exported([_exported(line) for line in shown], COLUMNS, name="models", form=given["format"])
+    values = {
+        "lines": [{"line": line, "verdict": _badge(line.verdict)} for line in shown],
+        "currency": currency(),
+        "simulated": held.simulated,
+        "can_write": request.portal.can_write,
+        "is_filtered": bool(text or only),
+        "clear_url": request.path,
+        "forbidden": _forbidden(held, models),
+        "query": {"name": "q", "value": given.get("q", ""), "label": _("Name")},
+        "fields": _filters(users, context, only, lines),
+        "twins": _twins(request),
+    }
+    return render(request, "frontend/pages/models/list.html", values)
+
+
+def _badge(verdict: str) -> dict[str, Any]:
+    text, tone, icon = VERDICTS[verdict]
+    return {"text": str(text), "tone": tone, "icon": icon}
+
+
+def _lines(request: PageRequest, held: Stock, models: list[Served], users: int, context: int) -> list[Line]:
+    free = room.of(held.products, held.sites)
+    prices = all_prices()
+    exact = bool(request.actor.platform_roles)
+    visibility = StockVisibility.EXACT.value if exact else str(request.tenant.stock_visibility)
+    address = reverse("frontend:new-endpoint", kwargs={"tenant": request.tenant.name})
+    found = []
+    for served in models:
+        verdict, sentence, offer = _verdict(request, held, served, free, prices, users, context)
+        free_words = room.words(_free(free, offer), visibility) if offer is not None else ""
+        query = {"model": served.name, "users": users, "context": _context(served, context)}
+        found.append(Line(served, verdict, sentence, offer, free_words, f"{address}?{urlencode(query)}"))
+    order = (NOW, WAIT, NEVER, UNKNOWN)
+    return sorted(found, key=lambda line: order.index(line.verdict))
+
+
+def _context(served: Served, asked: int) -> int:
+    return min(asked, served.facts.max_context) if served.facts is not None else asked
+
+
+def _verdict(
+    request: PageRequest, held: Stock, served: Served, free: Room, prices: PriceList, users: int, context: int
+) -> tuple[str, str, Offer | None]:
+    """Return whether a model fits now, a sentence that says why, and the size that it is about."""
+    if served.facts is None:
+        return UNKNOWN, _("The memory that it needs is not known here. Order a size by the command line."), None
+    try:
+        found = fit.choose(
+            served.facts,
+            users=users,
+            context_tokens=_context(served, context),
+            products=held.products,
+            prices=prices,
+            at=request.now,
+            quantisation=_quantisation(served),
+        )
+    except (CannotServe, NoSuchQuantisation) as error:
+        return NEVER, str(error), None
+    usable = [offer for offer in found.offers if held.tier_allowed("shared") or not offer.size.profile]
+    if not usable:
+        return NEVER, found.sentence, None
+    fitting = next((offer for offer in usable if _free(free, offer)), None)
+    if fitting is not None:
+        return NOW, "", fitting
+    sizes = ngettext("%(n)s size would serve it", "%(n)s sizes would serve it", len(usable)) % {"n": len(usable)}
+    return (
+        WAIT,
+        _("%(sizes)s; none is free now. Ask, and it starts by itself when one is.") % {"sizes": sizes},
+        usable[0],
+    )
+
+
+def _quantisation(served: Served) -> Quantisation:
+    try:
+        return Quantisation(served.row.quantisation)
+    except ValueError:
+        return Quantisation.NATIVE
+
+
+def _free(free: Room, offer: Offer) -> int:
+    return free.count(offer.size.product, offer.size.profile, offer.size.count)
+
+
+def _forbidden(held: Stock, allowed: list[Served]) -> str:
+    """Return in one sentence that policy leaves models out here, `""` where it leaves out none."""
+    rule = held.policy.rules.get("models")
+    hidden = ServedModel.objects.filter(enabled=True).count() - len(allowed) if rule is not None else 0
+    if rule is None or hidden <= 0:
+        return ""
+    return ngettext(
+        "%(n)s more model is offered, but the policy of %(tenant)s leaves it out.",
+        "%(n)s more models are offered, but the policy of %(tenant)s leaves them out.",
+        hidden,
+    ) % {"n": hidden, "tenant": rule.tenant}
+
+
+def _filters(users: int, context: int, only: str, lines: list[Line]) -> list[dict[str, Any]]:
+    counts = {key: sum(line.verdict == key for line in lines) for key in VERDICTS}
+    return [
+        {
+            "name": "users",
+            "label": _("Users at once"),
+            "value": users,
+            "options": [{"value": n, "label": numbers.number(n)} for n in sorted({*wishes.USERS, users})],
+        },
+        {
+            "name": "context",
+            "label": _("Tokens each"),
+            "value": context,
+            "options": [{"value": n, "label": numbers.number(n)} for n in sorted({*wishes.CONTEXTS, context})],
+        },
+        {
+            "name": "fits",
+            "label": _("Room"),
+            "value": only,
+            "options": [
+                {"value": "", "label": _("All")},
+                *(
+                    {"value": key, "label": str(text), "count": counts[key]}
+                    for key, (text, _tone, _icon) in VERDICTS.items()
+                    if counts[key]
+                ),
+            ],
+        },
+    ]
+
+
+def _exported(line: Line) -> dict[str, Any]:
+    offer, facts = line.offer, line.served.facts
+    return {
+        "name": line.served.name,
+        "repository": line.served.row.repository,
+        "licence": line.served.row.licence,
+        "parameters": facts.params_total if facts is not None else None,
+        "longest_context": facts.max_context if facts is not None else None,
+        "verdict": line.verdict,
+        "size": offer.size.name if offer is not None else None,
+        "free": line.free,
+        "most_users": offer.most_users if offer is not None else None,
+        "estimated_tokens_s": offer.estimated_tokens_s if offer is not None else None,
+        "price_hour": str(offer.price_hour) if offer is not None and offer.price_hour is not None else None,
+        "currency": currency() if offer is not None else None,
+    }
+
+
+def _twins(request: PageRequest) -> list[dict[str, str]]:
+    base = request.build_absolute_uri("/").rstrip("/")
+    return [
+        {"label": _("CLI"), "text": "tenantry get served-models"},
+        {"label": _("API"), "text": f'curl -H "Authorization: Bearer $TENANTRY_TOKEN" {base}/api/v1/served-models'},
+    ]
+
+
+# --- the operators' list ------------------------------------------------------------------------------
+
+FIELDS: Final = ("name", "repository", "commit", "licence", "quantisation")
+FORMS: Final[Mapping[str, str | Promise]] = {
+    Quantisation.NATIVE.value: gettext_lazy("As published"),
+    Quantisation.EIGHT_BIT.value: gettext_lazy("8 bit"),
+    Quantisation.FOUR_BIT.value: gettext_lazy("4 bit"),
+}
+
+
+@page("platform.read")
+def offered(request: PageRequest) -> HttpResponse:
+    """Show every served model with its use, and to operators the form that offers another one."""
+    if request.GET.get("format") in {"csv", "json"}:
+        return _exported_all(request)
+    return _offered(request, {}, {})
+
+
+@page("served-models.create", methods=("POST",))
+def offer(request: PageRequest) -> HttpResponse:
+    """Offer another model, pinned to a commit."""
+    given = request.POST
+    try:
+        made = served_models.create(
+            name=given.get("name", "").strip(),
+            repository=given.get("repository", "").strip(),
+            commit=given.get("commit", "").strip().lower(),
+            licence=given.get("licence", ""),
+            quantisation=given.get("quantisation", Quantisation.NATIVE.value),
+            actor=request.actor,
+            now=request.now,
+        )
+    except (InvalidSpec, Conflict) as error:
+        errors = {"name": error.detail} if error.specific_code == "name-taken" else problems.at_fields(error)
+        with reading(request.actor):
+            return _offered(request, given, errors, status=problems.status_of(error))
+    messages.success(request, _("%(name)s is offered now.") % {"name": made.name})
+    return HttpResponseRedirect(reverse("frontend:served-models"))
+
+
+def _all(given: Mapping[str, str]) -> QuerySet[ServedModel]:
+    rows = ServedModel.objects.order_by("-enabled", "name")
+    text, state = given.get("q", "").strip()[:60], given.get("state", "")
+    if text:
+        rows = rows.filter(Q(name__icontains=text) | Q(repository__icontains=text))
+    if state in {"offered", "retired"}:
+        rows = rows.filter(enabled=state == "offered")
+    return rows
+
+
+def _used(rows: Iterable[ServedModel]) -> dict[Any, int]:
+    """Return model → endpoints that serve it now; one statement."""
+    live = Revision.objects.filter(model__in=[row.pk for row in rows], endpoint__released_at__isnull=True)
+    current = live.filter(endpoint__revision_id=F("pk"))
+    return dict(current.values_list("model_id").annotate(n=Count("endpoint_id", distinct=True)))
+
+
+def _offered(
+    request: PageRequest, given: Mapping[str, str], errors: Mapping[str, str], *, status: int = 200
+) -> HttpResponse:
+    rows = list(_all(request.GET))
+    used = _used(rows)
+    can_change = access.allowed(request.actor, None, ROUTES["served-models.create"])
+    values = {
+        "lines": [
+            {"row": row, "parameters": parameters(stock.served(row)), "used": used.get(row.pk, 0)} for row in rows
+        ],
+        "can_change": can_change,
+        "given": given,
+        "errors": errors,
+        "is_filtered": any(request.GET.get(key) for key in ("q", "state")),
+        "clear_url": request.path,
+        "query": {"name": "q", "value": request.GET.get("q", ""), "label": _("Name or repository")},
+        "fields": [
+            {
+                "name": "state",
+                "label": _("State"),
+                "value": request.GET.get("state", ""),
+                "options": [
+                    {"value": "", "label": _("All")},
+                    {"value": "offered", "label": _("Offered")},
+                    {"value": "retired", "label": _("Retired")},
+                ],
+            }
+        ],
+        "columns": [
+            {"key": "name", "label": _("Name")},
+            {"key": "state", "label": _("State")},
+            {"key": "parameters", "label": _("Parameters")},
+            {"key": "licence", "label": _("Licence")},
+            {"key": "used", "label": _("Endpoints"), "numeric": True},
+            {"key": "since", "label": _("Since")},
+            {"key": "act", "label": _("Change"), "hidden_label": True},
+        ],
+        "forms": [{"value": key, "label": str(text)} for key, text in FORMS.items()],
+        "is_empty": not rows,
+        "known": [model.id for model in models_catalogue.models()],
+        "list_attribute": SafeString('list="known-models"'),
+    }
+    return render(request, "frontend/pages/models/offered.html", values, status=status)
+
+
+def _exported_all(request: PageRequest) -> HttpResponse:
+    rows = list(_all(request.GET)[: lists.MOST_EXPORTED])
+    used = _used(rows)
+    columns = ("name", "repository", "commit", "licence", "quantisation", "enabled", "endpoints", "created_at")
+    body = [
+        {**{key: getattr(row, key) for key in columns if key != "endpoints"}, "endpoints": used.get(row.pk, 0)}
+        for row in rows
+    ]
+    return lists.exported(body, columns, name="served-models", form=request.GET["format"])
+
+
+@page("platform.read")
+def show(request: PageRequest, name: str) -> HttpResponse:
+    """Show one model with what retiring it would mean."""
+    return _one(request, access.find(ServedModel.objects.all(), name), {}, {})
+
+
+@page("served-models.update", methods=("POST",))
+def change(request: PageRequest, name: str) -> HttpResponse:
+    """Retire a model, offer it again, or correct its licence."""
+    given = request.POST
+    with reading(request.actor):
+        row = access.find(ServedModel.objects.all(), name)
+    wanted = {"retire": False, "offer": True}.get(given.get("do", ""))
+    try:
+        served_models.update(
+            model=row,
+            version=read_number(given.get("version"), field="version"),
+            enabled=wanted,
+            licence=given.get("licence") if "licence" in given else None,
+            actor=request.actor,
+            now=request.now,
+        )
+    except (InvalidSpec, PreconditionFailed) as error:
+        with reading(request.actor):
+            fresh = access.find(ServedModel.objects.all(), name)
+            return _one(request, fresh, given, problems.at_fields(error), status=problems.status_of(error))
+    said = {False: _("%(name)s is retired."), True: _("%(name)s is offered again.")}.get(
+        wanted,  # type: ignore[arg-type]  # None: neither
+        _("The licence of %(name)s is corrected."),
+    )
+    messages.success(request, said % {"name": row.name})
+    return HttpResponseRedirect(reverse("frontend:served-models"))
+
+
+def _one(
+    request: PageRequest, row: ServedModel, given: Mapping[str, str], errors: Mapping[str, str], *, status: int = 200
+) -> HttpResponse:
+    served = stock.served(row)
+    values = {
+        "row": row,
+        "served": served,
+        "parameters": parameters(served),
+        "used": _used([row]).get(row.pk, 0),
+        "can_change": access.allowed(request.actor, None, ROUTES["served-models.update"]),
+        "form_word": str(FORMS.get(row.quantisation, row.quantisation)),
+        "licence": given.get("licence", row.licence),
+        "errors": errors,
+        "breadcrumbs": [
+            {"label": _("Model catalogue"), "url": reverse("frontend:served-models")},
+            {"label": row.name, "url": ""},
+        ],
+    }
+    return render(request, "frontend/pages/models/one.html", values, status=status)
