@@ -149,6 +149,8 @@ HELP: Final[Mapping[str, str]] = MappingProxyType(
         "last-operator": "The last operator cannot go.",
         "left": "The person has left.",
         "not-left": "Only who has left can be erased.",
+        "not-owner": "Ownership is passed on by who owns the tenant itself; an owner through the tenant above names "
+        "another owner by changing a role.",
         "own-account": "Nobody does this to his own account.",
         "own-roles": "Nobody changes his own platform roles.",
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from tenants.states import PlatformRole, Role
 
@@ -88,3 +88,9 @@ PRICES: Final[Mapping[str, str]] = {
     "vcpu": "0.012", "memory_gib": "0.0016", "storage_gib": "0.0001",
 }  # fmt: skip
 """EUR per slice-hour and unit-hour; invented, not a market price."""
+TRIALS: Final[Mapping[str, Any]] = {
+    "name": "Demo trials: one slot, seven days",
+    "limits": {"gpu.H100-80GB.slices": 1, "gpu.A100-80GB.slices": 1, "vcpu": 4, "memory_gib": 16, "endpoints": 1},
+    "longest_s": 7 * 86400,
+}
+"""The rule by which a small trial needs no second person."""

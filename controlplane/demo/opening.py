@@ -12,7 +12,7 @@ from uuid import UUID
 
 from django.conf import settings
 
-from controlplane.demo.cast import HOUSES, MODELS, PEOPLE, PLAIN_ROOM, PRICES, ROOM, House, Player
+from controlplane.demo.cast import HOUSES, MODELS, PEOPLE, PLAIN_ROOM, PRICES, ROOM, TRIALS, House, Player
 from controlplane.demo.programme import Item
 from controlplane.demo.sites import SITES
 from controlplane.demo.stage import Stage
@@ -138,13 +138,7 @@ def _catalogue(operator: Actor, *, now: datetime) -> None:
     if not priced:
         prices = {item: Decimal(amount) for item, amount in PRICES.items()}
         pricing.publish(name="Demo prices of the past", prices=prices, valid_from=now, actor=operator, now=now)
-    auto_approval_rules.create(
-        name="Demo trials: one slot, seven days",
-        limits={"gpu.H100-80GB.slices": 1, "gpu.A100-80GB.slices": 1, "vcpu": 4, "memory_gib": 16, "endpoints": 1},
-        longest_s=7 * 86400,
-        actor=operator,
-        now=now,
-    )
+    auto_approval_rules.create(**TRIALS, actor=operator, now=now)
 
 
 def _hardware(stage: Stage, operator: Actor) -> None:

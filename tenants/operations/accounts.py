@@ -23,8 +23,7 @@ from tenants.errors import Conflict, Forbidden, NotVisible
 from tenants.models import AccountLink, ApiToken, Membership, Person, PlatformMembership, Tenant
 from tenants.models.account import LinkKind
 from tenants.operations.guards import accountable, allow, clean_text, lock_path, locked
-from tenants.operations.leavers import end_sessions
-from tenants.operations.people import check_email, check_name, check_password
+from tenants.operations.people import check_email, check_name, check_password, end_sessions
 from tenants.states import PlatformRole, Role
 from tenants.transactions import acting, operation, refresh_visibility
 

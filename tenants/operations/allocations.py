@@ -322,6 +322,7 @@ def _hold_back(row: Allocation, ask: Ask, shortage: QuotaExceeded, *, actor: Act
         from tenants.operations import requests
 
         requests.submit_for_shortage(row, shortage, actor=actor, now=now)
+        row.refresh_from_db()  # a rule may have approved it and taken it up at once; its product is made from this row
 
 
 def boundary_for(row: Allocation, spec: AllocationSpec, at: ledger.Placed, *, actor: Actor, now: datetime) -> Boundary:

@@ -42,6 +42,14 @@ def create(*, tenant: Tenant, ask: EndpointAsk, actor: Actor, now: datetime, man
 
     Raises `InvalidSpec`, `QuotaExceeded`, `Conflict`.
     """
+    row = make(tenant=tenant, ask=ask, actor=actor, now=now, managed_by=managed_by)
+    key, secret = _new_key(row, "first", actor=actor, now=now, expires_at=None)
+    products.touch_gateways([row.boundary_id], now=now)
+    return Made(row, key, secret)
+
+
+def make(*, tenant: Tenant, ask: EndpointAsk, actor: Actor, now: datetime, managed_by: str) -> Endpoint:
+    """Ask for an endpoint without a key, in the caller's transaction. Raises as `create`."""
     access.check(actor, tenant, ROUTES["endpoints.create"])
     model = _model(tenant, ask.revision)
     row = products.make(
@@ -57,10 +65,8 @@ def create(*, tenant: Tenant, ask: EndpointAsk, actor: Actor, now: datetime, man
         now=now,
     )
     _add_revision(row, model, ask.revision, actor=actor, now=now)
-    key, secret = _new_key(row, "first", actor=actor, now=now, expires_at=None)
     desired.created(row, "endpoint.requested", actor=actor, at=now, model=model.name, name=row.name, phase=row.phase)
-    products.touch_gateways([row.boundary_id], now=now)
-    return Made(row, key, secret)
+    return row
 
 
 def _model(tenant: Tenant, ask: RevisionAsk) -> ServedModel:

@@ -26,7 +26,7 @@ from tenants.models import (
     Tenant,
     Unit,
 )
-from tenants.operations import members, pricing, quotas
+from tenants.operations import first_wishes, members, pricing, quotas
 from tenants.operations.guards import lock_path
 from tenants.operations.payloads import QuotaAsk, read_moment
 from tenants.operations.tenants import make
@@ -48,6 +48,8 @@ class Applied:
     """Ids made and limits granted, for the request's row."""
     tenant_id: UUID | None = None
     """The tenant that was made."""
+    allocation_id: UUID | None = None
+    """The capacity of the first wish that was started."""
 
 
 def apply(request: Request, payload: Mapping[str, Any], *, actor: Actor, now: datetime) -> Applied:
@@ -148,7 +150,11 @@ def _take_up(allocation: Allocation, *, actor: Actor, now: datetime) -> dict[str
         msg = "What waited for this is gone; deny it or let its requester withdraw it."
         raise Conflict(msg, code="no-longer-needed")
     runs = allocations.admit(allocation, actor=actor, now=now)
-    row = Allocation.objects.select_related("tenant").get(pk=allocation.pk)
+    return _taken_up(Allocation.objects.select_related("tenant").get(pk=allocation.pk), runs=runs, now=now)
+
+
+def _taken_up(row: Allocation, *, runs: bool, now: datetime) -> dict[str, Any]:
+    """Return the part of a proof that tells where something runs, what it costs and whom it delays."""
     units = list(
         Unit.objects.filter(allocation=row, host__isnull=False).select_related("host__provider").order_by("index")
     )
@@ -228,10 +234,16 @@ def _tenant(request: Request, payload: Mapping[str, Any], *, actor: Actor, now: 
     )
     lock_path(tenant.pk)
     membership = members.join(tenant, requester, Role.OWNER, actor=actor, now=now)
-    until = read_moment(payload["until"], "payload.until", now=now)
+    wish = first_wishes.read(payload["wish"])
+    as_asked = payload["until"] == request.payload["until"]
+    until = read_moment(payload["until"], "payload.until", now=None if wish is not None and as_asked else now)
+    shorter = None if as_asked else until
+    if wish is not None and until is not None and as_asked:  # decided late, it must still cover the wish
+        until = max(until, wish.allocation.term.ends_at(now))
     lines = []
     for dimension, amount in payload["limits"].items():
-        quotas.raise_limit(tenant, dimension, amount, mode="add", until=until, request=request, actor=actor, now=now)
+        end = None if wish is not None and dimension == "boundaries" else until  # an isolation has no term of its own
+        quotas.raise_limit(tenant, dimension, amount, mode="add", until=end, request=request, actor=actor, now=now)
         lines.append({"tenant": tenant.name, "dimension": dimension, "before": 0, "after": amount, "used": 0})
     priced = {d: a for d, a in payload["limits"].items() if is_priced(d)}
     proof: dict[str, Any] = {
@@ -244,7 +256,16 @@ def _tenant(request: Request, payload: Mapping[str, Any], *, actor: Actor, now: 
         "at": now.isoformat(),
     }
     outcome = {"tenant": str(tenant.pk), "membership": str(membership.pk), "wish": payload["wish"]}
-    return Applied(proof, outcome, tenant.pk)
+    if wish is None:
+        return Applied(proof, outcome, tenant.pk)
+    started = first_wishes.start(wish, tenant, requester.pk, actor=actor, now=now, until=shorter)
+    if started.endpoint is None:
+        proof["wish"] = {"name": wish.name, "model": wish.revision.model, "starts": False, "why": started.why}
+        return Applied(proof, outcome, tenant.pk)
+    allocation = Allocation.objects.select_related("tenant").get(pk=started.endpoint.allocation_id)
+    proof |= _taken_up(allocation, runs=allocation.queued_at is None, now=now)
+    proof["wish"] = {"name": wish.name, "model": wish.revision.model, "starts": True, "why": ""}
+    return Applied(proof, {**outcome, "endpoint": str(started.endpoint.pk)}, tenant.pk, allocation.pk)
 
 
 def _join(request: Request, payload: Mapping[str, Any], *, actor: Actor, now: datetime) -> Applied:

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from django.contrib.auth import SESSION_KEY
-from django.contrib.sessions.models import Session
 from django.db.models import Q
 
 from tenants import desired, tokens
@@ -22,7 +20,7 @@ from tenants.models import ApiToken, Delegation, Membership, Person, PlatformMem
 from tenants.operations import members
 from tenants.operations.guards import allow, lock_paths, locked
 from tenants.operations.members import OWNED, Handover
-from tenants.operations.people import keep_an_operator
+from tenants.operations.people import end_sessions, keep_an_operator
 from tenants.states import RequestKind, RequestState, Role
 from tenants.transactions import operation, refresh_visibility
 
@@ -83,12 +81,6 @@ def leave(*, person: Person, actor: Actor, now: datetime, successor: Person | No
         successor=heir.pk if heir is not None else None,
     )  # fmt: skip
     return Departure(row, tuple(handovers), sessions, ended, delegations, withdrawn)
-
-
-def end_sessions(person: Person) -> int:
-    """Delete every session of a person; returns how many. Django keeps whose it is inside the row only."""
-    keys = [s.session_key for s in Session.objects.iterator() if s.get_decoded().get(SESSION_KEY) == str(person.pk)]
-    return Session.objects.filter(session_key__in=keys).delete()[0]
 
 
 def _tenants_of(person: Person) -> list[Tenant]:

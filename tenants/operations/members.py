@@ -28,7 +28,7 @@ from tenants.models import (
     ServiceAccount,
     Tenant,
 )
-from tenants.operations.guards import allow, lock_path, locked
+from tenants.operations.guards import accountable, allow, lock_path, locked
 from tenants.operations.people import active_person_by_email
 from tenants.states import Role
 from tenants.transactions import operation, refresh_visibility
@@ -88,6 +88,31 @@ def change_role(
         row, "member.changed", actor=actor, at=now, person=row.person_id, role=role.word, before=before.word
     )
     return row
+
+
+@operation
+def pass_ownership(*, to: Membership, actor: Actor, now: datetime) -> Membership:
+    """Make a member owner and the actor, who owns the tenant itself, a member: one step, never without an owner.
+
+    Raises `Conflict` (`not-owner`) for an actor whose ownership comes from above, (`own-account`) for himself.
+    """
+    allow(actor, to.tenant, "members.update")
+    lock_path(to.tenant_id)
+    heir = locked(to)
+    if heir.person_id == actor.person_id:
+        raise Conflict("You own it already; choose somebody else.", code="own-account")
+    own = Membership.objects.select_for_update(no_key=True).filter(
+        tenant_id=to.tenant_id, person_id=accountable(actor), role=int(Role.OWNER)
+    ).first()  # fmt: skip
+    if own is None:
+        raise Conflict("You own this tenant through the one above it; nothing can be passed on.", code="not-owner")
+    for row, role in ((heir, Role.OWNER), (own, Role.MEMBER)):
+        before, row.role = Role(row.role), int(role)
+        row.save(update_fields=["role"])
+        desired.changed(
+            row, "member.changed", actor=actor, at=now, person=row.person_id, role=role.word, before=before.word
+        )
+    return heir
 
 
 @operation

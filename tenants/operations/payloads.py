@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from tenants.errors import InvalidSpec
+from tenants.operations import first_wishes
 from tenants.operations.quotas import MOST, parsed
 from tenants.states import ROLE_BY_WORD, RequestKind
 
@@ -84,12 +85,14 @@ def checked(kind: str, payload: Any, *, now: datetime) -> dict[str, Any]:
     if kind == RequestKind.TENANT.value:
         until = read_moment(payload.get("until"), "payload.until", now=now)
         wish = read_object(payload.get("wish") or {}, "payload.wish")
+        first = first_wishes.read(wish)
+        limits = payload.get("limits") or (first_wishes.demand(first) if first is not None else {})
         return {
             "name": read_text(payload.get("name"), "payload.name", most=40),
             "display_name": read_text(payload.get("display_name", ""), "payload.display_name", most=120),
             "description": read_text(payload.get("description", ""), "payload.description", most=500),
             "parent": read_text(payload.get("parent") or "", "payload.parent", most=40),
-            "limits": read_limits(payload.get("limits") or {}, "payload.limits", least=1),
+            "limits": read_limits(limits, "payload.limits", least=1),
             "until": until.isoformat() if until else None,
             "wish": wish,
         }

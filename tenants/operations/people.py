@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Final
 
-from django.contrib.auth import hashers
+from django.contrib.auth import SESSION_KEY, hashers
 from django.contrib.auth.password_validation import validate_password
+from django.contrib.sessions.models import Session
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
 from django.db import IntegrityError, connection, transaction
@@ -98,7 +99,7 @@ def set_password(*, person: Person, new: str, actor: Actor, now: datetime, old: 
 
 @operation
 def suspend(*, person: Person, reason: str, actor: Actor, now: datetime) -> Person:
-    """Keep a person out until he is resumed: nothing of his opens, nothing of his is taken away."""
+    """Keep a person out until he is resumed: his sessions end, nothing of his opens, nothing of his is taken away."""
     allow(actor, None, "people.suspend")
     if actor.person_id == person.pk:
         msg = "You cannot suspend yourself."
@@ -110,7 +111,8 @@ def suspend(*, person: Person, reason: str, actor: Actor, now: datetime) -> Pers
     keep_an_operator(row)
     row.is_active = False
     row.save(update_fields=["is_active"])
-    desired.happened(row, "person.suspended", actor=actor, at=now, reason=clean_text(reason, "reason", most=500))
+    why = clean_text(reason, "reason", most=500)
+    desired.happened(row, "person.suspended", actor=actor, at=now, reason=why, sessions=end_sessions(row))
     return row
 
 
@@ -238,6 +240,12 @@ def active_person_by_email(email: str) -> Person:
         msg = "Nobody with this e-mail has an account; an operator can add one."
         raise InvalidSpec(msg, field="email", code="unknown-person")
     return Person(pk=row[0])
+
+
+def end_sessions(person: Person) -> int:
+    """Delete every session of a person; returns how many. Django keeps whose it is inside the row only."""
+    keys = [s.session_key for s in Session.objects.iterator() if s.get_decoded().get(SESSION_KEY) == str(person.pk)]
+    return Session.objects.filter(session_key__in=keys).delete()[0]
 
 
 def keep_an_operator(person: Person) -> None:

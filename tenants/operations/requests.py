@@ -482,7 +482,9 @@ def _apply(
     decision.proof = done.proof
     _record(decision)
     state = RequestState.APPROVED if payload == row.payload else RequestState.REDUCED
-    _finish(row, state, {"granted": payload, **done.outcome}, actor=actor, now=now, tenant_id=done.tenant_id)
+    made = {"tenant_id": done.tenant_id, "allocation_id": done.allocation_id}
+    outcome = {"granted": payload, **done.outcome}
+    _finish(row, state, outcome, actor=actor, now=now, made={key: made_id for key, made_id in made.items() if made_id})
 
 
 def _refuse_worse(seen: Mapping[str, Any], present: dict[str, Any]) -> None:
@@ -512,12 +514,10 @@ def _finish(
     *,
     actor: Actor,
     now: datetime,
-    tenant_id: UUID | None = None,
+    made: Mapping[str, UUID] | None = None,
 ) -> None:
-    """Move a request to its end; zero rows means somebody else was faster."""
-    fields: dict[str, Any] = {"state": state.value, "decided_at": now, "outcome": outcome}
-    if tenant_id is not None:
-        fields["tenant_id"] = tenant_id
+    """Move a request to its end; zero rows means somebody else was faster. `made` names what it was about to make."""
+    fields: dict[str, Any] = {"state": state.value, "decided_at": now, "outcome": outcome, **(made or {})}
     if not Request.objects.filter(pk=row.pk, state=RequestState.SUBMITTED.value).update(**fields):
         msg = "Somebody else decided this at the same time."
         raise Conflict(msg, code="decided")

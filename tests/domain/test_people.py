@@ -27,7 +27,7 @@ from tenants.models import (
     Request,
     ServiceAccount,
 )
-from tenants.operations import delegations, leavers, members, people, requests, service_accounts
+from tenants.operations import access_reviews, delegations, leavers, members, people, requests, service_accounts
 from tenants.states import PlatformRole, Role
 from tests import factories
 from tests.conftest import NOW
@@ -124,6 +124,59 @@ def test_a_suspended_person_is_kept_out_until_he_is_resumed(operator):
     people.resume(person=who, actor=operator, now=NOW)
 
     assert tokens.resolve(f"Bearer {made.plain}", now=NOW).person_id == who.pk
+
+
+def test_a_suspension_ends_the_sessions_of_that_person_alone(operator):
+    who, other = factories.member(factories.tenant()), factories.member(factories.tenant())
+    mine, others = session_of(who), session_of(other)
+
+    people.suspend(person=who, reason="lost laptop", actor=operator, now=NOW)
+    people.resume(person=who, actor=operator, now=NOW)
+
+    assert set(Session.objects.values_list("session_key", flat=True)) == {others}
+    assert mine != others
+    assert Event.objects.get(kind="person.suspended").data["sessions"] == 1
+
+
+def test_ownership_is_passed_on_in_one_step():
+    tenant = factories.tenant()
+    owner, heir = factories.member(tenant, Role.OWNER), factories.member(tenant)
+    to = Membership.objects.get(person=heir)
+
+    members.pass_ownership(to=to, actor=factories.actor(owner), now=NOW)
+
+    assert dict(Membership.objects.values_list("person_id", "role")) == {heir.pk: 3, owner.pk: 2}
+    with pytest.raises(Forbidden):
+        members.pass_ownership(to=to, actor=factories.actor(owner), now=NOW)
+
+
+def test_who_owns_from_above_or_names_himself_passes_nothing_on():
+    parent = factories.tenant()
+    child = factories.tenant(parent=parent)
+    above, own = factories.member(parent, Role.OWNER), factories.member(child, Role.OWNER)
+    to = Membership.objects.get(person=own)
+
+    with pytest.raises(Conflict) as from_above:
+        members.pass_ownership(to=to, actor=factories.actor(above), now=NOW)
+    with pytest.raises(Conflict) as himself:
+        members.pass_ownership(to=to, actor=factories.actor(own), now=NOW)
+
+    assert (from_above.value.specific_code, himself.value.specific_code) == ("not-owner", "own-account")
+
+
+def test_a_review_is_written_down_for_ways_into_this_tenant_only():
+    tenant = factories.tenant()
+    owner = factories.actor(factories.member(tenant, Role.OWNER))
+    own = Membership.objects.get(tenant=tenant)
+    foreign = factories.service_account(factories.tenant())
+
+    count = access_reviews.keep(tenant=tenant, ways=[own], actor=owner, now=NOW)
+
+    assert count == 1
+    event = Event.objects.get(kind="access.reviewed")
+    assert (event.object_id, event.tenant_id, event.data) == (own.pk, tenant.pk, {"verdict": "keep"})
+    with pytest.raises(InvalidSpec):
+        access_reviews.keep(tenant=tenant, ways=[foreign], actor=owner, now=NOW)
 
 
 def test_who_left_can_be_erased_and_the_events_still_hold(operator):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, StringConstraints
 
@@ -40,6 +40,12 @@ class RequestIn(In):
     reason: text(1000) = ""  # type: ignore[valid-type]
 
 
+WISH: Final = (
+    'What runs first, for deciders to see. `{"endpoint": {name, model, product, profile, vcpu, memory_gib, days}}` is '
+    "started by the approval, and its limits are asked for with it."
+)
+
+
 class TenantPayload(In):
     """A tenant that is to be made."""
 
@@ -49,7 +55,7 @@ class TenantPayload(In):
     parent: Annotated[str, StringConstraints(pattern=r"^([a-z]([a-z0-9-]{0,38}[a-z0-9])?)?$")] = ""
     limits: Limits = {}
     until: Moment | None = None
-    wish: dict[str, Any] = Field({}, description="What the first product would be, for the decider to see.")
+    wish: dict[str, Any] = Field({}, description=WISH)
 
 
 class TenantRequestIn(In):
