@@ -7,7 +7,7 @@ A proof is what a decider saw: where it would run, limits before and after, cost
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
@@ -111,6 +111,43 @@ class Rule:
             dimension in self.limits and self.granted.get(dimension, 0) + amount <= self.limits[dimension]
             for dimension, amount in adds.items()
         )
+
+
+@dataclass(frozen=True, slots=True)
+class PastAsk:
+    """A quota request as it was when it was filed."""
+
+    id: UUID
+    kind: str
+    tenant: UUID
+    path: Sequence[UUID]
+    adds: Mapping[str, int]
+    at: datetime
+    until: datetime | None
+
+
+Grants = Sequence[tuple[Mapping[str, int], datetime | None]]
+"""What was added, and until when it stands (None: for good)."""
+
+
+def replay(rule: Rule, asks: Sequence[PastAsk], granted: Mapping[UUID, Grants] | None = None) -> list[PastAsk]:
+    """Return the past requests that a rule would have approved had it been there, oldest first.
+
+    What it adds counts for the later ones of the same tenant while it stands, as in life; `granted` is what it had
+    added to each tenant before the first of them.
+    """
+    standing = {tenant: list(found) for tenant, found in (granted or {}).items()}
+    matched = []
+    for ask in sorted(asks, key=lambda one: (one.at, one.id)):
+        total: dict[str, int] = {}
+        for adds, until in standing.get(ask.tenant, ()):
+            if until is None or until > ask.at:
+                for dimension, amount in adds.items():
+                    total[dimension] = total.get(dimension, 0) + amount
+        if replace(rule, granted=total).covers(ask.kind, ask.path, ask.adds, now=ask.at, until=ask.until):
+            matched.append(ask)
+            standing.setdefault(ask.tenant, []).append((ask.adds, ask.until))
+    return matched
 
 
 # --- proofs -------------------------------------------------------------------------------------------

@@ -70,7 +70,7 @@ TENANT: Final = (
 )
 DECIDE: Final = (
     Entry("inbox", _("Inbox"), "inbox", "inbox", "requests.inbox", of_tenant=False),
-    Entry("decisions", _("Decisions and rules"), "scale", "decisions", "auto-approval-rules.list", of_tenant=False),
+    Entry("decisions", _("Decisions and rules"), "scale", "decisions", "requests.inbox", of_tenant=False),
 )
 OPERATE: Final = (
     Entry("estate", _("Estate"), "server", "estate", "devices.list", of_tenant=False),
@@ -78,6 +78,7 @@ OPERATE: Final = (
     Entry("plans", _("Plans"), "list-checks", "plans", "plans.list", of_tenant=False),
     Entry("findings", _("Findings"), "triangle-alert", "findings", "findings.list", of_tenant=False),
     Entry("tenants", _("Tenants"), "network", "tenants", "people.list", of_tenant=False),
+    Entry("everybody", _("All people"), "users", "everybody", "people.list", of_tenant=False),
     Entry("prices", _("Prices"), "tags", "prices", "people.list", of_tenant=False),
     Entry("system", _("System"), "activity", "system", "people.list", of_tenant=False),
     Entry("served-models", _("Model catalogue"), "library", "served-models", "platform.read", of_tenant=False),
@@ -101,7 +102,7 @@ def _link(entry: Entry, actor: Actor, tenant: Tenant | None, path: str) -> Link 
     policy = ROUTES.get(entry.operation_id)
     if policy is None or not access.allowed(actor, tenant if entry.of_tenant else None, policy):
         return None
-    if entry.key == "inbox" and not _decides(actor):
+    if entry.key in {"inbox", "decisions"} and not _decides(actor):
         return None
     url = _address(entry, tenant)
     if url is None:

@@ -65,15 +65,19 @@ def update(
     enabled: bool | None = None,
     limits: Mapping[str, Any] | None = None,
     longest_s: int | None = None,
+    any_length: bool = False,
 ) -> AutoApprovalRule:
-    """Change what is given, or switch the rule off; what it granted stands. Raises `InvalidSpec`."""
+    """Change what is given, or switch the rule off; what it granted stands. Raises `InvalidSpec`.
+
+    With `any_length` the rule covers lasting limits, too: there is no longest time any more.
+    """
     allow(actor, None, "auto-approval-rules.update")
     row = locked(rule, version)
     if enabled is not None:
         row.enabled = enabled
     if limits is not None:
         row.limits = _limits(limits)
-    if longest_s is not None:
+    if longest_s is not None or any_length:
         row.longest_s = _longest(longest_s)
     row.save(update_fields=["enabled", "limits", "longest_s"])
     desired.changed(
