@@ -119,7 +119,7 @@ def what(row: Request, *, full: bool = False) -> str:
         return _("%(tenant)s with %(what)s") % {"tenant": text, "what": given} if given else text
     if row.kind == RequestKind.JOIN.value:
         return _("to join as %(role)s") % {"role": payload.get("role", "member")}
-    return _("to write off what a lost provider holds")
+    return _("to write off what stood on a lost provider")
 
 
 def reason(row: Request) -> str:

@@ -1,6 +1,7 @@
-"""What the help holds: reasons, error codes, words, and how the first things are done. Offline, searched in memory.
+"""What the help holds: how to, words, figures, fields, reasons and error codes. Offline, searched in memory.
 
-Reasons are those of `tenants.states.Reason` (a test compares), errors those of `tenants.error_codes`.
+Reasons are those of `tenants.states.Reason`, errors those of `tenants.error_codes`, fields those of
+`tenants.field_help` (tests compare). Each reason and error says what it means, what to do and who can.
 """
 
 from __future__ import annotations
@@ -10,9 +11,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from django.utils.functional import Promise
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
+from frontend.kernel import topic_people
+from frontend.kernel.topic_figures import FIGURES
 from tenants.error_codes import HELP
+from tenants.field_help import FIELDS
 
 Text = str | Promise
 REASONS: Final[Mapping[str, tuple[Text, Text]]] = {
@@ -141,15 +146,23 @@ class Topic:
     code: str
     title: str
     group: str
-    """`guide`, `word`, `reason` or `error`."""
+    """`guide`, `word`, `figure`, `field`, `reason` or `error`."""
     text: str
     next_step: str = ""
     steps: tuple[str, ...] = ()
+    who: str = ""
+    """Who can do something about it."""
+    measured: str = ""
+    """Of a figure: how."""
+    example: str = ""
+    """Of a field."""
 
 
 GROUPS: Final[Mapping[str, Text]] = {
     "guide": _("How to"),
     "word": _("Words"),
+    "figure": _("Figures"),
+    "field": _("What fields are for"),
     "reason": _("Why something is as it is"),
     "error": _("What an error means"),
 }
@@ -159,8 +172,30 @@ def everything() -> list[Topic]:
     """Return every topic in the reader's language."""
     found = [Topic(code, str(title), "guide", "", steps=tuple(map(str, steps))) for code, title, steps in GUIDES]
     found += [Topic(code, str(title), "word", str(text)) for code, title, text in WORDS]
-    found += [Topic(code, code, "reason", str(means), str(todo)) for code, (means, todo) in REASONS.items()]
-    return found + [Topic(code, code, "error", text) for code, text in sorted(HELP.items())]
+    found += [Topic(one.code, str(one.title), "figure", str(one.means), measured=str(one.measured)) for one in FIGURES]
+    found += [
+        Topic(field_code(name), name, "field", gettext(one.sentence), example=one.example_text)
+        for name, one in FIELDS.items()
+        if "." not in name
+    ]
+    found += [
+        Topic(code, code, "reason", str(means), str(todo), who=topic_people.of_reason(code))
+        for code, (means, todo) in REASONS.items()
+    ]
+    return found + [
+        Topic(code, error_title(code), "error", text, who=topic_people.of_error(code))
+        for code, text in sorted(HELP.items())
+    ]
+
+
+def field_code(name: str) -> str:
+    """Return the code of a field's topic."""
+    return f"field-{name.replace('_', '-')}"
+
+
+def error_title(code: str) -> str:
+    """Return an error code as people read it; the code itself stands beside it."""
+    return code.replace("-", " ").capitalize()
 
 
 def named(code: str) -> Topic | None:
@@ -176,4 +211,4 @@ def matching(text: str) -> list[Topic]:
 
 
 def _haystack(topic: Topic) -> str:
-    return " ".join((topic.code, topic.title, topic.text, topic.next_step, *topic.steps)).casefold()
+    return " ".join((topic.code, topic.title, topic.text, topic.next_step, topic.measured, *topic.steps)).casefold()

@@ -10,15 +10,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from django import template
 from django.template.base import FilterExpression, Node, NodeList, Parser, Token, token_kwargs
 from django.template.context import Context
 from django.utils.html import format_html
 from django.utils.safestring import SafeString, mark_safe
+from django.utils.translation import gettext
 
 from frontend.design import charts, icons, moments, numbers, phases, quota_bar, strip
+from tenants import field_help
+
+SHOW_CHOICES: Final = frozenset({"select", "checkbox", "date", "password", "search", "number"})
+"""Types of fields that show by themselves what one may give."""
 
 register = template.Library()
 
@@ -144,7 +149,8 @@ def export_link(context: Context, form: str) -> str:
         return f"?format={form}"
     query = request.GET.copy()
     query["format"] = form
-    query.pop("page", None)
+    for place in ("page", "after"):
+        query.pop(place, None)
     return f"?{query.urlencode()}"
 
 
@@ -185,8 +191,25 @@ class Component(Node):
         if self.nodelist:
             values["children"] = self.nodelist.render(context)
         engine = context.template.engine  # type: ignore[union-attr]  # a template is being rendered
-        chosen = engine.get_template(f"frontend/components/{self.name.resolve(context)}.html")
+        name = self.name.resolve(context)
+        if name in {"field", "stepper"}:
+            values = explained(values)
+        chosen = engine.get_template(f"frontend/components/{name}.html")
         return chosen.render(inner(context, values))
+
+
+def explained(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of a field with the sentence and example of `tenants.field_help` where it has none of its own.
+
+    What is chosen, ticked or hidden needs no example: its choices stand there.
+    """
+    known = field_help.help_of(str(values.get("name") or ""))
+    if known is None:
+        return values
+    found = {"sentence": gettext(known.sentence), **values}
+    if values.get("type") not in SHOW_CHOICES and "children" not in values:
+        found.setdefault("example", known.example_text)
+    return found
 
 
 def head(parser: Parser, token: Token) -> tuple[FilterExpression, dict[str, FilterExpression]]:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from django.http import HttpResponse
 from django.shortcuts import render
 from django.utils.translation import gettext as _
 
+from frontend.design import numbers
 from frontend.kernel import topics
 from frontend.kernel.page import PageRequest, page
 from tenants.errors import NotVisible
+
+FOLDED: Final = frozenset({"field", "error"})
+"""Groups that are too long to stand open: the search finds their topics."""
 
 
 @page("errors.read")
@@ -17,7 +23,12 @@ def listed(request: PageRequest) -> HttpResponse:
     text = request.GET.get("q", "").strip()[:100]
     found = topics.matching(text)
     groups = [
-        {"title": str(title), "topics": mine}
+        {
+            "title": str(title),
+            "topics": mine,
+            "count": numbers.number(len(mine)),
+            "folded": group in FOLDED and not text,
+        }
         for group, title in topics.GROUPS.items()
         if (mine := [topic for topic in found if topic.group == group])
     ]
@@ -31,5 +42,9 @@ def show(request: PageRequest, code: str) -> HttpResponse:
     topic = topics.named(code)
     if topic is None:
         raise NotVisible
-    values = {"topic": topic, "group": str(topics.GROUPS[topic.group])}
+    values = {
+        "topic": topic,
+        "group": str(topics.GROUPS[topic.group]),
+        "code": topic.code if topic.group == "error" else "",
+    }
     return render(request, "frontend/pages/help/show.html", values)

@@ -181,9 +181,9 @@ def test_an_invitation_works_once(invite):
     [
         ("expired", "time is over"),
         ("withdrawn", "withdrawn"),
-        ("inviter", "does not hold any more"),
-        ("role", "does not hold any more"),
-        ("tenant", "does not hold any more"),
+        ("inviter", "is no longer so"),
+        ("role", "is no longer so"),
+        ("tenant", "is no longer so"),
     ],
 )
 def test_an_invitation_that_does_not_hold_any_more_opens_nothing_and_says_why(invite, team, broken, why):

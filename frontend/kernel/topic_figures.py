@@ -1,0 +1,175 @@
+"""What each figure of the portal means and how it is measured. A figure is known by the words that stand above it.
+
+`tests/portal/test_texts.py` fails for a figure of a template that is missing here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from django.utils.functional import Promise
+from django.utils.translation import gettext_lazy as _
+
+Text = str | Promise
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One figure."""
+
+    code: str
+    title: Text
+    means: Text
+    measured: Text
+
+
+PRICES: Final = _("Its size × the published prices of this moment; what has no price counts nothing.")
+BY_GATEWAY: Final = _(
+    "The gateway in front of the endpoint counts and reports every few seconds; summed by whole hours."
+)
+
+FIGURES: Final = (
+    # -- money -------------------------------------------------------------------------------------------
+    Figure("cost-a-day", _("Cost a day"), _("What it costs to keep it for one day, used or not."), PRICES),
+    Figure("per-hour", _("Per hour"), _("What one hour of it costs, used or not."), PRICES),
+    Figure(
+        "to-its-end",
+        _("To its end"),
+        _("What it costs from its start to the end of its term, if you keep it that long."),
+        PRICES,
+    ),
+    Figure(
+        "from-now-to-its-end",
+        _("From now to its end"),
+        _("What it still costs until its term ends. Deleting it sooner saves the rest."),
+        PRICES,
+    ),
+    Figure(
+        "so-far",
+        _("So far"),
+        _("What it has cost since it was first ready."),
+        _("Each hour × the price that was published for that hour; later prices change nothing backwards."),
+    ),
+    Figure(
+        "cost-to-the-end",
+        _("Cost to the end"),
+        _("What an approval costs from now to the end of what is asked; a lasting limit counts 30 days."),
+        PRICES,
+    ),
+    Figure(
+        "per-million-tokens",
+        _("Per million tokens"),
+        _("What a million tokens would cost if the endpoint were always busy."),
+        _("An estimate: price of an hour ÷ the tokens that this model and size give in an hour."),
+    ),
+    Figure(
+        "per-million-tokens-so-far",
+        _("Per million tokens so far"),
+        _("What a million tokens have really cost, idle time included."),
+        _("Cost so far ÷ tokens so far; -- until the first token."),
+    ),
+    Figure(
+        "a-day-at-present-prices",
+        _("A day, at present prices"),
+        _("What all that the tenant has costs for one day."),
+        PRICES,
+    ),
+    Figure(
+        "30-days-like-this",
+        _("30 days like this"),
+        _("What thirty days cost if nothing is added and nothing ends."),
+        _("A forecast: 30 × what one day costs now."),
+    ),
+    Figure(
+        "idle-a-day",
+        _("Of it idle, a day"),
+        _("What you pay a day for endpoints that nobody calls."),
+        _("Endpoints that are ready and had no call for seven days, at present prices."),
+    ),
+    Figure(
+        "spent",
+        _("Spent"),
+        _("What was spent in the month, up to now."),
+        _("Each hour × the price that was published for that hour; later prices change nothing backwards."),
+    ),
+    Figure(
+        "forecast-for-the-month",
+        _("Forecast for the month"),
+        _("What the month will have cost at its end if nothing is added and nothing ends sooner."),
+        _("What was spent, and what is there now × the hours that are left, at present prices."),
+    ),
+    # -- use ---------------------------------------------------------------------------------------------
+    Figure("tokens-last-day", _("Tokens, last day"), _("How many tokens it wrote in the last 24 hours."), BY_GATEWAY),
+    Figure("tokens-per-second", _("Tokens per second"), _("How many tokens it writes in a second."), BY_GATEWAY),
+    Figure(
+        "first-token",
+        _("First token"),
+        _("How long somebody waits for the first word of an answer; the median of an hour."),
+        _("The gateway measures from the end of the question to the first byte of the answer."),
+    ),
+    Figure(
+        "idle-share",
+        _("Idle share"),
+        _("The part of the time in which nobody called."),
+        _("Hours without a call ÷ hours since it was first ready."),
+    ),
+    Figure(
+        "running-or-on-the-way",
+        _("Running or on the way"),
+        _("How many endpoints, machines and namespaces the tenant has."),
+        _("Counted now, without those that are given back."),
+    ),
+    Figure(
+        "power",
+        _("Power"),
+        _("Whether the machine is on. Off keeps its disk, its GPU and its price."),
+        _("As the provider reported it last."),
+    ),
+    # -- decisions ---------------------------------------------------------------------------------------
+    Figure(
+        "the-end",
+        _("The end"),
+        _("Until when the cost of a decision is counted."),
+        _("The end of the term that is asked for; 30 days from now for a lasting limit."),
+    ),
+    Figure(
+        "others-who-wait",
+        _("Others who wait for the same"),
+        _("How many others wait for the GPUs that an approval would take."),
+        _("The approval is tried and undone; those who would come later because of it are counted."),
+    ),
+    # -- the estate --------------------------------------------------------------------------------------
+    Figure("hosts", _("Hosts"), _("How many hosts the platform knows."), _("Without those that were removed.")),
+    Figure(
+        "hosts-open",
+        _("Hosts open"),
+        _("How many hosts take new work; the others join, are emptied or are in maintenance."),
+        _("Counted now."),
+    ),
+    Figure("gpus", _("GPUs"), _("How many GPUs these hosts have."), _("As the provider reported them last.")),
+    Figure(
+        "empty-gpus",
+        _("Empty GPUs"),
+        _("GPUs of which nothing is given out: what whole GPUs are taken from."),
+        _("Counted now, on open hosts."),
+    ),
+    Figure(
+        "free-slots",
+        _("Free slots"),
+        _("How much is free in all. A bigger size needs free slots beside each other on one GPU."),
+        _("Counted now, on healthy GPUs of open hosts."),
+    ),
+    Figure(
+        "waiting-for-room",
+        _("Waiting for room"),
+        _("What is within every limit and has no place yet."),
+        _("Counted now; whoever came first gets the first room that fits."),
+    ),
+    Figure(
+        "findings",
+        _("Findings"),
+        _("Where the provider and our records differ, or something needs a look."),
+        _("Compared with every reading of the provider; without those that are resolved."),
+    ),
+)
