@@ -6,6 +6,7 @@ from typing import Any
 
 from django.urls import path
 
+from frontend.addresses_estate import ESTATE
 from frontend.addresses_governance import GOVERNANCE
 from frontend.addresses_operations import OPERATIONS
 from frontend.kernel.page import verify
@@ -101,6 +102,7 @@ urlpatterns: list[Any] = [
     path("ops/inbox/<str:key>", inbox.show, name="decide"),
     path("ops/inbox/<str:key>/decide", inbox.decide, name="request-decide"),
     path("ops/inbox/<str:key>/comment", inbox.comment, name="decide-comment"),
+    *ESTATE,
     *GOVERNANCE,
 ]
 

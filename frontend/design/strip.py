@@ -35,6 +35,8 @@ class SlotState(StrEnum):
     """What a slot is to the person who looks."""
 
     FREE = "free"
+    USED = "used"
+    """Held by a tenant, to whom the platform's people look after all tenants alike."""
     MINE = "mine"
     OTHERS = "others"
     RESERVED = "reserved"
@@ -54,6 +56,7 @@ class Sign(NamedTuple):
 
 SIGNS: Final = {
     SlotState.FREE: Sign("", gettext_lazy("Free"), gettext_lazy("can be given out"), "e"),
+    SlotState.USED: Sign("U", gettext_lazy("Used"), gettext_lazy("held by a tenant"), "u"),
     SlotState.MINE: Sign("M", gettext_lazy("Mine"), gettext_lazy("held by your tenant"), "m"),
     SlotState.OTHERS: Sign("O", gettext_lazy("Others"), gettext_lazy("held by another tenant"), "o"),
     SlotState.RESERVED: Sign("R", gettext_lazy("Reserved"), gettext_lazy("kept free for somebody"), "r"),
@@ -61,6 +64,8 @@ SIGNS: Final = {
     SlotState.MAINTENANCE: Sign("S", gettext_lazy("In service"), gettext_lazy("being looked after"), "s"),
     SlotState.FAULT: Sign("X", gettext_lazy("Fault"), gettext_lazy("broken"), "x"),
 }
+FOR_MEMBERS: Final = tuple(state for state in SlotState if state is not SlotState.USED)
+FOR_PLATFORM: Final = tuple(state for state in SlotState if state not in {SlotState.MINE, SlotState.OTHERS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +252,7 @@ def twin(title: str, head: Sequence[str], rows: Sequence[Sequence[object]]) -> S
     )
 
 
-def legend(states: Iterable[SlotState] = tuple(SlotState)) -> SafeString:
+def legend(states: Iterable[SlotState] = FOR_MEMBERS) -> SafeString:
     """Return what each colour, pattern and letter means."""
     items = ((state, SIGNS[state].letter, SIGNS[state].word, SIGNS[state].sentence) for state in states)
     return format_html(

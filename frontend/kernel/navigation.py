@@ -31,6 +31,8 @@ class Entry:
     """URL name in the namespace `frontend`."""
     operation_id: str
     of_tenant: bool = True
+    also: tuple[str, ...] = ()
+    """Beginnings of other addresses whose pages belong to this entry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ DECIDE: Final = (
     Entry("decisions", _("Decisions and rules"), "scale", "decisions", "requests.inbox", of_tenant=False),
 )
 OPERATE: Final = (
-    Entry("estate", _("Estate"), "server", "estate", "devices.list", of_tenant=False),
+    Entry("estate", _("Estate"), "server", "estate", "devices.list", of_tenant=False, also=("/ops/hosts", "/ops/gpus")),
     Entry("providers", _("Providers"), "plug", "providers", "hosts.list", of_tenant=False),
     Entry("plans", _("Plans"), "list-checks", "plans", "plans.list", of_tenant=False),
     Entry("findings", _("Findings"), "triangle-alert", "findings", "findings.list", of_tenant=False),
@@ -107,7 +109,7 @@ def _link(entry: Entry, actor: Actor, tenant: Tenant | None, path: str) -> Link 
     url = _address(entry, tenant)
     if url is None:
         return None
-    current = path == url or (entry.key != "home" and path.startswith(f"{url}/"))
+    current = path == url or (entry.key != "home" and path.startswith((f"{url}/", *entry.also)))
     return Link(entry.key, entry.label, entry.icon, url, current)
 
 

@@ -24,7 +24,7 @@ from frontend.kernel import asks
 from frontend.kernel.addresses import openable
 from frontend.kernel.page import PageRequest, page
 from tenants import access
-from tenants.models import Endpoint, GpuDevice, Host, Machine, Namespace, Request, Tenant
+from tenants.models import Endpoint, GpuDevice, Host, Machine, Namespace, Provider, Request, Tenant
 
 MOST: Final = 20
 """Rows of each kind."""
@@ -149,14 +149,18 @@ def _hardware(request: PageRequest, text: str) -> list[Hit]:
     hosts = Host.objects.filter(_by(text, "name")).select_related("provider")
     gpus = GpuDevice.objects.filter(_by(text), removed_at__isnull=True).select_related("host__provider")
     return [
-        *(_of_host(row, _("Host"), row.name, row.short_id, row.created_at, request) for row in _first(hosts)),
+        *(_piece(row.provider, _("Host"), row.name, row, f"/ops/hosts/{row.short_id}", request) for row in _first(hosts)),
         *(
-            _of_host(row.host, row.product, f"{row.host.name} · GPU {row.index}", row.short_id, row.created_at, request)
+            _piece(
+                row.host.provider, row.product, f"{row.host.name} · GPU {row.index}", row,
+                f"/ops/gpus/{row.short_id}", request,
+            )
             for row in _first(gpus)
         ),
-    ]
+    ]  # fmt: skip
 
 
-def _of_host(host: Host, kind: str, title: str, short_id: str, since: datetime, request: PageRequest) -> Hit:
-    url = openable(f"/ops/hosts/{host.short_id}", request.actor)
-    return Hit(kind, title, short_id, url, f"{host.provider.name}, {host.provider.site}", since=since)
+def _piece(provider: Provider, kind: str, title: str, row: Host | GpuDevice, path: str, request: PageRequest) -> Hit:
+    """Return a piece of hardware; its page is for who may open it."""
+    where = f"{provider.name}, {provider.site}"
+    return Hit(kind, title, row.short_id, openable(path, request.actor), where, since=row.created_at)

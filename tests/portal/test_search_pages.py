@@ -78,3 +78,11 @@ def test_an_odd_question_is_answered(browse, world):
         assert answer.status_code == 200
         assert "<script>alert" not in answer.content.decode()
     assert browse(None).get("/search?q=chat").status_code == 302
+
+
+def test_hardware_leads_to_its_page(browse, world):
+    host, gpu = Host.objects.get(), GpuDevice.objects.earliest("number")
+    auditor = browse(factories.person(platform=(PlatformRole.AUDITOR,)))
+
+    assert f'href="/ops/hosts/{host.short_id}"' in auditor.get("/search", {"q": host.short_id}).content.decode()
+    assert f'href="/ops/gpus/{gpu.short_id}"' in auditor.get("/search", {"q": gpu.short_id}).content.decode()

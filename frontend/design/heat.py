@@ -1,0 +1,117 @@
+"""The heat map of a large estate: a cell per host of about 90 bytes, so that 10,000 GPUs stay one light page.
+
+Hosts that look alike share one picture. A picture sorts its GPUs by what they are: at this size nobody reads which
+GPU it is, but how much of the host is taken shows at a glance. In small estates a cell shows every slot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+from django.utils.html import escape, format_html
+from django.utils.safestring import SafeString, mark_safe
+
+from frontend.design.strip import SAFE, SIGNS, SlotState, face
+
+STEPS: Final = 4
+"""Parts into which the taken share of a GPU is rounded."""
+Look = tuple[str, int]
+"""State of a GPU, and how many of the `STEPS` parts of it have that state."""
+Runs = Sequence[tuple[SlotState, int]]
+WORST: Final = (SlotState.FAULT, SlotState.MAINTENANCE, SlotState.FOREIGN, SlotState.RESERVED)
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One host."""
+
+    url: str
+    words: str
+    """Its name and how much is free: the cell's tooltip and its name for screen readers."""
+    gpus: tuple[tuple[tuple[SlotState, int], ...], ...]
+    is_chosen: bool = False
+    is_closed: bool = False
+    holders: tuple[str, ...] = ()
+
+
+class Pictures:
+    """The pictures of one page: each look is drawn once and named."""
+
+    def __init__(self) -> None:
+        """No picture yet."""
+        self.names: dict[tuple[Look, ...], str] = {}
+
+    def of(self, gpus: Sequence[Runs]) -> str:
+        """Return the name of the picture of a host, `""` for an empty one: that is the ground."""
+        found = tuple(sorted(map(look, gpus), reverse=True))
+        if not any(parts for _code, parts in found):
+            return ""
+        return self.names.setdefault(found, f"h{len(self.names)}")
+
+    def drawn(self) -> SafeString:
+        """Return every picture, for one place on the page."""
+        drawn = "".join(f"<symbol id={name} {symbol(looks)}</symbol>" for looks, name in self.names.items())
+        return mark_safe(f'<svg class="defs" width="0" height="0" aria-hidden="true">{drawn}</svg>')  # noqa: S308 - no text
+
+
+@lru_cache(maxsize=16_384)
+def look(runs: Runs) -> Look:
+    """Return what a GPU is at a glance: the worst that is true of any slot, else how much of it is taken."""
+    sizes: dict[SlotState, int] = {}
+    for state, size in runs:
+        sizes[state] = sizes.get(state, 0) + size
+    slots = sum(sizes.values()) or 1
+    bad = next((state for state in WORST if state in sizes), None)
+    taken = sizes.get(bad, 0) if bad else slots - sizes.get(SlotState.FREE, 0)
+    parts = -(-taken * STEPS // slots)  # rounded up: a little is not nothing
+    return SIGNS[bad or SlotState.USED].code, parts
+
+
+@lru_cache(maxsize=16_384)
+def symbol(looks: tuple[Look, ...]) -> str:
+    """Return the rest of a `<symbol>`: GPUs down, the taken part across; equal neighbours are one rectangle."""
+    paths: dict[str, str] = {}
+    row = 0
+    while row < len(looks):
+        code, parts = looks[row]
+        end = row
+        while end < len(looks) and looks[end] == looks[row]:
+            end += 1
+        if parts:
+            paths[code] = f"{paths.get(code, '')}M0 {row}h{parts}v{end - row}h-{parts}z"
+        row = end
+    drawn = "".join(f'<path class={code} d="{path}"/>' for code, path in sorted(paths.items()))
+    return f'viewBox="0 0 {STEPS} {len(looks)}" preserveAspectRatio=none>{drawn}'
+
+
+def cells(hosts: Iterable[Cell], label: str, size: str, pictures: Pictures | None = None) -> SafeString:
+    """Return hosts as cells; `size` is "dense" (18 px), "plain" (28) or "roomy" (48).
+
+    With `pictures`, the page holds `pictures.drawn()` once, after all maps are made; without, each cell holds its own
+    picture, which shows every slot of every GPU.
+    """
+    made = "".join(_cell(host, pictures) for host in hosts)
+    return format_html(
+        '<div class="heat is-{}" role="group" aria-label="{}">{}</div>',
+        size,
+        label,
+        mark_safe(made),  # noqa: S308 - escaped in _cell
+    )
+
+
+def _cell(host: Cell, pictures: Pictures | None) -> str:
+    url = host.url if SAFE.match(host.url) else f'"{escape(host.url)}"'
+    classes = " ".join(
+        word for word, wanted in (("is-chosen", host.is_chosen), ("is-closed", host.is_closed)) if wanted
+    )
+    extra = f' class="{classes}"' if classes else ""
+    extra += f' data-holders="{escape(" ".join(host.holders))}"' if host.holders else ""
+    if pictures is None:
+        picture = face(host.gpus)[1]
+    else:
+        name = pictures.of(host.gpus)
+        picture = f"<svg><use href=#{name} /></svg>" if name else ""
+    return f'<a href={url} title="{escape(host.words)}"{extra}>{picture}</a>'

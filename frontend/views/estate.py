@@ -1,0 +1,220 @@
+"""The estate: heat map of every site, stock per product, who holds how much. One page for ten or ten thousand GPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from django.db.models import Count, Q
+from django.http import HttpResponse
+from django.shortcuts import render
+from django.urls import NoReverseMatch, reverse
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _
+
+from frontend.design import heat, numbers
+from frontend.design.strip import FOR_PLATFORM, SIGNS, SlotState
+from frontend.kernel import estate, estate_stock, lists
+from frontend.kernel.page import PageRequest, page
+from tenants.models import Allocation, Finding, GpuDevice, Provider
+
+MOST_DRAWN: Final = 320
+"""Hosts up to which each cell shows every slot and lights up with its tenants; beyond, looks are shared."""
+ROOMY: Final = 48
+TENANTS_SHOWN: Final = 12
+BAR: Final = (
+    SlotState.USED, SlotState.RESERVED, SlotState.FOREIGN, SlotState.MAINTENANCE, SlotState.FAULT, SlotState.FREE,
+)  # fmt: skip
+
+
+@page("devices.list")
+def show(request: PageRequest) -> HttpResponse:
+    """Show the estate that the filters leave."""
+    filters = estate.Filters.of(request.GET)
+    found = estate.read(filters, now=request.now)
+    stock = estate_stock.read(filters)
+    form = request.GET.get("format", "")
+    if form in {"csv", "json"}:
+        return _exported(stock, form)
+    small = len(found.hosts) <= MOST_DRAWN
+    pictures = None if small else heat.Pictures()
+    maps = [_site(name, hosts, filters, pictures) for name, hosts in found.sites()]
+    values = {
+        **frame(filters),
+        "filters": filters,
+        "maps": maps,
+        "pictures": pictures.drawn() if pictures is not None else "",
+        "is_small": small,
+        "legend": FOR_PLATFORM,
+        "figures": _figures(found, stock),
+        "stock": [_line(line, found.slots.get(line.product, {}), filters) for line in stock],
+        "stock_columns": [
+            {"key": "product", "label": _("Product")},
+            {"key": "state", "label": _("Slots by state")},
+            {"key": "free", "label": _("Free slots"), "numeric": True},
+            {"key": "fits", "label": _("Fits now, each size alone")},
+            {"key": "biggest", "label": _("Biggest part left")},
+            {"key": "waste", "label": _("Fragmentation"), "numeric": True},
+        ],
+        "shares": _shares(found, filters),
+        "more_shares": max(0, len(found.shares) - TENANTS_SHOWN),
+        "chosen": next((share for share in found.shares if share.name == filters.tenant), None),
+        "hosts_url": f"{reverse('frontend:hosts')}{filters.query(tenant='')}",
+        "read_at": request.now,
+    }
+    return render(request, "frontend/pages/estate/map.html", values)
+
+
+def frame(filters: estate.Filters) -> dict[str, Any]:
+    """Return the filters of the estate's pages, and whether any of it is played; two statements."""
+    providers = list(Provider.objects.filter(deletion_requested_at__isnull=True).order_by("site", "name"))
+    products = GpuDevice.objects.filter(removed_at__isnull=True).values_list("product", flat=True).distinct().order_by()
+    every = {"value": "", "label": _("All")}
+    states = [(key, word) for key, (word, _tone, _sentence) in estate.STATES.items()]
+    choices = (
+        ("site", _("Site"), [(name, name) for name in sorted({row.site for row in providers})]),
+        ("provider", _("Provider"), [(row.name, row.name) for row in providers]),
+        ("product", _("Product"), [(name, name) for name in sorted(products)]),
+        ("state", _("Shows"), [*estate.LOOKS.items(), *states]),
+    )
+    return {
+        "fields": [
+            {
+                "name": name,
+                "label": label,
+                "value": getattr(filters, name),
+                "options": [every, *({"value": value, "label": str(word)} for value, word in options)],
+            }
+            for name, label, options in choices
+        ],
+        "is_filtered": filters.any,
+        "has_providers": bool(providers),
+        "connect_url": _address("provider-new") or _address("providers"),
+        "findings_url": _address("findings"),
+    }
+
+
+def _address(name: str) -> str:
+    """Return the address of a page that may not be there."""
+    try:
+        return reverse(f"frontend:{name}")
+    except NoReverseMatch:
+        return ""
+
+
+def _figures(found: estate.Estate, stock: Sequence[estate_stock.Stock]) -> dict[str, Any]:
+    keys = [host.id for host in found.hosts]
+    waiting = Allocation.objects.filter(queued_at__isnull=False, released_at__isnull=True).count()
+    open_findings = Finding.objects.filter(resolved_at__isnull=True).aggregate(
+        all=Count("pk"), blocking=Count("pk", filter=Q(blocks_placement=True))
+    )
+    slots = sum(line.slots for line in stock)
+    free = sum(line.free for line in stock)
+    return {
+        "hosts": len(keys),
+        "gpus": found.gpus,
+        "sites": len({host.site for host in found.hosts}),
+        "slots": slots,
+        "free": free,
+        "free_share": numbers.percent(free / slots) if slots else numbers.UNKNOWN,
+        "closed": sum(line.closed for line in stock),
+        "waiting": waiting,
+        "findings": open_findings["all"],
+        "blocking": open_findings["blocking"],
+    }
+
+
+# --- the map --------------------------------------------------------------------------------------------
+
+
+def _site(
+    name: str, hosts: Sequence[estate.Seen], filters: estate.Filters, pictures: heat.Pictures | None
+) -> dict[str, Any]:
+    base = reverse("frontend:hosts").removeprefix("/ops/")
+    cells = [
+        heat.Cell(
+            url=f"{base}/{host.short_id}",
+            words=host.words,
+            gpus=host.gpus,
+            is_chosen=filters.tenant in host.holders if filters.tenant else False,
+            is_closed=not host.is_open,
+            holders=host.holders if pictures is None else (),
+        )
+        for host in hosts
+    ]
+    size = "dense" if pictures is not None else ("roomy" if len(hosts) <= ROOMY else "plain")
+    return {
+        "name": name,
+        "hosts": len(hosts),
+        "gpus": sum(len(host.gpus) for host in hosts),
+        "free": sum(host.free for host in hosts if host.is_open),
+        "providers": sorted({host.provider for host in hosts}),
+        "picture": heat.cells(cells, _("Hosts of %(site)s") % {"site": name}, size, pictures),
+        "url": f"{reverse('frontend:hosts')}{filters.query(site=name, tenant='')}",
+    }
+
+
+# --- stock ----------------------------------------------------------------------------------------------
+
+
+def _line(line: estate_stock.Stock, slots: Mapping[SlotState, int], filters: estate.Filters) -> dict[str, Any]:
+    return {
+        "stock": line,
+        "bar": bar(slots, line.product),
+        "fits": [fit for fit in line.fits if fit.count],
+        "waste": numbers.percent(float(line.waste)) if line.waste is not None else numbers.UNKNOWN,
+        "url": f"{reverse('frontend:hosts')}{filters.query(product=line.product, tenant='')}",
+    }
+
+
+def bar(slots: Mapping[SlotState, int], name: str) -> SafeString:
+    """Return slots by state as one bar whose words say the same."""
+    total = sum(slots.values())
+    if not total:
+        return SafeString("")
+    at, parts, words = 0.0, [], []
+    for state in BAR:
+        share = slots.get(state, 0) / total * 100
+        if share:
+            parts.append((SIGNS[state].code, f"{at:.2f}", f"{share:.2f}"))
+            words.append(f"{SIGNS[state].word} {numbers.number(slots[state])}")
+            at += share
+    return format_html(
+        '<svg class="state-bar" width="100%" height="12" role="img" aria-label="{}: {}">{}</svg>'
+        '<p class="muted small">{}</p>',
+        name,
+        ", ".join(words),
+        format_html_join("", '<rect class="{}" x="{}%" width="{}%" height="12"/>', parts),
+        " · ".join(words),
+    )
+
+
+def _exported(stock: Sequence[estate_stock.Stock], form: str) -> HttpResponse:
+    columns = ["product", "gpus", "closed_gpus", "slots", "free_slots", "biggest_part", "fragmentation", "fits"]
+    body = [
+        {
+            "product": line.product,
+            "gpus": line.gpus,
+            "closed_gpus": line.closed,
+            "slots": line.slots,
+            "free_slots": line.free,
+            "biggest_part": line.biggest,
+            "fragmentation": round(float(line.waste), 4) if line.waste is not None else None,
+            "fits": " ".join(f"{fit.name or 'whole'}={fit.count}" for fit in line.fits),
+        }
+        for line in stock
+    ]
+    return lists.exported(body, columns, name="stock", form=form)
+
+
+def _shares(found: estate.Estate, filters: estate.Filters) -> list[dict[str, Any]]:
+    return [
+        {
+            "share": share,
+            "hosts": len(share.hosts),
+            "url": filters.query(tenant="" if share.name == filters.tenant else share.name) or "?",
+            "is_chosen": share.name == filters.tenant,
+        }
+        for share in found.shares[:TENANTS_SHOWN]
+    ]
