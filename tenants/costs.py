@@ -92,7 +92,7 @@ class Spend:
 
 
 @dataclass(slots=True)
-class _Used:
+class Used:
     """What was held of one item by one object, before days and prices."""
 
     subject: Subject
@@ -110,24 +110,38 @@ class _Sum:
 
 
 def cost_lines(
-    tenant: Tenant, start: datetime, end: datetime, *, now: datetime, children: bool = True
+    tenant: Tenant,
+    start: datetime,
+    end: datetime,
+    *,
+    now: datetime,
+    children: bool = True,
+    allocation: UUID | None = None,
 ) -> list[CostLine]:
-    """Return the lines of a tenant (and all below it) over [start, end), nothing beyond `now`.
+    """Return the lines of a tenant (and all below it), or of one object, over [start, end), nothing beyond `now`.
 
     Ordered by day, object, item. Raises `ValueError` if the time runs backwards.
     """
     if end < start:
         raise ValueError("a time cannot end before it starts")
-    below = Tenant.objects.filter(path__contains=[tenant.pk]) if children else Tenant.objects.filter(pk=tenant.pk)
-    ids = list(below.values_list("pk", flat=True))
+    ids = below(tenant) if children else [tenant.pk]
     period = (start, max(start, min(end, now)))
     providers = {row.pk: row for row in Provider.objects.only("name", "site")}
     money_word = currency()
     lines = [
-        *_capacity(ids, period, providers, money_word),
-        *_tokens(ids, period, providers, money_word),
+        *_capacity(ids, period, providers, money_word, allocation),
+        *(
+            line
+            for line in _tokens(ids, period, providers, money_word)
+            if allocation in {None, line.subject.allocation}
+        ),
     ]
     return sorted(lines, key=lambda line: (line.day, line.subject.name, line.subject.allocation.int, line.item))
+
+
+def below(tenant: Tenant) -> list[UUID]:
+    """Return the ids of a tenant and all below it, as far as the actor may see."""
+    return list(Tenant.objects.filter(path__contains=[tenant.pk]).values_list("pk", flat=True))
 
 
 def spend(tenant: Tenant, start: datetime, end: datetime, *, now: datetime) -> Spend:
@@ -149,11 +163,15 @@ def spend_month(tenant: Tenant, *, now: datetime) -> Spend:
 
 
 def _capacity(
-    tenants: Sequence[UUID], period: Interval, providers: Mapping[UUID, Provider], money_word: str
+    tenants: Sequence[UUID],
+    period: Interval,
+    providers: Mapping[UUID, Provider],
+    money_word: str,
+    allocation: UUID | None,
 ) -> Iterator[CostLine]:
     prices = all_prices()
     sums: dict[tuple[Subject, UUID, date, str, Decimal | None], _Sum] = {}
-    for used in _used(tenants, period):
+    for used in used_over(tenants, period, allocation=allocation):
         place = providers[used.provider]
         for held, billable, day, price in _pieces(used, prices, place):
             key = (used.subject, used.provider, day, used.item, price)
@@ -165,15 +183,15 @@ def _capacity(
         yield CostLine(subject, place.name, place.site, day, item, line.held, line.billable, price, money_word)
 
 
-def _used(tenants: Sequence[UUID], period: Interval) -> Iterator[_Used]:
-    """Yield what was held over a time, clipped to it."""
+def used_over(tenants: Sequence[UUID], period: Interval, *, allocation: UUID | None = None) -> Iterator[Used]:
+    """Yield what was held over a time, clipped to it, by all objects of some tenants or by one of them."""
     start, end = period
-    records = list(
-        UsageRecord.objects.filter(Q(held_to=None) | Q(held_to__gt=start), tenant_id__in=tenants, held_from__lt=end)
-        .exclude(allocation_id=None)
-        .select_related("device")
-        .order_by("held_from", "pk")
-    )
+    rows = UsageRecord.objects.filter(
+        Q(held_to=None) | Q(held_to__gt=start), tenant_id__in=tenants, held_from__lt=end
+    ).exclude(allocation_id=None)
+    if allocation is not None:
+        rows = rows.filter(allocation_id=allocation)
+    records = list(rows.select_related("device").order_by("held_from", "pk"))
     facts = _facts({row.allocation_id for row in records if row.allocation_id})
     by_unit: dict[tuple[UUID, UUID, UUID], tuple[list[Interval], list[Interval]]] = {}
     by_allocation: dict[tuple[UUID, UUID], tuple[list[Interval], list[Interval]]] = {}
@@ -182,9 +200,9 @@ def _used(tenants: Sequence[UUID], period: Interval) -> Iterator[_Used]:
         fact = facts.get(row.allocation_id)
         if fact is None:
             continue
-        held = _clip([(row.held_from, row.held_to or end)], period)
-        billable = _clip(held, (row.billable_from, row.billable_to or end)) if row.billable_from else []
-        yield _Used(
+        held = clip([(row.held_from, row.held_to or end)], period)
+        billable = clip(held, (row.billable_from, row.billable_to or end)) if row.billable_from else []
+        yield Used(
             fact.subject, row.provider_id, gpu_catalogue.slices_dimension(row.device.product), row.size, held, billable
         )
         groups = [by_allocation.setdefault((row.allocation_id, row.provider_id), ([], []))]
@@ -193,15 +211,15 @@ def _used(tenants: Sequence[UUID], period: Interval) -> Iterator[_Used]:
         for group in groups:
             group[0].extend(held)
             group[1].extend(billable)
-    for (allocation, unit, provider), (held, billable) in by_unit.items():
-        fact = facts[allocation]
+    for (owner, unit, provider), (held, billable) in by_unit.items():
+        fact = facts[owner]
         for item, amount in zip(("vcpu", "memory_gib"), fact.units.get(unit, (0, 0)), strict=True):
             if amount:
-                yield _Used(fact.subject, provider, item, amount, _merged(held), _merged(billable))
-    for (allocation, provider), (held, billable) in by_allocation.items():
-        fact = facts[allocation]
+                yield Used(fact.subject, provider, item, amount, _merged(held), _merged(billable))
+    for (owner, provider), (held, billable) in by_allocation.items():
+        fact = facts[owner]
         if fact.storage_gib:
-            yield _Used(fact.subject, provider, "storage_gib", fact.storage_gib, _merged(held), _merged(billable))
+            yield Used(fact.subject, provider, "storage_gib", fact.storage_gib, _merged(held), _merged(billable))
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +251,7 @@ def _facts(allocations: Iterable[UUID]) -> dict[UUID, _Facts]:
 
 
 def _pieces(
-    used: _Used, prices: PriceList, place: Provider
+    used: Used, prices: PriceList, place: Provider
 ) -> Iterator[tuple[Fraction, Fraction, date, Decimal | None]]:
     """Yield (held, billable, day, price) in unit-hours, cut at midnights (UTC) and where prices change."""
     changes = sorted({price.starts_at for price in prices.prices if price.item == used.item})
@@ -242,14 +260,15 @@ def _pieces(
         return
     cuts = [*changes, *_midnights(edges[0], edges[-1])]
     for intervals, is_held in ((used.held, True), (used.billable, False)):
-        for left, right in _cut(intervals, cuts):
+        for left, right in cut(intervals, cuts):
             hours = Fraction((right - left) // MICROSECOND * used.amount, HOUR_US)
-            price = _price(prices, used.item, left, place)
+            price = price_at(prices, used.item, left, place)
             day = left.astimezone(UTC).date()
             yield (hours, Fraction(0), day, price) if is_held else (Fraction(0), hours, day, price)
 
 
-def _price(prices: PriceList, item: str, at: datetime, place: Provider) -> Decimal | None:
+def price_at(prices: PriceList, item: str, at: datetime, place: Provider) -> Decimal | None:
+    """Return the price of a unit for an hour at a place and moment, None where nobody has set one."""
     try:
         return prices.at(item, at, provider=place.name, site=place.site).amount
     except NoPrice:
@@ -303,7 +322,8 @@ def _token_price(dated: Sequence[Price], at: datetime, place: Provider) -> Decim
 # --- intervals ------------------------------------------------------------------------------------
 
 
-def _clip(intervals: Iterable[Interval], to: Interval) -> list[Interval]:
+def clip(intervals: Iterable[Interval], to: Interval) -> list[Interval]:
+    """Return the parts of intervals that lie in a time."""
     clipped = [(max(left, to[0]), min(right, to[1])) for left, right in intervals]
     return [(left, right) for left, right in clipped if left < right]
 
@@ -319,7 +339,8 @@ def _merged(intervals: Iterable[Interval]) -> list[Interval]:
     return merged
 
 
-def _cut(intervals: Iterable[Interval], cuts: Sequence[datetime]) -> Iterator[Interval]:
+def cut(intervals: Iterable[Interval], cuts: Sequence[datetime]) -> Iterator[Interval]:
+    """Yield intervals in pieces, cut at moments."""
     for left, right in intervals:
         edges = [left, *sorted({cut for cut in cuts if left < cut < right}), right]
         yield from pairwise(edges)

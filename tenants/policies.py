@@ -240,6 +240,13 @@ ROUTES |= {
 AGENT: Final = Policy(Scope.AGENT, idempotency=False)
 ROUTES |= {
     "agents.enrol": PUBLIC,
+# What a tenant means to spend in a month.
+ROUTES |= {
+    "budgets.read": view(),
+    "budgets.set": tenant(Role.OWNER, P.OPERATOR),
+    "budgets.remove": tenant(Role.OWNER, P.OPERATOR),
+}
+
     "agents.config": AGENT,
     "agents.usage": AGENT,
     "agents.report": AGENT,

@@ -75,6 +75,7 @@ PEOPLE: list[Any] = [
     path("tokens:find", people.FindToken.as_view()),
     path("tokens/<str:token>", people.TokenItem.as_view()),
     path("people", people.People.as_view()),
+    path(f"{TENANT}/budget", costs.BudgetItem.as_view()),
     path("people/<str:person>", people.PersonItem.as_view()),
     path("people/<str:person>/suspend", people.PersonSuspend.as_view()),
     path("people/<str:person>/resume", people.PersonResume.as_view()),

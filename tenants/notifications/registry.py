@@ -225,6 +225,12 @@ _ALL: Final = (
         Audience.TENANT_OWNERS, ("quota.set", "quota.granted"), mail=Mail.OFF, link="/t/%(tenant)s/quota",
     ),
     Kind(
+        "budget.reached", Group.TENANT, _("Budget for the month"),
+        _("%(tenant)s spent %(percent)s per cent of its budget of %(month)s: %(spent)s of %(amount)s %(currency)s."),
+        _("80 or 100 per cent of the budget that your tenant set for a month is spent; once each a month."),
+        Audience.TENANT_OWNERS, ("budget.reached",), link="/t/%(tenant)s/cost", self_too=True,
+    ),
+    Kind(
         "service-account.disabled", Group.TENANT, _("A service account was switched off"),
         _("The service account %(name)s of %(tenant)s was switched off: %(why)s."),
         _("A service account ended, by somebody's wish or because its owner left."),

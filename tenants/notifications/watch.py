@@ -11,11 +11,11 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from django.db import connection
-from django.db.models import Exists, OuterRef
+from django.db.models import Exists, F, OuterRef, Q
 
-from tenants import desired
+from tenants import costs, desired
 from tenants.actor import SYSTEM
-from tenants.models import Endpoint, EndpointUsage, Machine, Namespace, NotificationMark, Provider, Request
+from tenants.models import Budget, Endpoint, EndpointUsage, Machine, Namespace, NotificationMark, Provider, Request
 from tenants.states import ConditionType, Phase, RequestState, condition_of
 from tenants.transactions import acting
 
@@ -30,7 +30,7 @@ Telling = tuple[str, Any, str, dict[str, Any]]
 def run(now: datetime) -> int:
     """Tell what is new; return how many events were written."""
     told = 0
-    for watcher in (stale_requests, failed_objects, idle_endpoints, providers_down):
+    for watcher in (stale_requests, failed_objects, idle_endpoints, providers_down, budgets):
         told += tell(watcher, now)
     return told + providers_up(now)
 
@@ -109,6 +109,28 @@ def providers_up(now: datetime) -> int:
     """Tell which providers that were told to be down answer again."""
     with acting(SYSTEM):
         keys = list(NotificationMark.objects.filter(key__startswith="provider-down:").values_list("key", flat=True))
+def budgets(now: datetime) -> list[Telling]:
+    """Budgets of which 80 or 100 per cent is spent in the present month: once each, and anew when one is changed.
+
+    Each is compared with the month's spend every quarter of an hour, the longest unlooked-at first.
+    """
+    due = Budget.objects.filter(Q(looked_at__isnull=True) | Q(looked_at__lte=now - LOOK_AT_BUDGETS_EVERY))
+    rows = list(due.select_related("tenant").order_by(F("looked_at").asc(nulls_first=True), "pk")[:BUDGETS_AT_ONCE])
+    found: list[Telling] = []
+    for row in rows:
+        spent = costs.spend_month(row.tenant, now=now)
+        month = f"{spent.start:%Y-%m}"
+        for percent in BUDGET_PERCENT:
+            if spent.total * 100 >= row.amount * percent:
+                said = {
+                    "percent": percent, "month": month, "spent": f"{spent.total:.2f}", "amount": f"{row.amount:f}",
+                    "currency": row.currency,
+                }  # fmt: skip
+                found.append((f"budget:{row.pk}:{month}:{percent}:{row.amount}", row, "budget.reached", said))
+    Budget.objects.filter(pk__in=[row.pk for row in rows]).update(looked_at=now)
+    return found
+
+
         rows = list(
             Provider.objects.filter(pk__in=[key.partition(":")[2] for key in keys], breaker_open_until__isnull=True)
         )

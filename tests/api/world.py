@@ -10,6 +10,7 @@ from uuid import uuid4
 from tenants.models import (
     AutoApprovalRule,
     Boundary,
+    Budget,
     Delegation,
     Finding,
     GpuDevice,
@@ -97,6 +98,7 @@ BODIES: dict[str, Any] = {
     "webhooks.create": {"name": "fresh", "url": "https://hooks.example.org/in"},
     "webhooks.update": {"url": "https://hooks.example.org/other"},
     "webhooks.roll": {"overlap_s": 60},
+    "budgets.set": {"amount": "2500.00"},
     "hosts.drain": {"reason": "a test"},
     "hosts.maintenance": {"reason": "a test"},
     "hosts.return": {"reason": "a test"},
@@ -242,6 +244,7 @@ def _home(name: str, parent: Tenant | None) -> Home:
     ]
     assert [each.status for each in made] == [201] * len(made), made
     request = Request.objects.create(
+    Budget.objects.create(tenant=tenant, amount="1000", currency="EUR", created_at=NOW)
         id=uuid4(),
         tenant=tenant,
         kind="quota",

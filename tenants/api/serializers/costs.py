@@ -1,4 +1,4 @@
-"""Shapes of what a tenant cost: lines by object, day and item, and their exact sum."""
+"""Shapes of what a tenant cost: lines by object, day and item, and their exact sum; and of its budget."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from tenants import costs
-from tenants.api.serializers.base import Moment, Out, Query
+from tenants.api.serializers.base import In, Moment, Out, Query
+from tenants.models import Budget
 from tenants.pricing import money
 
 Amount = Annotated[str, Field(description="A decimal number with 6 digits after the point.")]
@@ -87,3 +88,36 @@ class CostsOut(Out):
 
 def _said(amount: Decimal) -> str:
     return f"{amount:f}"
+
+
+class BudgetIn(In):
+    """What a tenant means to spend in each calendar month."""
+
+    amount: Annotated[
+        str,
+        StringConstraints(pattern=r"^([1-9][0-9]{0,10}(\.[0-9]{1,2})?|0\.[1-9][0-9]?|0\.0[1-9])$"),
+        Field(description="Above 0, with at most 2 decimals, in the currency of the prices.", examples=["2500.00"]),
+    ]
+
+
+class BudgetOut(Out):
+    """The budget of a tenant and all below it, for each calendar month (UTC)."""
+
+    id: str
+    tenant: str
+    amount: str = Field(description="A decimal number with 2 digits after the point.")
+    currency: str
+    created_at: datetime
+    version: int
+
+    @classmethod
+    def of(cls, row: Budget) -> Self:
+        """Return a budget; its tenant must be loaded."""
+        return cls(
+            id=str(row.pk),
+            tenant=row.tenant.name,
+            amount=f"{row.amount:.2f}",
+            currency=row.currency,
+            created_at=row.created_at,
+            version=row.version,
+        )

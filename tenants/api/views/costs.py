@@ -1,15 +1,21 @@
-"""What a tenant and its children cost: worked out from usage records and dated prices, never stored."""
+"""What a tenant and its children cost (worked out from usage and dated prices, never stored), and its budget."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Final
+from decimal import Decimal
+from typing import Any, Final
 
-from tenants import costs
+from django.db.models import QuerySet
+
+from tenants import access, costs
 from tenants.api.serializers.base import Out
-from tenants.api.serializers.costs import CostQuery, CostsOut
-from tenants.api.views.base import ApiView, Call, reads
-from tenants.errors import InvalidSpec
+from tenants.api.serializers.costs import BudgetIn, BudgetOut, CostQuery, CostsOut
+from tenants.api.views.base import ApiView, Call, reads, writes
+from tenants.errors import InvalidSpec, NotVisible
+from tenants.models import Budget
+from tenants.operations import budgets
 from tenants.operations.pricing import currency
 from tenants.quota import month_of
 
@@ -29,6 +35,44 @@ class Costs(ApiView):
         start, end = _period(call.query, call.now)
         lines = costs.cost_lines(call.home, start, end, now=call.now)
         return CostsOut.of(lines, start=start, end=end, currency=currency())
+
+
+class BudgetItem(ApiView):
+    """The budget of one tenant."""
+
+    key = "tenant"
+
+    def rows(self, call: Call) -> QuerySet[Budget]:
+        """Return the tenant's budget, if it has one."""
+        return access.scoped(Budget, call.actor, tenant=call.tenant).select_related("tenant")
+
+    def show(self, row: Budget, call: Call, secrets: Mapping[str, str]) -> Out:  # noqa: ARG002
+        """Return a budget."""
+        return BudgetOut.of(row)
+
+    def find(self, call: Call) -> Any:
+        """Return the tenant's budget; a PUT may find none and sets the first one."""
+        row = self.rows(call).first()
+        if row is None and call.request.method != "PUT":
+            raise NotVisible("This tenant has set no budget.")
+        return row
+
+    @reads("budgets.read", answers=BudgetOut)
+    def get(self, call: Call) -> Any:
+        """Read what the tenant means to spend in each calendar month."""
+        return call.target
+
+    @writes("budgets.set", body=BudgetIn, answers=BudgetOut)
+    def put(self, call: Call) -> Any:
+        """Set the budget. Its owners are told at 80 and 100 per cent of it; nothing is refused or stopped."""
+        return budgets.set_budget(
+            tenant=call.home, amount=Decimal(call.body.amount), actor=call.actor, now=call.now, version=call.version
+        )
+
+    @writes("budgets.remove", answers=None, versioned=True)
+    def delete(self, call: Call) -> Any:
+        """Remove the budget; nobody is told about spending any more."""
+        return budgets.remove(budget=call.target, actor=call.actor, now=call.now, version=call.version)
 
 
 def _period(query: CostQuery, now: datetime) -> tuple[datetime, datetime]:

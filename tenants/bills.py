@@ -1,0 +1,262 @@
+"""A month's bill beyond its lines: spans to the second, what is still to come, what was called.
+
+Reads only, in the caller's read block. The forecast is arithmetic, not a guess at wishes: what is billed now goes on
+at published prices to its end or the end of the time, tokens at their average so far.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from fractions import Fraction
+from typing import Final
+from uuid import UUID
+
+from django.db.models import Count, Max, Min, Q, Sum, Value
+from django.db.models.functions import Coalesce
+
+from tenants import costs
+from tenants.models import Allocation, Endpoint, EndpointUsage, PriceList, Provider, Tenant, UsageRecord
+from tenants.operations.pricing import TOKEN, all_prices
+from tenants.pricing import HOUR_US, MICROSECOND, NoPrice, money
+from tenants.pricing import Price as DatedPrice
+from tenants.pricing import PriceList as DatedPrices
+
+MOST_SPANS: Final = 500
+"""Of one answer."""
+
+
+# --- to the second --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ListName:
+    """A price list as people cite it."""
+
+    name: str
+    number: int
+    """Its place among all lists by the date from which they hold, from 1."""
+    valid_from: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One item of one object, unbroken, at one price."""
+
+    item: str
+    amount: int
+    """Slots, vCPUs, GiB."""
+    start: datetime
+    end: datetime
+    is_open: bool
+    """It goes on: `end` is now."""
+    billed: bool
+    """False while it was built, and after its deletion was asked for."""
+    place: str
+    price: Decimal | None
+    """Per unit and hour; None where nobody has set one."""
+    price_list: ListName | None
+
+    @property
+    def seconds(self) -> Decimal:
+        """Return its length, exactly."""
+        return Decimal((self.end - self.start) // MICROSECOND).scaleb(-6)
+
+    @property
+    def exact(self) -> Fraction:
+        """Return amount × hours × price, 0 where it is not billed or has no price."""
+        if not self.billed or self.price is None:
+            return Fraction(0)
+        return Fraction((self.end - self.start) // MICROSECOND * self.amount, HOUR_US) * Fraction(self.price)
+
+    @property
+    def cost(self) -> Decimal:
+        """Return the cost, rounded to 6 decimals."""
+        return money(self.exact)
+
+
+def spans(tenant: Tenant, allocation: UUID, start: datetime, end: datetime, *, now: datetime) -> list[Span]:
+    """Return what one object of a tenant (or below it) held over [start, end), nothing beyond `now`, by time and item.
+
+    Sums of `exact` over the billed ones equal those of its cost lines; tokens are no time and not in it. At most
+    `MOST_SPANS`, the newest. Raises nothing for an object that is not there: it held nothing.
+    """
+    period = (start, max(start, min(end, now)))
+    places = {row.pk: row for row in Provider.objects.only("name", "site")}
+    prices, names = all_prices(), _lists()
+    found: list[Span] = []
+    for used in costs.used_over(costs.below(tenant), period, allocation=allocation):
+        place = places[used.provider]
+        changes = sorted({price.starts_at for price in prices.prices if price.item == used.item})
+        for billed, intervals in ((True, used.billable), (False, _without(used.held, used.billable))):
+            for left, right in costs.cut(intervals, changes if billed else ()):
+                price = _dated(prices, used.item, left, place) if billed else None
+                found.append(
+                    Span(
+                        item=used.item,
+                        amount=used.amount,
+                        start=left,
+                        end=right,
+                        is_open=right == now,
+                        billed=billed,
+                        place=f"{place.name}, {place.site}",
+                        price=price.amount if price is not None else None,
+                        price_list=names.get((price.starts_at, price.provider, price.site)) if price else None,
+                    )
+                )
+    found.sort(key=lambda span: (span.start, span.item, span.end))
+    return found[-MOST_SPANS:]
+
+
+def _without(whole: Iterable[costs.Interval], parts: Iterable[costs.Interval]) -> list[costs.Interval]:
+    """Return what of `whole` lies in none of `parts`."""
+    rest = list(whole)
+    for left, right in parts:
+        rest = [
+            piece
+            for start, end in rest
+            for piece in ((start, min(end, left)), (max(start, right), end))
+            if piece[0] < piece[1]
+        ]
+    return rest
+
+
+def _dated(prices: DatedPrices, item: str, at: datetime, place: Provider) -> DatedPrice | None:
+    try:
+        return prices.at(item, at, provider=place.name, site=place.site)
+    except NoPrice:
+        return None
+
+
+def _lists() -> dict[tuple[datetime, str, str], ListName]:
+    """Return (from, provider, site) → price list; the three are unique."""
+    rows = PriceList.objects.select_related("provider").order_by("valid_from", "name")
+    return {
+        (row.valid_from, row.provider.name if row.provider is not None else "", row.site): ListName(
+            row.name, number, row.valid_from
+        )
+        for number, row in enumerate(rows, start=1)
+    }
+
+
+# --- what is to come ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a time will have cost at its end, if what runs goes on."""
+
+    spent: Decimal
+    running: Decimal
+    """Of what is billed now, to its end or the end of the time, at prices published so far."""
+    tokens: Decimal
+    """At the average of the time so far."""
+
+    @property
+    def total(self) -> Decimal:
+        """Return all of it."""
+        return self.spent + self.running + self.tokens
+
+
+def forecast(
+    tenant: Tenant,
+    lines: Sequence[costs.CostLine],
+    start: datetime,
+    end: datetime,
+    *,
+    now: datetime,
+    allocation: UUID | None = None,
+) -> Forecast:
+    """Return what [start, end) will have cost, given the lines so far; nothing to come where it is over.
+
+    `allocation` is the one object that the lines are of, if they are.
+    """
+    spent = sum((line.exact for line in lines), start=Fraction(0))
+    if not start <= now < end:
+        return Forecast(money(spent), Decimal(0), Decimal(0))
+    said = sum((line.exact for line in lines if line.item == TOKEN), start=Fraction(0))
+    passed = (now - start) // MICROSECOND
+    tokens = said * ((end - now) // MICROSECOND) / passed if passed else Fraction(0)
+    return Forecast(money(spent), money(_running(tenant, now, end, allocation)), money(tokens))
+
+
+def _running(tenant: Tenant, now: datetime, end: datetime, allocation: UUID | None) -> Fraction:
+    places = {row.pk: row for row in Provider.objects.only("name", "site")}
+    prices = all_prices()
+    used = list(costs.used_over(costs.below(tenant), (now, end), allocation=allocation))
+    ends = dict(
+        Allocation.objects.filter(pk__in={each.subject.allocation for each in used}).values_list("pk", "expires_at")
+    )
+    total = Fraction(0)
+    for each in used:
+        place = places[each.provider]
+        changes = sorted({price.starts_at for price in prices.prices if price.item == each.item})
+        over = (now, max(now, min(end, ends.get(each.subject.allocation) or end)))
+        for left, right in costs.cut(costs.clip(each.billable, over), changes):
+            price = costs.price_at(prices, each.item, left, place)
+            if price is not None:
+                total += Fraction((right - left) // MICROSECOND * each.amount, HOUR_US) * Fraction(price)
+    return total
+
+
+# --- calls ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """What gateways counted for one endpoint over a time."""
+
+    requests: int
+    tokens: int
+    hours: int
+    """Clock hours in which it was called at least once."""
+
+
+def calls(tenant: Tenant, start: datetime, end: datetime) -> dict[UUID, Calls]:
+    """Return allocation → calls, of the endpoints of a tenant and all below it; none for what nobody called."""
+    rows = list(
+        EndpointUsage.objects.filter(tenant_id__in=costs.below(tenant), hour__gte=start, hour__lt=end)
+        .values("endpoint_id")
+        .annotate(
+            n=Sum("requests"),
+            tokens=Sum("prompt_tokens") + Sum("completion_tokens"),
+            hours=Count("hour", distinct=True, filter=Q(requests__gt=0)),
+        )
+        .order_by("endpoint_id")
+    )
+    owners = dict(
+        Endpoint.objects.filter(pk__in=[row["endpoint_id"] for row in rows]).values_list("pk", "allocation_id")
+    )
+    return {
+        owners[row["endpoint_id"]]: Calls(int(row["n"]), int(row["tokens"]), int(row["hours"]))
+        for row in rows
+        if row["endpoint_id"] in owners
+    }
+
+
+def idle_shares(
+    lines: Iterable[costs.CostLine], called: Mapping[UUID, Calls], start: datetime, end: datetime, *, now: datetime
+) -> dict[UUID, Fraction]:
+    """Return allocation → share (0 to 1) of its billed hours in which no call was counted; endpoints alone.
+
+    Measured by the clock hour: one call makes a whole hour one of use. Machines and namespaces are not measured.
+    """
+    kept = [line.subject.allocation for line in lines if line.subject.kind == "endpoint"]
+    until = min(end, now)
+    rows = (
+        UsageRecord.objects.filter(allocation_id__in=set(kept), billable_from__lt=until)
+        .filter(Q(held_to=None) | Q(held_to__gt=start))
+        .values("allocation_id")
+        .annotate(since=Min("billable_from"), to=Max(Coalesce("billable_to", "held_to", Value(until))))
+        .order_by("allocation_id")
+    )
+    found: dict[UUID, Fraction] = {}
+    for row in rows:
+        billed = (min(row["to"], until) - max(row["since"], start)) // MICROSECOND
+        key = row["allocation_id"]
+        if billed > 0 and key is not None:
+            hours = called[key].hours if key in called else 0
+            found[key] = max(Fraction(0), 1 - Fraction(hours * HOUR_US, billed))
+    return found
