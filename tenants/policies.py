@@ -236,10 +236,6 @@ ROUTES |= {
     "webhook-deliveries.read": view(Role.OWNER),
 }
 
-# Gateways, over `/agent/v1/`. Enrolment proves itself by its one-time token.
-AGENT: Final = Policy(Scope.AGENT, idempotency=False)
-ROUTES |= {
-    "agents.enrol": PUBLIC,
 # What a tenant means to spend in a month.
 ROUTES |= {
     "budgets.read": view(),
@@ -247,6 +243,10 @@ ROUTES |= {
     "budgets.remove": tenant(Role.OWNER, P.OPERATOR),
 }
 
+# Gateways, over `/agent/v1/`. Enrolment proves itself by its one-time token.
+AGENT: Final = Policy(Scope.AGENT, idempotency=False)
+ROUTES |= {
+    "agents.enrol": PUBLIC,
     "agents.config": AGENT,
     "agents.usage": AGENT,
     "agents.report": AGENT,

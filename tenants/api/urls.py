@@ -64,6 +64,7 @@ TENANCY: list[Any] = [
     *_both("events", records.Events, records.Events),
     *_both("usage", records.Usage, records.Usage),
     path(f"{TENANT}/costs", costs.Costs.as_view()),
+    path(f"{TENANT}/budget", costs.BudgetItem.as_view()),
     *_both("notices", records.Notices, records.Notices),
 ]
 
@@ -75,7 +76,6 @@ PEOPLE: list[Any] = [
     path("tokens:find", people.FindToken.as_view()),
     path("tokens/<str:token>", people.TokenItem.as_view()),
     path("people", people.People.as_view()),
-    path(f"{TENANT}/budget", costs.BudgetItem.as_view()),
     path("people/<str:person>", people.PersonItem.as_view()),
     path("people/<str:person>/suspend", people.PersonSuspend.as_view()),
     path("people/<str:person>/resume", people.PersonResume.as_view()),

@@ -84,7 +84,8 @@ def _said(event: Event) -> dict[str, Any]:
     """Return what the event itself says, under the names that sentences use."""
     said = event.data
     found: dict[str, Any] = {
-        key: said[key] for key in ("days", "depth", "dimension", "amount", "role", "text", "device", "finding")
+        key: said[key] for key in ("days", "depth", "dimension", "amount", "role", "text", "device", "finding",
+                                  "percent", "month", "spent", "currency")
         if said.get(key) is not None
     }  # fmt: skip
     why = said.get("message") or said.get("why") or said.get("reason") or said.get("detail")

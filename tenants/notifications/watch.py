@@ -105,10 +105,6 @@ def providers_down(now: datetime) -> list[Telling]:
     return [(f"provider-down:{row.pk}", row, "provider.unreachable", {}) for row in rows.order_by("pk")]
 
 
-def providers_up(now: datetime) -> int:
-    """Tell which providers that were told to be down answer again."""
-    with acting(SYSTEM):
-        keys = list(NotificationMark.objects.filter(key__startswith="provider-down:").values_list("key", flat=True))
 def budgets(now: datetime) -> list[Telling]:
     """Budgets of which 80 or 100 per cent is spent in the present month: once each, and anew when one is changed.
 
@@ -131,6 +127,10 @@ def budgets(now: datetime) -> list[Telling]:
     return found
 
 
+def providers_up(now: datetime) -> int:
+    """Tell which providers that were told to be down answer again."""
+    with acting(SYSTEM):
+        keys = list(NotificationMark.objects.filter(key__startswith="provider-down:").values_list("key", flat=True))
         rows = list(
             Provider.objects.filter(pk__in=[key.partition(":")[2] for key in keys], breaker_open_until__isnull=True)
         )

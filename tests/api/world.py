@@ -243,8 +243,8 @@ def _home(name: str, parent: Tenant | None) -> Home:
         api.post(f"tenants/{name}/webhooks/hook/test"),
     ]
     assert [each.status for each in made] == [201] * len(made), made
-    request = Request.objects.create(
     Budget.objects.create(tenant=tenant, amount="1000", currency="EUR", created_at=NOW)
+    request = Request.objects.create(
         id=uuid4(),
         tenant=tenant,
         kind="quota",
