@@ -9,6 +9,7 @@ from django.urls import path
 from frontend.addresses_estate import ESTATE
 from frontend.addresses_governance import GOVERNANCE
 from frontend.addresses_operations import OPERATIONS
+from frontend.addresses_providers import PROVIDERS
 from frontend.kernel.page import verify
 from frontend.views import (
     endpoints,
@@ -103,6 +104,7 @@ urlpatterns: list[Any] = [
     path("ops/inbox/<str:key>/decide", inbox.decide, name="request-decide"),
     path("ops/inbox/<str:key>/comment", inbox.comment, name="decide-comment"),
     *ESTATE,
+    *PROVIDERS,
     *GOVERNANCE,
 ]
 

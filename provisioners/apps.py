@@ -8,3 +8,11 @@ class ProvisionersConfig(AppConfig):
 
     name = "provisioners"
     label = "provisioners"
+
+    def ready(self) -> None:
+        """Say which kinds of providers there are to whoever offers to connect one."""
+        from provisioners import registry
+        from tenants import provider_kinds
+
+        for kind in registry.CONNECTIONS:
+            provider_kinds.offer(kind)

@@ -6,13 +6,17 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from provisioners.driver import Driver, NotSupported, Secret
+from provisioners.sandbox import connection as sandbox_connection
 from provisioners.sandbox import driver as sandbox
+from tenants.provider_kinds import ProviderKind
 
 DriverFactory = Callable[[Mapping[str, Any], Mapping[str, Secret]], Driver]
 
 DRIVERS: Final[Mapping[str, DriverFactory]] = {
     "sandbox": sandbox.make,
 }
+CONNECTIONS: Final[tuple[ProviderKind, ...]] = (sandbox_connection.CONNECTION,)
+"""What people are asked for when they connect one."""
 
 
 def kinds() -> tuple[str, ...]:

@@ -28,6 +28,7 @@ from tenants.actor import SYSTEM
 from tenants.errors import DependencyDown
 from tenants.models import Allocation, Namespace, Outbox, Provider, Reconciled
 from tenants.operations import tenants
+from tenants.operations.providers import ASKED
 from tenants.transactions import acting
 
 log = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ def engine() -> Engine:
 def due(now: datetime, *, limit: int = AT_ONCE) -> list[Due]:
     """Return rows that are due and free, per kind the longest waiting first; one statement, on indexes only."""
     rows = [_due_of(word, kind.model, now, limit) for word, kind in PASSES.items()]
-    rows.append(_due_of(PROVIDER, Provider, now, limit, Q(enabled=True)))
+    rows.append(_due_of(PROVIDER, Provider, now, limit, Q(enabled=True) | Q(observed__has_key=ASKED)))
     with acting(SYSTEM):
         found = list(rows[0].union(*rows[1:], all=True))
     found.sort(key=lambda row: (ORDER[row[0]], row[3]))
@@ -162,18 +163,22 @@ def start_providers(now: datetime) -> None:
 
 
 def look_at(pk: UUID, *, engine: Engine) -> int:
-    """Take a snapshot of one provider, if it is due and nobody else does."""
-    from provisioners import inventory
+    """Take a snapshot of one provider, if it is due and nobody else does; one that is switched off is only tested."""
+    from provisioners import inventory, provider_probe
 
     with lease.claim(PROVIDER, Provider, pk, clock=engine.clock, ttl=max(engine.ttl, timedelta(seconds=5))) as claimed:
         if claimed is None:
             return 0
         with acting(SYSTEM):
             provider = Provider.objects.get(pk=pk)
+        if provider_probe.is_asked(provider) and provider_probe.answer(provider, engine.driver_of, engine.clock):
+            breaker.succeeded(provider)
         now = engine.clock()
         until = breaker.closed_until(provider, now)
-        again = engine.after(settings.TENANTRY_INVENTORY_S, now)
-        if until is not None:
+        again: datetime | None = engine.after(settings.TENANTRY_INVENTORY_S, now)
+        if not provider.enabled:
+            again = None
+        elif until is not None:
             again = until
         else:
             try:

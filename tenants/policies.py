@@ -259,6 +259,7 @@ ROUTES |= {
     "providers.enable": platform(P.OPERATOR),
     "providers.disable": platform(P.OPERATOR),
     "providers.delete": platform(P.OPERATOR),
+    "providers.test": platform(P.OPERATOR),
     "providers.set_credential": platform(P.OPERATOR),
     "providers.remove_credential": platform(P.OPERATOR),
     "hosts.accept": platform(P.OPERATOR),
@@ -272,5 +273,6 @@ ROUTES |= {
     "hosts.remove": platform(P.OPERATOR),
     "devices.repair": platform(P.OPERATOR),
     "plans.cancel": platform(P.OPERATOR),
+    "plans.start": platform(P.OPERATOR),
     "findings.resolve": platform(P.OPERATOR),
 }

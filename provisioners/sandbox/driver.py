@@ -33,7 +33,7 @@ from provisioners.driver import (
     Step,
     TransientDriverError,
 )
-from provisioners.sandbox import compose
+from provisioners.sandbox import compose, connection
 from provisioners.sandbox.estate import TOKEN_FIELD, Estate
 from provisioners.sandbox.faults import Hanging, error_from_json
 
@@ -130,11 +130,21 @@ def _answered(act: Callable[[], T]) -> T:
 class SandboxDriver(_Composing):
     """The driver over HTTP. Thread-safe as far as `httpx.Client` is."""
 
-    def __init__(self, url: str, *, token: Secret, estate: str, deadline_s: float = DEADLINE_S) -> None:
-        """Talk to the estate `estate` of the sandbox server at `url`."""
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: Secret,
+        estate: str,
+        deadline_s: float = DEADLINE_S,
+        made_of: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Talk to the estate `estate` of the sandbox server at `url`; without one there, make it of `made_of`."""
         self._deadline_s = deadline_s
+        self._made_of = made_of
+        self._address = f"{url.rstrip('/')}/estates/{quote(estate, safe='')}"
         self._client = httpx.Client(
-            base_url=f"{url.rstrip('/')}/estates/{quote(estate, safe='')}/",
+            base_url=f"{self._address}/",
             headers={"Authorization": f"Bearer {token.reveal()}"},
             timeout=deadline_s,
             trust_env=False,  # the sandbox is on loopback, never behind a proxy
@@ -146,7 +156,9 @@ class SandboxDriver(_Composing):
         return f"SandboxDriver({self._client.base_url})"
 
     def capabilities(self) -> Capabilities:
-        """Ask the estate what it can do."""
+        """Ask the estate what it can do; one that is to be made on first use is made now."""
+        if self._made_of is not None:
+            self._call("PUT", self._address, body=self._made_of)  # one that is there stays as it is
         return _read(_CAPABILITIES, self._call("GET", "capabilities"))
 
     def snapshot(self) -> ObservedProvider:
@@ -279,10 +291,11 @@ def _read(adapter: TypeAdapter[T], content: bytes) -> T:
 
 
 def make(config: Mapping[str, Any], secrets: Mapping[str, Secret]) -> Driver:
-    """Return the driver for one provider row: config `url`, `estate`, optional `deadline_s`; secret `token`."""
+    """Return the driver for one provider row: config `url`, `estate`, optional `deadline_s`, `make`; secret `token`."""
     return SandboxDriver(
         str(config["url"]),
         token=secrets["token"],
         estate=str(config["estate"]),
         deadline_s=float(config.get("deadline_s", DEADLINE_S)),
+        made_of=connection.document(str(config.get("make") or "")),
     )

@@ -240,6 +240,29 @@ def repair_gpu(*, device: GpuDevice, reason: str, actor: Actor, now: datetime) -
 
 
 @operation
+def start_plan(*, plan: HostPlan, actor: Actor, now: datetime, version: int | None = None) -> HostPlan:
+    """End the notice of a drain early: it begins now, and its tenants are told again.
+
+    Raises `Conflict` for a plan that has ended, has begun, or has no notice.
+    """
+    allow(actor, None, "plans.start")
+    host = locked(Host.objects.get(pk=plan.host_id))
+    row = locked(plan, version)
+    if row.state != "running" or row.kind != host_plans.DRAIN or "started" in row.observed or row.starts_at <= now:
+        msg = f"This {row.kind} of {host.name} does not wait for its start."
+        raise Conflict(msg, code="plan-state", state=row.state)
+    before = row.starts_at
+    row.starts_at = now
+    row.save(update_fields=["starts_at"])
+    host_plans.give_back(host, now=now)  # what was dated from the end of the notice is put again, from now
+    host_plans.keep_empty(row, now=now)
+    _host_changed(host, "host.drain-started-early", actor=actor, now=now, plan=row.pk, planned_at=before)
+    _give_notice(row, [Touched(**entry) for entry in row.touched], now=now, again="now")
+    desired.changed(row, "host-plan.notice-ended", actor=actor, at=now, host=host.pk, planned_at=before)
+    return row
+
+
+@operation
 def cancel_plan(*, plan: HostPlan, actor: Actor, now: datetime, version: int | None = None) -> HostPlan:
     """Roll a running plan back: maintenance holds dropped, the host as it was; moved units stay moved.
 
@@ -315,8 +338,8 @@ def _plan(
     return plan
 
 
-def _give_notice(plan: HostPlan, touched: list[Touched], *, now: datetime) -> None:
-    """Tell each tenant once what happens to its objects; other tenants are not named, nor is the host."""
+def _give_notice(plan: HostPlan, touched: list[Touched], *, now: datetime, again: str = "") -> None:
+    """Tell each tenant once what happens to its objects (`again` makes it another time); no other tenant is named."""
     by_tenant: dict[str, list[Touched]] = {}
     for entry in touched:
         by_tenant.setdefault(entry.tenant, []).append(entry)
@@ -330,7 +353,7 @@ def _give_notice(plan: HostPlan, touched: list[Touched], *, now: datetime) -> No
         if stopped:
             parts.append(f"We cannot move {', '.join(stopped)}: please give it back or make it anew before then.")
         Notice.objects.get_or_create(
-            key=f"host-plan:{plan.pk}:{tenant}",
+            key=f"host-plan:{plan.pk}:{tenant}{f':{again}' if again else ''}",
             defaults={
                 "tenant_id": tenant,
                 "kind": f"host-{plan.kind}",

@@ -6,6 +6,7 @@ Secrets are sealed before they reach a row and appear in no event. Lock order: p
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from datetime import datetime
@@ -23,14 +24,29 @@ from tenants.transactions import operation
 
 SECRET_BYTES: Final = 65_536
 CONFIG_KEYS: Final = 64
+RANGES: Final = "address_ranges"
+"""The one entry that is a list: networks in which the control plane may call endpoints."""
+MOST_RANGES: Final = 32
+ASKED: Final = "test_asked"
+TESTED: Final = "test"
+"""Entries of `Provider.observed`: a test that waits for a worker, and what the last one found."""
 
 
 @operation
-def create(*, name: str, kind: str, site: str, config: Mapping[str, Any], actor: Actor, now: datetime) -> Provider:
+def create(
+    *,
+    name: str,
+    kind: str,
+    site: str,
+    config: Mapping[str, Any],
+    actor: Actor,
+    now: datetime,
+    enabled: bool = True,
+) -> Provider:
     """Register a vCenter, a cluster or a sandbox estate. Its first snapshot comes with the next sweep.
 
-    `kind` is a driver's slug; one that no driver has shows in the provider's condition. Raises `InvalidSpec`,
-    `Conflict` for a name that is taken.
+    `kind` is a driver's slug; one that no driver has shows when it is tested. Without `enabled` it is left alone
+    until it is tested or switched on. Raises `InvalidSpec`, `Conflict` for a name that is taken.
     """
     allow(actor, None, "providers.create")
     for field, value in (("name", name), ("kind", kind), ("site", site)):
@@ -39,8 +55,9 @@ def create(*, name: str, kind: str, site: str, config: Mapping[str, Any], actor:
         msg = f"A provider is called {name} already."
         raise Conflict(msg, code="name-taken", name=name)
     row = Provider.objects.create(
-        name=name, kind=kind, site=site, config=_config(config), finalizers=[], due_at=now, created_at=now
-    )
+        name=name, kind=kind, site=site, config=_config(config), enabled=enabled, finalizers=[], due_at=now,
+        created_at=now,
+    )  # fmt: skip
     desired.created(row, "provider.created", actor=actor, at=now, name=name, kind=kind, site=site)
     return row
 
@@ -67,6 +84,22 @@ def update(
         setattr(row, field, value)
     row.save(update_fields=sorted(changes))
     desired.changed(row, "provider.updated", actor=actor, at=now, changed=sorted(changes))
+    return row
+
+
+@operation
+def test(*, provider: Provider, actor: Actor, now: datetime) -> Provider:
+    """Ask for a test: a worker calls the provider, switched on or off, and stores what it found (`observed`).
+
+    One that is asked for already is not asked for twice. Raises `Conflict` while it is being deleted.
+    """
+    allow(actor, None, "providers.test")
+    row = _live_provider(provider, None)
+    if ASKED not in row.observed:
+        row.observed = {**row.observed, ASKED: {"at": now.isoformat(), "by": actor.name or actor.word}}
+        row.save(update_fields=["observed"])
+        desired.happened(row, "provider.test-requested", actor=actor, at=now)
+    desired.nudge_now(row, at=now)
     return row
 
 
@@ -185,6 +218,9 @@ def _config(config: Mapping[str, Any]) -> dict[str, Any]:
         msg = f"At most {CONFIG_KEYS} entries."
         raise InvalidSpec(msg, field="config")
     for key, value in config.items():
+        if key == RANGES:
+            _ranges(value)
+            continue
         if not isinstance(value, str | int | float | bool | None):
             msg = "Values are text, numbers or true and false."
             raise InvalidSpec(msg, field=f"config.{key}")
@@ -192,3 +228,17 @@ def _config(config: Mapping[str, Any]) -> dict[str, Any]:
             msg = "Secrets are stored as credentials, never in the configuration."
             raise InvalidSpec(msg, field=f"config.{key}", code="secret-in-config")
     return dict(config)
+
+
+def _ranges(value: Any) -> None:
+    """Raise `InvalidSpec` unless this is a list of networks."""
+    field = f"config.{RANGES}"
+    if not isinstance(value, list) or len(value) > MOST_RANGES:
+        msg = f"Give a list of at most {MOST_RANGES} networks."
+        raise InvalidSpec(msg, field=field)
+    for each in value:
+        try:
+            ipaddress.ip_network(str(each))
+        except ValueError as error:
+            msg = f"{str(each)[:60]!r} is no network such as 10.20.0.0/16."
+            raise InvalidSpec(msg, field=field) from error

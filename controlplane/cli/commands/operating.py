@@ -113,6 +113,15 @@ def host_cancel_plan(ctx: typer.Context, plan: Annotated[str, typer.Argument(hel
     _say(here, after, f"plan/{after['short_id']} is {after['state']}")
 
 
+@host.command("start-plan")
+def host_start_plan(ctx: typer.Context, plan: Annotated[str, typer.Argument(help="A plan's short id.")]) -> None:
+    """End the notice of a drain early: it begins now, and its tenants are told again."""
+    here = session.of(ctx)
+    after = here.client.post(f"/plans/{plan}/start").body
+    _say(here, after, f"plan/{after['short_id']} has begun")
+    here.screen.next(f"tenantry get plan/{after['short_id']} --watch")
+
+
 def _planned(here: session.Session, name: str, verb: str, body: Json) -> None:
     made = here.client.post(f"{_host(here, name)}/{verb}", body).body
     _say(here, made, f"plan/{made['short_id']} ({made['kind']} of {made['host']}) is {made['state']}")
@@ -176,6 +185,15 @@ def _provider_verb(verb: str, words: str) -> None:
 
 _provider_verb("enable", "Let a provider be used.")
 _provider_verb("disable", "Place nothing new on a provider.")
+
+
+@provider.command("test")
+def provider_test(ctx: typer.Context, name: ProviderName) -> None:
+    """Have a worker call a provider now and say what works."""
+    here = session.of(ctx)
+    after = here.client.post(f"/providers/{name}/test").body
+    _say(here, after, f"provider/{after['name']} is being tested")
+    here.screen.next(f"tenantry get provider/{name} -o yaml")
 
 
 finding = typer.Typer(help="Findings: what does not fit together.", no_args_is_help=True)

@@ -33,6 +33,8 @@ class ProviderOut(Out):
     """For platform roles only."""
     phase: Phase
     conditions: list[Condition]
+    test: dict[str, Any] | None
+    """What the last test found, for platform roles only; `asked_at` while one waits for a worker."""
     snapshot_at: datetime | None
     created_at: datetime
     version: int
@@ -52,10 +54,19 @@ class ProviderOut(Out):
             config=row.config if inside else None,
             phase=Phase(row.phase),
             conditions=[Condition.model_validate(each) for each in row.conditions] if inside else [],
+            test=_tested(row) if inside else None,
             snapshot_at=row.snapshot_at,
             created_at=row.created_at,
             version=row.version,
         )
+
+
+def _tested(row: Provider) -> dict[str, Any] | None:
+    """Return a provider's last test, and when another was asked for."""
+    found = dict(row.observed.get("test", {}))
+    if "test_asked" in row.observed:
+        found["asked_at"] = row.observed["test_asked"]["at"]
+    return found or None
 
 
 class ProviderQuery(PageQuery):

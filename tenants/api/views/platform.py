@@ -184,6 +184,17 @@ PROVIDER_STEPS: Mapping[str, type[ApiView]] = {
 }
 
 
+class ProviderTest(ProviderView):
+    """Testing a provider."""
+
+    key = "provider"
+
+    @writes("providers.test", answers=ProviderOut)
+    def post(self, call: Call) -> Any:
+        """Have a worker call the provider now; `test` of the provider has what it found."""
+        return providers.test(provider=call.target, actor=call.actor, now=call.now)
+
+
 class HostView(ApiView):
     """Hosts."""
 
@@ -277,6 +288,17 @@ class HostPlanCancel(HostPlanView):
     def post(self, call: Call) -> Any:
         """Cancel a running plan: maintenance holds dropped, the host as it was."""
         return inventory.cancel_plan(plan=call.target, actor=call.actor, now=call.now, version=call.version)
+
+
+class HostPlanStart(HostPlanView):
+    """Ending a plan's notice early."""
+
+    key = "plan"
+
+    @writes("plans.start", answers=HostPlanOut)
+    def post(self, call: Call) -> Any:
+        """Begin a drain whose notice still runs; its tenants are told again."""
+        return inventory.start_plan(plan=call.target, actor=call.actor, now=call.now, version=call.version)
 
 
 def _moved(operation_id: str, function: Callable[..., Any], words: str) -> type[ApiView]:

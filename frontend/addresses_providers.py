@@ -1,0 +1,34 @@
+"""Addresses of providers and of connecting one, of plans over hosts, and of findings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.urls import path
+
+from frontend.views import connect, providers
+
+PROVIDER = "ops/providers/<str:provider>"
+CONNECT = f"{PROVIDER}/connect"
+
+PROVIDERS: list[Any] = [
+    path("ops/providers", providers.listed, name="providers"),
+    path("ops/providers/connect", connect.begin, name="provider-connect"),
+    path(PROVIDER, providers.show, name="provider"),
+    path(f"{PROVIDER}/test", providers.test, name="provider-test"),
+    path(f"{PROVIDER}/tested", providers.tested, name="provider-tested"),
+    path(f"{PROVIDER}/enable", providers.enable, name="provider-enable"),
+    path(f"{PROVIDER}/disable", providers.disable, name="provider-disable"),
+    path(f"{PROVIDER}/settings", providers.edit, name="provider-settings"),
+    path(f"{PROVIDER}/credentials/<str:credential>", providers.set_credential, name="provider-credential"),
+    path(f"{PROVIDER}/delete", providers.delete, name="provider-delete"),
+    path(CONNECT, connect.resume, name="connect"),
+    path(f"{CONNECT}/credentials", connect.credentials, name="connect-credentials"),
+    path(f"{CONNECT}/check", connect.check, name="connect-check"),
+    path(f"{CONNECT}/test", connect.test, name="connect-test"),
+    path(f"{CONNECT}/found", connect.found, name="connect-found"),
+    path(f"{CONNECT}/hand-over", connect.hand_over, name="connect-hand-over"),
+    path(f"{CONNECT}/acceptance", connect.acceptance, name="connect-acceptance"),
+    path(f"{CONNECT}/accept", connect.accept, name="connect-accept"),
+    path(f"{CONNECT}/open", connect.open_hosts, name="connect-open"),
+]

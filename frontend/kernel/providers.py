@@ -1,0 +1,301 @@
+"""Providers in words: how they are, what they can do, who waits for them, what their last test found.
+
+Reads in the caller's read block; the number of queries does not depend on how many providers or hosts there are.
+Nothing here calls a provider: a worker does, and writes what it saw.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+from uuid import UUID
+
+from django.conf import settings
+from django.db.models import Count, Q, Sum
+from django.urls import NoReverseMatch, reverse
+from django.utils.dateparse import parse_datetime
+from django.utils.functional import Promise
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy, ngettext
+
+from tenants import access
+from tenants.actor import Actor
+from tenants.models import Boundary, Endpoint, Finding, Host, Machine, Namespace, Provider
+from tenants.operations.providers import ASKED, TESTED
+from tenants.policies import ROUTES
+from tenants.states import HostState, Phase
+
+Text = str | Promise
+UNDER_WAY: Final = (Phase.PROVISIONING.value, Phase.DELETING.value)
+LATE: Final = 3
+"""After so many missed readings a provider's picture is called old."""
+
+HOST_STATES: Final[Mapping[str, tuple[Text, str, str]]] = {
+    HostState.JOINING.value: (gettext_lazy("Not handed over"), "quiet", "circle-dashed"),
+    HostState.ACCEPTED.value: (gettext_lazy("Accepted"), "info", "circle-check"),
+    HostState.OPEN.value: (gettext_lazy("Open"), "ok", "circle-check"),
+    HostState.CORDONED.value: (gettext_lazy("Nothing new"), "warn", "lock"),
+    HostState.DRAINING.value: (gettext_lazy("Draining"), "warn", "hourglass"),
+    HostState.MAINTENANCE.value: (gettext_lazy("Maintenance"), "warn", "wrench"),
+    HostState.REMOVED.value: (gettext_lazy("Removed"), "quiet", "x"),
+}
+"""State → word, tone, icon."""
+FEATURES: Final[Mapping[str, Text]] = {
+    "isolate": gettext_lazy("Cut one tenant off the network and back"),
+    "power": gettext_lazy("Switch machines on and off"),
+    "layout-change": gettext_lazy("Carve GPUs into parts"),
+    "logs": gettext_lazy("Read logs"),
+    "evacuate": gettext_lazy("Empty a host before work on it"),
+    "acceptance": gettext_lazy("Test a host before it is used"),
+    "faults": gettext_lazy("Play faults, for tests"),
+    "cluster": gettext_lazy("A cluster of its own for a tenant"),
+    "real-gateways": gettext_lazy("Endpoints that really answer"),
+}
+CHECKS: Final[Mapping[str, Text]] = {
+    "connect": gettext_lazy("It answers and takes the credentials"),
+    "inventory": gettext_lazy("Hosts, GPUs and what runs on them can be read"),
+}
+BOUNDARY_KINDS: Final[Mapping[str, Text]] = {
+    "vm": gettext_lazy("virtual machines"),
+    "namespace": gettext_lazy("Kubernetes namespaces"),
+    "cluster": gettext_lazy("clusters"),
+}
+BINDINGS: Final[Mapping[str, Text]] = {
+    "device": gettext_lazy("we name GPU and place"),
+    "gpu": gettext_lazy("we name the GPU, it chooses the place"),
+    "host": gettext_lazy("it chooses the GPU on the host"),
+}
+"""Who chooses the GPU."""
+
+
+# --- small things every page of operators needs ------------------------------------------------------------
+
+
+def address(route: str, **where: str) -> str:
+    """Return the address of a page, `""` while it does not exist."""
+    try:
+        return reverse(f"frontend:{route}", kwargs=where)
+    except NoReverseMatch:
+        return ""
+
+
+def host_address(host: Host | None) -> str:
+    """Return the page of a host, `""` without one."""
+    return "" if host is None else address("host", key=host.short_id)
+
+
+def may(actor: Actor, operation_id: str) -> bool:
+    """Whether an actor may do something to platform objects."""
+    return not actor.read_only and access.allowed(actor, None, ROUTES[operation_id])
+
+
+def host_state(state: str) -> dict[str, Any]:
+    """Return a host's state for a badge."""
+    word, tone, icon = HOST_STATES.get(state, (state, "quiet", ""))
+    return {"text": word, "tone": tone, "icon": icon}
+
+
+def feature(name: str) -> str:
+    """Return a capability in words."""
+    return str(FEATURES.get(name, name.replace("-", " ").capitalize()))
+
+
+# --- health -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How a provider is."""
+
+    key: str
+    """`off`, `draft`, `down`, `unseen`, `late`, `ok`, `gone`."""
+    word: str
+    tone: str
+    icon: str
+    sentence: str
+    next_step: str = ""
+
+
+def is_draft(row: Provider, counts: Counts) -> bool:
+    """Whether a provider is still being connected: switched off, and no host was ever handed over."""
+    return not row.enabled and row.released_at is None and counts.hosts == counts.joining
+
+
+def health(row: Provider, counts: Counts, *, now: datetime) -> Health:
+    """Return how a provider is, why, and what to do."""
+    if row.released_at is not None:
+        return Health("gone", _("Given up"), "quiet", "x", _("It was given up; its rows are kept for the record."))
+    if is_draft(row, counts):
+        return Health(
+            "draft", _("Being connected"), "info", "plug",
+            _("Nothing is placed there before its hosts are handed over."), _("Go on connecting it."),
+        )  # fmt: skip
+    if not row.enabled:
+        return Health(
+            "off", _("Switched off"), "quiet", "power",
+            _("Nothing is built or changed there. What runs goes on."), _("Switch it on to use it again."),
+        )  # fmt: skip
+    if row.snapshot_at is None and row.breaker_failures == 0:
+        return Health("unseen", _("Not seen yet"), "info", "hourglass", _("A worker reads it within a minute."))
+    if not row.healthy:
+        again = row.breaker_open_until
+        text = ngettext(
+            "It could not be read %(n)d time in a row.", "It could not be read %(n)d times in a row.",
+            row.breaker_failures,
+        ) % {"n": row.breaker_failures}  # fmt: skip
+        if again is not None and again > now:
+            text += " " + _("It is left alone for a while and tried again by itself.")
+        return Health(
+            "down", _("Does not answer"), "bad", "octagon-x", text,
+            _("Test it: the answer names what does not work. Endpoints there go on answering meanwhile."),
+        )  # fmt: skip
+    if row.snapshot_at is not None and now - row.snapshot_at > timedelta(seconds=LATE * settings.TENANTRY_INVENTORY_S):
+        return Health(
+            "late", _("Not read lately"), "warn", "clock",
+            _("What is shown of it may be old."), _("Look at System whether workers run."),
+        )  # fmt: skip
+    return Health("ok", _("Answers"), "ok", "circle-check", _("It is read every %(n)s seconds.") % {"n": _interval()})
+
+
+def _interval() -> int:
+    return round(settings.TENANTRY_INVENTORY_S)
+
+
+# --- numbers ----------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Counts:
+    """What a provider has."""
+
+    hosts: int = 0
+    open: int = 0
+    joining: int = 0
+    accepted: int = 0
+    gpus: int = 0
+    empty: int = 0
+    findings: int = 0
+    building: int = 0
+    """Objects of tenants that are being built or given back there."""
+    here: int = 0
+    """Objects of tenants there, whatever their phase."""
+
+
+PRODUCTS: Final = (("endpoint", Endpoint), ("machine", Machine), ("namespace", Namespace))
+
+
+def counts_of(providers: Iterable[Provider]) -> Mapping[UUID, Counts]:
+    """Return provider → what it has, in six statements."""
+    keys = [row.pk for row in providers]
+    found: dict[UUID, Counts] = defaultdict(Counts)
+    hosts: Any = Host.objects.filter(provider_id__in=keys).exclude(state=HostState.REMOVED.value)
+    for one in hosts.values("provider_id").annotate(
+        hosts=Count("pk"),
+        gpus=Sum("gpu_count"),
+        empty=Sum("empty_gpus", filter=Q(state=HostState.OPEN.value)),
+        open=Count("pk", filter=Q(state=HostState.OPEN.value)),
+        joining=Count("pk", filter=Q(state=HostState.JOINING.value)),
+        accepted=Count("pk", filter=Q(state=HostState.ACCEPTED.value)),
+    ):
+        into = found[one["provider_id"]]
+        into.hosts, into.gpus, into.empty = one["hosts"], one["gpus"] or 0, one["empty"] or 0
+        into.open, into.joining, into.accepted = one["open"], one["joining"], one["accepted"]
+    findings: Any = Finding.objects.filter(provider_id__in=keys, resolved_at__isnull=True)
+    for one in findings.values("provider_id").annotate(n=Count("pk")):
+        found[one["provider_id"]].findings = one["n"]
+    boundaries: Any = Boundary.objects.filter(provider_id__in=keys, released_at__isnull=True)
+    for one in boundaries.values("provider_id").annotate(n=Count("pk", filter=Q(phase__in=UNDER_WAY))):
+        found[one["provider_id"]].building += one["n"]
+    for _word, model in PRODUCTS:
+        rows: Any = model._base_manager.filter(boundary__provider_id__in=keys, released_at__isnull=True)
+        for one in rows.values("boundary__provider_id").annotate(
+            all=Count("pk"), n=Count("pk", filter=Q(phase__in=UNDER_WAY))
+        ):
+            found[one["boundary__provider_id"]].here += one["all"]
+            found[one["boundary__provider_id"]].building += one["n"]
+    return found
+
+
+# --- tests ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of a test."""
+
+    label: str
+    passed: bool
+    is_gap: bool
+    """It only takes something away; the provider can be used without."""
+    seen: str
+    raw: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tested:
+    """What is known of a provider's test."""
+
+    is_pending: bool
+    asked_at: datetime | None
+    at: datetime | None
+    passed: bool
+    took_ms: int | None
+    by: str
+    checks: tuple[Check, ...]
+
+    @property
+    def trouble(self) -> list[Check]:
+        """Return what makes it unusable."""
+        return [check for check in self.checks if not check.passed and not check.is_gap]
+
+
+def tested(row: Provider) -> Tested:
+    """Return the last test of a provider, and whether one waits for a worker."""
+    asked: Mapping[str, Any] = row.observed.get(ASKED) or {}
+    last: Mapping[str, Any] = row.observed.get(TESTED) or {}
+    return Tested(
+        is_pending=bool(asked),
+        asked_at=parse_datetime(asked["at"]) if asked else None,
+        at=parse_datetime(last["at"]) if last else None,
+        passed=bool(last.get("passed")),
+        took_ms=last.get("took_ms"),
+        by=str(last.get("asked_by") or ""),
+        checks=tuple(_check(each) for each in last.get("checks", [])),
+    )
+
+
+def _check(given: Mapping[str, Any]) -> Check:
+    name = str(given["name"])
+    gap = name.startswith("feature:")
+    label = feature(name.removeprefix("feature:")) if gap else str(CHECKS.get(name, name))
+    seen = str(given["seen"])
+    return Check(label, bool(given["passed"]), gap or not given.get("needed", True), _sentence(seen), str(given["raw"]))
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def capabilities(row: Provider) -> list[dict[str, Any]]:
+    """Return what a provider can and cannot do, gaps first with the line that mends them."""
+    given: Mapping[str, Any] = row.capabilities
+    missing: Mapping[str, str] = given.get("missing") or {}
+    found = [
+        {"name": name, "label": feature(name), "has": bool(has), "remedy": _sentence(missing.get(name, ""))}
+        for name, has in (given.get("features") or {}).items()
+    ]
+    named = {one["name"] for one in found}
+    found += [
+        {"name": name, "label": feature(name), "has": False, "remedy": _sentence(text)}
+        for name, text in missing.items()
+        if name not in named
+    ]
+    return sorted(found, key=lambda one: (bool(one["has"]), str(one["label"])))
+
+
+def is_simulated(row: Provider) -> bool:
+    """Whether a provider is played by the sandbox, as far as it has said."""
+    return bool(row.capabilities.get("simulated"))

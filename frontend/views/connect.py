@@ -1,0 +1,650 @@
+"""Connecting a provider in five steps that can be left and resumed: everything is kept on its row, switched off.
+
+credentials → test → what was found → what to hand over → acceptance of each host. A worker does the calls; nothing is
+placed on a host before its acceptance has passed and it was opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from typing import Any, Final
+
+from django.conf import settings
+from django.contrib import messages
+from django.db.models import Count, Sum
+from django.http import HttpResponse, HttpResponseRedirect
+from django.shortcuts import render
+from django.urls import reverse
+from django.utils.dateparse import parse_datetime
+from django.utils.functional import Promise
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy, ngettext
+
+from frontend.kernel import problems
+from frontend.kernel import providers as kernel
+from frontend.kernel.page import PageRequest, page
+from frontend.views import providers as pages
+from tenants import access, pricing, provider_kinds
+from tenants.errors import Conflict, ControlPlaneError, InvalidSpec
+from tenants.models import Finding, GpuDevice, Hold, Host, Provider
+from tenants.operations import inventory, providers
+from tenants.operations import pricing as price_lists
+from tenants.provider_kinds import Credential, ProviderKind
+from tenants.states import HoldKind, HostState
+from tenants.transactions import reading
+
+STEPS: Final[tuple[tuple[str, str | Promise], ...]] = (
+    ("credentials", gettext_lazy("Credentials")),
+    ("check", gettext_lazy("Test")),
+    ("found", gettext_lazy("What was found")),
+    ("hand-over", gettext_lazy("What to hand over")),
+    ("acceptance", gettext_lazy("Acceptance")),
+)
+ORDER: Final = {key: number for number, (key, _label) in enumerate(STEPS)}
+SHOWN: Final = 500
+"""Hosts on one page; a provider with more hands over by API."""
+MODES: Final[Mapping[str, str | Promise]] = {
+    "empty": gettext_lazy("empty, not carved yet"),
+    "mig": gettext_lazy("carved into parts"),
+    "full": gettext_lazy("used as wholes"),
+    "unknown": gettext_lazy("not reported"),
+}
+LAYOUTS: Final[Mapping[str, str | Promise]] = {
+    "dynamic": gettext_lazy("may be carved at any time"),
+    "on-idle": gettext_lazy("may be carved while empty"),
+    "fixed": gettext_lazy("stays as it is"),
+}
+
+
+# --- where one is -----------------------------------------------------------------------------------------
+
+
+def reached(row: Provider, counts: kernel.Counts) -> str:
+    """Return the step that comes next: everything before it is done."""
+    described = provider_kinds.kind_of(row.kind)
+    there = set(row.credentials.values_list("name", flat=True))
+    if described is not None and not {one.name for one in described.credentials} <= there:
+        return "credentials"
+    if not kernel.tested(row).passed:
+        return "check"
+    return "found" if kernel.is_draft(row, counts) else "acceptance"
+
+
+def _steps(row: Provider | None, now_at: str, far: str) -> list[dict[str, str]]:
+    """Return the five steps for the guide on top; those that are done can be opened again."""
+    last = ORDER[far] + (1 if far == "found" else 0)
+    found = []
+    for key, label in STEPS:
+        state = "current" if key == now_at else ("done" if ORDER[key] < ORDER[far] else "todo")
+        url = address(row, key) if row is not None and key != now_at and ORDER[key] <= last else ""
+        found.append({"label": str(label), "state": state, "url": url})
+    return found
+
+
+def address(row: Provider, step: str) -> str:
+    """Return the page of a step."""
+    return reverse(f"frontend:connect-{step}", kwargs={"provider": row.name})
+
+
+def _crumbs(row: Provider | None) -> list[dict[str, str]]:
+    above = [{"label": _("Providers"), "url": reverse("frontend:providers")}]
+    if row is not None:
+        above.append({"label": row.name, "url": reverse("frontend:provider", kwargs={"provider": row.name})})
+    return [*above, {"label": _("Connect"), "url": ""}]
+
+
+def _frame(row: Provider, step: str) -> dict[str, Any]:
+    """Return what every step shows around its content, in a read block."""
+    counts = kernel.counts_of([row])[row.pk]
+    return {
+        "row": row,
+        "counts": counts,
+        "kind": pages.title(row.kind),
+        "simulated": kernel.is_simulated(row),
+        "steps": _steps(row, step, reached(row, counts)),
+        "breadcrumbs": _crumbs(row),
+        "provider_url": reverse("frontend:provider", kwargs={"provider": row.name}),
+    }
+
+
+@page("providers.update", own_blocks=True)
+def resume(request: PageRequest, provider: str) -> HttpResponse:
+    """Go to where one left off."""
+    row = pages.found(request, provider)
+    with reading(request.actor):
+        step = reached(row, kernel.counts_of([row])[row.pk])
+    return HttpResponseRedirect(address(row, step))
+
+
+# --- 1. credentials ---------------------------------------------------------------------------------------
+
+
+@page("providers.create", methods=("GET", "POST"), own_blocks=True)
+def begin(request: PageRequest) -> HttpResponse:
+    """Name a new provider, say where it is and give its secrets; it stays switched off."""
+    kinds = provider_kinds.offered()
+    kind = next((one for one in kinds if one.slug == request.POST.get("kind", request.GET.get("kind"))), None)
+    kind = kind or (kinds[0] if len(kinds) == 1 else None)
+    if request.method != "POST" or kind is None:
+        return _first(request, kinds, kind, {})
+    given = request.POST
+    try:
+        secrets = _secrets(kind, given, required=True)
+        row = providers.create(
+            name=given.get("name", "").strip(),
+            kind=kind.slug,
+            site=given.get("site", "").strip(),
+            config=_config(kind, given),
+            enabled=False,
+            actor=request.actor,
+            now=request.now,
+        )
+        _store(request, row, secrets)
+    except (InvalidSpec, Conflict) as error:
+        return _first(request, kinds, kind, _at_fields(error), status=problems.status_of(error))
+    providers.test(provider=row, actor=request.actor, now=request.now)
+    return HttpResponseRedirect(address(row, "check"))
+
+
+def _config(kind: ProviderKind, given: Mapping[str, str]) -> dict[str, Any]:
+    """Return the settings of a form. Raises `InvalidSpec` for one that is missing or is none of the choices."""
+    found = {}
+    for setting in kind.settings:
+        value = given.get(f"config.{setting.key}", "").strip()
+        if setting.required and not value:
+            raise InvalidSpec(_("This is needed."), field=f"config.{setting.key}")
+        if setting.choices and value not in {choice for choice, _label in setting.choices}:
+            raise InvalidSpec(_("Choose one of these."), field=f"config.{setting.key}")
+        found[setting.key] = value
+    return found
+
+
+def _secrets(kind: ProviderKind, given: Mapping[str, str], *, required: bool) -> dict[str, str]:
+    """Return the secrets of a form; this installation's own where its own address is used and none was typed."""
+    found = {}
+    for one in kind.credentials:
+        text = given.get(f"secret.{one.name}", "")
+        if not text and _has_own(kind, one, given):
+            text = str(getattr(settings, one.own))
+        if text:
+            found[one.name] = text
+        elif required:
+            raise InvalidSpec(_("This is needed."), field=f"secret.{one.name}")
+    return found
+
+
+def _has_own(kind: ProviderKind, one: Credential, given: Mapping[str, str]) -> bool:
+    """Whether this installation has the secret itself, for exactly the address that is given."""
+    if not one.own or not getattr(settings, one.own, ""):
+        return False
+    suggested = [(each.key, getattr(settings, each.suggests, "")) for each in kind.settings if each.suggests]
+    return all(given.get(f"config.{key}", "").strip().rstrip("/") == str(url).rstrip("/") for key, url in suggested)
+
+
+def _store(request: PageRequest, row: Provider, secrets: Mapping[str, str]) -> None:
+    for name, secret in secrets.items():
+        try:
+            providers.set_credential(provider=row, name=name, secret=secret, actor=request.actor, now=request.now)
+        except InvalidSpec as error:
+            raise InvalidSpec(error.detail, field=f"secret.{name}") from error
+
+
+def _at_fields(error: ControlPlaneError) -> dict[str, str]:
+    found = problems.at_fields(error)
+    if error.specific_code == "name-taken":
+        return {"name": error.detail}
+    return found
+
+
+def _first(
+    request: PageRequest,
+    kinds: Sequence[ProviderKind],
+    kind: ProviderKind | None,
+    errors: Mapping[str, str],
+    *,
+    status: int = 200,
+) -> HttpResponse:
+    values = {
+        "kinds": [
+            {"value": one.slug, "label": _(one.title), "text": _(one.sentence), "icon": one.icon,
+             "badge": _("Simulated") if one.simulated else "", "tone": "warn"}
+            for one in kinds
+        ],
+        "kind": kind,
+        "title": _(kind.title) if kind is not None else "",
+        "name": request.POST.get("name", ""),
+        "site": request.POST.get("site", ""),
+        "fields": _fields(kind, request.POST, errors) if kind is not None else [],
+        "secrets": _secret_fields(kind, errors) if kind is not None else [],
+        "rights": [_(right) for right in kind.rights] if kind is not None else [],
+        "errors": errors,
+        "steps": _steps(None, "credentials", "credentials"),
+        "breadcrumbs": _crumbs(None),
+        "is_new": True,
+    }  # fmt: skip
+    return render(request, "frontend/pages/connect/credentials.html", values, status=status)
+
+
+def _fields(
+    kind: ProviderKind, given: Mapping[str, str], errors: Mapping[str, str], stored: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": f"config.{one.key}",
+            "label": _(one.label),
+            "sentence": _(one.sentence),
+            "example": one.example,
+            "required": one.required,
+            "options": [{"value": value, "label": _(text)} for value, text in one.choices],
+            "value": given.get(
+                f"config.{one.key}",
+                stored.get(one.key, "") if stored is not None
+                else str(getattr(settings, one.suggests, "") if one.suggests else ""),
+            ),
+            "error": errors.get(f"config.{one.key}", ""),
+        }
+        for one in kind.settings
+    ]  # fmt: skip
+
+
+def _secret_fields(
+    kind: ProviderKind, errors: Mapping[str, str], there: frozenset[str] = frozenset()
+) -> list[dict[str, Any]]:
+    found = []
+    for one in kind.credentials:
+        sentence = _(one.sentence)
+        has_own = bool(one.own and getattr(settings, one.own, ""))
+        if one.name in there:
+            sentence += " " + _("One is stored; leave it empty to keep it.")
+        elif has_own:
+            sentence += " " + _("Leave it empty to use this installation's own, at its own address.")
+        found.append(
+            {
+                "name": f"secret.{one.name}",
+                "label": _(one.label),
+                "sentence": sentence,
+                "optional": has_own or one.name in there,
+                "error": errors.get(f"secret.{one.name}", ""),
+            }
+        )
+    return found
+
+
+@page("providers.set_credential", methods=("GET", "POST"), own_blocks=True)
+def credentials(request: PageRequest, provider: str) -> HttpResponse:
+    """Change where a provider is and its secrets while it is being connected."""
+    row = pages.found(request, provider)
+    kind = provider_kinds.kind_of(row.kind)
+    if kind is None:
+        raise Conflict(_("This installation does not know this kind of provider."), code="not-supported")
+    if request.method != "POST":
+        return _again(request, row, kind, {})
+    given = request.POST
+    try:
+        config = {**row.config, **_config(kind, given)}
+        with reading(request.actor):
+            there = frozenset(row.credentials.values_list("name", flat=True))
+        secrets = _secrets(kind, given, required=False) if not _kept(kind, given, there) else {}
+        if config != row.config or given.get("site", row.site) != row.site:
+            providers.update(
+                provider=row, site=given.get("site", row.site).strip(), config=config, actor=request.actor,
+                now=request.now,
+            )  # fmt: skip
+        _store(request, row, secrets)
+    except (InvalidSpec, Conflict) as error:
+        return _again(request, row, kind, _at_fields(error), status=problems.status_of(error))
+    providers.test(provider=row, actor=request.actor, now=request.now)
+    return HttpResponseRedirect(address(row, "check"))
+
+
+def _kept(kind: ProviderKind, given: Mapping[str, str], there: frozenset[str]) -> bool:
+    """Whether nothing was typed and every secret is stored already."""
+    return all(one.name in there and not given.get(f"secret.{one.name}") for one in kind.credentials)
+
+
+def _again(
+    request: PageRequest, row: Provider, kind: ProviderKind, errors: Mapping[str, str], *, status: int = 200
+) -> HttpResponse:
+    with reading(request.actor):
+        there = frozenset(row.credentials.values_list("name", flat=True))
+        values = _frame(row, "credentials") | {
+            "kind": kind,
+            "title": _(kind.title),
+            "name": row.name,
+            "site": request.POST.get("site", row.site),
+            "fields": _fields(kind, request.POST, errors, row.config),
+            "secrets": _secret_fields(kind, errors, there),
+            "rights": [_(right) for right in kind.rights],
+            "errors": errors,
+            "is_new": False,
+        }
+        return render(request, "frontend/pages/connect/credentials.html", values, status=status)
+
+
+# --- 2. test ----------------------------------------------------------------------------------------------
+
+
+@page("providers.update")
+def check(request: PageRequest, provider: str) -> HttpResponse:
+    """Show the test while a worker does it, and what it found."""
+    row = access.find(pages.rows_of(), provider)
+    kind = provider_kinds.kind_of(row.kind)
+    values = _frame(row, "check") | {
+        "test": kernel.tested(row),
+        "rights": [_(right) for right in kind.rights] if kind is not None else [],
+        "back_url": address(row, "credentials"),
+        "next_url": address(row, "found"),
+    }
+    template = "_check" if request.htmx else "check"
+    return render(request, f"frontend/pages/connect/{template}.html", values)
+
+
+@page("providers.test", methods=("POST",))
+def test(request: PageRequest, provider: str) -> HttpResponse:
+    """Ask for another test."""
+    row = pages.found(request, provider)
+    providers.test(provider=row, actor=request.actor, now=request.now)
+    return HttpResponseRedirect(address(row, "check"))
+
+
+# --- 3. found ---------------------------------------------------------------------------------------------
+
+
+@page("providers.update")
+def found(request: PageRequest, provider: str) -> HttpResponse:
+    """Show what the provider has: hosts, GPUs and how they are carved, what others use, what does not fit."""
+    row = access.find(pages.rows_of(), provider)
+    live = GpuDevice.objects.filter(provider=row, removed_at__isnull=True)
+    products = live.values("product", "mode", "layout_change", "host__binding").annotate(
+        gpus=Count("pk"), hosts=Count("host", distinct=True), slots=Sum("slots")
+    )
+    findings = Finding.objects.filter(provider=row, resolved_at__isnull=True).order_by("first_seen_at")[:20]
+    values = _frame(row, "found") | {
+        "test": kernel.tested(row),
+        "capabilities": kernel.capabilities(row),
+        "boundary_kinds": [str(kernel.BOUNDARY_KINDS.get(k, k)) for k in row.capabilities.get("boundary_kinds", [])],
+        "products": [
+            {
+                **one,
+                "mode": str(MODES.get(one["mode"], one["mode"])),
+                "layout": str(LAYOUTS.get(one["layout_change"], one["layout_change"])),
+                "binding": str(kernel.BINDINGS.get(one["host__binding"], one["host__binding"])),
+            }
+            for one in products.order_by("product", "mode")
+        ],
+        "foreign": pages.foreign_on(row),
+        "findings": [{"row": one, "url": kernel.address("finding", key=one.short_id)} for one in findings],
+        "back_url": address(row, "check"),
+        "next_url": address(row, "hand-over"),
+        "columns": [
+            {"key": "product", "label": _("GPU")},
+            {"key": "gpus", "label": _("GPUs"), "numeric": True},
+            {"key": "hosts", "label": _("Hosts"), "numeric": True},
+            {"key": "mode", "label": _("Now")},
+            {"key": "layout", "label": _("Parts")},
+            {"key": "binding", "label": _("Who chooses the GPU")},
+        ],
+    }
+    return render(request, "frontend/pages/connect/found.html", values)
+
+
+# --- 4. hand over -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Priced:
+    """One GPU product of the provider and what a slot of it costs an hour here."""
+
+    product: str
+    item: str
+    amount: Decimal | None
+    """None where nothing has a price yet."""
+
+
+@page("providers.update", methods=("GET", "POST"), own_blocks=True)
+def hand_over(request: PageRequest, provider: str) -> HttpResponse:
+    """Choose hosts, networks, site and price; then the provider is switched on and its hosts are tested."""
+    row = pages.found(request, provider)
+    if request.method != "POST":
+        return _hand_over_form(request, row, {})
+    given = request.POST
+    with reading(request.actor):
+        waiting = {host.short_id: host for host in _joining(row)}
+        priced = _prices(row, request)
+    try:
+        chosen = _chosen(waiting, given.getlist("host"))
+        prices = _changed(priced, given)
+        networks = pages.ranges(given.get("ranges", ""))
+        providers.update(
+            provider=row,
+            site=given.get("site", "").strip(),
+            config={**row.config, providers.RANGES: networks},
+            actor=request.actor,
+            now=request.now,
+        )
+        if prices:
+            price_lists.publish(
+                name=_("Prices of %(name)s") % {"name": row.name} + f" {request.now:%Y-%m-%d %H:%M:%S}",
+                prices=prices, valid_from=request.now, provider=row, actor=request.actor, now=request.now,
+                currency=_currency(request),
+            )  # fmt: skip
+        providers.enable(provider=row, actor=request.actor, now=request.now)
+        for host in chosen:
+            inventory.accept(host=host, actor=request.actor, now=request.now)
+    except (InvalidSpec, Conflict) as error:
+        fields = {_field(name): text for name, text in problems.at_fields(error).items()}
+        return _hand_over_form(request, row, fields, status=problems.status_of(error))
+    text = ngettext("%(n)d host is being tested.", "%(n)d hosts are being tested.", len(chosen))
+    messages.success(request, text % {"n": len(chosen)})
+    return HttpResponseRedirect(address(row, "acceptance"))
+
+
+def _chosen(waiting: Mapping[str, Host], keys: Sequence[str]) -> list[Host]:
+    """Return the hosts that were ticked. Raises `InvalidSpec` where none was."""
+    chosen = [waiting[key] for key in keys if key in waiting]
+    if not chosen:
+        raise InvalidSpec(_("Choose at least one host."), field="host")
+    return chosen
+
+
+def _field(name: str) -> str:
+    if name.startswith("prices."):
+        return f"price:{name.removeprefix('prices.')}"
+    return {f"config.{providers.RANGES}": "ranges"}.get(name, name)
+
+
+def _joining(row: Provider) -> list[Host]:
+    """Return the hosts that may be handed over."""
+    return list(Host.objects.filter(provider=row, state=HostState.JOINING.value).order_by("name")[:SHOWN])
+
+
+def _currency(request: PageRequest) -> str:
+    with reading(request.actor):
+        return price_lists.currency()
+
+
+def _prices(row: Provider, request: PageRequest) -> list[Priced]:
+    """Return what a slot of each GPU of the provider costs an hour there now."""
+    known = price_lists.all_prices()
+    products = GpuDevice.objects.filter(provider=row, removed_at__isnull=True).values_list("product", flat=True)
+    found_prices = []
+    for product in sorted(set(products.distinct())):
+        item = f"gpu.{product}.slices"
+        try:
+            amount: Decimal | None = known.hourly({item: 1}, request.now, provider=row.name, site=row.site)
+        except pricing.NoPrice:
+            amount = None
+        found_prices.append(Priced(product, item, amount))
+    return found_prices
+
+
+def _changed(priced: Sequence[Priced], given: Mapping[str, str]) -> dict[str, Decimal]:
+    """Return the prices that differ from those that hold already. Raises `InvalidSpec`."""
+    prices = {}
+    for one in priced:
+        text = given.get(f"price:{one.item}", "").strip()
+        if not text:
+            continue
+        try:
+            amount = Decimal(text)
+        except InvalidOperation as error:
+            raise InvalidSpec(_("Give an amount such as 0.35."), field=f"prices.{one.item}") from error
+        if one.amount is None or amount != one.amount:
+            prices[one.item] = amount
+    return prices
+
+
+def _hand_over_form(
+    request: PageRequest, row: Provider, errors: Mapping[str, str], *, status: int = 200
+) -> HttpResponse:
+    given = request.POST
+    is_again = request.method == "POST"
+    with reading(request.actor):
+        row = access.find(pages.rows_of(), row.pk)
+        frame = _frame(row, "hand-over")
+        stored = row.config.get(providers.RANGES) or (["127.0.0.0/8"] if frame["simulated"] else [])
+        foreign = dict(
+            Hold.objects.filter(host__provider=row, kind=HoldKind.FOREIGN.value)
+            .values_list("host").annotate(n=Count("pk"))
+        )  # fmt: skip
+        chosen = set(given.getlist("host"))
+        hosts = [
+            {
+                "row": host,
+                "checked": host.short_id in chosen if is_again else host.healthy,
+                "gpus": f"{host.gpu_count} × {host.gpu_product}" if host.gpu_product else str(host.gpu_count),
+                "takes": ", ".join(str(kernel.BOUNDARY_KINDS.get(k, k)) for k in host.boundary_kinds),
+                "foreign": foreign.get(host.pk, 0),
+            }
+            for host in _joining(row)
+        ]
+        values = frame | {
+            "hosts": hosts,
+            "site": given.get("site", row.site),
+            "ranges": given.get("ranges", "\n".join(stored)),
+            "prices": [
+                {
+                    "name": f"price:{one.item}",
+                    "label": _("%(product)s, a slot and hour") % {"product": one.product},
+                    "value": given.get(
+                        f"price:{one.item}", "" if one.amount is None else f"{one.amount.normalize():f}"
+                    ),
+                    "has": one.amount is not None,
+                    "error": errors.get(f"price:{one.item}", ""),
+                }
+                for one in _prices(row, request)
+            ],
+            "currency": price_lists.currency(),
+            "errors": errors,
+            "other_errors": [text for field, text in errors.items() if field in {"", "version", "config"}],
+            "back_url": address(row, "found"),
+            "acceptance_url": address(row, "acceptance"),
+            "columns": [
+                {"key": "take", "label": _("Hand over")},
+                {"key": "name", "label": _("Host")},
+                {"key": "gpus", "label": _("GPUs")},
+                {"key": "takes", "label": _("Takes")},
+                {"key": "room", "label": _("CPUs and memory")},
+                {"key": "foreign", "label": _("Used by others")},
+            ],
+        }
+        return render(request, "frontend/pages/connect/hand_over.html", values, status=status)
+
+
+# --- 5. acceptance ----------------------------------------------------------------------------------------
+
+
+@page("providers.update")
+def acceptance(request: PageRequest, provider: str) -> HttpResponse:
+    """Show how each host's acceptance goes; passed ones can be opened."""
+    row = access.find(pages.rows_of(), provider)
+    hosts = list(Host.objects.filter(provider=row).exclude(state=HostState.REMOVED.value).order_by("name")[:SHOWN])
+    lines = [_line(host) for host in hosts]
+    asked = [line for line in lines if line["key"] != "left"]
+    done = sum(line["key"] in {"open", "accepted"} for line in asked)
+    values = _frame(row, "acceptance") | {
+        "lines": lines,
+        "asked": len(asked),
+        "done": done,
+        "is_pending": any(line["key"] == "waiting" for line in lines),
+        "accepted": sum(line["key"] == "accepted" for line in lines),
+        "failed": sum(line["key"] == "failed" for line in lines),
+        "left": sum(line["key"] == "left" for line in lines),
+        "opened": sum(line["key"] == "open" for line in lines),
+        "back_url": address(row, "hand-over"),
+        "columns": [
+            {"key": "name", "label": _("Host")},
+            {"key": "state", "label": _("State")},
+            {"key": "checks", "label": _("Checks")},
+            {"key": "action", "label": _("Action"), "hidden_label": True},
+        ],
+    }
+    template = "_acceptance" if request.htmx else "acceptance"
+    return render(request, f"frontend/pages/connect/{template}.html", values)
+
+
+def _line(host: Host) -> dict[str, Any]:
+    """Return how one host's acceptance stands: `left`, `waiting`, `failed`, `accepted`, `open`."""
+    record: Mapping[str, Any] = host.acceptance
+    checks = record.get("checks") or []
+    key = "open" if host.state != HostState.JOINING.value else "left"
+    if host.state == HostState.ACCEPTED.value:
+        key = "accepted"
+    elif host.state == HostState.JOINING.value and "requested_at" in record:
+        key = "waiting"
+    elif host.state == HostState.JOINING.value and "passed" in record:
+        key = "failed"
+    return {
+        "row": host,
+        "key": key,
+        "url": kernel.host_address(host),
+        "state": kernel.host_state(host.state),
+        "passed": sum(bool(one["passed"]) for one in checks),
+        "checks": checks,
+        "trouble": [one for one in checks if not one["passed"]],
+        "message": str(record.get("message") or ""),
+        "at": parse_datetime(record["at"]) if record.get("at") else None,
+    }
+
+
+@page("hosts.accept", methods=("POST",))
+def accept(request: PageRequest, provider: str) -> HttpResponse:
+    """Test one host again, or hand over one that was left out."""
+    row = pages.found(request, provider)
+    _each(
+        request,
+        row,
+        HostState.JOINING,
+        inventory.accept,
+        _("%(n)d host is being tested."),
+        _("%(n)d hosts are being tested."),
+    )
+    return HttpResponseRedirect(address(row, "acceptance"))
+
+
+@page("hosts.open", methods=("POST",))
+def open_hosts(request: PageRequest, provider: str) -> HttpResponse:
+    """Open the chosen accepted hosts, or all of them."""
+    row = pages.found(request, provider)
+    _each(request, row, HostState.ACCEPTED, inventory.open_host, _("%(n)d host is open."), _("%(n)d hosts are open."))
+    return HttpResponseRedirect(address(row, "acceptance"))
+
+
+def _each(request: PageRequest, row: Provider, state: HostState, act: Any, one_text: str, many_text: str) -> None:
+    """Do something to the named hosts of a provider in a state, to all of them where none is named."""
+    with reading(request.actor):
+        hosts = Host.objects.filter(provider=row, state=state.value).order_by("name")
+        if names := request.POST.getlist("host"):
+            hosts = hosts.filter(short_id__in=names)
+        chosen = list(hosts[:SHOWN])
+    done = 0
+    for host in chosen:
+        try:
+            act(host=host, actor=request.actor, now=request.now)
+            done += 1
+        except Conflict as error:
+            messages.error(request, error.detail)
+    if done:
+        messages.success(request, (one_text if done == 1 else many_text) % {"n": done})
