@@ -22,6 +22,10 @@ from tenants.transactions import acting
 STALE_AFTER: Final = timedelta(days=1)
 IDLE_AFTER: Final = timedelta(days=7)
 AT_ONCE: Final = 500
+BUDGET_PERCENT: Final = (80, 100)
+LOOK_AT_BUDGETS_EVERY: Final = timedelta(minutes=15)
+BUDGETS_AT_ONCE: Final = 20
+"""Each costs a look at the month's use of its tenant; the rest has its turn in the next minute."""
 
 Telling = tuple[str, Any, str, dict[str, Any]]
 """Key of the mark, the row it is about, kind of event, what the event says."""
