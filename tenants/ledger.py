@@ -185,7 +185,9 @@ def _second_try(
 
 def _worst_case_window(host_id: UUID, unit: Unit) -> tuple[list[dict[str, Any]], UUID, int] | None:
     """Return moves of other guesses, device and start for one more unit on an unsettled host; None: not safely."""
-    host = Host.objects.select_for_update(no_key=True).get(pk=host_id)
+    with connection.cursor() as cursor:  # a member may claim here and not write here
+        cursor.execute("SELECT ledger_lock_host(%s)", [host_id])
+    host = Host.objects.get(pk=host_id)
     devices = [d for d in host.devices.order_by("number") if d.product == unit.product and d.placeable]
     by_number = {d.number: d for d in devices}
     holds = list(

@@ -3,35 +3,55 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from uuid import uuid4
 
 import pytest
+from django.apps import apps
 from django.db import DatabaseError, IntegrityError, connection, models, transaction
 
 from tenants.actor import ANONYMOUS, AUTH, Actor, Kind
 from tenants.models import (
+    AccountLink,
     Allocation,
     ApiToken,
     AutoApprovalRule,
     Boundary,
+    Budget,
+    ChainHead,
     Checkpoint,
     Decision,
     Delegation,
+    Delivery,
+    DeliveryAttempt,
     Endpoint,
     EndpointKey,
+    EndpointUsage,
     Event,
+    FanoutCursor,
     Finding,
     GatewayReplica,
     GatewayUsage,
+    GpuDevice,
     Hold,
+    Host,
     HostPlan,
+    IdempotencyRecord,
     Intent,
     Machine,
     Membership,
+    MigDevice,
     Namespace,
     Notice,
+    Notification,
+    NotificationMark,
+    NotificationPreference,
+    Outbox,
+    OutboxMail,
     Person,
     PlatformMembership,
+    Price,
     PriceList,
+    Provider,
     ProviderCredential,
     Quota,
     QuotaCharge,
@@ -45,6 +65,8 @@ from tenants.models import (
     Tenant,
     Unit,
     UsageRecord,
+    UsageSubject,
+    Webhook,
 )
 from tenants.operations import allocations, people, quotas, requests, service_accounts
 from tenants.operations import tenants as tenant_operations
@@ -57,12 +79,21 @@ from tests.conftest import NOW
 pytestmark = pytest.mark.usefixtures("db")
 
 OWNED: tuple[type[models.Model], ...] = (
-    Allocation, ApiToken, Boundary, Decision, Delegation, Endpoint, EndpointKey, Event, GatewayReplica, GatewayUsage,
-    Hold, Intent, Machine, Membership, Namespace, Notice, Person, PlatformMembership, Quota, QuotaCharge, Request,
-    RequestComment, RequestStage, Revision, ServiceAccount, Suspension, Tenant, Unit, UsageRecord,
+    AccountLink, Allocation, ApiToken, Boundary, Budget, ChainHead, Decision, Delegation, Delivery, DeliveryAttempt,
+    Endpoint, EndpointKey, EndpointUsage, Event, GatewayReplica, GatewayUsage, Hold, Intent, Machine, Membership,
+    Namespace, Notice, Person, PlatformMembership, Quota, QuotaCharge, Request, RequestComment, RequestStage, Revision,
+    ServiceAccount, Suspension, Tenant, Unit, UsageRecord, UsageSubject, Webhook,
 )  # fmt: skip
-"""Every table with rows of tenants or people."""
-OPERATORS_ONLY: tuple[type[models.Model], ...] = (Checkpoint, Finding, HostPlan, ProviderCredential)
+"""Every table with rows of tenants or people that an operator sees, too."""
+OPERATORS_ONLY: tuple[type[models.Model], ...] = (Checkpoint, Finding, HostPlan, OutboxMail, ProviderCredential)
+ESTATE: tuple[type[models.Model], ...] = (Provider, Host, GpuDevice, MigDevice)
+"""Everybody reads them (what is shown of them is another matter), the platform writes them."""
+PUBLISHED: tuple[type[models.Model], ...] = (AutoApprovalRule, Price, PriceList, ServedModel)
+"""Everybody reads them, the platform writes them."""
+ONES_OWN: tuple[type[models.Model], ...] = (IdempotencyRecord, Notification, NotificationPreference)
+"""The principal's alone: not even an operator looks into them."""
+HIDDEN: tuple[type[models.Model], ...] = (FanoutCursor, NotificationMark, Outbox)
+"""The workers' own."""
 
 
 def insert(table: type[models.Model], /, **values: object) -> models.Model:
@@ -123,9 +154,34 @@ def world():
     insert(Finding, kind="drift", subject="x", detail="x", first_seen_at=NOW, last_seen_at=NOW)
     insert(HostPlan, host=provider.hosts.get(), reason="x", starts_at=NOW, author=operator.pk, created_at=NOW)
     insert(AutoApprovalRule, name="x", kind="quota", created_at=NOW)
+    _reached(tenant, made[Endpoint], owner)
     with connection.cursor() as cursor:
         cursor.execute("SELECT checkpoint_write(%s)", [NOW])
     return {"tenant": tenant, "owner": owner, "member": member, "operator": operator, "allocation": allocation}
+
+
+def _reached(tenant: Tenant, endpoint: models.Model, owner: Person) -> None:
+    """Give the tenant an invitation, a budget, a webhook with a delivery, usage of a key, and its owner news."""
+    insert(
+        AccountLink, kind="invitation", digest=b"x" * 32, email="new@acme.test", tenant=tenant, role=int(Role.MEMBER),
+        created_at=NOW, expires_at=NOW + timedelta(days=1),
+    )  # fmt: skip
+    insert(Budget, tenant=tenant, amount=100, currency="EUR", created_at=NOW)
+    webhook = insert(Webhook, tenant=tenant, name="hook", url="https://acme.test/hook", created_at=NOW)
+    delivery = insert(
+        Delivery, medium="webhook", key="x", tenant=tenant, webhook=webhook, kind="x", body="{}", created_at=NOW,
+        next_at=NOW, give_up_at=NOW,
+    )  # fmt: skip
+    insert(DeliveryAttempt, delivery=delivery, number=1, started_at=NOW)
+    insert(
+        EndpointUsage, tenant=tenant, endpoint_id=endpoint.pk, hour=NOW, requests=1, errors=0, prompt_tokens=1,
+        completion_tokens=1,
+    )  # fmt: skip
+    insert(UsageSubject, allocation_id=uuid4(), tenant=tenant, kind="endpoint", name="gone", short_id="ep-gone")
+    insert(Notification, person=owner, tenant=tenant, kind="x", event_id=uuid4(), at=NOW, created_at=NOW)
+    insert(NotificationPreference, person=owner, kind="x", bell=True, mail="off")
+    insert(OutboxMail, message_id="x", recipient="owner@acme.test", subject="x", text="x", at=NOW)
+    insert(IdempotencyRecord, principal=f"person:{owner.pk}", key="x", body_hash="x", created_at=NOW)
 
 
 def counts(tables: tuple[type[models.Model], ...], actor: Actor) -> dict[str, int]:
@@ -169,6 +225,14 @@ def test_without_any_filter_a_stranger_sees_nothing_of_the_tenant(world):
     assert seen == {who: [] for who in seen}
 
 
+def test_what_is_a_persons_alone_shows_to_nobody_else(world):
+    names = [m.__name__ for m in ONES_OWN]
+
+    assert counts(ONES_OWN, factories.actor(world["owner"])) == dict.fromkeys(names, 1)
+    for person in (world["member"], world["operator"]):
+        assert counts(ONES_OWN, factories.actor(person)) == dict.fromkeys(names, 0)
+
+
 def test_operators_tables_show_nothing_to_a_tenant(world):
     assert counts(OPERATORS_ONLY, factories.actor(world["owner"])) == dict.fromkeys(
         [m.__name__ for m in OPERATORS_ONLY], 0
@@ -192,19 +256,20 @@ def test_the_look_up_of_principals_sees_people_and_tokens_and_nothing_else(world
 
 
 def test_a_stranger_changes_nothing_by_plain_sql(world):
-    tables = [model._meta.db_table for model in OWNED if model not in {Event, Hold, UsageRecord}]
+    without_the_right = {ChainHead, DeliveryAttempt, Event, Hold, UsageRecord}
+    keys = {m._meta.db_table: m._meta.pk.column for m in OWNED if m not in without_the_right}
     stranger = strangers()["owner elsewhere"]
     before = counts(OWNED, factories.actor(world["operator"]))
     touched = {}
 
     with acting(stranger), connection.cursor() as cursor:
-        for table in tables:
-            cursor.execute(f"UPDATE {table} SET id = id WHERE id <> %s", [stranger.id])
+        for table, key in keys.items():
+            cursor.execute(f"UPDATE {table} SET {key} = {key} WHERE {key} <> %s", [stranger.id])
             mine = cursor.rowcount
             touched[table] = mine
 
     own = {"tenants_tenant": 1, "tenants_membership": 1, "tenants_person": 0, "tenants_serviceaccount": 1}
-    assert touched == {table: own.get(table, 0) for table in tables}
+    assert touched == {table: own.get(table, 0) for table in keys}
     assert counts(OWNED, factories.actor(world["operator"])) == before
 
 
@@ -232,6 +297,28 @@ def test_rules_prices_and_models_are_written_by_the_platform_only(world):
     refused(AutoApprovalRule, owner, name="mine", kind="quota", limits={"vcpu": 10**9}, created_at=NOW)
     refused(ServedModel, owner, name="mine", repository="a/b", commit="0" * 40, created_at=NOW)
     refused(PriceList, owner, name="free", valid_from=NOW, created_at=NOW)
+
+
+def test_the_estate_is_written_by_the_platform_only(world):
+    owner = factories.actor(world["owner"])
+
+    with acting(owner):
+        assert [m.__name__ for m in ESTATE if not m._base_manager.exists()] == ["MigDevice"], "everybody reads them"
+        touched = [m._base_manager.update(id=models.F("id")) for m in ESTATE]
+
+    assert touched == [0, 0, 0, 0]
+    refused(Provider, owner, name="mine", kind="sandbox", created_at=NOW)
+
+
+def test_each_table_says_whose_rows_it_holds():
+    known = {*OWNED, *OPERATORS_ONLY, *ESTATE, *PUBLISHED, *ONES_OWN, *HIDDEN}
+    tables = {model for model in apps.get_app_config("tenants").get_models() if model._meta.managed}
+
+    assert {m.__name__ for m in tables - known} == set(), "a new table belongs to one of the lists above"
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT relname FROM pg_class WHERE relkind = 'r' AND relrowsecurity")
+        guarded = {name for (name,) in cursor.fetchall()}
+    assert {m._meta.db_table for m in tables} - guarded == set()
 
 
 def test_a_child_changes_nothing_of_its_parent_by_plain_sql(world):

@@ -1,0 +1,17 @@
+"""Rows of the estate are written by the platform only."""
+
+from django.db import migrations
+
+from tenants.migrations.sql import statements
+
+
+class Migration(migrations.Migration):
+    """Rows of the estate are written by the platform only."""
+
+    dependencies = [
+        ("tenants", "0017_budgets"),
+    ]
+
+    operations = [
+        migrations.RunSQL(statements("0019_platform_writes.sql"), migrations.RunSQL.noop),
+    ]
