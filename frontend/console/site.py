@@ -12,6 +12,7 @@ from django.urls import path
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
+from django.views.generic import RedirectView
 from unfold.sites import UnfoldAdminSite
 
 from frontend.console import stylesheet
@@ -45,6 +46,7 @@ class ConsoleSite(UnfoldAdminSite):  # type: ignore[misc]  # the package has no 
 
         own = [
             path("portal.css", self.admin_view(stylesheet.show), name="portal-styles"),
+            path("password_change/", RedirectView.as_view(url="/accounts/password/change/"), name="password_change"),
             path("logout/", entrance.log_out, name="logout"),
             *decisions.addresses(),
         ]

@@ -33,7 +33,7 @@ MODELS = [model for model in apps.get_app_config("tenants").get_models() if mode
 
 
 def staff(*roles: PlatformRole, name: str = "Ana") -> Person:
-    return factories.person(name=name, platform=roles)
+    return factories.person(name=name, platform=roles, password="correct horse battery staple")
 
 
 @pytest.fixture
