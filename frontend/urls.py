@@ -9,6 +9,7 @@ from django.urls import path
 from frontend.addresses_estate import ESTATE
 from frontend.addresses_governance import GOVERNANCE
 from frontend.addresses_operations import OPERATIONS
+from frontend.addresses_people import PEOPLE
 from frontend.addresses_providers import PROVIDERS
 from frontend.kernel.page import verify
 from frontend.views import (
@@ -66,6 +67,7 @@ urlpatterns: list[Any] = [
     path("me/notifications/preferences/set", notices.set_preferences, name="notice-preferences-set"),
     path("style", style.show, name="style"),
     path("style/entrance", style.entrance, name="style-entrance"),
+    *PEOPLE,
     # one tenant
     path("t/<str:tenant>", home.show, name="home-of"),
     path("t/<str:tenant>/live", live.tenant, name="live-tenant"),

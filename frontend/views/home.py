@@ -19,7 +19,7 @@ from django.utils.translation import gettext as _
 
 from frontend.kernel import outlook, portal, words
 from frontend.kernel.page import PageRequest, page
-from frontend.views import products
+from frontend.views import first, products
 from tenants.models import EndpointUsage, Request
 from tenants.operations import quotas
 from tenants.operations.pricing import currency
@@ -39,8 +39,11 @@ REMEMBERED_S: Final = 365 * 86400
 
 @page("who.read")
 def landing(request: PageRequest) -> HttpResponse:
-    """Send a person to the home of his tenant, one without a tenant to his work or to the first steps."""
+    """Send a person to what was just granted, else the home of his tenant, else his work, else the first steps."""
     tenant = request.portal.tenant
+    opens = first.unopened(request) if tenant is not None else ""
+    if opens:
+        return HttpResponseRedirect(opens)
     if tenant is not None and request.portal.role:
         return HttpResponseRedirect(reverse("frontend:home-of", kwargs={"tenant": tenant.name}))
     work = [link.url for section in request.portal.rail for link in section.items if not link.url.startswith("/t/")]
@@ -48,7 +51,7 @@ def landing(request: PageRequest) -> HttpResponse:
         return HttpResponseRedirect(work[0])
     if tenant is not None:
         return HttpResponseRedirect(reverse("frontend:home-of", kwargs={"tenant": tenant.name}))
-    return render(request, "frontend/pages/first/steps.html", {})
+    return HttpResponseRedirect(reverse("frontend:first"))
 
 
 @dataclass(frozen=True, slots=True)
