@@ -17,7 +17,13 @@ from frontend.kernel.page import PageRequest, page
 from frontend.views.deciding import Addresses
 from frontend.views.inbox import Inbox
 
-CONSOLE: Final = Inbox(Addresses("admin"), "console/inbox")
+
+def _frame(request: PageRequest) -> dict[str, Any]:
+    found: dict[str, Any] = admin.site.each_context(request)
+    return found
+
+
+CONSOLE: Final = Inbox(Addresses("admin"), "console/inbox", _frame)
 
 
 def addresses() -> list[Any]:

@@ -15,8 +15,7 @@ from django.utils.translation import gettext_lazy
 from django.views.generic import RedirectView
 from unfold.sites import UnfoldAdminSite
 
-from frontend.console import stylesheet
-from frontend.console.tables import event_columns
+from frontend.console import events, stylesheet
 from frontend.kernel import portal
 from frontend.views import deciding, entrance
 from tenants.models import Event, Finding, Host, HostPlan, Person, Provider
@@ -65,8 +64,10 @@ class ConsoleSite(UnfoldAdminSite):  # type: ignore[misc]  # the package has no 
             **shown,
             "waiting_count": len(rows),
             "looks": _looks(),
-            "events": list(Event.objects.order_by("-at", "-id")[:NEWEST]),
-            "event_columns": event_columns(),
+            "can_export": False,
+            "is_summary": True,
+            "events": events.lines(list(Event.objects.order_by("-at", "-id")[:NEWEST])),
+            "event_columns": events.columns(),
             **(extra_context or {}),
         }
         answer: HttpResponse = super().index(request, values)

@@ -19,8 +19,9 @@ from django.views.decorators.cache import cache_control
 FILES: Final = ("base", "layout", "parts", "forms", "pictures", "work")
 DOCUMENT: Final = re.compile(r"(?<![\w.#-]):root\b|(?<![\w.#-])(?:html|body)(?=\s*[{,])")
 PART: Final = """
-.portal-part { container-type: inline-size; color-scheme: light; background: transparent; }
+.portal-part { container: main / inline-size; color-scheme: light; background: transparent; min-block-size: 0; }
 .dark .portal-part { color-scheme: dark; }
+.portal-part .prose { color: inherit; font-size: inherit; line-height: inherit; }
 """
 
 

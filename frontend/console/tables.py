@@ -19,9 +19,10 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import NoReverseMatch, reverse
 from django.utils.text import capfirst
-from django.utils.translation import gettext as _
 from unfold.admin import ModelAdmin
 
+from frontend.console import events
+from frontend.console.cells import cell
 from frontend.console.sheets import SHEETS, Sheet
 from tenants.models import Event
 
@@ -55,12 +56,6 @@ def name_of(row: models.Model) -> str:
     """Return what a row is called: rows of ours have no `str()`."""
     given = next((str(getattr(row, name)) for name in NAMING if getattr(row, name, None)), "")
     return given or str(row.pk)[:13]
-
-
-def event_columns() -> list[dict[str, Any]]:
-    """Return the columns of a table of events."""
-    labels = {"at": _("When"), "kind": _("What"), "actor": _("Who")}
-    return [{"key": key, "label": label} for key, label in labels.items()]
 
 
 class BoundedPaginator(Paginator):  # type: ignore[type-arg]  # pages of any table
@@ -122,16 +117,21 @@ class Table(ModelAdmin):  # type: ignore[misc]  # the package has no types
         """Nobody: rows end by operations."""
         return False
 
-    def get_list_display(self, request: HttpRequest) -> tuple[str, ...]:  # noqa: ARG002
-        """Return the columns of the list."""
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """Return the names of the list's columns."""
         if self.sheet is not None:
             return self.sheet.columns
         names = {field.name for field in shown_fields(self.model) if not field.is_relation}
         return tuple(name for name in TELLING if name in names) or ("pk",)
 
-    def get_list_select_related(self, request: HttpRequest) -> tuple[str, ...] | bool:
+    def get_list_display(self, request: HttpRequest) -> tuple[Any, ...]:  # noqa: ARG002
+        """Return the cells of the list."""
+        return tuple("pk" if name == "pk" else cell(self.model, name) for name in self.columns)
+
+    def get_list_select_related(self, request: HttpRequest) -> tuple[str, ...] | bool:  # noqa: ARG002
         """Read what the list names of other tables in the same query."""
-        found = {name.rpartition("__")[0] for name in self.get_list_display(request) if "__" in name}
+        found = {name.rpartition("__")[0] for name in self.columns if "__" in name}
         return tuple(sorted(found)) or False
 
     def get_search_fields(self, request: HttpRequest) -> tuple[str, ...]:  # noqa: ARG002
@@ -166,8 +166,8 @@ class Table(ModelAdmin):  # type: ignore[misc]  # the package has no types
             "title": f"{capfirst(self.opts.verbose_name)} {name_of(row)}",
             "row": row,
             "facts": [self._fact(row, field) for field in shown_fields(self.model)],
-            "events": list(Event.objects.filter(object_id=row.pk).order_by("-seq")[:EVENTS]) if _is_uuid(row) else [],
-            "event_columns": event_columns(),
+            "events": events.lines(self._events(row)),
+            "event_columns": events.columns(),
             **(extra_context or {}),
         }
         return TemplateResponse(request, "console/row.html", values)
@@ -181,6 +181,11 @@ class Table(ModelAdmin):  # type: ignore[misc]  # the package has no types
         except ValidationError:
             return None
         return rows.filter(pk=key).first()
+
+    def _events(self, row: models.Model) -> list[Event]:
+        if not isinstance(row._meta.pk, models.UUIDField):
+            return []
+        return list(Event.objects.filter(object_id=row.pk).order_by("-seq")[:EVENTS])
 
     def _fact(self, row: models.Model, field: models.Field[Any, Any]) -> Fact:
         label = capfirst(str(field.verbose_name))
@@ -197,10 +202,6 @@ class Table(ModelAdmin):  # type: ignore[misc]  # the package has no types
         if isinstance(value, dict | list):
             return Fact(label, json.dumps(value, indent=2, default=str, ensure_ascii=False), "json")
         return Fact(label, str(value))
-
-
-def _is_uuid(row: models.Model) -> bool:
-    return isinstance(row._meta.pk, models.UUIDField)
 
 
 def _address(row: models.Model) -> str:
