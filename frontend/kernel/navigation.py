@@ -82,7 +82,7 @@ OPERATE: Final = (
     Entry("tenants", _("Tenants"), "network", "tenants", "people.list", of_tenant=False),
     Entry("everybody", _("All people"), "users", "everybody", "people.list", of_tenant=False),
     Entry("prices", _("Prices"), "tags", "prices", "people.list", of_tenant=False),
-    Entry("system", _("System"), "activity", "system", "people.list", of_tenant=False),
+    Entry("system", _("System"), "activity", "system", "system.read", of_tenant=False),
     Entry("served-models", _("Model catalogue"), "library", "served-models", "platform.read", of_tenant=False),
     Entry("evidence", _("Evidence"), "file-check", "evidence", "checkpoints.list", of_tenant=False),
 )
