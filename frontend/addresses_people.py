@@ -6,13 +6,24 @@ from typing import Any, Final
 
 from django.urls import path
 
-from frontend.views import access_review, closing, first, offboarding, people, service_accounts, settings, webhooks
+from frontend.views import (
+    access_review,
+    closing,
+    first,
+    offboarding,
+    people,
+    service_accounts,
+    settings,
+    setup,
+    webhooks,
+)
 
 TENANT: Final = "t/<str:tenant>"
 ACCOUNT: Final = f"{TENANT}/people/accounts/<str:name>"
 WEBHOOK: Final = f"{TENANT}/settings/webhooks/<str:name>"
 
 PEOPLE: Final[list[Any]] = [
+    path("ops/setup", setup.show, name="setup"),
     path("first", first.show, name="first"),
     path("first/tenant", first.tenant, name="first-tenant"),
     path("first/join", first.join, name="first-join"),

@@ -68,6 +68,10 @@ DEPTHS: Final[Mapping[SuspensionDepth, tuple[str | Promise, str | Promise]]] = {
     ),
 }
 FIELDS: Final[Mapping[str, str]] = {"display_name": "title", "policy.longest_s": "longest_days"}
+AT_FIELDS: Final = frozenset(
+    {"title", "description", "labels", "longest_days", *(f"policy.{key}" for key in LIST_KEYS)}
+)
+"""Fields whose errors stand beside them; those of dialogs stand above the page."""
 DEEDS: Final = {
     "suspend": "tenants.suspend", "resume": "tenants.resume", "close": "tenants.close", "nest": "tenants.create_child",
 }  # fmt: skip
@@ -104,6 +108,7 @@ def _page(request: PageRequest, *, errors: Mapping[str, str] | None = None, stat
     values = {
         "row": tenant,
         "errors": errors or {},
+        "elsewhere": [text for name, text in (errors or {}).items() if name not in AT_FIELDS],
         "title": given.get("title", tenant.display_name),
         "description": given.get("description", tenant.description),
         "labels_text": given.get("labels", labels_text(tenant.labels)),
