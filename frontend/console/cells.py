@@ -26,7 +26,7 @@ LABELS: Final[Mapping[str, str | Promise]] = {
     "resolved_at": _("Resolved"), "starts_at": _("Starts"), "ends_at": _("Ends"), "held_from": _("From"),
     "held_to": _("To"), "valid_from": _("From"), "disabled_at": _("Off since"), "left_at": _("Left"),
     "product_kind": _("For"), "service_class": _("Class"), "display_name": _("Shown as"), "is_active": _("May log in"),
-    "object_kind": _("Object"), "object_id": _("Object's id"), "at": _("When"), "kind": _("Kind"),
+    "object_kind": _("Object"), "object_id": _("Object's id"), "at": _("When"), "kind": _("Kind"), "who": _("Who"),
 }  # fmt: skip
 """Column → its heading, where its name does not say it."""
 
@@ -36,12 +36,14 @@ def cell(model: type[models.Model], path: str) -> Callable[[Any], Any]:
     """Return the cell of a column: `path` is a column, or `tenant__name` for one of another table."""
 
     def show(row: Any) -> Any:
-        return shown(_value(row, path), path)
+        value = _value(row, path)
+        return shown(row.actor.partition(":")[0] if path == "who" and not value else value, path)
 
     field = _field(model, path)
     show.__name__ = path
     show.short_description = LABELS.get(path) or capfirst(str(getattr(field, "verbose_name", path)))  # type: ignore[attr-defined]
-    show.admin_order_field = path  # type: ignore[attr-defined]
+    if field is not None:
+        show.admin_order_field = path  # type: ignore[attr-defined]
     if isinstance(field, models.BooleanField):
         show.boolean = True  # type: ignore[attr-defined]
     return show
@@ -55,6 +57,8 @@ def shown(value: Any, path: str) -> Any:
         return UNKNOWN
     if isinstance(value, datetime):
         return when(value)
+    if path == "object_id":
+        return f"{str(value)[:8]}…"
     if path == "role" and isinstance(value, int):
         return Role(value).word
     if hasattr(value, "lower") and hasattr(value, "upper") and not isinstance(value, str):  # a range

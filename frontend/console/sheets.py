@@ -169,7 +169,7 @@ SHEETS: Final[Mapping[type[Model], Sheet]] = {
         (words("state", _("state"), ("running", "done", "cancelled")),),
     ),
     models.Event: Sheet(
-        ("at", "kind", "object_kind", "object_id", "actor"),
+        ("at", "kind", "object_kind", "object_id", "who"),
         ("kind__startswith", "object_id"),
         (words("object_kind", _("object"), OBJECTS),),
         ("-at", "-pk"),

@@ -20,11 +20,12 @@ from django.template.response import TemplateResponse
 from django.urls import NoReverseMatch, reverse
 from django.utils.text import capfirst
 from unfold.admin import ModelAdmin
+from unfold.views import ChangeList
 
 from frontend.console import events
 from frontend.console.cells import cell
 from frontend.console.sheets import SHEETS, Sheet
-from tenants.models import Event
+from tenants.models import Event, Person
 
 HIDDEN: Final = frozenset(
     {"password", "digest", "sealed", "token_digest", "credential_digest", "secret_sealed", "rendered"}
@@ -66,6 +67,15 @@ class BoundedPaginator(Paginator):  # type: ignore[type-arg]  # pages of any tab
         """Return how many rows there are, at most `MOST_COUNTED`."""
         rows: Any = self.object_list
         return int(rows.order_by()[:MOST_COUNTED].count())
+
+
+class Rows(ChangeList):  # type: ignore[misc]  # the package has no types
+    """One list: it says how many rows it shows, and does not count the others for it."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        """Find the rows of this page."""
+        super().get_results(request)
+        self.full_result_count = self.result_count
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +143,18 @@ class Table(ModelAdmin):  # type: ignore[misc]  # the package has no types
         """Read what the list names of other tables in the same query."""
         found = {name.rpartition("__")[0] for name in self.columns if "__" in name}
         return tuple(sorted(found)) or False
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:  # noqa: ARG002
+        """Return the class of the list."""
+        return Rows
+
+    def get_queryset(self, request: HttpRequest) -> models.QuerySet[Any]:
+        """Return the rows; events with the name of who did it."""
+        rows: models.QuerySet[Any] = super().get_queryset(request)
+        if self.model is Event:
+            name = Person.objects.filter(pk=models.OuterRef("person_id")).values("display_name")[:1]
+            rows = rows.annotate(who=models.Subquery(name))
+        return rows
 
     def get_search_fields(self, request: HttpRequest) -> tuple[str, ...]:  # noqa: ARG002
         """Return what the search looks through."""

@@ -206,7 +206,8 @@ def test_every_sheet_names_columns_that_exist():
             )[:1]
         )
         for column in sheet.columns:
-            model.objects.values(column)
+            if column != "who":  # by the list itself
+                model.objects.values(column)
 
 
 def test_lists_are_searched_and_filtered(browse, ana, acme):
