@@ -140,7 +140,8 @@ ITEMS: Final = (
     ),
     Item(
         "prices", gettext_lazy("A price list"),
-        gettext_lazy("People see what they ask for, approvers what they grant."), _prices, gettext_lazy("Publish prices"), "prices",
+        gettext_lazy("People see what they ask for, approvers what they grant."), _prices,
+        gettext_lazy("Publish prices"), "prices",
     ),
     Item(
         "model", gettext_lazy("A model to serve"), gettext_lazy("What New offers first."), _models,
