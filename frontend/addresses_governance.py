@@ -6,7 +6,16 @@ from typing import Any, Final
 
 from django.urls import path
 
-from frontend.views import decisions, delegations, everybody, rules, tenancies, tenancy_changes
+from frontend.views import (
+    decisions,
+    delegations,
+    everybody,
+    platform_rules,
+    prices,
+    rules,
+    tenancies,
+    tenancy_changes,
+)
 
 PERSON: Final = "ops/people/<uuid:person>"
 RULE: Final = "ops/decisions/rules/<uuid:key>"
@@ -34,4 +43,9 @@ GOVERNANCE: Final[list[Any]] = [
     path(f"{PERSON}/resume", everybody.resume, name="everybody-resume"),
     path(f"{PERSON}/leave", everybody.leave, name="everybody-leave"),
     path(f"{PERSON}/erase", everybody.erase, name="everybody-erase"),
+    path("ops/prices", prices.listed, name="prices"),
+    path("ops/prices/new", prices.create, name="price-list-new"),
+    path("ops/prices/policies", platform_rules.policies, name="policies"),
+    path("ops/prices/notices", platform_rules.notices, name="platform-notices"),
+    path("ops/prices/<uuid:key>", prices.show, name="price-list"),
 ]

@@ -7,8 +7,8 @@ deletion. Reads only, in the caller's read block; the number of statements does 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
@@ -156,6 +156,25 @@ class Book:
         places = {key: (name, site) for key, name, site in Provider.objects.values_list("pk", "name", "site")}
         return cls(all_prices(), tuple(tokens), places)
 
+    def adding(self, draft: Draft) -> Book:
+        """Return the book with a list that is not published yet; one of the same start gives way to it."""
+        name = self.places.get(draft.provider, ("", ""))[0] if draft.provider is not None else ""
+        place = (name, draft.site)
+        kept = [
+            one
+            for one in self.prices.prices
+            if not (one.item in draft.prices and one.starts_at == draft.starts_at and (one.provider, one.site) == place)
+        ]
+        hourly = [
+            pricing.Price(item, amount, draft.starts_at, name, draft.site)
+            for item, amount in draft.prices.items()
+            if item != TOKEN
+        ]
+        tokens = list(self.tokens)
+        if TOKEN in draft.prices:
+            tokens.append((draft.starts_at, draft.provider, draft.site, draft.prices[TOKEN]))
+        return replace(self, prices=pricing.PriceList((*kept, *hourly)), tokens=tuple(tokens))
+
     def price(self, item: str, at: datetime, provider: UUID) -> Decimal | None:
         """Return the price of an item at a provider, None where nobody has set one."""
         name, site = self.places.get(provider, ("", ""))
@@ -170,3 +189,43 @@ class Book:
             return self.prices.at(item, at, provider=name, site=site).amount
         except pricing.NoPrice:
             return None
+
+
+# --- what other prices would have cost ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A price list that is not published yet."""
+
+    prices: Mapping[str, Decimal]
+    starts_at: datetime
+    provider: UUID | None = None
+    site: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What one item came to over a time at present prices, and what it would have at others."""
+
+    item: str
+    quantity: Decimal
+    before: Decimal
+    after: Decimal
+
+
+def effects(rows: Sequence[Billed], book: Book, draft: Draft, *, now: datetime) -> list[Effect]:
+    """Return by item what `rows` cost at the prices of `now`, and at those in force when the draft starts.
+
+    What has no price costs nothing. Only items that the draft prices are in the answer.
+    """
+    then = book.adding(draft)
+    sums: dict[str, tuple[Decimal, Decimal, Decimal]] = {}
+    for row in rows:
+        if row.item not in draft.prices:
+            continue
+        quantity, before, after = sums.get(row.item, (Decimal(0), Decimal(0), Decimal(0)))
+        old = book.price(row.item, now, row.provider) or Decimal(0)
+        new = then.price(row.item, max(now, draft.starts_at), row.provider) or Decimal(0)
+        sums[row.item] = (quantity + row.quantity, before + row.quantity * old, after + row.quantity * new)
+    return [Effect(item, *sums.get(item, (Decimal(0), Decimal(0), Decimal(0)))) for item in sorted(draft.prices)]
