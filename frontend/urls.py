@@ -8,6 +8,7 @@ from django.urls import path
 
 from frontend.addresses_estate import ESTATE
 from frontend.addresses_governance import GOVERNANCE
+from frontend.addresses_money import MONEY
 from frontend.addresses_operations import OPERATIONS
 from frontend.addresses_people import PEOPLE
 from frontend.addresses_providers import PROVIDERS
@@ -100,6 +101,7 @@ urlpatterns: list[Any] = [
     path(f"{REQUEST}/comment", requests.comment, name="request-comment"),
     path(f"{REQUEST}/withdraw", requests.withdraw, name="request-withdraw"),
     *OPERATIONS,
+    *MONEY,
     # whoever decides
     path("ops/inbox", inbox.listed, name="inbox"),
     path("ops/inbox/equal", inbox.equal, name="inbox-equal"),
