@@ -8,6 +8,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from controlplane.env import environment
+from frontend.console import look
 from frontend.kernel.security import PORTAL
 
 env = environment()
@@ -60,7 +61,9 @@ AUTH_PASSWORD_VALIDATORS = [
 ]
 
 INSTALLED_APPS = [
-    "django.contrib.admin",
+    # the admin console: its package before the framework's admin, whose templates it replaces
+    "unfold.apps.BasicAppConfig",
+    "frontend.console.apps.ConsoleAdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -143,6 +146,7 @@ PORTAL_LOG_OUT_URL = "/accounts/logout/"
 CSRF_FAILURE_VIEW = "frontend.views.errors.forged"
 CONTENT_SECURITY_POLICY = {"DIRECTIVES": dict(PORTAL)}
 MESSAGE_STORAGE = "django.contrib.messages.storage.cookie.CookieStorage"  # a message costs no row and no lock
+UNFOLD = look.UNFOLD  # the admin console
 # --- end of portal ---
 
 # --- accounts (django-allauth; frontend/accounts) ---

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from django.urls import path
 
-from frontend.views import models
+from frontend.views import evidence, models, outbox, system
 
 OPERATIONS: Final[list[Any]] = [
     path("t/<str:tenant>/models", models.listed, name="models"),
@@ -14,4 +14,11 @@ OPERATIONS: Final[list[Any]] = [
     path("ops/offer-model", models.offer, name="served-model-new"),
     path("ops/models/<str:name>", models.show, name="served-model"),
     path("ops/models/<str:name>/change", models.change, name="served-model-change"),
+    path("ops/system", system.show, name="system"),
+    path("ops/system/check", system.check, name="system-check"),
+    path("ops/evidence", evidence.packs, name="evidence"),
+    path("ops/evidence/make", evidence.make, name="evidence-make"),
+    path("ops/evidence/as-of", evidence.as_of, name="evidence-as-of"),
+    path("ops/evidence/chain", evidence.chain, name="evidence-chain"),
+    path("outbox", outbox.listed, name="outbox"),
 ]

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.urls import path
 
-from frontend.views import connect, providers
+from frontend.views import connect, findings, plans, providers
 
 PROVIDER = "ops/providers/<str:provider>"
 CONNECT = f"{PROVIDER}/connect"
@@ -31,4 +31,11 @@ PROVIDERS: list[Any] = [
     path(f"{CONNECT}/acceptance", connect.acceptance, name="connect-acceptance"),
     path(f"{CONNECT}/accept", connect.accept, name="connect-accept"),
     path(f"{CONNECT}/open", connect.open_hosts, name="connect-open"),
+    path("ops/plans", plans.listed, name="plans"),
+    path("ops/plans/<str:key>", plans.show, name="plan"),
+    path("ops/plans/<str:key>/start", plans.start, name="plan-start"),
+    path("ops/plans/<str:key>/abort", plans.abort, name="plan-abort"),
+    path("ops/findings", findings.listed, name="findings"),
+    path("ops/findings/<str:key>", findings.show, name="finding"),
+    path("ops/findings/<str:key>/resolve", findings.resolve, name="finding-resolve"),
 ]

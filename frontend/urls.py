@@ -8,7 +8,9 @@ from django.urls import path
 
 from frontend.addresses_estate import ESTATE
 from frontend.addresses_governance import GOVERNANCE
+from frontend.addresses_money import MONEY
 from frontend.addresses_operations import OPERATIONS
+from frontend.addresses_people import PEOPLE
 from frontend.addresses_providers import PROVIDERS
 from frontend.kernel.page import verify
 from frontend.views import (
@@ -16,6 +18,7 @@ from frontend.views import (
     entrance,
     home,
     inbox,
+    leaked,
     live,
     machines,
     me,
@@ -57,6 +60,7 @@ urlpatterns: list[Any] = [
     path("help", help_pages.listed, name="help"),
     path("help/<str:code>", help_pages.show, name="help-topic"),
     path("search", search.find, name="search"),
+    path("leaked", leaked.show, name="leaked"),
     path("me", me.show, name="me"),
     path("me/tokens/new", me.create_token, name="token-new"),
     path("me/tokens/<str:token>/revoke", me.revoke_token, name="token-revoke"),
@@ -66,6 +70,7 @@ urlpatterns: list[Any] = [
     path("me/notifications/preferences/set", notices.set_preferences, name="notice-preferences-set"),
     path("style", style.show, name="style"),
     path("style/entrance", style.entrance, name="style-entrance"),
+    *PEOPLE,
     # one tenant
     path("t/<str:tenant>", home.show, name="home-of"),
     path("t/<str:tenant>/live", live.tenant, name="live-tenant"),
@@ -96,6 +101,7 @@ urlpatterns: list[Any] = [
     path(f"{REQUEST}/comment", requests.comment, name="request-comment"),
     path(f"{REQUEST}/withdraw", requests.withdraw, name="request-withdraw"),
     *OPERATIONS,
+    *MONEY,
     # whoever decides
     path("ops/inbox", inbox.listed, name="inbox"),
     path("ops/inbox/equal", inbox.equal, name="inbox-equal"),

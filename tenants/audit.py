@@ -99,7 +99,8 @@ CHECKS: Final[dict[str, str]] = {
         FROM tenants_event e LEFT JOIN tenants_event p ON p.chain = e.chain AND p.seq = e.seq - 1
         WHERE e.hash <> event_hash(e.previous, e.chain, e.seq, e.at, e.tenant_id, e.kind, e.object_kind, e.object_id,
                                    e.actor, e.person_id, e.data)
-           OR e.previous <> coalesce(p.hash, repeat('0', 64))""",
+           OR e.previous <> coalesce(p.hash, repeat('0', 64))
+        ORDER BY e.chain, e.seq""",
     "chain-head": """
         SELECT c.chain::text, format('head is at %s, the last event at %s', c.seq, coalesce(max(e.seq), 0))
         FROM tenants_chainhead c LEFT JOIN tenants_event e ON e.chain = c.chain

@@ -179,10 +179,11 @@ def forecast(
     said = sum((line.exact for line in lines if line.item == TOKEN), start=Fraction(0))
     passed = (now - start) // MICROSECOND
     tokens = said * ((end - now) // MICROSECOND) / passed if passed else Fraction(0)
-    return Forecast(money(spent), money(_running(tenant, now, end, allocation)), money(tokens))
+    return Forecast(money(spent), money(running(tenant, now, end, allocation=allocation)), money(tokens))
 
 
-def _running(tenant: Tenant, now: datetime, end: datetime, allocation: UUID | None) -> Fraction:
+def running(tenant: Tenant, now: datetime, end: datetime, *, allocation: UUID | None = None) -> Fraction:
+    """Return what is billed now will cost over [now, end), each to its own end, at published prices."""
     places = {row.pk: row for row in Provider.objects.only("name", "site")}
     prices = all_prices()
     used = list(costs.used_over(costs.below(tenant), (now, end), allocation=allocation))

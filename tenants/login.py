@@ -7,7 +7,6 @@ password; attempts are counted per e-mail and address, and per e-mail, before an
 from __future__ import annotations
 
 import hashlib
-import re
 import secrets
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -33,10 +32,8 @@ MOST_PER_EMAIL: Final = 50
 """Attempts per e-mail from anywhere in a window."""
 TOKEN_LASTS: Final = timedelta(days=30)
 ADMIN_PREFIX: Final = "/admin/"
-ADMIN_POSTS: Final = tuple(
-    re.compile(ADMIN_PREFIX + rest) for rest in (r"login/", r"logout/", r"tenants/request/[0-9a-f-]{36}/decide/")
-)
-"""The only pages of the console that take more than reads; each opens its own transactions."""
+ADMIN_OWN_BLOCKS: Final = (f"{ADMIN_PREFIX}inbox/", f"{ADMIN_PREFIX}logout/")
+"""Where the console has pages of the portal: the only ones that take more than reads, and each opens its own blocks."""
 
 
 def actor_of(person: Person) -> Actor:
@@ -165,11 +162,10 @@ class AdminTransactionMiddleware:
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         """Answer the request, inside a read block as the person who asks where it is a page of the console."""
-        if not request.path.startswith(ADMIN_PREFIX):
+        if not request.path.startswith(ADMIN_PREFIX) or request.path.startswith(ADMIN_OWN_BLOCKS):
             return self.get_response(request)
         if request.method not in {"GET", "HEAD"}:
-            known = any(rule.fullmatch(request.path) for rule in ADMIN_POSTS)
-            return self.get_response(request) if known else HttpResponseNotAllowed(["GET", "HEAD"])
+            return HttpResponseNotAllowed(["GET", "HEAD"])
         actor = session_actor(request)
         if actor is None:
             return self.get_response(request)

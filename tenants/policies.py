@@ -120,6 +120,10 @@ ROUTES |= {
     "plans.read": platform(*P),
     "checkpoints.list": platform(*P),
     "platform.read": platform(*P),
+    "system.read": platform(*P),
+    "system.check": platform(*P),
+    "evidence.make": platform(*P),
+    "evidence.as_of": view(Role.OWNER),
     "schema.read": PUBLIC,
     "docs.read": PUBLIC,
 }

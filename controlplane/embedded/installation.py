@@ -71,6 +71,11 @@ class Installation:
         return "CELERY_BROKER_URL" not in self.given
 
     @property
+    def is_demo(self) -> bool:
+        """Whether it is to be filled with the demo's people and sandbox; else it waits for its first operator."""
+        return self.given.get("TENANTRY_DEMO", "").lower() in {"1", "true", "yes", "on"}
+
+    @property
     def database(self) -> EmbeddedPostgres:
         """The embedded server of this state folder."""
         return EmbeddedPostgres(self.places.state)

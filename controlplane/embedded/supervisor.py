@@ -72,13 +72,22 @@ class Supervisor:
             self.once("migrate", "owner", "migrate", "--no-input")
         self.wait_ready("sandbox")
         with self._timed("bootstrap"):
-            said = self.once("bootstrap", "worker", "bootstrap", "--demo")
-        for line in said.splitlines():
-            self.tell(f"  {line}")
+            said = self.once(
+                "bootstrap", "worker", "bootstrap", "--demo" if self.installation.is_demo else "--first-link"
+            )
         for make in (roster.web, roster.worker, roster.beat, roster.dispatcher):
             self._begin(make(self.installation))
         self.wait_ready("web", "worker", "beat", "dispatcher")
         self.write_status("running")
+        self._tell_bootstrap(said)
+
+    def _tell_bootstrap(self, said: str) -> None:
+        """Tell what was made; of an installation without an operator the link that makes him, once it works."""
+        for line in said.splitlines():
+            if self.installation.is_demo:
+                self.tell(f"  {line}")
+            elif line.startswith("http"):
+                self.tell(f"  first operator {line}   (open it within a day; it works once)")
 
     def once(self, name: str, process: Process, *command: str, timeout_s: float = 300.0) -> str:
         """Run one management command to its end and return its stdout, which no log keeps; stderr is its log.

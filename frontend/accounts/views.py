@@ -102,7 +102,7 @@ def _open_account(request: HttpRequest, secret: str, link: accounts.Link) -> Htt
             if getattr(error, "specific_code", "") == "link-closed" or not _at_its_field(form, error):
                 raise
         else:
-            return links.drop(_come_in(request, person_id))
+            return links.drop(_come_in(request, person_id, to=reverse("frontend:setup") if first else "/"))
     return render(
         request, "account/link_account.html", {"form": form, "link": link, "first": first}, status=_status(form)
     )
@@ -137,11 +137,11 @@ def _recover(request: HttpRequest, secret: str, link: accounts.Link) -> HttpResp
     return render(request, "account/link_recovery.html", {"form": form, "link": link}, status=_status(form))
 
 
-def _come_in(request: HttpRequest, person_id: UUID) -> HttpResponseBase:
-    """Log in who just made his account, with a new session."""
+def _come_in(request: HttpRequest, person_id: UUID, *, to: str) -> HttpResponseBase:
+    """Log in who just made his account, with a new session: the first operator goes on to the set-up."""
     with acting(AUTH):
         person = Person.objects.get(pk=person_id)
-    response: HttpResponseBase = perform_login(request, person, redirect_url="/")
+    response: HttpResponseBase = perform_login(request, person, redirect_url=to)
     return response
 
 

@@ -35,6 +35,8 @@ class Cell:
     is_chosen: bool = False
     is_closed: bool = False
     holders: tuple[str, ...] = ()
+    name: str = ""
+    """Shown below a "named" cell."""
 
 
 class Pictures:
@@ -88,12 +90,12 @@ def symbol(looks: tuple[Look, ...]) -> str:
 
 
 def cells(hosts: Iterable[Cell], label: str, size: str, pictures: Pictures | None = None) -> SafeString:
-    """Return hosts as cells; `size` is "dense" (18 px), "plain" (28) or "roomy" (48).
+    """Return hosts as cells; `size` is "dense" (18 px), "plain" (28) or "named" (wide, the name below).
 
     With `pictures`, the page holds `pictures.drawn()` once, after all maps are made; without, each cell holds its own
     picture, which shows every slot of every GPU.
     """
-    made = "".join(_cell(host, pictures) for host in hosts)
+    made = "".join(_cell(host, pictures, size) for host in hosts)
     return format_html(
         '<div class="heat is-{}" role="group" aria-label="{}">{}</div>',
         size,
@@ -102,11 +104,10 @@ def cells(hosts: Iterable[Cell], label: str, size: str, pictures: Pictures | Non
     )
 
 
-def _cell(host: Cell, pictures: Pictures | None) -> str:
+def _cell(host: Cell, pictures: Pictures | None, size: str) -> str:
     url = host.url if SAFE.match(host.url) else f'"{escape(host.url)}"'
-    classes = " ".join(
-        word for word, wanted in (("is-chosen", host.is_chosen), ("is-closed", host.is_closed)) if wanted
-    )
+    marks = {"is-chosen": host.is_chosen, "is-closed": host.is_closed, f"g{len(host.gpus)}": size != "dense"}
+    classes = " ".join(word for word, wanted in marks.items() if wanted)
     extra = f' class="{classes}"' if classes else ""
     extra += f' data-holders="{escape(" ".join(host.holders))}"' if host.holders else ""
     if pictures is None:
@@ -114,4 +115,9 @@ def _cell(host: Cell, pictures: Pictures | None) -> str:
     else:
         name = pictures.of(host.gpus)
         picture = f"<svg><use href=#{name} /></svg>" if name else ""
+    if size == "named":
+        return (
+            f'<a href={url} title="{escape(host.words)}"{extra}><span class="heat-face">{picture}</span>'
+            f'<span class="heat-name">{escape(host.name)}</span></a>'
+        )
     return f'<a href={url} title="{escape(host.words)}"{extra}>{picture}</a>'

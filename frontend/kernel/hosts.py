@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -22,7 +22,9 @@ from tenants.models import Event, Finding, Host, HostPlan
 from tenants.policies import ROUTES
 from tenants.states import Binding, HostState
 
-EVENTS_SHOWN: Final = 40
+EVENTS_SHOWN: Final = 60
+TOGETHER: Final = timedelta(minutes=10)
+"""Events alike within this are one line."""
 STEPS: Final[Mapping[str, tuple[str | Promise, str, str, frozenset[HostState]]]] = {
     "accept": (
         gettext_lazy("Run acceptance"),
@@ -70,6 +72,8 @@ WORDS: Final[Mapping[str, str | Promise]] = {
     "host.maintenance": gettext_lazy("In maintenance"),
     "host.returned": gettext_lazy("Brought back"),
     "host.removed": gettext_lazy("Removed"),
+    "host-plan.created": gettext_lazy("A plan was made"),
+    "host-plan.cancel-requested": gettext_lazy("Its end was asked for"),
     "host.rebound": gettext_lazy("The provider said where things lie"),
     "host.uses-changed": gettext_lazy("Use by others changed"),
     "host.gpu-added": gettext_lazy("A GPU was added"),
@@ -237,27 +241,40 @@ def _moment(text: Any) -> datetime | None:
     return parse_datetime(text) if isinstance(text, str) else None
 
 
-def history(keys: Sequence[UUID], *, words: Mapping[str, str | Promise] = WORDS) -> list[dict[str, Any]]:
+@dataclass(slots=True)
+class Happening:
+    """One line of a history: an event, or several alike that came together."""
+
+    at: datetime
+    what: str
+    by: str
+    details: list[str]
+    count: int = 1
+
+
+def history(keys: Sequence[UUID], *, words: Mapping[str, str | Promise] = WORDS) -> list[Happening]:
     """Return what happened to some objects, the latest first, with who did it; two statements."""
     rows: QuerySet[Event] = Event.objects.filter(object_id__in=list(keys)).order_by("-at", "-seq")
     found = list(rows[:EVENTS_SHOWN])
     names = asks.names(row.person_id for row in found)
-    return [
-        {
-            "at": row.at,
-            "what": str(words.get(row.kind) or row.kind.partition(".")[2].replace("-", " ").capitalize()),
-            "by": names.get(row.person_id, "") if row.person_id is not None else "",
-            "detail": _detail(row),
-        }
-        for row in found
-    ]
+    lines: list[Happening] = []
+    for row in found:
+        what = str(words.get(row.kind) or row.kind.partition(".")[2].replace("-", " ").capitalize())
+        by = names.get(row.person_id, "") if row.person_id is not None else ""
+        detail = _detail(row)
+        last = lines[-1] if lines else None
+        if last is not None and (last.what, last.by) == (what, by) and last.at - row.at < TOGETHER:
+            last.count += 1
+            last.details += [detail] if detail and detail not in last.details else []
+        else:
+            lines.append(Happening(row.at, what, by, [detail] if detail else []))
+    return lines
 
 
 def _detail(row: Event) -> str:
+    """Return the particulars of an event: the reason, the provider's message, the GPU, the fields that differ."""
     data = row.data
-    parts = [str(data[key]) for key in ("reason", "message", "product") if data.get(key)]
+    parts = [str(data[key]) for key in ("device", "reason", "message") if data.get(key)]
     if isinstance(data.get("fields"), list):
-        parts.append(", ".join(str(each) for each in data["fields"]))
-    if data.get("device"):
-        parts.append(str(data["device"]))
-    return " · ".join(parts)
+        parts.append(", ".join(str(each).replace("_", " ") for each in data["fields"]))
+    return ": ".join(parts)

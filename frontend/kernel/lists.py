@@ -18,8 +18,8 @@ from django.http import HttpResponse
 PAGE_ROWS: Final = 50
 MOST_EXPORTED: Final = 10_000
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-DANGEROUS: Final = ("=", "+", "-", "@", "\t", "\r")
-"""A cell that begins so is a formula to a spreadsheet."""
+DANGEROUS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+"""A cell that begins so, after blanks too, is a formula to a spreadsheet."""
 
 M = TypeVar("M", bound=Model)
 
@@ -79,6 +79,11 @@ def _cell(value: Any) -> Any:
         return ""
     if isinstance(value, datetime):
         return value.isoformat()
-    if isinstance(value, str) and value.startswith(DANGEROUS):
+    if isinstance(value, str) and (value.startswith(DANGEROUS) or value.lstrip(" ").startswith(DANGEROUS)):
         return f"'{value}"
     return value
+
+
+def as_text(value: Any) -> str:
+    """Return something with parts as the one cell that a CSV has for it."""
+    return json.dumps(value, cls=DjangoJSONEncoder, sort_keys=True)

@@ -82,9 +82,10 @@ OPERATE: Final = (
     Entry("tenants", _("Tenants"), "network", "tenants", "people.list", of_tenant=False),
     Entry("everybody", _("All people"), "users", "everybody", "people.list", of_tenant=False),
     Entry("prices", _("Prices"), "tags", "prices", "people.list", of_tenant=False),
-    Entry("system", _("System"), "activity", "system", "people.list", of_tenant=False),
+    Entry("system", _("System"), "activity", "system", "system.read", of_tenant=False),
     Entry("served-models", _("Model catalogue"), "library", "served-models", "platform.read", of_tenant=False),
     Entry("evidence", _("Evidence"), "file-check", "evidence", "checkpoints.list", of_tenant=False),
+    Entry("setup", _("Set-up"), "list-todo", "setup", "people.create", of_tenant=False),
 )
 SECTIONS: Final = ((_("Work"), WORK), (_("Tenant"), TENANT), (_("Decide"), DECIDE), (_("Operate"), OPERATE))
 

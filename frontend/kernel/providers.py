@@ -21,6 +21,7 @@ from django.utils.functional import Promise
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
+from frontend.kernel import estate
 from tenants import access
 from tenants.actor import Actor
 from tenants.models import Boundary, Endpoint, Finding, Host, Machine, Namespace, Provider
@@ -33,16 +34,6 @@ UNDER_WAY: Final = (Phase.PROVISIONING.value, Phase.DELETING.value)
 LATE: Final = 3
 """After so many missed readings a provider's picture is called old."""
 
-HOST_STATES: Final[Mapping[str, tuple[Text, str, str]]] = {
-    HostState.JOINING.value: (gettext_lazy("Not handed over"), "quiet", "circle-dashed"),
-    HostState.ACCEPTED.value: (gettext_lazy("Accepted"), "info", "circle-check"),
-    HostState.OPEN.value: (gettext_lazy("Open"), "ok", "circle-check"),
-    HostState.CORDONED.value: (gettext_lazy("Nothing new"), "warn", "lock"),
-    HostState.DRAINING.value: (gettext_lazy("Draining"), "warn", "hourglass"),
-    HostState.MAINTENANCE.value: (gettext_lazy("Maintenance"), "warn", "wrench"),
-    HostState.REMOVED.value: (gettext_lazy("Removed"), "quiet", "x"),
-}
-"""State → word, tone, icon."""
 FEATURES: Final[Mapping[str, Text]] = {
     "isolate": gettext_lazy("Cut one tenant off the network and back"),
     "power": gettext_lazy("Switch machines on and off"),
@@ -94,8 +85,8 @@ def may(actor: Actor, operation_id: str) -> bool:
 
 def host_state(state: str) -> dict[str, Any]:
     """Return a host's state for a badge."""
-    word, tone, icon = HOST_STATES.get(state, (state, "quiet", ""))
-    return {"text": word, "tone": tone, "icon": icon}
+    word, tone, sentence = estate.STATES[state]
+    return {"text": str(word), "tone": tone, "icon": "", "title": str(sentence)}
 
 
 def feature(name: str) -> str:

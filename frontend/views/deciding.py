@@ -115,6 +115,7 @@ def inbox_values(request: PageRequest, rows: list[Request], to: Addresses) -> di
     return {
         "lines": shown,
         "empty": not shown,
+        "can_export": True,
         "count": ngettext("%(n)d waits", "%(n)d wait", len(rows)) % {"n": len(rows)},
         "groups": [
             {"count": len(group), "what": asks.what(group[0]), "url": to.equal(group[0])}

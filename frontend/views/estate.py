@@ -21,7 +21,8 @@ from tenants.models import Allocation, Finding, GpuDevice, Provider
 
 MOST_DRAWN: Final = 320
 """Hosts up to which each cell shows every slot and lights up with its tenants; beyond, looks are shared."""
-ROOMY: Final = 48
+MOST_NAMED: Final = 64
+"""Hosts up to which each cell has room for its name."""
 TENANTS_SHOWN: Final = 12
 BAR: Final = (
     SlotState.USED, SlotState.RESERVED, SlotState.FOREIGN, SlotState.MAINTENANCE, SlotState.FAULT, SlotState.FREE,
@@ -39,7 +40,8 @@ def show(request: PageRequest) -> HttpResponse:
         return _exported(stock, form)
     small = len(found.hosts) <= MOST_DRAWN
     pictures = None if small else heat.Pictures()
-    maps = [_site(name, hosts, filters, pictures) for name, hosts in found.sites()]
+    size = "named" if len(found.hosts) <= MOST_NAMED else "plain" if small else "dense"
+    maps = [_site(name, hosts, filters, pictures, size) for name, hosts in found.sites()]
     values = {
         **frame(filters),
         "filters": filters,
@@ -129,7 +131,7 @@ def _figures(found: estate.Estate, stock: Sequence[estate_stock.Stock]) -> dict[
 
 
 def _site(
-    name: str, hosts: Sequence[estate.Seen], filters: estate.Filters, pictures: heat.Pictures | None
+    name: str, hosts: Sequence[estate.Seen], filters: estate.Filters, pictures: heat.Pictures | None, size: str
 ) -> dict[str, Any]:
     base = reverse("frontend:hosts").removeprefix("/ops/")
     cells = [
@@ -140,10 +142,10 @@ def _site(
             is_chosen=filters.tenant in host.holders if filters.tenant else False,
             is_closed=not host.is_open,
             holders=host.holders if pictures is None else (),
+            name=host.name.partition(".")[0],
         )
         for host in hosts
     ]
-    size = "dense" if pictures is not None else ("roomy" if len(hosts) <= ROOMY else "plain")
     return {
         "name": name,
         "hosts": len(hosts),

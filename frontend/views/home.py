@@ -11,18 +11,20 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any, Final
 
-from django.db.models import F, Q, QuerySet
+from django.db.models import F, Max, Q, QuerySet
 from django.http import HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 from django.urls import NoReverseMatch, reverse
 from django.utils.translation import gettext as _
 
-from frontend.kernel import outlook, portal, words
+from frontend.kernel import bill, outlook, portal, words
 from frontend.kernel.page import PageRequest, page
-from frontend.views import products
-from tenants.models import EndpointUsage, Request
+from frontend.views import first, products
+from tenants import access, billed
+from tenants.models import Budget, EndpointUsage, Request
 from tenants.operations import quotas
 from tenants.operations.pricing import currency
+from tenants.policies import ROUTES
 from tenants.states import Phase, RequestState, Role
 
 SHOWN: Final = 6
@@ -39,8 +41,11 @@ REMEMBERED_S: Final = 365 * 86400
 
 @page("who.read")
 def landing(request: PageRequest) -> HttpResponse:
-    """Send a person to the home of his tenant, one without a tenant to his work or to the first steps."""
+    """Send a person to what was just granted, else the home of his tenant, else his work, else the first steps."""
     tenant = request.portal.tenant
+    opens = first.unopened(request) if tenant is not None else ""
+    if opens:
+        return HttpResponseRedirect(opens)
     if tenant is not None and request.portal.role:
         return HttpResponseRedirect(reverse("frontend:home-of", kwargs={"tenant": tenant.name}))
     work = [link.url for section in request.portal.rail for link in section.items if not link.url.startswith("/t/")]
@@ -48,7 +53,7 @@ def landing(request: PageRequest) -> HttpResponse:
         return HttpResponseRedirect(work[0])
     if tenant is not None:
         return HttpResponseRedirect(reverse("frontend:home-of", kwargs={"tenant": tenant.name}))
-    return render(request, "frontend/pages/first/steps.html", {})
+    return HttpResponseRedirect(reverse("frontend:first"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,17 +77,24 @@ def show(request: PageRequest) -> HttpResponse:
     count = sum(_living(noun, request).select_related(None).count() for noun in nouns)
     whole = count == len(lines)  # sums of a part would be wrong: then they are not shown
     day = sum((line.day for line in lines if line.day is not None), start=Decimal(0)) if whole else None
+    month = bill.month_so_far(request.tenant, now=request.now)
+    budget = Budget.objects.filter(tenant=request.tenant).first()
+    start, end = billed.this_month(request.now)
     values: dict[str, Any] = {
         "needs": _needs(request, lines),
         "building": [line for line in lines if line.product.phase in BUILDING][:SHOWN],
         "soon": soon[:SHOWN],
-        "idle": idle[:SHOWN],
+        "soon_more": max(0, len(soon) - SHOWN),
+        "idle": _last_called(idle[:SHOWN], request),
+        "idle_more": max(0, len(idle) - SHOWN),
         "idle_day": sum((line.day for line in idle if line.day is not None), start=Decimal(0)) if whole else None,
         "bars": _bars(request),
         "running": [line for line in lines if line.product.phase == Phase.READY.value][:SHOWN],
         "count": count,
         "day": day,
-        "month": day * 30 if day is not None else None,
+        "month": month,
+        "pace": bill.pace(budget, month, start, end, now=request.now) if budget is not None else None,
+        "can_budget": budget is None and access.allowed(request.actor, request.tenant, ROUTES["budgets.set"]),
         "currency": currency(),
         "live_url": reverse("frontend:live-tenant", kwargs={"tenant": request.tenant.name}),
     }
@@ -127,6 +139,19 @@ def _idle(lines: Sequence[products.Row], request: PageRequest) -> list[products.
         .distinct()
     )
     return [line for line in ready if line.product.pk not in used]
+
+
+def _last_called(lines: Sequence[products.Row], request: PageRequest) -> list[dict[str, Any]]:
+    """Return idle lines with the hour in which each was called last, None for never."""
+    called = dict(
+        EndpointUsage.objects.filter(
+            tenant_id=request.tenant.pk, endpoint_id__in=[line.product.pk for line in lines], requests__gt=0
+        )
+        .values_list("endpoint_id")
+        .annotate(last=Max("hour"))
+        .order_by("endpoint_id")
+    )
+    return [{"line": line, "last": called.get(line.product.pk)} for line in lines]
 
 
 def _needs(request: PageRequest, lines: Sequence[products.Row]) -> list[Need]:

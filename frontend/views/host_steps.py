@@ -116,7 +116,10 @@ def _drain_page(request: PageRequest, row: Host, *, error: ControlPlaneError | N
         values = {
             **_shared(request, row, error),
             "seen": seen,
-            "touched": [{**entry, "url": _object_url(entry), "word": _word(entry)} for entry in seen["touched"]],
+            "touched": [
+                {**entry, "url": _object_url(entry), "word": _word(entry), "kind_word": _kind(entry)}
+                for entry in seen["touched"]
+            ],
             "production": production,
             "must_type": row.name if production else "",
             "offered": row.state in {state.value for state in hosts.STEPS["drain"][3]},
@@ -154,6 +157,11 @@ def _object_url(entry: Mapping[str, Any]) -> str:
         )
     except NoReverseMatch:
         return ""
+
+
+def _kind(entry: Mapping[str, Any]) -> str:
+    words = {"endpoint": _("Endpoint"), "machine": _("Machine"), "namespace": _("Namespace")}
+    return words.get(entry["object_kind"], _("Capacity"))
 
 
 def _word(entry: Mapping[str, Any]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from django.urls import NoReverseMatch, reverse
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
+from frontend.design.host_time import Band, host_over_time
 from frontend.design.strip import FOR_PLATFORM
 from frontend.kernel import estate, estate_windows, hosts, lists
 from frontend.kernel.page import PageRequest, page
@@ -165,8 +166,7 @@ def shown(request: PageRequest, row: Host) -> HttpResponse:
         "gpus": gpus,
         "strips": [one["strip"] for one in gpus],
         "faulty": [one for one in gpus if not one["device"].healthy],
-        "begin": begin,
-        "end": end,
+        "times": host_over_time([one["band"] for one in gpus], begin, end, request.now) if gpus else "",
         "ranges": [
             {"value": value, "label": label, "href": f"?range={value}#times"}
             for value, label in (("2d", _("2 days")), ("7d", _("7 days")), ("30d", _("30 days")))
@@ -220,13 +220,14 @@ def _gpu(
     request: PageRequest,
 ) -> dict[str, Any]:
     url = reverse("frontend:gpu", kwargs={"key": device.short_id})
+    name = _("GPU %(n)d") % {"n": device.index}
     past = [one for one in before if one.device == device.pk]
     return {
         "device": device,
         "url": url,
         "strip": estate_windows.strip(device, kept, now=request.now, url=url),
-        "spans": estate_windows.spans(kept, past, begin=begin, end=end),
-        "name": _("GPU %(n)d") % {"n": device.index},
+        "band": Band(name, url, device.slots, estate_windows.spans(kept, past, begin=begin, end=end)),
+        "name": name,
     }
 
 

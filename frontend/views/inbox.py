@@ -7,7 +7,9 @@ console shows the same pages in its own frame: another `Inbox`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from django.contrib import messages
 from django.http import HttpResponse, HttpResponseRedirect
@@ -26,6 +28,10 @@ from tenants.operations import requests
 from tenants.transactions import reading
 
 
+def _no_frame(request: PageRequest) -> dict[str, Any]:  # noqa: ARG001 - the portal's frame is the request's
+    return {}
+
+
 @dataclass(frozen=True, slots=True)
 class Inbox:
     """The views of one place that decides; each still needs `page` around it."""
@@ -33,6 +39,8 @@ class Inbox:
     to: deciding.Addresses
     templates: str
     """Folder of list.html, _table.html, decide.html and equal.html."""
+    frame: Callable[[PageRequest], dict[str, Any]] = _no_frame
+    """What its pages show around their content, beside the portal's own frame."""
 
     def listed(self, request: PageRequest) -> HttpResponse:
         """List what waits for the person's decision."""
@@ -41,12 +49,12 @@ class Inbox:
         if form in {"csv", "json"}:
             return _exported(deciding.lines(request, rows[: lists.MOST_EXPORTED], self.to), form)
         template = "_table" if request.htmx else "list"
-        return render(request, f"{self.templates}/{template}.html", deciding.inbox_values(request, rows, self.to))
+        return self._shown(request, template, deciding.inbox_values(request, rows, self.to))
 
     def show(self, request: PageRequest, key: str) -> HttpResponse:
         """Show one request with what approving it would do."""
         row = access.find(deciding.rows_of(request), key)
-        return render(request, f"{self.templates}/decide.html", deciding.decision_values(request, row, self.to))
+        return self._shown(request, "decide", deciding.decision_values(request, row, self.to))
 
     def decide(self, request: PageRequest, key: str) -> HttpResponse:
         """Approve, reduce, time-box or deny the version that was shown."""
@@ -96,7 +104,7 @@ class Inbox:
         if not rows:
             messages.info(request, _("None of these waits any more."))
             return HttpResponseRedirect(self.to.inbox)
-        return render(request, f"{self.templates}/equal.html", deciding.equal_values(request, rows, self.to))
+        return self._shown(request, "equal", deciding.equal_values(request, rows, self.to))
 
     def approve_equal(self, request: PageRequest) -> HttpResponse:
         """Approve the chosen ones of several equal requests, each by its own decision; what got worse stays."""
@@ -124,7 +132,10 @@ class Inbox:
                 found = problems.at_fields(error).items()
                 errors = {deciding.form_field(name): words.plain(text) for name, text in found}
             values = deciding.decision_values(request, row, self.to, errors=errors, given=request.POST, worse=worse)
-            return render(request, f"{self.templates}/decide.html", values, status=problems.status_of(error))
+            return self._shown(request, "decide", values, status=problems.status_of(error))
+
+    def _shown(self, request: PageRequest, name: str, values: dict[str, Any], *, status: int = 200) -> HttpResponse:
+        return render(request, f"{self.templates}/{name}.html", {**self.frame(request), **values}, status=status)
 
     def _next(self, request: PageRequest, row: Request) -> str:
         """Return the next page of work: the next request after this one, else the oldest, else the inbox."""

@@ -121,9 +121,9 @@ def size_key(offer: Offer) -> str:
     return f"{offer.size.product}/{offer.size.profile or 'whole'}/{offer.size.count}"
 
 
-def endpoint_screen(tenant: Tenant, given: QueryDict, *, now: datetime) -> EndpointScreen:
-    """Return the screen for half-filled input, in the caller's read block."""
-    held = stock.of(tenant)
+def endpoint_screen(tenant: Tenant | None, given: QueryDict, *, now: datetime) -> EndpointScreen:
+    """Return the screen for half-filled input, in the caller's read block; without a tenant that of a first wish."""
+    held = stock.of(tenant if tenant is not None else Tenant(path=[]))
     models = stock.models(held.policy)
     taken = Endpoint.objects.filter(tenant=tenant, released_at__isnull=True).values_list("name", flat=True)
     with_facts = [one.name for one in models if one.facts is not None]
@@ -136,7 +136,7 @@ def endpoint_screen(tenant: Tenant, given: QueryDict, *, now: datetime) -> Endpo
     if screen.chosen is not None:
         demand = demand_of(Ask(wish.name, screen.spec(), ProductKind.ENDPOINT))
         screen.price = outlook.price(demand, now, wishes.ends(now, wish.days))
-        screen.bars = outlook.bars(tenant, demand)
+        screen.bars = outlook.bars(tenant, demand) if tenant is not None else []
     return screen
 
 
@@ -369,7 +369,7 @@ def _shown(
             for place in wishes.PLACES
             if _offered(place, screen.stock)
         ],
-        "days_options": _days_options(wish.days),
+        "days_options": days_options(wish.days),
         "image_options": [{"value": image, "label": image} for image in machines.IMAGES],
         "breadcrumbs": [
             {"label": _("New"), "url": reverse("frontend:new", kwargs={"tenant": request.tenant.name})},
@@ -377,13 +377,14 @@ def _shown(
         ],
     }
     if isinstance(screen, EndpointScreen):
-        values |= _endpoint_options(screen)
+        values |= endpoint_options(screen)
     else:
         values["size_options"] = [_size_option(size, screen.prices[size.key]) for size in screen.sizes]
     return render(request, template, values, status=status)
 
 
-def _endpoint_options(screen: EndpointScreen) -> dict[str, Any]:
+def endpoint_options(screen: EndpointScreen) -> dict[str, Any]:
+    """Return what the fields of an endpoint offer."""
     wish = screen.wish
     longest = screen.served.facts.max_context if screen.served and screen.served.facts else max(wishes.CONTEXTS)
     contexts = sorted({*(value for value in wishes.CONTEXTS if value <= longest), min(wish.context, longest)})
@@ -449,7 +450,8 @@ def _size_option(size: Size, price: outlook.Price) -> dict[str, Any]:
     }
 
 
-def _days_options(present: int) -> list[dict[str, Any]]:
+def days_options(present: int) -> list[dict[str, Any]]:
+    """Return the terms to choose from, with the present one."""
     found = []
     for days in sorted({*wishes.DAYS, present}):
         text = ngettext("%(n)d day", "%(n)d days", days) % {"n": days}

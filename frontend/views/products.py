@@ -111,7 +111,9 @@ def listed(noun: Noun, request: PageRequest) -> HttpResponse:
         "clear_url": request.path,
         "is_filtered": bool(plain),
         "empty": not found.rows,
+        "can_pick": request.portal.can_write,
         "columns": [
+            *([{"key": "pick", "label": _("Choose"), "hidden_label": True}] if request.portal.can_write else []),
             {"key": "name", "label": _("Name")},
             {"key": "phase", "label": _("State")},
             {"key": "size", "label": _("Size")},

@@ -149,15 +149,22 @@ def _hardware(request: PageRequest, text: str) -> list[Hit]:
     hosts = Host.objects.filter(_by(text, "name")).select_related("provider")
     gpus = GpuDevice.objects.filter(_by(text), removed_at__isnull=True).select_related("host__provider")
     return [
-        *(_piece(row.provider, _("Host"), row.name, row, f"/ops/hosts/{row.short_id}", request) for row in _first(hosts)),
+        *(
+            _piece(row.provider, _("Host"), row.name, row, f"/ops/hosts/{row.short_id}", request)
+            for row in _first(hosts)
+        ),
         *(
             _piece(
-                row.host.provider, row.product, f"{row.host.name} · GPU {row.index}", row,
-                f"/ops/gpus/{row.short_id}", request,
+                row.host.provider,
+                row.product,
+                f"{row.host.name} · GPU {row.index}",
+                row,
+                f"/ops/gpus/{row.short_id}",
+                request,
             )
             for row in _first(gpus)
         ),
-    ]  # fmt: skip
+    ]
 
 
 def _piece(provider: Provider, kind: str, title: str, row: Host | GpuDevice, path: str, request: PageRequest) -> Hit:

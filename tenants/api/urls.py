@@ -11,7 +11,18 @@ from typing import Any
 from django.urls import path
 
 from tenants.api.stream import EventStream
-from tenants.api.views import capacity, costs, notifications, people, platform, products, records, requests, tenancy
+from tenants.api.views import (
+    capacity,
+    costs,
+    notifications,
+    people,
+    platform,
+    products,
+    records,
+    requests,
+    system,
+    tenancy,
+)
 
 TENANT = "tenants/<str:tenant>"
 
@@ -138,6 +149,8 @@ PLATFORM: list[Any] = [
     path("prices/<str:price_list>", platform.PriceListItem.as_view()),
     path("gpu-products", platform.Catalogue.as_view()),
     path("checkpoints", records.Checkpoints.as_view()),
+    path("system/reports", system.SystemReports.as_view()),
+    path(f"{TENANT}/as-of", system.AsOf.as_view()),
 ]
 
 urlpatterns: list[Any] = [*PRODUCTS, *TENANCY, *PEOPLE, *NOTIFICATIONS, *PLATFORM]

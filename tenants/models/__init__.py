@@ -42,6 +42,7 @@ from tenants.models.quota import (
     RequestStage,
 )
 from tenants.models.reconciled import Intent, Reconciled
+from tenants.models.system import SystemReport
 from tenants.models.tenant import Membership, Suspension, Tenant
 from tenants.models.work import HostPlan, Notice
 
@@ -98,6 +99,7 @@ __all__ = [
     "ServedModel",
     "ServiceAccount",
     "Suspension",
+    "SystemReport",
     "Tenant",
     "Unit",
     "UsageRecord",

@@ -45,6 +45,10 @@ class Person(AbstractBaseUser):
         """Return the display name."""
         return self.display_name
 
+    def get_full_name(self) -> str:
+        """Return the name that the admin console shows."""
+        return self.display_name
+
     @property
     def is_staff(self) -> bool:
         """Whether the admin console may be opened: any platform role."""

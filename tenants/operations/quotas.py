@@ -6,7 +6,7 @@ which sums over tenants that the caller may not see; who holds what is named onl
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
@@ -269,6 +269,63 @@ def set_limit(
     limit. Raises `InvalidSpec`, `Forbidden`, `PreconditionFailed`.
     """
     allow(actor, tenant, "quotas.set")
+    lock_path(tenant.pk)
+    return _put(tenant, dimension, amount, inherit=inherit, until=until, actor=actor, now=now, version=version)
+
+
+@operation
+def set_limits(
+    *,
+    tenant: Tenant,
+    limits: Mapping[str, int | None],
+    actor: Actor,
+    now: datetime,
+    inherit: Collection[str] = (),
+    versions: Mapping[str, int] | None = None,
+) -> list[str]:
+    """Set several lasting limits at once, all or none; None removes one, `inherit` names those of the tenant above.
+
+    `versions` are those of the limits as they were shown (0: there was none). Returns the dimensions that changed.
+    Raises as `set_limit`, naming the dimension in the field: `amount.<dimension>`.
+    """
+    allow(actor, tenant, "quotas.set")
+    lock_path(tenant.pk)
+    changed = []
+    rows = {row.dimension: row for row in Quota.objects.filter(tenant=tenant, until=None)}
+    for dimension in sorted({*limits, *inherit}):
+        row, amount = rows.get(dimension), limits.get(dimension)
+        version = versions.get(dimension) if versions is not None else None
+        if version is not None:
+            expect_version(row or Quota(version=0), version)
+        inherits = dimension in inherit
+        if amount is None and not inherits:
+            if row is not None:
+                _take_away(row, actor=actor, now=now)
+                changed.append(dimension)
+            continue
+        if row is not None and row.inherit == inherits and (inherits or row.amount == amount):
+            continue
+        try:
+            _put(tenant, dimension, amount or 0, inherit=inherits, until=None, actor=actor, now=now)
+        except InvalidSpec as error:
+            field = f"amount.{dimension}"
+            raise InvalidSpec(error.detail, field=field, code=error.specific_code, **error.data) from error
+        changed.append(dimension)
+    return changed
+
+
+def _put(
+    tenant: Tenant,
+    dimension: str,
+    amount: int,
+    *,
+    inherit: bool,
+    until: datetime | None,
+    actor: Actor,
+    now: datetime,
+    version: int | None = None,
+) -> Quota:
+    """Set one limit; the caller may, and holds the tenant path."""
     parsed(dimension)
     _check_amount(amount, "amount")
     if until is not None and until <= now:
@@ -280,7 +337,6 @@ def set_limit(
     if inherit and until is not None:
         msg = "Inheriting has no end; remove it instead."
         raise InvalidSpec(msg, field="until")
-    lock_path(tenant.pk)
     if not inherit and not actor.has(PlatformRole.OPERATOR):
         _within_parent(tenant, dimension, amount, now=now)
     row = Quota.objects.select_for_update(no_key=True).filter(tenant=tenant, dimension=dimension, until=until).first()
@@ -310,11 +366,14 @@ def remove(*, row: Quota, actor: Actor, now: datetime, version: int | None = Non
     """Remove one limit: the dimension is zero again unless another limit of it stands. Nothing held is taken away."""
     allow(actor, row.tenant, "quotas.remove")
     lock_path(row.tenant_id)
-    found = locked(row, version)
+    _take_away(locked(row, version), actor=actor, now=now)
+
+
+def _take_away(row: Quota, *, actor: Actor, now: datetime) -> None:
     desired.happened(
-        found, "quota.removed", actor=actor, at=now, dimension=found.dimension, amount=found.amount, until=found.until
+        row, "quota.removed", actor=actor, at=now, dimension=row.dimension, amount=row.amount, until=row.until
     )
-    found.delete()
+    row.delete()
 
 
 def raise_limit(

@@ -106,6 +106,7 @@ BODIES: dict[str, Any] = {
     "findings.resolve": {"action": "ignore", "reason": "a test"},
     "served-models.create": {"name": "tiny", "repository": "acme/tiny", "commit": "a" * 40},
     "served-models.update": {"licence": "MIT"},
+    "system.check": {"thorough": False},
     "prices.create": {"name": "next", "valid_from": LATER, "prices": {"vcpu": "0.02"}},
 }
 

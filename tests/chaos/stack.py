@@ -110,7 +110,7 @@ class Stack:
     def environ(self) -> dict[str, str]:
         """Return the environment that the supervisor gets: nothing of ours leaks into it."""
         kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
-        return {**kept, "TENANTRY_STATE_DIR": str(self.state), **self.variables}
+        return {**kept, "TENANTRY_STATE_DIR": str(self.state), "TENANTRY_DEMO": "1", **self.variables}
 
     def start(self) -> float:
         """Start all programs and wait until they work; return the seconds."""

@@ -76,7 +76,7 @@ def test_every_portal_answer_carries_a_strict_policy_and_the_console_its_own(bro
 
     assert "default-src 'self'" in portal
     assert "unsafe" not in portal
-    assert "script-src 'self' 'unsafe-inline' 'unsafe-eval'" in console
+    assert "script-src 'self' 'unsafe-eval'" in console
 
 
 def test_an_address_that_leads_nowhere_is_a_page_for_people_and_a_problem_for_machines(browse):

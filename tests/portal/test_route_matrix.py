@@ -20,7 +20,8 @@ MEMBERS_ONLY = {
     "endpoints.roll_key", "endpoints.revoke_key", "endpoints.revise", "endpoints.delete", "machines.delete",
     "namespaces.delete", "machines.power", "allocations.renew",
 }  # fmt: skip
-OURS = re.compile(r"^t/<str:tenant>(/live|/new|/endpoints|/machines|/namespaces|$)")
+OWNERS_ONLY = {"budgets.set", "budgets.remove"}
+OURS = re.compile(r"^t/<str:tenant>(/live|/new|/endpoints|/machines|/namespaces|/cost|/activity|/renew|$)")
 MINE = [(path, declared) for path, declared in routes(urls.urlpatterns) if declared and OURS.match(path)]
 
 
@@ -32,6 +33,8 @@ def filled(path: str, world: World) -> str:
         "endpoints/<str:name>": "endpoints/chat",
         "machines/<str:name>": "machines/box",
         "namespaces/<str:name>": "namespaces/space",
+        "cost/<str:name>": f"cost/{home.endpoint.allocation.short_id}",
+        "<int:number>": "1",
         "<str:key>": home.key.public_id,
         "<str:kind>/<uuid:key>": f"endpoint/{home.endpoint.pk}",
     }
@@ -68,7 +71,7 @@ def test_nobody_but_members_gets_through_and_nothing_changes(world, browse):
         for method in declared.methods:
             url = filled(path, world)
             expected = {"visitor": 302, "stranger": 404}
-            if declared.operation_id in MEMBERS_ONLY:
+            if declared.operation_id in MEMBERS_ONLY | OWNERS_ONLY:
                 expected["viewer"] = 403
             for who, client in (("visitor", visitor), ("stranger", stranger), ("viewer", viewer)):
                 if who not in expected:
@@ -82,12 +85,13 @@ def test_nobody_but_members_gets_through_and_nothing_changes(world, browse):
 
 
 def test_members_open_every_page_and_no_page_names_the_foreign_tenant(world, browse):
-    browser = browse(world.acme.member)
+    member, owner = browse(world.acme.member), browse(world.acme.owner)
     wrong = []
 
     for path, declared in MINE:
         if "GET" not in declared.methods or "/live" in path:
             continue
+        browser = owner if declared.operation_id in OWNERS_ONLY else member
         for query in ("", "?format=json", "?format=csv") if path.endswith("s") else ("",):
             answer = browser.get(filled(path, world) + query)
             text = answer.content.decode()

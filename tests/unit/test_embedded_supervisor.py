@@ -49,15 +49,16 @@ def master(installation, monkeypatch):
 
     for name in roster.NAMES:
         monkeypatch.setattr(roster, name, stand_in(name))
-    told, once_ran = [], []
+    told, once_ran, commands = [], [], []
     master = Supervisor(installation, tell=told.append)
 
-    def once(name, process, *_):
+    def once(name, process, *command):
         once_ran.append((name, process, sorted(master.running)))
-        return f"{name} says hello\n"
+        commands.append(command)
+        return f"{name} says hello\nhttp://127.0.0.1:8420/accounts/link/s3cret/\n"
 
     monkeypatch.setattr(master, "once", once)
-    master.told, master.once_ran = told, once_ran
+    master.told, master.once_ran, master.commands = told, once_ran, commands
     yield master
     master.ask_to_stop()
     master.ask_to_stop()
@@ -80,7 +81,19 @@ def test_migrations_run_before_bootstrap_and_both_before_the_workers(master):
     assert master.once_ran == [("migrate", "owner", ["sandbox"]), ("bootstrap", "worker", ["sandbox"])]
     assert sorted(master.running) == sorted(roster.NAMES)
     assert all(running.is_ready() for running in master.running.values())
-    assert [line for line in master.told if "hello" in line] == ["  bootstrap says hello"]
+    assert master.commands[-1] == ("bootstrap", "--first-link")
+    assert [line for line in master.told if "hello" in line or "link" in line] == [
+        "  first operator http://127.0.0.1:8420/accounts/link/s3cret/   (open it within a day; it works once)"
+    ]
+
+
+def test_a_demo_is_filled_with_people_instead_of_waiting_for_its_first_operator(master):
+    master.installation.given["TENANTRY_DEMO"] = "1"
+
+    master.start()
+
+    assert master.commands[-1] == ("bootstrap", "--demo")
+    assert "  bootstrap says hello" in master.told
 
 
 def test_a_stop_ends_every_process_and_every_record(master):

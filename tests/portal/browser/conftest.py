@@ -6,18 +6,22 @@ the test that caused them. Without chromium or its driver the tests are skipped 
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from aiohttp import web
 from django.test import Client
 
 from tenants.models import Person
@@ -27,6 +31,8 @@ from tests.conftest import ROOT
 CHROMIUM = Path("/usr/bin/chromium")
 WIDE = (1440, 900)
 PHONE = (390, 844)
+WORDS = ("Hello", " from", " the", " stand-in.")
+"""What the stand-in for an endpoint says."""
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -44,6 +50,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def site(test_database: str) -> Iterator[str]:
     """Start the web process as in life, on this run's database; return its base URL."""
+    with serving(test_database) as base:
+        yield base
+
+
+@contextmanager
+def serving(database: str, **more: str) -> Iterator[str]:
+    """Run a web process on a database, with `more` in its environment; yields its base URL."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -51,11 +64,12 @@ def site(test_database: str) -> Iterator[str]:
     env = {
         **os.environ,
         "TENANTRY_PROCESS": "web",
-        "DATABASE_URL": environment.dsn("cp_app", test_database),
+        "DATABASE_URL": environment.dsn("cp_app", database),
         "TENANTRY_PUBLIC_URL": base,
+        **more,
     }
     command = [sys.executable, "-m", "granian", "--interface", "asginl", "--host", "127.0.0.1", "--port", str(port)]
-    log = environment.STATE / f"browser-{os.getpid()}.log"
+    log = environment.STATE / f"browser-{os.getpid()}-{port}.log"
     with log.open("wb") as out:
         server = subprocess.Popen(
             [*command, "controlplane.asgi:application"], cwd=ROOT, env=env, stdout=out, stderr=subprocess.STDOUT
@@ -150,10 +164,7 @@ def visit(db: None, site: str, chromium, watch: Watch) -> Iterator[Callable[...,
         )
         contexts.append(context)
         if person is not None:
-            client = Client()
-            client.force_login(person, backend="tenants.login.PersonBackend")
-            cookies = [{"name": name, "value": morsel.value, "url": site} for name, morsel in client.cookies.items()]
-            context.add_cookies(cookies)
+            context.add_cookies(cookies_of(person, site))
         page = context.new_page()
         watch.of(page)
         page.goto(path)
@@ -162,6 +173,51 @@ def visit(db: None, site: str, chromium, watch: Watch) -> Iterator[Callable[...,
     yield open_page
     for context in contexts:
         context.close()
+
+
+@pytest.fixture
+def answering() -> Iterator[str]:
+    """Answer as an endpoint does, piece by piece; yields its address."""
+    loop, ready, found = asyncio.new_event_loop(), threading.Event(), []
+
+    async def chat(request: web.Request) -> web.StreamResponse:
+        assert request.headers["Authorization"].startswith("Bearer tnt_")
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for word in WORDS:
+            await response.write(f'data: {{"choices": [{{"delta": {{"content": "{word}"}}}}]}}\n\n'.encode())
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
+    async def begin() -> None:
+        app = web.Application()
+        app.router.add_post("/v1/chat/completions", chat)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        found.append((runner, site._server.sockets[0].getsockname()[1]))
+        ready.set()
+
+    def run() -> None:
+        loop.run_until_complete(begin())
+        loop.run_forever()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    assert ready.wait(10)
+    yield f"http://127.0.0.1:{found[0][1]}/v1"
+    asyncio.run_coroutine_threadsafe(found[0][0].cleanup(), loop).result(10)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(10)
+    loop.close()
+
+
+def cookies_of(person: Person, site: str) -> list[dict[str, str]]:
+    """Return the cookies of a session of somebody."""
+    client = Client()
+    client.force_login(person, backend="tenants.login.PersonBackend")
+    return [{"name": name, "value": morsel.value, "url": site} for name, morsel in client.cookies.items()]
 
 
 def serious(page: object) -> list[str]:

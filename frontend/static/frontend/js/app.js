@@ -173,7 +173,7 @@ on("click", "[data-disabled]", (_button, event) => { event.preventDefault(); eve
 on("change", "[data-auto-submit] select, [data-auto-submit] input:not([type=search])", (field) => field.form.requestSubmit());
 document.addEventListener("submit", (event) => {
   const button = event.submitter;
-  if (!button || event.defaultPrevented || event.target.method === "dialog" || button.closest("[hx-post], [hx-get]")) return;
+  if (!button || event.defaultPrevented || event.target.method === "dialog" || event.target.hasAttribute("data-downloads") || button.closest("[hx-post], [hx-get]")) return;
   button.dataset.underWay = "";
   if (button.dataset.busy) $("span", button).textContent = button.dataset.busy;
   setTimeout(() => button.setAttribute("aria-disabled", "true")); // after the form took its values
@@ -357,21 +357,48 @@ function draw(figure, data) {
   if (edges.length === 3) [0, Math.floor(data.times.length / 2), data.times.length - 1].forEach((i, n) => { edges[n].textContent = new Intl.DateTimeFormat(language, { timeStyle: "short" }).format(data.times[i] * 1000); });
 }
 
-/* ---- htmx: errors with their reason, focus after a swap ---- */
-let focused = "";
+/* ---- htmx: errors with their reason; focus, open details and chosen tabs outlive a swap ---- */
+let kept = null;
+const summaries = (part) => $$("details > summary", part);
+function mark(element) { // how to find the same thing in what takes its place
+  if (element.id) return `#${CSS.escape(element.id)}`;
+  const tag = element.localName;
+  if (element.getAttribute("name")) return `${tag}[name="${CSS.escape(element.getAttribute("name"))}"]${element.type === "radio" ? `[value="${CSS.escape(element.value)}"]` : ""}`;
+  for (const name of ["href", "data-opens", "data-copy", "aria-label"]) if (element.hasAttribute(name)) return `${tag}[${name}="${CSS.escape(element.getAttribute(name))}"]`;
+  return "";
+}
 document.addEventListener("htmx:beforeSwap", (event) => {
-  const at = document.activeElement;
-  focused = at && event.detail.target?.contains(at) ? at.id || (at.getAttribute("name") ?? "") : "";
+  const at = document.activeElement, target = event.detail.target;
+  const inside = at && at !== document.body && target?.contains(at);
+  kept = target ? {
+    focus: inside && mark(at),
+    summary: inside && at.localName === "summary" && at.textContent,
+    tab: inside && at.matches("[role=tab]") && at.textContent,
+    inRow: inside && Boolean(at.closest("tr.is-at")),
+    open: new Map(summaries(target).map((summary) => [summary.textContent, summary.parentElement.open])),
+    tabs: $$("[role=tab][aria-selected=true]", target).map((tab) => tab.textContent),
+  } : null;
 });
+function restore(part) {
+  if (!kept) return;
+  for (const summary of summaries(part)) if (kept.open.has(summary.textContent)) summary.parentElement.open = kept.open.get(summary.textContent);
+  for (const tab of $$("[role=tab]:not([aria-selected=true])", part)) if (kept.tabs.includes(tab.textContent)) tab.click();
+  if (document.activeElement !== document.body) return;
+  const again = kept.focus ? $(kept.focus, part)
+    : [...summaries(part), ...$$("[role=tab]", part)].find((item) => item.textContent === (kept.summary || kept.tab));
+  again?.focus({ preventScroll: true });
+  if (kept.inRow) again?.closest("tr[data-row]")?.classList.add("is-at");
+}
 document.addEventListener("htmx:afterSettle", (event) => {
   const target = event.detail.target;
-  ready(target);
-  const wanted = $("[data-focus]", target) ?? $("[aria-invalid=true]", target);
+  const part = target.isConnected ? target : document.getElementById(target.id) ?? document;
+  ready(part);
+  const wanted = $("[data-focus]", part) ?? $("[aria-invalid=true]", part);
   if (wanted && (event.detail.requestConfig?.verb ?? "get") !== "get") { wanted.focus(); return; }
-  if (focused && document.activeElement === document.body) {
-    const again = document.getElementById(focused) ?? $(`[name="${CSS.escape(focused)}"]`, target);
-    again?.focus({ preventScroll: true });
-  }
+  restore(part);
+});
+document.addEventListener("htmx:beforeRequest", (event) => { // a list does not refresh away what is being chosen in it
+  if (event.detail.elt.matches("[data-keeps-picked]:has(input[name=pick]:checked)")) event.preventDefault();
 });
 document.addEventListener("htmx:responseError", (event) => {
   const answer = event.detail.xhr;
@@ -398,3 +425,4 @@ function ready(part) {
 }
 showTheme();
 ready(document);
+$("main [aria-invalid=true]")?.focus(); // a refused form leads to what was wrong
