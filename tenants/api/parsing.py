@@ -176,7 +176,7 @@ def _bounded_integer(digits: str) -> int:
 
 
 def _finite(digits: str) -> float | int:
-    """Return a number; an integer where its fraction is zero, as JSON Schema counts them (2020-12 validation, 6.1.1)."""
+    """Return a number; an integer where its fraction is zero, as JSON Schema counts (2020-12 validation, 6.1.1)."""
     number = float(digits)
     if not math.isfinite(number):
         raise InvalidSpec("A number is too large.", field="")

@@ -9,7 +9,7 @@ class Migration(migrations.Migration):
     """Rows of the estate are written by the platform only."""
 
     dependencies = [
-        ("tenants", "0017_budgets"),
+        ("tenants", "0018_system_reports"),
     ]
 
     operations = [

@@ -62,6 +62,7 @@ from tenants.models import (
     ServedModel,
     ServiceAccount,
     Suspension,
+    SystemReport,
     Tenant,
     Unit,
     UsageRecord,
@@ -85,7 +86,9 @@ OWNED: tuple[type[models.Model], ...] = (
     ServiceAccount, Suspension, Tenant, Unit, UsageRecord, UsageSubject, Webhook,
 )  # fmt: skip
 """Every table with rows of tenants or people that an operator sees, too."""
-OPERATORS_ONLY: tuple[type[models.Model], ...] = (Checkpoint, Finding, HostPlan, OutboxMail, ProviderCredential)
+OPERATORS_ONLY: tuple[type[models.Model], ...] = (
+    Checkpoint, Finding, HostPlan, OutboxMail, ProviderCredential, SystemReport,
+)  # fmt: skip
 ESTATE: tuple[type[models.Model], ...] = (Provider, Host, GpuDevice, MigDevice)
 """Everybody reads them (what is shown of them is another matter), the platform writes them."""
 PUBLISHED: tuple[type[models.Model], ...] = (AutoApprovalRule, Price, PriceList, ServedModel)
@@ -153,6 +156,7 @@ def world():
     insert(ProviderCredential, provider=provider, name="token", sealed=b"x", created_at=NOW)
     insert(Finding, kind="drift", subject="x", detail="x", first_seen_at=NOW, last_seen_at=NOW)
     insert(HostPlan, host=provider.hosts.get(), reason="x", starts_at=NOW, author=operator.pk, created_at=NOW)
+    insert(SystemReport, asked_at=NOW)
     insert(AutoApprovalRule, name="x", kind="quota", created_at=NOW)
     _reached(tenant, made[Endpoint], owner)
     with connection.cursor() as cursor:
