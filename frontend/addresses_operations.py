@@ -6,14 +6,14 @@ from typing import Any, Final
 
 from django.urls import path
 
-from frontend.views import evidence, models, outbox, system
+from frontend.views import evidence, model_catalogue, models, outbox, system
 
 OPERATIONS: Final[list[Any]] = [
     path("t/<str:tenant>/models", models.listed, name="models"),
-    path("ops/models", models.offered, name="served-models"),
-    path("ops/offer-model", models.offer, name="served-model-new"),
-    path("ops/models/<str:name>", models.show, name="served-model"),
-    path("ops/models/<str:name>/change", models.change, name="served-model-change"),
+    path("ops/models", model_catalogue.offered, name="served-models"),
+    path("ops/offer-model", model_catalogue.offer, name="served-model-new"),
+    path("ops/models/<str:name>", model_catalogue.show, name="served-model"),
+    path("ops/models/<str:name>/change", model_catalogue.change, name="served-model-change"),
     path("ops/system", system.show, name="system"),
     path("ops/system/check", system.check, name="system-check"),
     path("ops/evidence", evidence.packs, name="evidence"),

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.urls import path
 
-from frontend.views import connect, findings, plans, providers
+from frontend.views import connect, findings, handing_over, plans, provider_changes, providers
 
 PROVIDER = "ops/providers/<str:provider>"
 CONNECT = f"{PROVIDER}/connect"
@@ -15,22 +15,22 @@ PROVIDERS: list[Any] = [
     path("ops/providers", providers.listed, name="providers"),
     path("ops/providers/connect", connect.begin, name="provider-connect"),
     path(PROVIDER, providers.show, name="provider"),
-    path(f"{PROVIDER}/test", providers.test, name="provider-test"),
-    path(f"{PROVIDER}/tested", providers.tested, name="provider-tested"),
-    path(f"{PROVIDER}/enable", providers.enable, name="provider-enable"),
-    path(f"{PROVIDER}/disable", providers.disable, name="provider-disable"),
-    path(f"{PROVIDER}/settings", providers.edit, name="provider-settings"),
-    path(f"{PROVIDER}/credentials/<str:credential>", providers.set_credential, name="provider-credential"),
-    path(f"{PROVIDER}/delete", providers.delete, name="provider-delete"),
+    path(f"{PROVIDER}/test", provider_changes.test, name="provider-test"),
+    path(f"{PROVIDER}/tested", provider_changes.tested, name="provider-tested"),
+    path(f"{PROVIDER}/enable", provider_changes.enable, name="provider-enable"),
+    path(f"{PROVIDER}/disable", provider_changes.disable, name="provider-disable"),
+    path(f"{PROVIDER}/settings", provider_changes.edit, name="provider-settings"),
+    path(f"{PROVIDER}/credentials/<str:credential>", provider_changes.set_credential, name="provider-credential"),
+    path(f"{PROVIDER}/delete", provider_changes.delete, name="provider-delete"),
     path(CONNECT, connect.resume, name="connect"),
     path(f"{CONNECT}/credentials", connect.credentials, name="connect-credentials"),
     path(f"{CONNECT}/check", connect.check, name="connect-check"),
     path(f"{CONNECT}/test", connect.test, name="connect-test"),
     path(f"{CONNECT}/found", connect.found, name="connect-found"),
-    path(f"{CONNECT}/hand-over", connect.hand_over, name="connect-hand-over"),
-    path(f"{CONNECT}/acceptance", connect.acceptance, name="connect-acceptance"),
-    path(f"{CONNECT}/accept", connect.accept, name="connect-accept"),
-    path(f"{CONNECT}/open", connect.open_hosts, name="connect-open"),
+    path(f"{CONNECT}/hand-over", handing_over.hand_over, name="connect-hand-over"),
+    path(f"{CONNECT}/acceptance", handing_over.acceptance, name="connect-acceptance"),
+    path(f"{CONNECT}/accept", handing_over.accept, name="connect-accept"),
+    path(f"{CONNECT}/open", handing_over.open_hosts, name="connect-open"),
     path("ops/plans", plans.listed, name="plans"),
     path("ops/plans/<str:key>", plans.show, name="plan"),
     path("ops/plans/<str:key>/start", plans.start, name="plan-start"),

@@ -231,7 +231,7 @@ def worst(results: list[dict[str, Any]]) -> State:
 def _database(_now: datetime) -> Result:
     version, number, used, most, size = _all(
         "SELECT current_setting('server_version'), current_setting('server_version_num')::int, "
-        "(SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'), "
+        "(SELECT coalesce(sum(numbackends), 0)::int FROM pg_stat_database), "
         "current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int, "
         "pg_database_size(current_database())"
     )[0]

@@ -16,8 +16,8 @@ from django.utils.safestring import SafeString, mark_safe
 
 from frontend.design.strip import SAFE, SIGNS, SlotState, face
 
-STEPS: Final = 4
-"""Parts into which the taken share of a GPU is rounded."""
+STEPS: Final = 2
+"""Parts into which the taken share of a GPU is rounded: more are not seen at this size, and each makes pictures."""
 Look = tuple[str, int]
 """State of a GPU, and how many of the `STEPS` parts of it have that state."""
 Runs = Sequence[tuple[SlotState, int]]

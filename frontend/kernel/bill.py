@@ -13,14 +13,14 @@ from fractions import Fraction
 from typing import Any, Final
 from uuid import UUID
 
-from django.db.models import Model
+from django.db.models import Min, Model
 from django.urls import reverse
 from django.utils.translation import gettext as _
 
 from frontend.design.charts import Chart, Series
 from frontend.kernel import asks
 from tenants import billed, bills, costs, quota
-from tenants.models import Budget, Endpoint, Machine, Namespace, Tenant
+from tenants.models import Budget, Endpoint, Machine, Namespace, Tenant, UsageRecord
 from tenants.operations.pricing import TOKEN, currency
 from tenants.pricing import money
 
@@ -184,8 +184,10 @@ def month_from(text: str, *, now: datetime) -> datetime:
 
 def months(tenant: Tenant, *, now: datetime) -> list[datetime]:
     """Return the starts of the months that a tenant has seen, newest first, at most `MONTHS`."""
+    first = UsageRecord.objects.filter(tenant_id__in=costs.below(tenant)).aggregate(at=Min("held_from"))["at"]
+    since = min(tenant.created_at, first or tenant.created_at)
     found = [quota.month_of(now.astimezone(UTC)).start]
-    while len(found) < MONTHS and found[-1] > tenant.created_at:
+    while len(found) < MONTHS and found[-1] > since:
         found.append((found[-1] - timedelta(days=1)).replace(day=1))
     return found
 

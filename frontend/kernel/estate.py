@@ -6,9 +6,9 @@ statement over all hosts that the filters leave, aggregated in PostgreSQL.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final
@@ -19,7 +19,6 @@ from django.db import connection
 from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.http import QueryDict
 from django.utils.functional import Promise
-from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from frontend.design.strip import SlotState
@@ -67,6 +66,10 @@ ORDER: Final = (
     SlotState.FAULT, SlotState.MAINTENANCE, SlotState.FOREIGN, SlotState.RESERVED, SlotState.USED,
 )  # fmt: skip
 """Whose slot it is where two speak of it: the first."""
+NOBODY: Final = "-"
+"""No tenant has this name."""
+Runs = tuple[tuple[SlotState, int], ...]
+"""A GPU, slot 0 first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +140,7 @@ class Seen:
     is_open: bool
     provider: str
     site: str
-    gpus: tuple[tuple[tuple[SlotState, int], ...], ...]
+    gpus: tuple[Runs, ...]
     """Per GPU its runs."""
     holders: tuple[str, ...] = ()
     """Names of the tenants that hold room on it."""
@@ -151,13 +154,6 @@ class Seen:
     def free(self) -> int:
         """Slots that nobody has."""
         return sum(size for gpu in self.gpus for state, size in gpu if state is SlotState.FREE)
-
-    @property
-    def words(self) -> str:
-        """Return what the cell says: name, then free room or why there is none to be had."""
-        word = str(STATES[self.state][0]) if self.state != HostState.OPEN else _("not available")
-        room = _("%(free)s of %(all)s free") % {"free": self.free, "all": self.slots}
-        return f"{self.name}: {room}" if self.is_open else f"{self.name}: {word}, {room}"
 
 
 @dataclass(slots=True)
@@ -182,45 +178,57 @@ class Estate:
         yield from sorted(found.items())
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Share:
     """How much one tenant holds."""
 
     name: str
     title: str
-    gpus: int = 0
-    slots: int = 0
-    hosts: set[UUID] = field(default_factory=set)
+    hosts: int
+    slots: int
 
 
-def read(filters: Filters, *, now: datetime) -> Estate:
-    """Return the estate that the filters leave, by site, provider and name; three statements."""
+def read(filters: Filters, *, now: datetime, most_lit: int) -> Estate:
+    """Return the estate that the filters leave, by site, provider and name; four statements.
+
+    Hosts know all their tenants up to `most_lit` hosts, beyond that only the one that the filters light up.
+    """
     rows = list(
         hosts(filters)
         .order_by("provider__site", "provider__name", "name", "pk")
         .values_list("pk", "short_id", "name", "state", "healthy", "placeable", "provider__name", "provider__site")
     )
     keys = [row[0] for row in rows]
-    faces: dict[UUID, list[tuple[tuple[SlotState, int], ...]]] = defaultdict(list)
-    slots: dict[str, dict[SlotState, int]] = {}
-    for host, product, count, *masks in _gpus(keys, filters.product, now):
-        runs = runs_of(count, *masks)
-        faces[host].append(runs)
-        sums = slots.setdefault(product, {})
-        for state, size in runs:
-            sums[state] = sums.get(state, 0) + size
-    shares, holders = _shares(keys, filters.product, now)
-    seen = [Seen(*row, gpus=tuple(faces.get(row[0], ())), holders=tuple(holders.get(row[0], ()))) for row in rows]
-    return Estate(seen, slots, shares)
+    within = {"every": not filters.any, "hosts": keys if filters.any else [], "product": filters.product, "now": now}
+    faces: dict[UUID, tuple[Runs, ...]] = {}
+    counted: Counter[str] = Counter()
+    for host, text in _gpus(within):
+        gpus = text.split(" ")
+        counted.update(gpus)
+        faces[host] = tuple(runs_in(gpu) for gpu in gpus)
+    holders = _holders(within, "" if len(rows) <= most_lit else filters.tenant or NOBODY)
+    seen = [Seen(*row, gpus=faces.get(row[0], ()), holders=tuple(holders.get(row[0], ()))) for row in rows]
+    return Estate(seen, _sums(counted), _shares(within))
 
 
-def _gpus(keys: Sequence[UUID], product: str, now: datetime) -> Iterable[Sequence[Any]]:
-    """Return (host, product, slots, mask per state of `ORDER`) of each GPU of some hosts, in order of index."""
+def _sums(counted: Mapping[str, int]) -> dict[str, dict[SlotState, int]]:
+    found: dict[str, dict[SlotState, int]] = {}
+    for gpu, count in counted.items():
+        sums = found.setdefault(gpu.partition(":")[0], {})
+        for state, size in runs_in(gpu):
+            sums[state] = sums.get(state, 0) + size * count
+    return found
+
+
+def _gpus(within: Mapping[str, Any]) -> list[tuple[UUID, str]]:
+    """Return (host, its GPUs by index): each as product, slots, and a mask per state of `ORDER`, between colons."""
     with connection.cursor() as cursor:
         cursor.execute(
             """
-            SELECT d.host_id, d.product, d.slots, coalesce(h.fault, 0), coalesce(h.maintenance, 0),
-                   coalesce(h.used_past_us, 0), coalesce(h.reserved, 0), coalesce(h.tenant, 0)
+            SELECT d.host_id, string_agg(concat_ws(
+                     ':', d.product, d.slots, coalesce(h.fault, 0), coalesce(h.maintenance, 0),
+                     coalesce(h.used_past_us, 0), coalesce(h.reserved, 0), coalesce(h.tenant, 0)
+                   ), ' ' ORDER BY d.index)
             FROM tenants_gpudevice d LEFT JOIN (
               SELECT device_id,
                      bit_or(window_mask) FILTER (WHERE kind = 'fault') AS fault,
@@ -228,21 +236,29 @@ def _gpus(keys: Sequence[UUID], product: str, now: datetime) -> Iterable[Sequenc
                      bit_or(window_mask) FILTER (WHERE kind = 'foreign') AS used_past_us,
                      bit_or(window_mask) FILTER (WHERE kind = 'reserved') AS reserved,
                      bit_or(window_mask) FILTER (WHERE kind = 'tenant') AS tenant
-              FROM (SELECT device_id, kind, ((1 << size::int) - 1) << start::int AS window_mask
-                    FROM tenants_hold WHERE during @> %(now)s AND host_id = ANY (%(hosts)s)) AS kept
+              FROM (SELECT device_id, kind, ((1 << size::int) - 1) << start::int AS window_mask FROM tenants_hold
+                    WHERE during @> %(now)s AND (%(every)s OR host_id = ANY (%(hosts)s::uuid[]))) AS kept
               GROUP BY device_id
             ) AS h ON h.device_id = d.id
-            WHERE d.removed_at IS NULL AND d.host_id = ANY (%(hosts)s) AND (%(product)s = '' OR d.product = %(product)s)
-            ORDER BY d.host_id, d.index
+            WHERE d.removed_at IS NULL AND (%(every)s OR d.host_id = ANY (%(hosts)s::uuid[]))
+              AND (%(product)s = '' OR d.product = %(product)s)
+            GROUP BY d.host_id
             """,
-            {"now": now, "hosts": list(keys), "product": product},
+            within,
         )
-        rows: list[Sequence[Any]] = cursor.fetchall()
+        rows: list[tuple[UUID, str]] = cursor.fetchall()
     return rows
 
 
 @lru_cache(maxsize=16_384)
-def runs_of(slots: int, *masks: int) -> tuple[tuple[SlotState, int], ...]:
+def runs_in(gpu: str) -> Runs:
+    """Return the runs of a GPU as `_gpus` writes it."""
+    _product, slots, *masks = gpu.split(":")
+    return runs_of(int(slots), *map(int, masks))
+
+
+@lru_cache(maxsize=16_384)
+def runs_of(slots: int, *masks: int) -> Runs:
     """Return the runs of a GPU, slot 0 first, from one mask per state of `ORDER`; the rest is free."""
     runs: list[tuple[SlotState, int]] = []
     for slot in range(slots):
@@ -254,27 +270,39 @@ def runs_of(slots: int, *masks: int) -> tuple[tuple[SlotState, int], ...]:
     return tuple(runs)
 
 
-def _shares(keys: Sequence[UUID], product: str, now: datetime) -> tuple[list[Share], dict[UUID, list[str]]]:
-    """Return what each tenant holds on some hosts, the largest first, and host → names of its tenants."""
+def _shares(within: Mapping[str, Any]) -> list[Share]:
+    """Return what each tenant holds, the largest first."""
     with connection.cursor() as cursor:
         cursor.execute(
             """
-            SELECT h.host_id, t.name, t.display_name, count(DISTINCT h.device_id), sum(h.size)
-            FROM tenants_hold h JOIN tenants_tenant t ON t.id = h.tenant_id
-            JOIN tenants_gpudevice d ON d.id = h.device_id
-            WHERE h.kind = 'tenant' AND h.during @> %(now)s AND h.host_id = ANY (%(hosts)s)
-              AND (%(product)s = '' OR d.product = %(product)s)
-            GROUP BY h.host_id, t.name, t.display_name ORDER BY t.name
+            SELECT t.name, t.display_name, count(*), sum(held.slots)::int
+            FROM (SELECT h.tenant_id, h.host_id, sum(h.size) AS slots
+                  FROM tenants_hold h JOIN tenants_gpudevice d ON d.id = h.device_id
+                  WHERE h.kind = 'tenant' AND h.during @> %(now)s AND (%(every)s OR h.host_id = ANY (%(hosts)s::uuid[]))
+                    AND (%(product)s = '' OR d.product = %(product)s)
+                  GROUP BY h.tenant_id, h.host_id) AS held
+            JOIN tenants_tenant t ON t.id = held.tenant_id
+            GROUP BY t.id ORDER BY sum(held.slots) DESC, t.name
             """,
-            {"now": now, "hosts": list(keys), "product": product},
+            within,
         )
-        rows = cursor.fetchall()
-    shares: dict[str, Share] = {}
-    holders: dict[UUID, list[str]] = defaultdict(list)
-    for host, name, title, gpus, size in rows:
-        share = shares.setdefault(name, Share(name, title))
-        share.gpus += gpus
-        share.slots += size
-        share.hosts.add(host)
-        holders[host].append(name)
-    return sorted(shares.values(), key=lambda one: (-one.slots, one.name)), dict(holders)
+        return [Share(*row) for row in cursor.fetchall()]
+
+
+def _holders(within: Mapping[str, Any], tenant: str) -> dict[UUID, list[str]]:
+    """Return host → names of the tenants on it, of one tenant if given."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT DISTINCT t.name, h.host_id FROM tenants_hold h JOIN tenants_tenant t ON t.id = h.tenant_id
+            JOIN tenants_gpudevice d ON d.id = h.device_id
+            WHERE h.kind = 'tenant' AND h.during @> %(now)s AND (%(every)s OR h.host_id = ANY (%(hosts)s::uuid[]))
+              AND (%(product)s = '' OR d.product = %(product)s) AND (%(tenant)s = '' OR t.name = %(tenant)s)
+            ORDER BY t.name
+            """,
+            {**within, "tenant": tenant},
+        )
+        found: dict[UUID, list[str]] = defaultdict(list)
+        for name, host in cursor.fetchall():
+            found[host].append(name)
+    return dict(found)

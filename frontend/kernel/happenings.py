@@ -40,12 +40,25 @@ def _of_products(verb: str, sentence: str | Promise) -> dict[str, str | Promise]
     return {f"{noun}.{verb}": sentence for noun in PRODUCTS}
 
 
+PHASES: Final[Mapping[str, str | Promise]] = {
+    "awaiting-approval": later("let %(object)s wait for a decision"),
+    "waiting": later("let %(object)s wait for room"),
+    "provisioning": later("began to build %(object)s"),
+    "ready": later("saw %(object)s ready"),
+    "degraded": later("saw %(object)s work only in part: %(why)s"),
+    "suspended": later("suspended %(object)s"),
+    "expiring": later("began the last days of %(object)s"),
+    "deleting": later("began to take %(object)s down"),
+    "released": later("took the last of %(object)s down"),
+    "failed": later("stopped working on %(object)s: %(why)s"),
+}
+"""What passes say when the phase of anything changes: `<noun>.<phase>`."""
 SENTENCES: Final[Mapping[str, str | Promise]] = {
+    **{f"{noun}.{phase}": text for noun in (*PRODUCTS, "allocation", "boundary") for phase, text in PHASES.items()},
     # what runs
     **_of_products("requested", later("asked for %(object)s")),
     **_of_products("updated", later("changed %(changed)s of %(object)s")),
     **_of_products("first-ready", later("brought %(object)s up for the first time")),
-    **_of_products("failed", later("stopped working on %(object)s: %(why)s")),
     **_of_products("unhealthy", later("saw %(object)s in trouble: %(why)s")),
     **_of_products("moving", later("is moving a part of %(object)s to other hardware")),
     **_of_products("unit-moved", later("moved a part of %(object)s to other hardware")),
@@ -74,6 +87,7 @@ SENTENCES: Final[Mapping[str, str | Promise]] = {
     "boundary.requested": later("began to build an isolation of the tenant"),
     "boundary.unused": later("began to take an isolation down that nothing uses"),
     "boundary.written-off": later("wrote an isolation of the tenant off"),
+    "boundary.first-ready": later("finished %(object)s"),
     "boundary.unhealthy": later("saw an isolation of the tenant in trouble: %(why)s"),
     "gateway.enrolled": later("let a gateway of the tenant in"),
     # requests and limits
@@ -199,6 +213,8 @@ SENTENCES: Final[Mapping[str, str | Promise]] = {
     "finding.closed": later("saw that a finding is settled"),
     "finding.resolved": later("settled a finding: %(why)s"),
 }
+REPEATS: Final = tuple(sorted(kind for kind in SENTENCES if words.is_quiet(kind) and "first-ready" not in kind))
+"""Kinds that say of the capacity what its product's own say as well; the list leaves them out unless asked."""
 NOUNS: Final[Mapping[str, str | Promise]] = {
     "endpoint": later("Endpoints"),
     "machine": later("Machines"),
@@ -317,7 +333,7 @@ def who(event: Event, people: Mapping[UUID, str], accounts: Mapping[UUID, str]) 
         return _("A gateway")
     if kind in {"system", "auth", "anonymous"} or event.person_id is None:
         return _("The platform")
-    return people.get(event.person_id, _("Somebody from outside"))
+    return people.get(event.person_id, _("Somebody who is no member"))
 
 
 class _Known(dict[str, Any]):
@@ -351,7 +367,7 @@ def _word(key: str, value: Any, people: Mapping[UUID, str]) -> Any:  # noqa: PLR
         return None
     if key in PEOPLE:
         person = _uuid(value)
-        return people.get(person, _("somebody from outside")) if person is not None else str(value)
+        return people.get(person, _("somebody who is no member")) if person is not None else str(value)
     if key == "dimension":
         return asks.dimension(str(value))
     if isinstance(value, bool):
@@ -385,6 +401,7 @@ def _thing(event: Event, book: _Book, tenant: str) -> Thing:
         "endpoint": _("the endpoint %(name)s"), "machine": _("the machine %(name)s"),
         "namespace": _("the namespace %(name)s"), "service-account": _("the service account %(name)s"),
         "webhook": _("the webhook %(name)s"), "bare": _("the capacity %(name)s"),
+        "boundary": _("an isolation of the tenant"), "provider": _("the provider %(name)s"),
     }  # fmt: skip
     if noun not in kinds:
         return Thing("")

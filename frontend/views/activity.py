@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from django.db.models import Q, QuerySet
@@ -20,8 +20,9 @@ from tenants.errors import NotVisible
 from tenants.models import Event, Membership, Person, ServiceAccount
 from tenants.transactions import reading
 
-SYSTEM = "system"
-KEYS = ("person", "about", "q", "from", "to")
+SYSTEM: Final = "system"
+PEOPLE: Final = "people"
+KEYS: Final = ("show", "person", "about", "q", "from", "to")
 
 
 @page("events.list")
@@ -64,9 +65,13 @@ def filtered(request: PageRequest) -> QuerySet[Event]:
     """Return the events of the tenant that the address asks for; what it asks wrongly is left out."""
     rows = Event.objects.filter(tenant_id=request.tenant.pk)
     given = request.GET
+    if given.get("show") != "all" and "format" not in given:
+        rows = rows.exclude(kind__in=happenings.REPEATS)
     person = given.get("person", "")
     if person == SYSTEM:
         rows = rows.filter(actor__in=["system", "auth"])
+    elif person == PEOPLE:
+        rows = rows.filter(actor__startswith="person:")
     elif person and (key := _uuid(person)) is not None:
         rows = rows.filter(Q(person_id=key) | Q(actor=f"service-account:{key}"))
     if (about := given.get("about", "")) in happenings.NOUNS:
@@ -116,7 +121,8 @@ def _uuid(text: str) -> UUID | None:
 
 def _fields(request: PageRequest) -> list[dict[str, Any]]:
     given = request.GET
-    everybody = [{"value": "", "label": _("Everybody")}, {"value": SYSTEM, "label": _("The platform")}]
+    everybody = [{"value": "", "label": _("Everybody")}, {"value": PEOPLE, "label": _("People alone")}]
+    everybody.append({"value": SYSTEM, "label": _("The platform")})
     members = Membership.objects.filter(tenant_id__in=request.tenant.path).values("person_id")
     people = Person.objects.filter(pk__in=members).order_by("display_name", "pk")[:200]
     accounts = ServiceAccount.objects.filter(tenant=request.tenant).order_by("name")[:100]
@@ -130,6 +136,12 @@ def _fields(request: PageRequest) -> list[dict[str, Any]]:
             "label": _("About"),
             "value": given.get("about", ""),
             "options": [{"value": "", "label": _("Everything")}, *about],
+        },
+        {
+            "name": "show",
+            "label": _("Show"),
+            "value": given.get("show", ""),
+            "options": [{"value": "", "label": _("Without repeats")}, {"value": "all", "label": _("Every entry")}],
         },
         {"name": "from", "label": _("From"), "value": given.get("from", ""), "type": "date"},
         {"name": "to", "label": _("To"), "value": given.get("to", ""), "type": "date"},
@@ -199,7 +211,7 @@ def _source(event: Event, one: happenings.Happening, people: dict[UUID, str]) ->
         {"label": _("Through"), "value": sources.get(kind, _("the platform by itself"))},
     ]
     if kind != "person" and event.person_id is not None:
-        name = people.get(event.person_id, _("somebody from outside"))
+        name = people.get(event.person_id, _("somebody who is no member"))
         found.append({"label": _("Answers for it"), "value": name})
     return found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from django.db.models import Count, Q
@@ -18,6 +18,7 @@ from frontend.design.strip import FOR_PLATFORM, SIGNS, SlotState
 from frontend.kernel import estate, estate_stock, lists
 from frontend.kernel.page import PageRequest, page
 from tenants.models import Allocation, Finding, GpuDevice, Provider
+from tenants.states import HostState
 
 MOST_DRAWN: Final = 320
 """Hosts up to which each cell shows every slot and lights up with its tenants; beyond, looks are shared."""
@@ -33,7 +34,7 @@ BAR: Final = (
 def show(request: PageRequest) -> HttpResponse:
     """Show the estate that the filters leave."""
     filters = estate.Filters.of(request.GET)
-    found = estate.read(filters, now=request.now)
+    found = estate.read(filters, now=request.now, most_lit=MOST_DRAWN)
     stock = estate_stock.read(filters)
     form = request.GET.get("format", "")
     if form in {"csv", "json"}:
@@ -48,6 +49,7 @@ def show(request: PageRequest) -> HttpResponse:
         "maps": maps,
         "pictures": pictures.drawn() if pictures is not None else "",
         "is_small": small,
+        "is_plain_page": True,
         "legend": FOR_PLATFORM,
         "figures": _figures(found, stock),
         "stock": [_line(line, found.slots.get(line.product, {}), filters) for line in stock],
@@ -134,10 +136,11 @@ def _site(
     name: str, hosts: Sequence[estate.Seen], filters: estate.Filters, pictures: heat.Pictures | None, size: str
 ) -> dict[str, Any]:
     base = reverse("frontend:hosts").removeprefix("/ops/")
+    words = _speaker()
     cells = [
         heat.Cell(
             url=f"{base}/{host.short_id}",
-            words=host.words,
+            words=words(host),
             gpus=host.gpus,
             is_chosen=filters.tenant in host.holders if filters.tenant else False,
             is_closed=not host.is_open,
@@ -155,6 +158,19 @@ def _site(
         "picture": heat.cells(cells, _("Hosts of %(site)s") % {"site": name}, size, pictures),
         "url": f"{reverse('frontend:hosts')}{filters.query(site=name, tenant='')}",
     }
+
+
+def _speaker() -> Callable[[estate.Seen], str]:
+    """Return what says a cell: name, then free room or why there is none to be had. Words are looked up once."""
+    room, closed = _("%(host)s: %(n)s free"), _("%(host)s: %(n)s free, not available")
+    states = {state: _("%(host)s: %(state)s, %(n)s free") % {"host": "%(host)s", "n": "%(n)s", "state": str(word[0])}
+              for state, word in estate.STATES.items() if state != HostState.OPEN}  # fmt: skip
+
+    def words(host: estate.Seen) -> str:
+        text = room if host.is_open else states.get(host.state, closed)
+        return text % {"host": host.name, "n": host.free}
+
+    return words
 
 
 # --- stock ----------------------------------------------------------------------------------------------
@@ -214,7 +230,6 @@ def _shares(found: estate.Estate, filters: estate.Filters) -> list[dict[str, Any
     return [
         {
             "share": share,
-            "hosts": len(share.hosts),
             "url": filters.query(tenant="" if share.name == filters.tenant else share.name) or "?",
             "is_chosen": share.name == filters.tenant,
         }

@@ -177,7 +177,7 @@ def as_of(request: PageRequest) -> HttpResponse:
         "tabs": _tabs("as-of"),
         "tenants": _tenants(),
         "tenant": given.get("tenant", ""),
-        "at": given.get("at", timezone.localtime(request.now).strftime("%Y-%m-%dT%H:%M")),
+        "at": given.get("moment", timezone.localtime(request.now).strftime("%Y-%m-%dT%H:%M")),
         "children": "tenant" not in given or given.get("children") == "on",
         "asked": bool(given.get("tenant")),
     }
@@ -185,7 +185,7 @@ def as_of(request: PageRequest) -> HttpResponse:
     if values["asked"]:
         try:
             tenant = _tenant(request, given["tenant"])
-            found = evidence.as_of(tenant, _at(given.get("at"), request.now), children=bool(values["children"]))
+            found = evidence.as_of(tenant, _at(given.get("moment"), request.now), children=bool(values["children"]))
         except InvalidSpec as error:
             errors, status = problems.at_fields(error), problems.status_of(error)
         else:
@@ -201,11 +201,11 @@ def _at(text: str | None, now: datetime) -> datetime:
     try:
         found = datetime.fromisoformat(text or "")
     except ValueError as error:
-        raise InvalidSpec(_("Give a day and a time."), field="at") from error
+        raise InvalidSpec(_("Give a day and a time."), field="moment") from error
     if found.tzinfo is None:
         found = found.replace(tzinfo=timezone.get_current_timezone())
     if found > now:
-        raise InvalidSpec(_("That is still to come."), field="at")
+        raise InvalidSpec(_("That is still to come."), field="moment")
     return found.astimezone(UTC)
 
 

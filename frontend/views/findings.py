@@ -158,7 +158,12 @@ def show(request: PageRequest, key: str) -> HttpResponse:
 
 
 def _page(
-    request: PageRequest, row: Finding, *, status: int = 200, errors: Mapping[str, str] | None = None
+    request: PageRequest,
+    row: Finding,
+    *,
+    status: int = 200,
+    errors: Mapping[str, str] | None = None,
+    confirms: bool = False,
 ) -> HttpResponse:
     means = discrepancies.meaning(row.kind)
     state = discrepancies.state_of(row)
@@ -180,7 +185,8 @@ def _page(
         "said_at": parse_datetime(said["at"]) if said.get("at") else None,
         "may_act": row.resolved_at is None and providers.may(request.actor, "findings.resolve"),
         "actions": options,
-        "chosen": request.POST.get("action") or options[0]["value"],
+        "chosen": request.POST.get("action") or _first(options),
+        "confirms": confirms,
         "reason": request.POST.get("reason", ""),
         "errors": errors or {},
         "other_errors": [text for field, text in (errors or {}).items() if field not in {"action", "reason"}],
@@ -194,6 +200,12 @@ def _page(
     return render(request, "frontend/pages/findings/show.html", values, status=status)
 
 
+def _first(options: Sequence[Mapping[str, Any]]) -> str:
+    """Return the action that is chosen beforehand: never one that takes something away."""
+    fitting = [str(one["value"]) for one in options if not one["disabled"]]
+    return next(value for value in fitting if value in {"adopt", "repair"})
+
+
 def _twins(row: Finding) -> list[dict[str, str]]:
     command = f'tenantry finding resolve {row.short_id} repair --reason "looked at it"'
     api = (
@@ -205,9 +217,11 @@ def _twins(row: Finding) -> list[dict[str, str]]:
 
 @page("findings.resolve", methods=("POST",))
 def resolve(request: PageRequest, key: str) -> HttpResponse:
-    """Do something about a finding."""
+    """Do something about a finding; deleting first says what goes."""
     with reading(request.actor):
         row = access.find(rows_of(), key)
+        if request.POST.get("action") == "delete" and not request.POST.get("sure") and _fits(row, "delete"):
+            return _page(request, row, confirms=True)
     try:
         version = int(request.POST["version"]) if request.POST.get("version", "").isdigit() else None
         inventory.resolve_finding(
@@ -224,6 +238,11 @@ def resolve(request: PageRequest, key: str) -> HttpResponse:
             return _page(request, fresh, status=problems.status_of(error), errors=problems.at_fields(error))
     messages.success(request, _DONE[request.POST["action"]]())
     return HttpResponseRedirect(address(row))
+
+
+def _fits(row: Finding, action: str) -> bool:
+    options = discrepancies.actions(row)
+    return row.resolved_at is None and any(one["value"] == action and not one["disabled"] for one in options)
 
 
 _DONE: Mapping[str, Any] = {

@@ -1,41 +1,33 @@
-"""Models: what a tenant may use and where it fits now; and the operators' list: offer, approve, retire."""
+"""Models: what a tenant may use, where it fits now, how fast about and what it costs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from django.contrib import messages
-from django.db.models import Count, F, Q, QuerySet
-from django.http import HttpResponse, HttpResponseRedirect
+from django.http import HttpResponse
 from django.shortcuts import render
 from django.urls import reverse
 from django.utils.functional import Promise
-from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
 from frontend.design import numbers
 from frontend.forms import wishes
-from frontend.kernel import lists, problems, room, stock
+from frontend.kernel import lists, room, stock
 from frontend.kernel.page import PageRequest, page
 from frontend.kernel.room import Room
 from frontend.kernel.stock import Served, Stock
-from frontend.views.requests import read_number
-from tenants import access, fit, models_catalogue
-from tenants.errors import Conflict, InvalidSpec, PreconditionFailed
+from tenants import fit
 from tenants.fit import CannotServe, Offer
-from tenants.models import Revision, ServedModel
+from tenants.models import ServedModel
 from tenants.models_catalogue import NoSuchQuantisation, Quantisation
-from tenants.operations import served_models
 from tenants.operations.pricing import all_prices, currency
-from tenants.policies import ROUTES
 from tenants.pricing import PriceList
 from tenants.states import StockVisibility
-from tenants.transactions import reading
 
 NOW: Final = "now"
 WAIT: Final = "wait"
@@ -259,171 +251,3 @@ def _twins(request: PageRequest) -> list[dict[str, str]]:
         {"label": _("CLI"), "text": "tenantry get served-models"},
         {"label": _("API"), "text": f'curl -H "Authorization: Bearer $TENANTRY_TOKEN" {base}/api/v1/served-models'},
     ]
-
-
-# --- the operators' list ------------------------------------------------------------------------------
-
-FIELDS: Final = ("name", "repository", "commit", "licence", "quantisation")
-FORMS: Final[Mapping[str, str | Promise]] = {
-    Quantisation.NATIVE.value: gettext_lazy("As published"),
-    Quantisation.EIGHT_BIT.value: gettext_lazy("8 bit"),
-    Quantisation.FOUR_BIT.value: gettext_lazy("4 bit"),
-}
-
-
-@page("platform.read")
-def offered(request: PageRequest) -> HttpResponse:
-    """Show every served model with its use, and to operators the form that offers another one."""
-    if request.GET.get("format") in {"csv", "json"}:
-        return _exported_all(request)
-    return _offered(request, {}, {})
-
-
-@page("served-models.create", methods=("POST",))
-def offer(request: PageRequest) -> HttpResponse:
-    """Offer another model, pinned to a commit."""
-    given = request.POST
-    try:
-        made = served_models.create(
-            name=given.get("name", "").strip(),
-            repository=given.get("repository", "").strip(),
-            commit=given.get("commit", "").strip().lower(),
-            licence=given.get("licence", ""),
-            quantisation=given.get("quantisation", Quantisation.NATIVE.value),
-            actor=request.actor,
-            now=request.now,
-        )
-    except (InvalidSpec, Conflict) as error:
-        errors = {"name": error.detail} if error.specific_code == "name-taken" else problems.at_fields(error)
-        with reading(request.actor):
-            return _offered(request, given, errors, status=problems.status_of(error))
-    messages.success(request, _("%(name)s is offered now.") % {"name": made.name})
-    return HttpResponseRedirect(reverse("frontend:served-models"))
-
-
-def _all(given: Mapping[str, str]) -> QuerySet[ServedModel]:
-    rows = ServedModel.objects.order_by("-enabled", "name")
-    text, state = given.get("q", "").strip()[:60], given.get("state", "")
-    if text:
-        rows = rows.filter(Q(name__icontains=text) | Q(repository__icontains=text))
-    if state in {"offered", "retired"}:
-        rows = rows.filter(enabled=state == "offered")
-    return rows
-
-
-def _used(rows: Iterable[ServedModel]) -> dict[Any, int]:
-    """Return model → endpoints that serve it now; one statement."""
-    live = Revision.objects.filter(model__in=[row.pk for row in rows], endpoint__released_at__isnull=True)
-    current = live.filter(endpoint__revision_id=F("pk"))
-    return dict(current.values_list("model_id").annotate(n=Count("endpoint_id", distinct=True)))
-
-
-def _offered(
-    request: PageRequest, given: Mapping[str, str], errors: Mapping[str, str], *, status: int = 200
-) -> HttpResponse:
-    rows = list(_all(request.GET))
-    used = _used(rows)
-    can_change = access.allowed(request.actor, None, ROUTES["served-models.create"])
-    values = {
-        "lines": [
-            {"row": row, "parameters": parameters(stock.served(row)), "used": used.get(row.pk, 0)} for row in rows
-        ],
-        "can_change": can_change,
-        "given": given,
-        "errors": errors,
-        "is_filtered": any(request.GET.get(key) for key in ("q", "state")),
-        "clear_url": request.path,
-        "query": {"name": "q", "value": request.GET.get("q", ""), "label": _("Name or repository")},
-        "fields": [
-            {
-                "name": "state",
-                "label": _("State"),
-                "value": request.GET.get("state", ""),
-                "options": [
-                    {"value": "", "label": _("All")},
-                    {"value": "offered", "label": _("Offered")},
-                    {"value": "retired", "label": _("Retired")},
-                ],
-            }
-        ],
-        "columns": [
-            {"key": "name", "label": _("Name")},
-            {"key": "state", "label": _("State")},
-            {"key": "parameters", "label": _("Parameters")},
-            {"key": "licence", "label": _("Licence")},
-            {"key": "used", "label": _("Endpoints"), "numeric": True},
-            {"key": "since", "label": _("Since")},
-            {"key": "act", "label": _("Change"), "hidden_label": True},
-        ],
-        "forms": [{"value": key, "label": str(text)} for key, text in FORMS.items()],
-        "is_empty": not rows,
-        "known": [model.id for model in models_catalogue.models()],
-        "list_attribute": SafeString('list="known-models"'),
-    }
-    return render(request, "frontend/pages/models/offered.html", values, status=status)
-
-
-def _exported_all(request: PageRequest) -> HttpResponse:
-    rows = list(_all(request.GET)[: lists.MOST_EXPORTED])
-    used = _used(rows)
-    columns = ("name", "repository", "commit", "licence", "quantisation", "enabled", "endpoints", "created_at")
-    body = [
-        {**{key: getattr(row, key) for key in columns if key != "endpoints"}, "endpoints": used.get(row.pk, 0)}
-        for row in rows
-    ]
-    return lists.exported(body, columns, name="served-models", form=request.GET["format"])
-
-
-@page("platform.read")
-def show(request: PageRequest, name: str) -> HttpResponse:
-    """Show one model with what retiring it would mean."""
-    return _one(request, access.find(ServedModel.objects.all(), name), {}, {})
-
-
-@page("served-models.update", methods=("POST",))
-def change(request: PageRequest, name: str) -> HttpResponse:
-    """Retire a model, offer it again, or correct its licence."""
-    given = request.POST
-    with reading(request.actor):
-        row = access.find(ServedModel.objects.all(), name)
-    wanted = {"retire": False, "offer": True}.get(given.get("do", ""))
-    try:
-        served_models.update(
-            model=row,
-            version=read_number(given.get("version"), field="version"),
-            enabled=wanted,
-            licence=given.get("licence") if "licence" in given else None,
-            actor=request.actor,
-            now=request.now,
-        )
-    except (InvalidSpec, PreconditionFailed) as error:
-        with reading(request.actor):
-            fresh = access.find(ServedModel.objects.all(), name)
-            return _one(request, fresh, given, problems.at_fields(error), status=problems.status_of(error))
-    said = {False: _("%(name)s is retired."), True: _("%(name)s is offered again.")}.get(
-        wanted,  # type: ignore[arg-type]  # None: neither
-        _("The licence of %(name)s is corrected."),
-    )
-    messages.success(request, said % {"name": row.name})
-    return HttpResponseRedirect(reverse("frontend:served-models"))
-
-
-def _one(
-    request: PageRequest, row: ServedModel, given: Mapping[str, str], errors: Mapping[str, str], *, status: int = 200
-) -> HttpResponse:
-    served = stock.served(row)
-    values = {
-        "row": row,
-        "served": served,
-        "parameters": parameters(served),
-        "used": _used([row]).get(row.pk, 0),
-        "can_change": access.allowed(request.actor, None, ROUTES["served-models.update"]),
-        "form_word": str(FORMS.get(row.quantisation, row.quantisation)),
-        "licence": given.get("licence", row.licence),
-        "errors": errors,
-        "breadcrumbs": [
-            {"label": _("Model catalogue"), "url": reverse("frontend:served-models")},
-            {"label": row.name, "url": ""},
-        ],
-    }
-    return render(request, "frontend/pages/models/one.html", values, status=status)

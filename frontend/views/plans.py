@@ -13,6 +13,7 @@ from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
+from frontend.design.strip import FOR_PLATFORM
 from frontend.kernel import asks, hosts, lists, providers, works
 from frontend.kernel.page import PageRequest, page
 from tenants import access, host_plans
@@ -160,6 +161,7 @@ def _values(request: PageRequest, row: HostPlan) -> dict[str, Any]:
         "things": found,
         "blast": works.blast(found),
         "notices": works.notices(row),
+        "legend": FOR_PLATFORM,
         "pictures": works.pictures(row, now=request.now),
         "trouble": row.observed.get("trouble", "") if running else "",
         "left": left if running else {},

@@ -86,15 +86,13 @@ def test_without_a_pack_the_page_says_so(browse, world, auditor):
 
 def test_as_of_shows_windows_and_members_and_is_a_file_as_well(browse, world, auditor):
     browser = browse(auditor)
-    at = timezone.now().strftime("%Y-%m-%dT%H:%M:59")
     UsageRecord.objects.update(held_from=timezone.now() - timedelta(hours=1))
     now = (timezone.now() - timedelta(minutes=1)).isoformat()
 
-    text = browser.get("/ops/evidence/as-of", {"tenant": "acme", "at": now}).content.decode()
-    rows = json.loads(browser.get("/ops/evidence/as-of", {"tenant": "acme", "at": now, "format": "json"}).content)
-    early = browser.get("/ops/evidence/as-of", {"tenant": "acme", "at": "2020-01-01T00:00"}).content.decode()
+    text = browser.get("/ops/evidence/as-of", {"tenant": "acme", "moment": now}).content.decode()
+    rows = json.loads(browser.get("/ops/evidence/as-of", {"tenant": "acme", "moment": now, "format": "json"}).content)
+    early = browser.get("/ops/evidence/as-of", {"tenant": "acme", "moment": "2020-01-01T00:00"}).content.decode()
 
-    assert at
     assert {row["name"] for row in rows} == {"chat", "box", "space"}
     assert all(name in text for name in ("chat", "box", "space", "Owner", "Viewer"))
     assert "It held nothing at that moment" in early
@@ -103,10 +101,10 @@ def test_as_of_shows_windows_and_members_and_is_a_file_as_well(browse, world, au
 
 @pytest.mark.parametrize(("at", "status"), [("", 422), ("yesterday", 422), ("2999-01-01T00:00", 422)])
 def test_a_moment_that_makes_no_sense_is_said_at_its_field(browse, world, auditor, at, status):
-    answer = browse(auditor).get("/ops/evidence/as-of", {"tenant": "acme", "at": at})
+    answer = browse(auditor).get("/ops/evidence/as-of", {"tenant": "acme", "moment": at})
 
     assert answer.status_code == status
-    assert 'id="at-error"' in answer.content.decode()
+    assert 'id="moment-error"' in answer.content.decode()
 
 
 # --- chain -----------------------------------------------------------------------------------------------

@@ -104,14 +104,18 @@ def test_an_orphan_is_deleted_with_a_reason(world, browse, ole):
     row = finding(world)
     browser = browse(ole)
 
+    body = {"action": "delete", "reason": "left by a restore", "version": row.version}
+
     page = text(browser.get(f"/ops/findings/{row.short_id}"))
-    sent = browser.post(
-        f"/ops/findings/{row.short_id}/resolve",
-        {"action": "delete", "reason": "left by a restore", "version": row.version}, follow=True,
-    )  # fmt: skip
+    asked = browser.post(f"/ops/findings/{row.short_id}/resolve", body)
+    row.refresh_from_db()
+    before = dict(row.data)
+    sent = browser.post(f"/ops/findings/{row.short_id}/resolve", {**body, "sure": "yes"}, follow=True)
 
     row.refresh_from_db()
     assert "Take it away at its provider. That cannot be undone." in page
+    assert (before, asked.status_code) == ({}, 200)
+    assert f"{row.subject} is taken away at estate, with what is on its disks." in text(asked)
     assert row.data["action"] == "delete"
     assert row.data["asked"]["reason"] == "left by a restore"
     assert "Being deleted" in text(sent)

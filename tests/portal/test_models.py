@@ -85,7 +85,7 @@ def test_a_card_says_size_room_speed_and_price_and_deploy_opens_new_with_the_mod
     assert "some free" in text
     assert "Tokens/s, estimated" in text
     assert 'href="/t/acme/new/endpoint?model=llama-3-1-8b&amp;users=4&amp;context=8192"' in text
-    assert "gated: its publisher asks for a signed-in account" in text
+    assert "gated by its publisher" in text
 
 
 def test_deploy_leads_to_new_with_the_model_chosen(browse, world):

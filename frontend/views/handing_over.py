@@ -1,0 +1,297 @@
+"""The last two steps of connecting a provider: what is handed over, and the acceptance of each host.
+
+Handing over stores site, networks and prices, switches the provider on and has its hosts tested by a worker. A host
+is used once its acceptance has passed and somebody opened it; those left out can be handed over later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from typing import Any, Final
+
+from django.contrib import messages
+from django.db.models import Count
+from django.http import HttpResponse, HttpResponseRedirect
+from django.shortcuts import render
+from django.utils.dateparse import parse_datetime
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+
+from frontend.kernel import problems
+from frontend.kernel import providers as kernel
+from frontend.kernel.page import PageRequest, page
+from frontend.views import provider_changes
+from frontend.views import providers as pages
+from frontend.views.connect import address, frame
+from tenants import access, pricing
+from tenants.errors import Conflict, InvalidSpec
+from tenants.models import GpuDevice, Hold, Host, Provider
+from tenants.operations import inventory, providers
+from tenants.operations import pricing as price_lists
+from tenants.states import HoldKind, HostState
+from tenants.transactions import reading
+
+SHOWN: Final = 500
+"""Hosts on one page; a provider with more hands over by API."""
+
+
+# --- 4. hand over -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Priced:
+    """One GPU product of the provider and what a slot of it costs an hour here."""
+
+    product: str
+    item: str
+    amount: Decimal | None
+    """None where nothing has a price yet."""
+
+
+@page("providers.update", methods=("GET", "POST"), own_blocks=True)
+def hand_over(request: PageRequest, provider: str) -> HttpResponse:
+    """Choose hosts, networks, site and price; then the provider is switched on and its hosts are tested."""
+    row = pages.found(request, provider)
+    if request.method != "POST":
+        return _hand_over_form(request, row, {})
+    given = request.POST
+    with reading(request.actor):
+        waiting = {host.short_id: host for host in _joining(row)}
+        priced = _prices(row, request)
+    try:
+        chosen = _chosen(waiting, given.getlist("host"))
+        prices = _changed(priced, given)
+        providers.update(
+            provider=row,
+            site=given.get("site", "").strip(),
+            config=provider_changes.with_ranges(row.config, given.get("ranges", "")),
+            actor=request.actor,
+            now=request.now,
+        )
+        if prices:
+            price_lists.publish(
+                name=_("Prices of %(name)s") % {"name": row.name} + f" {request.now:%Y-%m-%d %H:%M:%S}",
+                prices=prices, valid_from=request.now, provider=row, actor=request.actor, now=request.now,
+                currency=_currency(request),
+            )  # fmt: skip
+        providers.enable(provider=row, actor=request.actor, now=request.now)
+        for host in chosen:
+            inventory.accept(host=host, actor=request.actor, now=request.now)
+    except (InvalidSpec, Conflict) as error:
+        fields = {_field(name): text for name, text in problems.at_fields(error).items()}
+        return _hand_over_form(request, row, fields, status=problems.status_of(error))
+    text = ngettext("%(n)d host is being tested.", "%(n)d hosts are being tested.", len(chosen))
+    messages.success(request, text % {"n": len(chosen)})
+    return HttpResponseRedirect(address(row, "acceptance"))
+
+
+def _chosen(waiting: Mapping[str, Host], keys: Sequence[str]) -> list[Host]:
+    """Return the hosts that were ticked. Raises `InvalidSpec` where none was."""
+    chosen = [waiting[key] for key in keys if key in waiting]
+    if not chosen:
+        raise InvalidSpec(_("Choose at least one host."), field="host")
+    return chosen
+
+
+def _field(name: str) -> str:
+    if name.startswith("prices."):
+        return f"price:{name.removeprefix('prices.')}"
+    return {f"config.{providers.RANGES}": "ranges"}.get(name, name)
+
+
+def _joining(row: Provider) -> list[Host]:
+    """Return the hosts that may be handed over."""
+    return list(Host.objects.filter(provider=row, state=HostState.JOINING.value).order_by("name")[:SHOWN])
+
+
+def _currency(request: PageRequest) -> str:
+    with reading(request.actor):
+        return price_lists.currency()
+
+
+def _prices(row: Provider, request: PageRequest) -> list[Priced]:
+    """Return what a slot of each GPU of the provider costs an hour there now."""
+    known = price_lists.all_prices()
+    products = GpuDevice.objects.filter(provider=row, removed_at__isnull=True).values_list("product", flat=True)
+    found_prices = []
+    for product in sorted(set(products.distinct())):
+        item = f"gpu.{product}.slices"
+        try:
+            amount: Decimal | None = known.hourly({item: 1}, request.now, provider=row.name, site=row.site)
+        except pricing.NoPrice:
+            amount = None
+        found_prices.append(Priced(product, item, amount))
+    return found_prices
+
+
+def _changed(priced: Sequence[Priced], given: Mapping[str, str]) -> dict[str, Decimal]:
+    """Return the prices that differ from those that hold already. Raises `InvalidSpec`."""
+    prices = {}
+    for one in priced:
+        text = given.get(f"price:{one.item}", "").strip()
+        if not text:
+            continue
+        try:
+            amount = Decimal(text)
+        except InvalidOperation as error:
+            raise InvalidSpec(_("Give an amount such as 0.35."), field=f"prices.{one.item}") from error
+        if one.amount is None or amount != one.amount:
+            prices[one.item] = amount
+    return prices
+
+
+def _hand_over_form(
+    request: PageRequest, row: Provider, errors: Mapping[str, str], *, status: int = 200
+) -> HttpResponse:
+    given = request.POST
+    is_again = request.method == "POST"
+    with reading(request.actor):
+        row = access.find(pages.rows_of(), row.pk)
+        around = frame(row, "hand-over")
+        stored = row.config.get(providers.RANGES) or (["127.0.0.0/8"] if around["simulated"] else [])
+        foreign = dict(
+            Hold.objects.filter(host__provider=row, kind=HoldKind.FOREIGN.value)
+            .values_list("host").annotate(n=Count("pk"))
+        )  # fmt: skip
+        chosen = set(given.getlist("host"))
+        hosts = [
+            {
+                "row": host,
+                "checked": host.short_id in chosen if is_again else host.healthy,
+                "gpus": f"{host.gpu_count} × {host.gpu_product}" if host.gpu_product else str(host.gpu_count),
+                "takes": ", ".join(str(kernel.BOUNDARY_KINDS.get(k, k)) for k in host.boundary_kinds),
+                "foreign": foreign.get(host.pk, 0),
+            }
+            for host in _joining(row)
+        ]
+        values = around | {
+            "hosts": hosts,
+            "site": given.get("site", row.site),
+            "ranges": given.get("ranges", "\n".join(stored)),
+            "prices": [
+                {
+                    "name": f"price:{one.item}",
+                    "label": _("%(product)s, a slot and hour") % {"product": one.product},
+                    "value": given.get(
+                        f"price:{one.item}", "" if one.amount is None else f"{one.amount.normalize():f}"
+                    ),
+                    "has": one.amount is not None,
+                    "error": errors.get(f"price:{one.item}", ""),
+                }
+                for one in _prices(row, request)
+            ],
+            "currency": price_lists.currency(),
+            "ranges_sentence": provider_changes.ranges_sentence(),
+            "errors": errors,
+            "other_errors": [text for field, text in errors.items() if field in {"", "version", "config"}],
+            "back_url": address(row, "found"),
+            "acceptance_url": address(row, "acceptance"),
+            "columns": [
+                {"key": "take", "label": _("Hand over")},
+                {"key": "name", "label": _("Host")},
+                {"key": "gpus", "label": _("GPUs")},
+                {"key": "takes", "label": _("Takes")},
+                {"key": "room", "label": _("CPUs and memory")},
+                {"key": "foreign", "label": _("Used by others")},
+            ],
+        }
+        return render(request, "frontend/pages/connect/hand_over.html", values, status=status)
+
+
+# --- 5. acceptance ----------------------------------------------------------------------------------------
+
+
+@page("providers.update")
+def acceptance(request: PageRequest, provider: str) -> HttpResponse:
+    """Show how each host's acceptance goes; passed ones can be opened."""
+    row = access.find(pages.rows_of(), provider)
+    hosts = list(Host.objects.filter(provider=row).exclude(state=HostState.REMOVED.value).order_by("name")[:SHOWN])
+    lines = [_line(host) for host in hosts]
+    asked = [line for line in lines if line["key"] != "left"]
+    done = sum(line["key"] in {"open", "accepted"} for line in asked)
+    values = frame(row, "acceptance") | {
+        "lines": lines,
+        "asked": len(asked),
+        "done": done,
+        "is_pending": any(line["key"] == "waiting" for line in lines),
+        "accepted": sum(line["key"] == "accepted" for line in lines),
+        "failed": sum(line["key"] == "failed" for line in lines),
+        "left": sum(line["key"] == "left" for line in lines),
+        "opened": sum(line["key"] == "open" for line in lines),
+        "back_url": address(row, "hand-over"),
+        "columns": [
+            {"key": "name", "label": _("Host")},
+            {"key": "state", "label": _("State")},
+            {"key": "checks", "label": _("Checks")},
+            {"key": "action", "label": _("Action"), "hidden_label": True},
+        ],
+    }
+    template = "_acceptance" if request.htmx else "acceptance"
+    return render(request, f"frontend/pages/connect/{template}.html", values)
+
+
+def _line(host: Host) -> dict[str, Any]:
+    """Return how one host's acceptance stands: `left`, `waiting`, `failed`, `accepted`, `open`."""
+    record: Mapping[str, Any] = host.acceptance
+    checks = record.get("checks") or []
+    key = "open" if host.state != HostState.JOINING.value else "left"
+    if host.state == HostState.ACCEPTED.value:
+        key = "accepted"
+    elif host.state == HostState.JOINING.value and "requested_at" in record:
+        key = "waiting"
+    elif host.state == HostState.JOINING.value and "passed" in record:
+        key = "failed"
+    return {
+        "row": host,
+        "key": key,
+        "url": kernel.host_address(host),
+        "state": kernel.host_state(host.state),
+        "passed": sum(bool(one["passed"]) for one in checks),
+        "checks": checks,
+        "trouble": [one for one in checks if not one["passed"]],
+        "message": str(record.get("message") or ""),
+        "at": parse_datetime(record["at"]) if record.get("at") else None,
+    }
+
+
+@page("hosts.accept", methods=("POST",))
+def accept(request: PageRequest, provider: str) -> HttpResponse:
+    """Test one host again, or hand over one that was left out."""
+    row = pages.found(request, provider)
+    _each(
+        request,
+        row,
+        HostState.JOINING,
+        inventory.accept,
+        _("%(n)d host is being tested."),
+        _("%(n)d hosts are being tested."),
+    )
+    return HttpResponseRedirect(address(row, "acceptance"))
+
+
+@page("hosts.open", methods=("POST",))
+def open_hosts(request: PageRequest, provider: str) -> HttpResponse:
+    """Open the chosen accepted hosts, or all of them."""
+    row = pages.found(request, provider)
+    _each(request, row, HostState.ACCEPTED, inventory.open_host, _("%(n)d host is open."), _("%(n)d hosts are open."))
+    return HttpResponseRedirect(address(row, "acceptance"))
+
+
+def _each(request: PageRequest, row: Provider, state: HostState, act: Any, one_text: str, many_text: str) -> None:
+    """Do something to the named hosts of a provider in a state, to all of them where none is named."""
+    with reading(request.actor):
+        hosts = Host.objects.filter(provider=row, state=state.value).order_by("name")
+        if names := request.POST.getlist("host"):
+            hosts = hosts.filter(short_id__in=names)
+        chosen = list(hosts[:SHOWN])
+    done = 0
+    for host in chosen:
+        try:
+            act(host=host, actor=request.actor, now=request.now)
+            done += 1
+        except Conflict as error:
+            messages.error(request, error.detail)
+    if done:
+        messages.success(request, (one_text if done == 1 else many_text) % {"n": done})

@@ -1,0 +1,223 @@
+"""Connecting a second simulated provider from the first form to open hosts; leaving, coming back, and what fails."""
+
+from __future__ import annotations
+
+import html
+import re
+from decimal import Decimal
+
+import pytest
+from django.utils import timezone
+
+from provisioners import sweep
+from provisioners.passes import Engine
+from provisioners.sandbox import connection, control, files
+from provisioners.sandbox.driver import InProcessSandbox
+from provisioners.sandbox.estate import Estate
+from tenants import vault
+from tenants.models import Host, Price, Provider, ProviderCredential
+from tenants.states import PlatformRole
+from tests import factories
+
+pytestmark = pytest.mark.usefixtures("db")
+NEW = "/ops/providers/connect"
+HOME = "/ops/providers/oslo-lab"
+FORM = {
+    "kind": "sandbox", "name": "oslo-lab", "site": "oslo", "config.url": "http://127.0.0.1:9",
+    "config.estate": "second", "config.make": "kubernetes", "secret.token": "a-token-of-the-sandbox",
+}  # fmt: skip
+
+
+class Worker:
+    """A worker with an estate in this process behind whatever provider it is asked about."""
+
+    def __init__(self) -> None:
+        document = connection.document("kubernetes")
+        assert document is not None
+        self.estate = Estate(files.build(document), clock=lambda: timezone.now().timestamp(), url="http://x.invalid")
+        control.no_delays(self.estate)
+
+    def run(self) -> None:
+        engine = Engine(clock=timezone.now, driver_of=lambda _provider: InProcessSandbox(self.estate))
+        sweep.look_at(Provider.objects.get(name="oslo-lab").pk, engine=engine)
+
+
+@pytest.fixture
+def ole(db: None):
+    return factories.person(name="Ole", platform=(PlatformRole.OPERATOR,))
+
+
+@pytest.fixture
+def worker(db: None) -> Worker:
+    return Worker()
+
+
+def text(answer) -> str:
+    return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]*>", " ", answer.content.decode())))
+
+
+def states() -> list[str]:
+    return list(Host.objects.filter(provider__name="oslo-lab").order_by("name").values_list("state", flat=True))
+
+
+def test_a_second_simulated_provider_is_connected_in_five_steps(browse, ole, worker):
+    browser = browse(ole)
+
+    first = browser.get(NEW)
+    assert "Step" not in text(first)
+    stored = browser.post(NEW, FORM)
+    assert stored.headers["Location"] == f"{HOME}/connect/check"
+    assert (Provider.objects.get().enabled, states()) == (False, [])
+    assert "A worker is calling it now." in text(browser.get(f"{HOME}/connect/check"))
+
+    worker.run()
+    checked = text(browser.get(f"{HOME}/connect/check"))
+    assert "It works Simulated" in checked
+    assert "3 hosts, 16 GPUs, 1 uses" in checked
+
+    shown = text(browser.get(f"{HOME}/connect/found"))
+    assert "H100-80GB 8 1" in shown
+    assert "nightly-training node-b.berlin.example" in shown
+    assert states() == ["joining"] * 3
+
+    keys = list(Host.objects.order_by("name").values_list("short_id", flat=True))
+    handed = browser.post(
+        f"{HOME}/connect/hand-over",
+        {"host": keys[:2], "site": "oslo", "ranges": "10.20.0.0/16", "price:gpu.H100-80GB.slices": "0.35"},
+    )
+    assert handed.headers["Location"] == f"{HOME}/connect/acceptance"
+    row = Provider.objects.get()
+    assert (row.enabled, row.config["address_ranges"]) == (True, ["10.20.0.0/16"])
+    assert Price.objects.get().amount == Decimal("0.35")
+    assert "0 of 2 passed" in text(browser.get(f"{HOME}/connect/acceptance"))
+
+    worker.run()
+    assert "2 of 2 passed" in text(browser.get(f"{HOME}/connect/acceptance"))
+    assert states() == ["accepted", "accepted", "joining"]
+    opened = browser.post(f"{HOME}/connect/open", follow=True)
+
+    assert states() == ["open", "open", "joining"]
+    assert "2 hosts are in use" in text(opened)
+    assert Host.objects.filter(placeable=True).count() == 2
+
+
+def test_one_goes_on_where_one_left_off(browse, ole, worker):
+    browser = browse(ole)
+    browser.post(NEW, FORM)
+
+    assert browser.get(f"{HOME}/connect").headers["Location"] == f"{HOME}/connect/check"
+    worker.run()
+    assert browser.get(f"{HOME}/connect").headers["Location"] == f"{HOME}/connect/found"
+    assert "Being connected" in text(browser.get("/ops/providers"))
+    ProviderCredential.objects.all().delete()
+    assert browser.get(f"{HOME}/connect").headers["Location"] == f"{HOME}/connect/credentials"
+
+
+def test_the_secret_is_sealed_and_stands_on_no_page(browse, ole, worker):
+    browser = browse(ole)
+    browser.post(NEW, FORM)
+    worker.run()
+
+    row = ProviderCredential.objects.get()
+    assert vault.unseal(row.sealed, table=row._meta.db_table, column="sealed", row=row.pk) == FORM["secret.token"]
+    for path in ("", "/connect/credentials", "/connect/check", "/connect/found", "/connect/hand-over", "/settings"):
+        assert FORM["secret.token"] not in browser.get(f"{HOME}{path}").content.decode()
+
+
+def test_this_installations_own_secret_is_used_at_its_own_address_only(browse, ole, settings):
+    settings.TENANTRY_SANDBOX_URL, settings.TENANTRY_SANDBOX_TOKEN = "http://127.0.0.1:8430", "its-own-token"
+    browser = browse(ole)
+    form = {**FORM, "secret.token": ""}
+
+    elsewhere = browser.post(NEW, {**form, "config.url": "http://203.0.113.9:8430"})
+    here = browser.post(NEW, {**form, "config.url": "http://127.0.0.1:8430/"})
+
+    assert (elsewhere.status_code, here.status_code) == (422, 302)
+    assert 'id="secret.token-error"' in elsewhere.content.decode()
+    row = ProviderCredential.objects.get()
+    assert vault.unseal(row.sealed, table=row._meta.db_table, column="sealed", row=row.pk) == "its-own-token"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("name", "Not A Slug"), ("site", ""), ("config.estate", ""), ("config.make", "a-palace"), ("secret.token", "")],
+)
+def test_what_is_wrong_is_said_at_its_field_and_nothing_is_made(browse, ole, settings, field, value):
+    settings.TENANTRY_SANDBOX_TOKEN = ""
+
+    answer = browse(ole).post(NEW, {**FORM, field: value})
+
+    assert answer.status_code == 422
+    assert f'id="{field}-error"' in answer.content.decode()
+    assert Provider.objects.count() == 0
+
+
+def test_a_name_that_is_taken_is_said_at_the_name(browse, ole):
+    factories.provider(name="oslo-lab")
+
+    answer = browse(ole).post(NEW, FORM)
+
+    assert answer.status_code == 409
+    assert 'id="name-error"' in answer.content.decode()
+
+
+def test_what_does_not_work_is_named_and_mended_in_place(browse, ole, worker):
+    browser = browse(ole)
+    browser.post(NEW, FORM)
+    control.add_fault(worker.estate, "capabilities", "fail", error="rejected", times=-1)
+    worker.run()
+
+    failed = text(browser.get(f"{HOME}/connect/check"))
+    control.clear_faults(worker.estate)
+    again = browser.post(f"{HOME}/connect/credentials", {**FORM, "secret.token": ""})
+    worker.run()
+
+    assert "It does not work yet" in failed
+    assert "What was found" not in failed.partition("It does not work yet")[2]
+    assert again.headers["Location"] == f"{HOME}/connect/check"
+    assert "It works" in text(browser.get(f"{HOME}/connect/check"))
+    assert ProviderCredential.objects.count() == 1
+
+
+def test_a_host_that_fails_its_acceptance_says_why_and_is_tested_again(browse, ole, worker):
+    browser = browse(ole)
+    browser.post(NEW, FORM)
+    worker.run()
+    host = Host.objects.order_by("name").first()
+    assert host is not None
+    control.set_gpu_health(worker.estate, f"{host.provider_ref}-gpu-0", healthy=False, message="fell off the bus")
+    browser.post(f"{HOME}/connect/hand-over", {"host": host.short_id, "site": "oslo", "ranges": ""})
+    worker.run()
+
+    failed = text(browser.get(f"{HOME}/connect/acceptance"))
+    control.set_gpu_health(worker.estate, f"{host.provider_ref}-gpu-0", healthy=True, message="")
+    browser.post(f"{HOME}/connect/accept", {"host": host.short_id})
+    Provider.objects.update(due_at=timezone.now())
+    worker.run()
+
+    assert "Did not pass" in failed
+    assert "fell off the bus" in failed
+    assert states()[0] == "accepted"
+    assert "address_ranges" not in Provider.objects.get().config
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({"host": []}, "Choose at least one host."),
+        ({"ranges": "10.0.0.1/8"}, 'id="ranges-error"'),
+        ({"price:gpu.H100-80GB.slices": "cheap"}, 'id="price:gpu.H100-80GB.slices-error"'),
+        ({"site": "?"}, 'id="site-error"'),
+    ],
+)
+def test_nothing_is_handed_over_by_a_form_with_a_mistake(browse, ole, worker, given, field):
+    browser = browse(ole)
+    browser.post(NEW, FORM)
+    worker.run()
+    key = Host.objects.order_by("name").values_list("short_id", flat=True)[0]
+
+    answer = browser.post(f"{HOME}/connect/hand-over", {"host": [key], "site": "oslo", "ranges": "", **given})
+
+    assert answer.status_code == 422
+    assert field in answer.content.decode()
+    assert (Provider.objects.get().enabled, Price.objects.count()) == (False, 0)
