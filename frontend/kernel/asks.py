@@ -115,7 +115,11 @@ def what(row: Request, *, full: bool = False) -> str:
         return (_("%(what)s in all") if payload.get("mode") == "set" else _("%(what)s more")) % {"what": text}
     if row.kind == RequestKind.TENANT.value:
         text = _("the tenant %(name)s") % {"name": payload.get("name", "")}
-        given = amounts(payload.get("limits") or {})
+        asked = payload.get("limits") or {}
+        first = (payload.get("wish") or {}).get("endpoint")
+        if isinstance(first, Mapping) and not full:
+            return _("%(tenant)s, first %(model)s") % {"tenant": text, "model": first.get("model", "")}
+        given = amounts(asked)
         return _("%(tenant)s with %(what)s") % {"tenant": text, "what": given} if given else text
     if row.kind == RequestKind.JOIN.value:
         return _("to join as %(role)s") % {"role": payload.get("role", "member")}

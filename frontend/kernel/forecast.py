@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
+from uuid import UUID
 
 from django.utils.translation import gettext as _
 
@@ -18,9 +19,10 @@ from frontend.design.strip import Gpu, Run, SlotState
 from frontend.kernel import asks, words
 from tenants.actor import Actor
 from tenants.errors import ControlPlaneError
-from tenants.models import GpuDevice, Hold, Request
+from tenants.models import Allocation, GpuDevice, Hold, Request
 from tenants.operations import quotas, requests
 from tenants.quota import TenantLimits
+from tenants.states import RequestKind
 
 NEW: Final = "new"
 STATES: Final[Mapping[str, SlotState]] = {
@@ -91,6 +93,12 @@ class Forecast:
         }
 
     @property
+    def wish(self) -> dict[str, Any] | None:
+        """Return what a tenant would start with: name, model, whether it starts and why not; None without a wish."""
+        found: dict[str, Any] | None = (self.proof or {}).get("wish")
+        return {**found, "why": words.plain(str(found.get("why", "")))} if found else None
+
+    @property
     def delays(self) -> list[dict[str, Any]]:
         """Return who waits for the same GPUs."""
         found = (self.proof or {}).get("delays", [])
@@ -105,9 +113,11 @@ def of(row: Request, actor: Actor, *, now: datetime) -> Forecast:
     later: list[TenantLimits] = []
 
     def look() -> None:
-        if row.tenant is not None and dimensions:
+        if row.tenant is not None and dimensions and row.kind == RequestKind.QUOTA.value:
             later.extend(quotas.position(row.tenant, dimensions))
-        found.before, found.after = _strips(row, actor, now=now)
+        taken = row.allocation or _first_of(row, now=now)
+        if taken is not None:
+            found.before, found.after = _strips(taken, actor, now=now)
 
     try:
         found.proof = requests.proof(request=row, actor=actor, now=now, look=look)
@@ -169,22 +179,28 @@ def _line(level: TenantLimits, dimension: str, limit: int, *, requested: int) ->
 # --- strips -----------------------------------------------------------------------------------------------
 
 
-def _strips(row: Request, actor: Actor, *, now: datetime) -> tuple[list[Gpu], list[Gpu]]:
+def _first_of(row: Request, *, now: datetime) -> Allocation | None:
+    """Return what the tenant that is being tried starts with, None where nothing starts."""
+    if row.kind != RequestKind.TENANT.value:
+        return None
+    rows = Allocation.objects.filter(tenant__name=row.payload["name"], requester_id=row.requester_id, created_at=now)
+    return rows.select_related("tenant").first()
+
+
+def _strips(taken: Allocation, actor: Actor, *, now: datetime) -> tuple[list[Gpu], list[Gpu]]:
     """Return the GPUs that would be taken, before and after; called while the approval is tried."""
-    if row.allocation_id is None:
-        return [], []
-    mine = list(Hold.objects.filter(unit__allocation_id=row.allocation_id).values_list("device_id", "start", "size"))
+    mine = list(Hold.objects.filter(unit__allocation_id=taken.pk).values_list("device_id", "start", "size"))
     devices = {device for device, _start, _size in mine}
     holds = list(Hold.objects.filter(device_id__in=devices, during__contains=now).exclude(
-        unit__allocation_id=row.allocation_id
+        unit__allocation_id=taken.pk
     ))  # fmt: skip
     found = GpuDevice.objects.filter(pk__in=devices).select_related("host__provider").order_by("host__name", "index")
     before, after = [], []
-    label = getattr(asks.product_of(row), "name", row.allocation.name if row.allocation is not None else "") or NEW
+    label = taken.name or NEW
     for device in found:
         windows = [(start, size) for key, start, size in mine if key == device.pk]
         around = [hold for hold in holds if hold.device_id == device.pk]
-        cells = _cells(device, around, windows, row, sees_all=actor.sees_all)
+        cells = _cells(device, around, windows, taken.tenant_id, sees_all=actor.sees_all)
         then = list(cells)
         for start, size in windows:
             then[start : start + size] = [(SlotState.MINE, label, NEW)] * size
@@ -198,7 +214,7 @@ Cell = tuple[SlotState, str, str]
 
 
 def _cells(
-    device: GpuDevice, holds: Sequence[Hold], windows: Sequence[tuple[int, int]], row: Request, *, sees_all: bool
+    device: GpuDevice, holds: Sequence[Hold], windows: Sequence[tuple[int, int]], tenant_id: UUID, *, sees_all: bool
 ) -> list[Cell]:
     """Return each slot as it is now; who does not see the estate sees one grey beside what his tenant holds."""
     free = device.free
@@ -210,7 +226,7 @@ def _cells(
     for start, size in windows:
         cells[start : start + size] = [(SlotState.FREE, "", "")] * size
     for hold in holds:
-        own = hold.tenant_id is not None and hold.tenant_id == row.tenant_id
+        own = hold.tenant_id is not None and hold.tenant_id == tenant_id
         if not own and not sees_all:
             continue
         state = SlotState.MINE if own else STATES.get(hold.kind, SlotState.OTHERS)

@@ -58,6 +58,7 @@ class Line:
     word: str
     """The role as forms send it."""
     tone: str
+    does: str
     has_factor: bool
     seen_at: datetime | None
     """When he last did something here, None if not in `SEEN`."""
@@ -177,6 +178,7 @@ def _lines(request: PageRequest) -> list[Line]:
             role=str(ROLES[Role(row.role)]),
             word=Role(row.role).word,
             tone=TONES[Role(row.role)],
+            does=str(DOES[Role(row.role)]),
             has_factor=row.person_id in factors,
             seen_at=seen.get(row.person_id),
             through="" if row.tenant_id == tenant.pk else row.tenant.display_name,

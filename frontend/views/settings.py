@@ -24,7 +24,7 @@ from tenants import access
 from tenants.approval import DEFAULT_STAGES, PLATFORM_APPROVER
 from tenants.errors import Conflict, ControlPlaneError, InvalidSpec
 from tenants.gpu_catalogue import products
-from tenants.models import Provider, ServedModel, Suspension, Tenant
+from tenants.models import Host, Provider, ServedModel, Suspension, Tenant
 from tenants.models.tenant import MAX_DEPTH
 from tenants.operations import tenants
 from tenants.policies import ROUTES
@@ -51,7 +51,6 @@ HELP: Final[Mapping[str, str | Promise]] = {
 TIERS: Final[Mapping[str, str | Promise]] = {
     Tier.SHARED.value: gettext_lazy("Shared hosts"),
     Tier.DEDICATED_HOST.value: gettext_lazy("Own hosts"),
-    Tier.CONFIDENTIAL.value: gettext_lazy("Confidential machines"),
 }
 DEPTHS: Final[Mapping[SuspensionDepth, tuple[str | Promise, str | Promise]]] = {
     SuspensionDepth.KEYS: (
@@ -180,10 +179,16 @@ def _known() -> dict[str, dict[str, str]]:
     return {
         "sites": {site: site for site in sorted(set(Provider.objects.values_list("site", flat=True)))},
         "tiers": {tier: str(label) for tier, label in TIERS.items()},
-        "products": {product.id: product.id for product in products()},
+        "products": {name: name for name in _products()},
         "models": {name: name for name in ServedModel.objects.order_by("name").values_list("name", flat=True)},
         "runtimes": {"vllm": "vLLM"},
     }
+
+
+def _products() -> list[str]:
+    """Return the GPUs that some host has, in the catalogue's order."""
+    there = set(Host.objects.exclude(gpu_product="").values_list("gpu_product", flat=True).distinct())
+    return [product.id for product in products() if product.id in there]
 
 
 def _rules(tenant: Tenant, above: list[Tenant], errors: Mapping[str, str]) -> list[Rule]:

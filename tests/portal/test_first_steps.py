@@ -101,6 +101,9 @@ def test_the_approver_sees_what_starts_and_where_before_the_click_and_never_the_
     page, decided = approve(browse(ana), Request.objects.get())
 
     assert "It starts at once." in text(page)
+    assert "The tenant computer-vision, first llama-3-1-8b" in text(page)
+    assert "With it the endpoint llama-3-1-8b is made, which serves llama-3-1-8b." in text(page)
+    assert "GPUs it would take" in text(page)
     assert "tnt_" not in page.content.decode() + decided.content.decode()
 
 
