@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
+from enum import StrEnum
 from typing import Any, Final
 from uuid import UUID
 
@@ -103,14 +104,43 @@ class Rule:
         self, kind: str, path: Sequence[UUID], adds: Mapping[str, int], *, now: datetime, until: datetime | None
     ) -> bool:
         """Whether the rule approves adding `adds` to the tenant of this path until a moment (None: for good)."""
+        return self.refusal(kind, path, adds, now=now, until=until) is None
+
+    def refusal(
+        self, kind: str, path: Sequence[UUID], adds: Mapping[str, int], *, now: datetime, until: datetime | None
+    ) -> Refusal | None:
+        """Return the first thing that keeps a request out, None where the rule approves it."""
         if kind != self.kind or not adds or (self.tenant is not None and self.tenant not in path):
-            return False
+            return Refusal(Refused.TENANT)
         if self.longest_s is not None and (until is None or until > now + timedelta(seconds=self.longest_s)):
-            return False
-        return all(
-            dimension in self.limits and self.granted.get(dimension, 0) + amount <= self.limits[dimension]
-            for dimension, amount in adds.items()
-        )
+            return Refusal(Refused.TIME)
+        for dimension, amount in sorted(adds.items()):
+            if dimension not in self.limits:
+                return Refusal(Refused.NOT_NAMED, dimension)
+            if self.granted.get(dimension, 0) + amount > self.limits[dimension]:
+                return Refusal(Refused.AMOUNT, dimension)
+        return None
+
+
+class Refused(StrEnum):
+    """Why a rule leaves a request to people."""
+
+    TENANT = "tenant"
+    """Another tenant, or another kind of request."""
+    TIME = "time"
+    """For longer than the rule allows, or for good."""
+    NOT_NAMED = "not-named"
+    """It asks for a dimension that the rule does not name."""
+    AMOUNT = "amount"
+    """More than the rule allows, with what it has granted already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """One reason, and the dimension it is about."""
+
+    why: Refused
+    dimension: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,24 +160,35 @@ Grants = Sequence[tuple[Mapping[str, int], datetime | None]]
 """What was added, and until when it stands (None: for good)."""
 
 
-def replay(rule: Rule, asks: Sequence[PastAsk], granted: Mapping[UUID, Grants] | None = None) -> list[PastAsk]:
-    """Return the past requests that a rule would have approved had it been there, oldest first.
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What a rule would have done with past requests."""
+
+    approved: tuple[PastAsk, ...]
+    refused: tuple[tuple[PastAsk, Refusal], ...]
+
+
+def replay(rule: Rule, asks: Sequence[PastAsk], granted: Mapping[UUID, Grants] | None = None) -> Replayed:
+    """Return what a rule would have done with past requests had it been there, oldest first.
 
     What it adds counts for the later ones of the same tenant while it stands, as in life; `granted` is what it had
     added to each tenant before the first of them.
     """
     standing = {tenant: list(found) for tenant, found in (granted or {}).items()}
-    matched = []
+    approved, refused = [], []
     for ask in sorted(asks, key=lambda one: (one.at, one.id)):
         total: dict[str, int] = {}
         for adds, until in standing.get(ask.tenant, ()):
             if until is None or until > ask.at:
                 for dimension, amount in adds.items():
                     total[dimension] = total.get(dimension, 0) + amount
-        if replace(rule, granted=total).covers(ask.kind, ask.path, ask.adds, now=ask.at, until=ask.until):
-            matched.append(ask)
+        why = replace(rule, granted=total).refusal(ask.kind, ask.path, ask.adds, now=ask.at, until=ask.until)
+        if why is None:
+            approved.append(ask)
             standing.setdefault(ask.tenant, []).append((ask.adds, ask.until))
-    return matched
+        else:
+            refused.append((ask, why))
+    return Replayed(tuple(approved), tuple(refused))
 
 
 # --- proofs -------------------------------------------------------------------------------------------

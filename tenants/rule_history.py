@@ -6,6 +6,7 @@ a request is filed.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -47,6 +48,8 @@ class Matches:
     """Requests of them that waited for a person."""
     waited: timedelta
     """How long those waited, all together."""
+    refused: Mapping[approval.Refusal, int]
+    """What kept the others out → how many."""
 
 
 def read(*, now: datetime, days: int = DAYS) -> History:
@@ -107,13 +110,21 @@ def matches(
     granted: Mapping[UUID, approval.Grants] | None = None,
 ) -> Matches:
     """Return what a rule would have approved of a history."""
-    found = tuple(approval.replay(rule, history.asks, granted))
+    done = approval.replay(rule, history.asks, granted)
+    found = done.approved
     adds: dict[str, int] = {}
     for ask in found:
         for dimension, amount in ask.adds.items():
             adds[dimension] = adds.get(dimension, 0) + amount
     waits = [wait for ask in found if (wait := waited(history.rows[ask.id])) is not None]
-    return Matches(found, adds, _cost(found, prices), len(waits), sum(waits, timedelta()))
+    return Matches(
+        found,
+        adds,
+        _cost(found, prices),
+        len(waits),
+        sum(waits, timedelta()),
+        Counter(why for _ask, why in done.refused),
+    )
 
 
 def waited(row: Request) -> timedelta | None:

@@ -291,6 +291,8 @@ def equal_values(request: PageRequest, rows: list[Request], to: Addresses) -> di
                 "seen": seen,
                 "proof_text": json.dumps(seen.proof) if seen.proof is not None and last else "",
                 "can_approve": seen.proof is not None or not last,
+                "then": "" if last else _("Then the next stage decides."),
+                "reason": asks.reason(row),
             }
         )
     return {

@@ -427,6 +427,7 @@ def _form(request: PageRequest, wish: Wish, errors: Mapping[str, str], *, status
     with reading(request.actor):
         provider, site = _where(wish.place)
         present = _present(provider, site, request.now)
+        money = pricing.currency()
         items = sorted({*_items(), *present, *wish.prices}, key=_rank)
         sent = bool(wish.prices)
         wrong = dict(errors)
@@ -440,7 +441,8 @@ def _form(request: PageRequest, wish: Wish, errors: Mapping[str, str], *, status
                 {
                     "name": f"price:{item}",
                     "label": title(item),
-                    "suffix": f"{pricing.currency()} {unit(item)}",
+                    "suffix": f"{money} {unit(item)}",
+                    "sentence": _now_words(shown(item, present.get(item)), money),
                     "value": wish.prices.get(item, "") if sent else _plain(shown(item, present.get(item))),
                     "error": wrong.get(f"price:{item}", ""),
                 }
@@ -450,7 +452,7 @@ def _form(request: PageRequest, wish: Wish, errors: Mapping[str, str], *, status
             "here": reverse("frontend:price-list-new"),
             "back_url": reverse("frontend:prices"),
             "columns": _columns(),
-            "currency": pricing.currency(),
+            "currency": money,
             "breadcrumbs": [
                 {"label": _("Prices"), "url": reverse("frontend:prices")},
                 {"label": _("Publish prices"), "url": ""},
@@ -459,6 +461,12 @@ def _form(request: PageRequest, wish: Wish, errors: Mapping[str, str], *, status
         }
         template = "_preview" if request.htmx and request.method != "POST" else "new"
         return render(request, f"frontend/pages/prices/{template}.html", values, status=status)
+
+
+def _now_words(amount: Decimal | None, money: str) -> str:
+    if amount is None:
+        return _("No price here yet.")
+    return _("Now %(amount)s.") % {"amount": numbers.money(amount, money, 4)}
 
 
 def _plain(amount: Decimal | None) -> str:

@@ -36,6 +36,7 @@ DAY_S: Final = 86400
 SHOWN: Final = 100
 """Matches listed; the figures count all."""
 TENANTS: Final = 1000
+REASONS: Final = 6
 NEW: Final = UUID(int=0)
 
 
@@ -156,6 +157,7 @@ def _shown(found: rule_history.Matches, history: rule_history.History) -> dict[s
     return {
         "found": _found(found),
         "matches": lines,
+        "refused": _refused(found),
         "more": len(found.asks) - len(lines),
         "asked": len(history.asks),
         "days": rule_history.DAYS,
@@ -168,6 +170,22 @@ def _shown(found: rule_history.Matches, history: rule_history.History) -> dict[s
             {"key": "waited", "label": _("It waited"), "numeric": True},
         ],
     }
+
+
+def _refused(found: rule_history.Matches) -> list[dict[str, Any]]:
+    """Return what kept the other requests out, the commonest first, in words."""
+    said: dict[approval.Refused, str] = {
+        approval.Refused.TENANT: _("are of another tenant"),
+        approval.Refused.TIME: _("ask for longer than the rule allows, or for good"),
+        approval.Refused.NOT_NAMED: _("ask for something that is not named here: %(what)s"),
+        approval.Refused.AMOUNT: _("ask for more than the rule allows: %(what)s"),
+    }
+    ordered = sorted(found.refused.items(), key=lambda entry: (-entry[1], entry[0].why, entry[0].dimension))
+    return [{"count": count, "text": _filled(said[why.why], why.dimension)} for why, count in ordered[:REASONS]]
+
+
+def _filled(text: str, dimension: str) -> str:
+    return text % {"what": _label(dimension)} if dimension else text
 
 
 def _match(ask: approval.PastAsk, history: rule_history.History) -> dict[str, Any]:

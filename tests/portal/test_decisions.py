@@ -364,3 +364,18 @@ def test_pages_of_an_owner_never_name_a_foreign_tenant(world, browse, ana):
     found = [browser.get(f"{PAGE}{tail}").content.decode() for tail in ("", "?format=csv", "/delegations")]
 
     assert ["zebrafish" in body for body in found] == [False, False, False]
+
+
+def test_a_rule_says_what_kept_the_other_requests_out(world, browse, ole):
+    ask(world.acme, world.acme.owner, {GPU: 1}, days_ago=2)
+    ask(world.acme, world.acme.owner, {GPU: 1}, days_ago=3)
+    ask(world.acme, world.acme.owner, {GPU: 3}, days_ago=2, lasts_days=2)
+    ask(world.acme, world.acme.owner, {"vcpu": 1}, days_ago=2, lasts_days=2)
+    row = rule()
+
+    shown = text(browse(ole).get(f"{PAGE}/rules/{row.pk}"))
+
+    assert (
+        "2 ask for longer than the rule allows, or for good 1 ask for more than the rule allows: H100-80GB, slots "
+        "1 ask for something that is not named here: Virtual CPUs"
+    ) in shown

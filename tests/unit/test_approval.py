@@ -1,12 +1,21 @@
 """Stages, auto-approval rules and the comparison of proofs."""
 
 from datetime import UTC, datetime, timedelta
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
 from tenants import approval
-from tenants.approval import PARENT_OWNER, PLATFORM_APPROVER, TENANT_OWNER, Rule
+from tenants.approval import (
+    PARENT_OWNER,
+    PLATFORM_APPROVER,
+    TENANT_OWNER,
+    PastAsk,
+    Refusal,
+    Refused,
+    Rule,
+    replay,
+)
 
 NOW = datetime(2026, 6, 1, 12, 0, tzinfo=UTC)
 GPU = "gpu.H100-80GB.slices"
@@ -120,3 +129,33 @@ def test_what_got_worse_is_said_in_sentences():
         "1 more would have to wait for it.",
         f"{GPU} of t would have become 8; now it becomes 16.",
     ]
+
+
+def test_a_replay_counts_what_it_would_have_granted_while_that_stands():
+    rule = Rule(id=uuid4(), name="small", kind="quota", tenant=None, limits={"vcpu": 4}, longest_s=10 * 86400)
+    tenant, other = uuid4(), uuid4()
+
+    def past(day: int, of: UUID, amount: int, lasts: int = 2) -> PastAsk:
+        at = NOW + timedelta(days=day)
+        return PastAsk(uuid4(), "quota", of, (of,), {"vcpu": amount}, at, at + timedelta(days=lasts))
+
+    first, during, elsewhere, after, long = (
+        past(0, tenant, 3), past(1, tenant, 2), past(1, other, 4), past(3, tenant, 4), past(4, other, 1, lasts=11)
+    )  # fmt: skip
+
+    done = replay(rule, [long, after, elsewhere, during, first])
+
+    assert done.approved == (first, *sorted((elsewhere,), key=lambda ask: ask.id), after)
+    assert done.refused == ((during, Refusal(Refused.AMOUNT, "vcpu")), (long, Refusal(Refused.TIME)))
+
+
+def test_what_a_rule_had_granted_before_counts_in_a_replay():
+    rule = Rule(id=uuid4(), name="small", kind="quota", tenant=None, limits={"vcpu": 4}, longest_s=None)
+    tenant = uuid4()
+    ask = PastAsk(uuid4(), "quota", tenant, (tenant,), {"vcpu": 2}, NOW, None)
+
+    ended = {tenant: [({"vcpu": 3}, NOW)]}
+    standing = {tenant: [({"vcpu": 3}, None)]}
+
+    assert replay(rule, [ask], ended).approved == (ask,)
+    assert replay(rule, [ask], standing).approved == ()
