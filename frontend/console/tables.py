@@ -38,7 +38,7 @@ TELLING: Final = (
 """Columns of the list of a table without a sheet, those that it has."""
 NAMING: Final = ("name", "email", "short_id", "public_id", "number")
 """Columns by which a row is called, the first that it has."""
-ROWS: Final = 50
+ROWS: Final = 25
 MOST_COUNTED: Final = 10_000
 """Rows that a list counts: beyond, it says so many and pages no further; a search or a filter finds the rest."""
 EVENTS: Final = 20
