@@ -142,7 +142,9 @@ def assert_nothing_left(here: World) -> None:
     ]
 
 
-@pytest.mark.parametrize("delays", [False, True], ids=["immediate", "with tasks"])
+@pytest.mark.parametrize(
+    "delays", [pytest.param(False, id="immediate"), pytest.param(True, id="with tasks", marks=[pytest.mark.slow])]
+)
 def test_killed_at_every_step_and_instant_it_converges_and_leaves_nothing(
     make: Callable[[World, Who], Any], who: Who, killer: Killer, delays: bool
 ) -> None:
@@ -175,7 +177,7 @@ FAULTS = {
 }
 
 
-QUICK = {"loses its answer", "fails in its task"}
+QUICK = {"loses its answer"}
 
 
 @pytest.mark.parametrize(
