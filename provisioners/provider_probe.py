@@ -84,14 +84,17 @@ def run(provider: Provider, driver_of: Callable[[Provider], Driver]) -> Tested:
     except DriverError as error:
         found.checks.append(_failed("connect", error))
         return found
-    found.checks.append(Check("connect", passed=True, seen=f"{able.kind} {able.version}"))
+    found.checks.append(Check("connect", passed=True, seen=able.version))
     try:
         shown = driver.snapshot()
     except DriverError as error:
         found.checks.append(_failed("inventory", error))
         return found
     gpus = sum(len(host.gpus) for host in shown.hosts)
-    words = f"{len(shown.hosts)} hosts, {gpus} GPUs, {len(shown.uses)} uses"
+    words = ", ".join(
+        f"{count} {noun}{'' if count == 1 else 's'}"
+        for count, noun in ((len(shown.hosts), "host"), (gpus, "GPU"), (len(shown.uses), "use"))
+    )
     if not shown.complete:
         words += "; a list was not complete: the account may not read all of it"
     found.checks.append(Check("inventory", passed=shown.complete, seen=words))

@@ -134,6 +134,8 @@ PLAIN: Final[Mapping[str, Entry]] = {
     "payload": (_("What exactly is asked for."), {"limits": LIMITS}),
     "wish": (_("What would be made first, for the decider to see."), {"model": "llama-3-1-8b"}),
     "version": (_("The version that you read; a newer one is not decided unseen."), 1),
+    "moment": (_("The moment that is looked at, in your zone."), "2027-03-01T09:00"),
+    "place": (_("The provider or site for which it counts; empty for all."), "lund"),
     "at": (_("The moment that is looked at."), MORNING),
     "children": (_("Whether all tenants below count as well."), True),
     "thorough": (_("Whether the books are checked as well; it takes longer."), True),

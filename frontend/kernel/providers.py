@@ -31,6 +31,8 @@ from tenants.states import HostState, Phase
 
 Text = str | Promise
 UNDER_WAY: Final = (Phase.PROVISIONING.value, Phase.DELETING.value)
+PATIENCE: Final = timedelta(seconds=30)
+"""A worker that runs has answered a test by then, or is calling a provider that hangs."""
 LATE: Final = 3
 """After so many missed readings a provider's picture is called old."""
 
@@ -236,6 +238,8 @@ class Tested:
     took_ms: int | None
     by: str
     checks: tuple[Check, ...]
+    is_late: bool = False
+    """It waits for longer than a worker that runs lets it."""
 
     @property
     def trouble(self) -> list[Check]:
@@ -243,13 +247,15 @@ class Tested:
         return [check for check in self.checks if not check.passed and not check.is_gap]
 
 
-def tested(row: Provider) -> Tested:
+def tested(row: Provider, *, now: datetime) -> Tested:
     """Return the last test of a provider, and whether one waits for a worker."""
     asked: Mapping[str, Any] = row.observed.get(ASKED) or {}
     last: Mapping[str, Any] = row.observed.get(TESTED) or {}
+    asked_at = parse_datetime(asked["at"]) if asked else None
     return Tested(
         is_pending=bool(asked),
-        asked_at=parse_datetime(asked["at"]) if asked else None,
+        asked_at=asked_at,
+        is_late=asked_at is not None and now - asked_at > PATIENCE,
         at=parse_datetime(last["at"]) if last else None,
         passed=bool(last.get("passed")),
         took_ms=last.get("took_ms"),

@@ -172,4 +172,24 @@ FIGURES: Final = (
         _("Where the provider and our records differ, or something needs a look."),
         _("Compared with every reading of the provider; without those that are resolved."),
     ),
+    Figure("tenants", _("Tenants"), _("How many tenants are concerned."), _("Counted from what stands there now.")),
+    Figure("webhooks-on", _("On"), _("How many webhooks of tenants are sent messages."), _("Counted now.")),
+    Figure(
+        "webhooks-failing",
+        _("Of them failing"),
+        _("How many of these answered wrongly the last time; they are tried again."),
+        _("Counted now."),
+    ),
+    Figure(
+        "webhooks-off",
+        _("Switched off"),
+        _("Webhooks that failed for so long that they get nothing more until somebody switches them on."),
+        _("Counted now."),
+    ),
+    Figure(
+        "last-month-at-these-prices",
+        _("Last month at these prices"),
+        _("What the use of the last month would have cost at the prices that are being written."),
+        _("Each hour of the last month × the new price; nothing is billed by it."),
+    ),
 )

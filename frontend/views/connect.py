@@ -59,7 +59,7 @@ def reached(row: Provider, counts: kernel.Counts) -> str:
     there = set(row.credentials.values_list("name", flat=True))
     if described is not None and not {one.name for one in described.credentials} <= there:
         return "credentials"
-    if not kernel.tested(row).passed:
+    if not kernel.tested(row, now=row.created_at).passed:
         return "check"
     return "found" if kernel.is_draft(row, counts) else "acceptance"
 
@@ -69,7 +69,8 @@ def _steps(row: Provider | None, now_at: str, far: str) -> list[dict[str, str]]:
     last = ORDER[far] + (1 if far == "found" else 0)
     found = []
     for key, label in STEPS:
-        state = "current" if key == now_at else ("done" if ORDER[key] < ORDER[far] else "todo")
+        is_done = ORDER[key] < max(ORDER[far], ORDER[now_at])
+        state = "current" if key == now_at else ("done" if is_done else "todo")
         url = address(row, key) if row is not None and key != now_at and ORDER[key] <= last else ""
         found.append({"label": str(label), "state": state, "url": url})
     return found
@@ -330,7 +331,7 @@ def check(request: PageRequest, provider: str) -> HttpResponse:
     row = access.find(pages.rows_of(), provider)
     kind = provider_kinds.kind_of(row.kind)
     values = frame(row, "check") | {
-        "test": kernel.tested(row),
+        "test": kernel.tested(row, now=request.now),
         "rights": [_(right) for right in kind.rights] if kind is not None else [],
         "back_url": address(row, "credentials"),
         "next_url": address(row, "found"),
@@ -360,7 +361,7 @@ def found(request: PageRequest, provider: str) -> HttpResponse:
     )
     findings = Finding.objects.filter(provider=row, resolved_at__isnull=True).order_by("first_seen_at")[:20]
     values = frame(row, "found") | {
-        "test": kernel.tested(row),
+        "test": kernel.tested(row, now=request.now),
         "capabilities": kernel.capabilities(row),
         "boundary_kinds": [str(kernel.BOUNDARY_KINDS.get(k, k)) for k in row.capabilities.get("boundary_kinds", [])],
         "products": [

@@ -10,14 +10,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final
+from uuid import UUID
 
 from django.contrib import messages
 from django.db.models import Count
 from django.http import HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 from django.utils.dateparse import parse_datetime
+from django.utils.functional import Promise
 from django.utils.translation import gettext as _
-from django.utils.translation import ngettext
+from django.utils.translation import gettext_lazy, ngettext
 
 from frontend.kernel import problems
 from frontend.kernel import providers as kernel
@@ -25,7 +27,7 @@ from frontend.kernel.page import PageRequest, page
 from frontend.views import provider_changes
 from frontend.views import providers as pages
 from frontend.views.connect import address, frame
-from tenants import access, pricing
+from tenants import access, gpu_catalogue, pricing
 from tenants.errors import Conflict, InvalidSpec
 from tenants.models import GpuDevice, Hold, Host, Provider
 from tenants.operations import inventory, providers
@@ -35,6 +37,12 @@ from tenants.transactions import reading
 
 SHOWN: Final = 500
 """Hosts on one page; a provider with more hands over by API."""
+MODES: Final[Mapping[str, str | Promise]] = {
+    "dynamic": gettext_lazy("wholes and parts"),
+    "on-idle": gettext_lazy("wholes, and parts while empty"),
+    "fixed": gettext_lazy("as they are carved"),
+}
+"""How a GPU can be given out, by how its layout changes."""
 
 
 # --- 4. hand over -----------------------------------------------------------------------------------------
@@ -106,6 +114,16 @@ def _joining(row: Provider) -> list[Host]:
     return list(Host.objects.filter(provider=row, state=HostState.JOINING.value).order_by("name")[:SHOWN])
 
 
+def _modes(row: Provider) -> dict[UUID, str]:
+    """Return host → how its GPUs can be given out, in words."""
+    devices = GpuDevice.objects.filter(provider=row, removed_at__isnull=True)
+    found: dict[UUID, list[str]] = {}
+    for host, product, change in devices.values_list("host_id", "product", "layout_change").distinct():
+        has_parts = len(gpu_catalogue.product(product).placeable) > 0
+        found.setdefault(host, []).append(str(MODES[change]) if has_parts else _("wholes"))
+    return {host: ", ".join(sorted(set(words))) for host, words in found.items()}
+
+
 def _currency(request: PageRequest) -> str:
     with reading(request.actor):
         return price_lists.currency()
@@ -156,12 +174,14 @@ def _hand_over_form(
             .values_list("host").annotate(n=Count("pk"))
         )  # fmt: skip
         chosen = set(given.getlist("host"))
+        modes = _modes(row)
         hosts = [
             {
                 "row": host,
                 "checked": host.short_id in chosen if is_again else host.healthy,
                 "gpus": f"{host.gpu_count} × {host.gpu_product}" if host.gpu_product else str(host.gpu_count),
                 "takes": ", ".join(str(kernel.BOUNDARY_KINDS.get(k, k)) for k in host.boundary_kinds),
+                "modes": modes.get(host.pk, ""),
                 "foreign": foreign.get(host.pk, 0),
             }
             for host in _joining(row)
@@ -192,6 +212,7 @@ def _hand_over_form(
                 {"key": "take", "label": _("Hand over")},
                 {"key": "name", "label": _("Host")},
                 {"key": "gpus", "label": _("GPUs")},
+                {"key": "modes", "label": _("Given out as")},
                 {"key": "takes", "label": _("Takes")},
                 {"key": "room", "label": _("CPUs and memory")},
                 {"key": "foreign", "label": _("Used by others")},

@@ -6,15 +6,18 @@ from typing import Final
 
 from django.http import HttpResponse
 from django.shortcuts import render
+from django.urls import reverse
 from django.utils.translation import gettext as _
 
-from frontend.design import numbers
 from frontend.kernel import topics
 from frontend.kernel.page import PageRequest, page
 from tenants.errors import NotVisible
 
-FOLDED: Final = frozenset({"field", "error"})
+FOLDED: Final = frozenset({"figure", "field", "reason", "error"})
 """Groups that are too long to stand open: the search finds their topics."""
+
+BESIDE: Final = 4
+"""Topics of the same group below one."""
 
 
 @page("errors.read")
@@ -26,7 +29,6 @@ def listed(request: PageRequest) -> HttpResponse:
         {
             "title": str(title),
             "topics": mine,
-            "count": numbers.number(len(mine)),
             "folded": group in FOLDED and not text,
         }
         for group, title in topics.GROUPS.items()
@@ -46,5 +48,21 @@ def show(request: PageRequest, code: str) -> HttpResponse:
         "topic": topic,
         "group": str(topics.GROUPS[topic.group]),
         "code": topic.code if topic.group == "error" else "",
+        "pieces": _pieces(topic.text),
+        "others": _beside(topic),
+        "breadcrumbs": [{"label": _("Help"), "url": reverse("frontend:help")}, {"label": topic.title, "url": ""}],
     }
     return render(request, "frontend/pages/help/show.html", values)
+
+
+def _pieces(text: str) -> list[tuple[str, bool]]:
+    """Return a text in pieces, each with whether it is code: what stands between backticks."""
+    return [(piece, bool(n % 2)) for n, piece in enumerate(text.split("`")) if piece]
+
+
+def _beside(topic: topics.Topic) -> list[topics.Topic]:
+    """Return the topics around this one in its group, to go on reading."""
+    group = [one for one in topics.everything() if one.group == topic.group]
+    at = group.index(topic)
+    first = max(0, min(at - BESIDE // 2, len(group) - BESIDE - 1))
+    return [one for one in group[first : first + BESIDE + 1] if one != topic]

@@ -53,7 +53,7 @@ def tested(request: PageRequest, provider: str) -> HttpResponse:
 def _tested(request: PageRequest, row: Provider) -> HttpResponse:
     values = {
         "row": row,
-        "test": kernel.tested(row),
+        "test": kernel.tested(row, now=request.now),
         "may_change": kernel.may(request.actor, "providers.test"),
         "simulated": kernel.is_simulated(row),
     }

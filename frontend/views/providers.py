@@ -205,7 +205,7 @@ def _page(
         "health": how,
         "counts": counts,
         "simulated": kernel.is_simulated(row),
-        "test": kernel.tested(row),
+        "test": kernel.tested(row, now=request.now),
         "capabilities": kernel.capabilities(row),
         "hosts": [_host(host) for host in hosts],
         "more_hosts": max(0, counts.hosts - len(hosts)),

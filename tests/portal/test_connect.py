@@ -73,7 +73,7 @@ def test_a_second_simulated_provider_is_connected_in_five_steps(browse, ole, wor
     worker.run()
     checked = text(browser.get(f"{HOME}/connect/check"))
     assert "It works Simulated" in checked
-    assert "3 hosts, 16 GPUs, 1 uses" in checked
+    assert "3 hosts, 16 GPUs, 1 use" in checked
 
     shown = text(browser.get(f"{HOME}/connect/found"))
     assert "H100-80GB 8 1" in shown
