@@ -6,6 +6,7 @@ Reasons are those of `tenants.states.Reason`, errors those of `tenants.error_cod
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -158,6 +159,8 @@ class Topic:
     """Of a field."""
 
 
+COMMON: Final = frozenset({"a", "the", "of", "not", "no", "to", "is", "it", "field", "too", "by", "on", "or"})
+"""Parts of codes that make no two topics related."""
 GROUPS: Final[Mapping[str, Text]] = {
     "guide": _("How to"),
     "word": _("Words"),
@@ -208,6 +211,18 @@ def matching(text: str) -> list[Topic]:
     words = text.casefold().split()
     found = [topic for topic in everything() if all(word in _haystack(topic) for word in words)]
     return sorted(found, key=lambda topic: not (words and all(word in topic.title.casefold() for word in words)))
+
+
+def related(topic: Topic, *, most: int = 5) -> list[Topic]:
+    """Return topics whose codes share words with this one's, those that share most first."""
+    mine = _words(topic.code)
+    found = [(len(mine & _words(one.code)), one) for one in everything() if one.code != topic.code]
+    return [one for shared, one in sorted(found, key=lambda pair: -pair[0]) if shared][:most]
+
+
+def _words(code: str) -> frozenset[str]:
+    parts = re.findall(r"[A-Z]?[a-z]+", code)
+    return frozenset(part.casefold() for part in parts) - COMMON
 
 
 def _haystack(topic: Topic) -> str:

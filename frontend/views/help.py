@@ -16,9 +16,6 @@ from tenants.errors import NotVisible
 FOLDED: Final = frozenset({"figure", "field", "reason", "error"})
 """Groups that are too long to stand open: the search finds their topics."""
 
-BESIDE: Final = 4
-"""Topics of the same group below one."""
-
 
 @page("errors.read")
 def listed(request: PageRequest) -> HttpResponse:
@@ -27,6 +24,7 @@ def listed(request: PageRequest) -> HttpResponse:
     found = topics.matching(text)
     groups = [
         {
+            "key": group,
             "title": str(title),
             "topics": mine,
             "folded": group in FOLDED and not text,
@@ -34,8 +32,10 @@ def listed(request: PageRequest) -> HttpResponse:
         for group, title in topics.GROUPS.items()
         if (mine := [topic for topic in found if topic.group == group])
     ]
+    side = [group for group in groups if group["key"] == "word" and not text]
+    columns = [column for column in ([group for group in groups if group not in side], side) if column]
     query = {"name": "q", "value": text, "label": _("A word, a reason or an error code")}
-    return render(request, "frontend/pages/help/list.html", {"groups": groups, "query": query})
+    return render(request, "frontend/pages/help/list.html", {"columns": columns, "query": query})
 
 
 @page("errors.read")
@@ -49,7 +49,7 @@ def show(request: PageRequest, code: str) -> HttpResponse:
         "group": str(topics.GROUPS[topic.group]),
         "code": topic.code if topic.group == "error" else "",
         "pieces": _pieces(topic.text),
-        "others": _beside(topic),
+        "others": topics.related(topic),
         "breadcrumbs": [{"label": _("Help"), "url": reverse("frontend:help")}, {"label": topic.title, "url": ""}],
     }
     return render(request, "frontend/pages/help/show.html", values)
@@ -58,11 +58,3 @@ def show(request: PageRequest, code: str) -> HttpResponse:
 def _pieces(text: str) -> list[tuple[str, bool]]:
     """Return a text in pieces, each with whether it is code: what stands between backticks."""
     return [(piece, bool(n % 2)) for n, piece in enumerate(text.split("`")) if piece]
-
-
-def _beside(topic: topics.Topic) -> list[topics.Topic]:
-    """Return the topics around this one in its group, to go on reading."""
-    group = [one for one in topics.everything() if one.group == topic.group]
-    at = group.index(topic)
-    first = max(0, min(at - BESIDE // 2, len(group) - BESIDE - 1))
-    return [one for one in group[first : first + BESIDE + 1] if one != topic]

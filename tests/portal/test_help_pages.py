@@ -102,3 +102,12 @@ def test_a_token_needs_a_name_and_nobody_ends_anothers(browse, me):
 def test_visitors_are_sent_to_the_log_in(browse):
     assert browse(None).get("/me").status_code == 302
     assert browse(None).post("/me/tokens/new").status_code == 302
+
+
+def test_a_topic_leads_on_to_those_that_share_its_words(browse):
+    browser = browse(None)
+
+    page = browser.get("/help/quota-exceeded").content.decode()
+
+    assert [code for code in ("OverQuota", "more-quota", "quota") if f'href="/help/{code}"' not in page] == []
+    assert ("<code>on_shortage=request</code>" in page, "An owner of the tenant" in page) == (True, True)
