@@ -10,7 +10,7 @@ from django.shortcuts import render
 from django.urls import reverse
 from django.utils.translation import gettext as _
 
-from frontend.kernel import plans, problems
+from frontend.kernel import plans, problems, twins
 from frontend.kernel.page import PageRequest, page
 from tenants.errors import Conflict, ControlPlaneError, InvalidSpec
 from tenants.models import (
@@ -112,5 +112,9 @@ def _values(request: PageRequest) -> dict[str, Any]:
         "requests": Request.objects.filter(tenant=tenant, state=RequestState.SUBMITTED.value).count(),
         "webhooks": Webhook.objects.filter(tenant=tenant, removed_at__isnull=True).count(),
         "up": up,
+        "twins": twins.pair(
+            f"tenantry tenant close {tenant.name}",
+            twins.api("DELETE", f"tenants/{tenant.name}", version=tenant.version),
+        ),
         "breadcrumbs": [{"label": _("Settings"), "url": up}, {"label": _("Close"), "url": ""}],
     }

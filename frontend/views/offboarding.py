@@ -12,7 +12,7 @@ from django.shortcuts import render
 from django.urls import reverse
 from django.utils.translation import gettext as _
 
-from frontend.kernel import plans, problems
+from frontend.kernel import plans, problems, twins
 from frontend.kernel.page import PageRequest, page
 from frontend.views import people
 from tenants.errors import Conflict, ControlPlaneError, InvalidSpec, NotVisible
@@ -129,6 +129,10 @@ def _values(
         "successor": chosen,
         "must_type": row.person.email if row.role == Role.OWNER else "",
         "here": request.path,
+        "twins": twins.pair(
+            f"tenantry --tenant {tenant.name} member remove {row.person.email}",
+            twins.api("DELETE", f"tenants/{tenant.name}/members/{row.person_id}", version=row.version),
+        ),
         "back_url": up,
         "breadcrumbs": [
             {"label": _("People and access"), "url": up},

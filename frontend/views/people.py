@@ -22,7 +22,7 @@ from django.utils.translation import gettext_lazy
 
 from frontend.accounts import mail
 from frontend.accounts.views import send_invitation
-from frontend.kernel import lists, once, problems
+from frontend.kernel import lists, once, problems, twins
 from frontend.kernel.page import PageRequest, page
 from tenants import access, second_factors
 from tenants.errors import Conflict, ControlPlaneError, InvalidSpec
@@ -152,6 +152,10 @@ def _values(request: PageRequest, lines: list[Line], errors: Mapping[str, str] |
         "errors": errors or {},
         "given": request.POST,
         "tabs": tabs(request, "people"),
+        "twins": twins.pair(
+            f"tenantry --tenant {request.tenant.name} member add nia@example.org --role member",
+            twins.api("POST", f"tenants/{request.tenant.name}/members", {"email": "nia@example.org", "role": "member"}),
+        ),
     }
 
 

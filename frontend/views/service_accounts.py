@@ -14,7 +14,7 @@ from django.urls import reverse
 from django.utils.translation import gettext as _
 
 from frontend.forms import wishes
-from frontend.kernel import lists, once, problems
+from frontend.kernel import lists, once, problems, twins
 from frontend.kernel.page import PageRequest, page
 from frontend.views import people
 from tenants import access, tokens
@@ -78,6 +78,12 @@ def _values(
         "errors": errors or {},
         "given": request.POST,
         "tabs": people.tabs(request, "service-accounts"),
+        "twins": twins.pair(
+            f"tenantry --tenant {request.tenant.name} service-account create nightly-evals --role member --for 365d",
+            twins.api(
+                "POST", f"tenants/{request.tenant.name}/service-accounts", {"name": "nightly-evals", "role": "member"}
+            ),
+        ),
     }
 
 

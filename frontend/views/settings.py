@@ -16,7 +16,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from frontend.design import numbers
-from frontend.kernel import asks, outlook, problems, words
+from frontend.kernel import asks, outlook, problems, twins, words
 from frontend.kernel.page import PageRequest, page
 from frontend.views.closing import check_typed
 from frontend.views.requests import read_number
@@ -29,7 +29,7 @@ from tenants.models.tenant import MAX_DEPTH
 from tenants.operations import tenants
 from tenants.policies import ROUTES
 from tenants.policy import LIST_KEYS, effective_policy
-from tenants.states import SuspensionDepth, Tier
+from tenants.states import StockVisibility, SuspensionDepth, Tier
 from tenants.transactions import reading
 
 CHILDREN: Final = 200
@@ -51,6 +51,17 @@ HELP: Final[Mapping[str, str | Promise]] = {
 TIERS: Final[Mapping[str, str | Promise]] = {
     Tier.SHARED.value: gettext_lazy("Shared hosts"),
     Tier.DEDICATED_HOST.value: gettext_lazy("Own hosts"),
+}
+STOCK: Final[Mapping[StockVisibility, str | Promise]] = {
+    StockVisibility.EXACT: gettext_lazy("as exact counts"),
+    StockVisibility.BANDS: gettext_lazy("as none, few or many"),
+    StockVisibility.YES_NO: gettext_lazy("as there are some or none"),
+}
+STATUSES: Final[Mapping[str, tuple[str | Promise, str]]] = {
+    "active": (gettext_lazy("Active"), "ok"),
+    "suspended": (gettext_lazy("Suspended"), "warn"),
+    "closing": (gettext_lazy("Closing"), "quiet"),
+    "closed": (gettext_lazy("Closed"), "quiet"),
 }
 DEPTHS: Final[Mapping[SuspensionDepth, tuple[str | Promise, str | Promise]]] = {
     SuspensionDepth.KEYS: (
@@ -133,8 +144,19 @@ def _page(request: PageRequest, *, errors: Mapping[str, str] | None = None, stat
         **{f"may_{word}": access.allowed(request.actor, tenant, ROUTES[name]) for word, name in DEEDS.items()},
         "webhooks_url": reverse("frontend:webhooks", kwargs={"tenant": tenant.name}),
         "given": given,
+        "twins": twins.pair(
+            f"tenantry tenant policy {tenant.name} {_rule_words(tenant.policy)}",
+            twins.api("PUT", f"tenants/{tenant.name}/policy", tenant.policy, version=tenant.version),
+        ),
     }
     return render(request, "frontend/pages/settings/show.html", values, status=status)
+
+
+def _rule_words(policy: Mapping[str, Any]) -> str:
+    """Return the lists and the term of a policy as the command line takes them, an example for an empty one."""
+    found = [f"{key}={','.join(policy[key])}" for key in LIST_KEYS if key in policy]
+    found += [f"longest={policy['longest_s'] // DAY_S}d"] if "longest_s" in policy else []
+    return " ".join(found) or "sites=berlin longest=90d"
 
 
 def labels_text(labels: Mapping[str, str]) -> str:
@@ -159,8 +181,8 @@ def _facts(tenant: Tenant) -> list[dict[str, Any]]:
         {"label": _("Short id"), "value": tenant.short_id, "mono": True, "copy_text": tenant.short_id},
         {"label": _("Below"), "value": tenant.parent.display_name if tenant.parent else _("nothing: it is a root")},
         {
-            "label": _("How exactly free stock is seen"),
-            "value": tenant.stock_visibility,
+            "label": _("Free GPUs are shown"),
+            "value": str(STOCK[StockVisibility(tenant.stock_visibility)]),
             "note": _("an operator's to say"),
         },
     ]
@@ -168,7 +190,12 @@ def _facts(tenant: Tenant) -> list[dict[str, Any]]:
 
 def _children(tenant: Tenant) -> list[dict[str, Any]]:
     rows = Tenant.objects.filter(parent=tenant).order_by("name")[:CHILDREN]
-    return [{"row": row, "url": reverse("frontend:home-of", kwargs={"tenant": row.name})} for row in rows]
+    found = []
+    for row in rows:
+        word, tone = STATUSES.get(row.status, (row.status, "quiet"))
+        url = reverse("frontend:home-of", kwargs={"tenant": row.name})
+        found.append({"row": row, "url": url, "status": str(word), "tone": tone})
+    return found
 
 
 # --- policy in words --------------------------------------------------------------------------------------

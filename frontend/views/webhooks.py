@@ -15,7 +15,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from frontend.forms import wishes
-from frontend.kernel import lists, once, problems
+from frontend.kernel import lists, once, problems, twins
 from frontend.kernel.page import PageRequest, page
 from tenants import access
 from tenants.errors import Conflict, ControlPlaneError, InvalidSpec
@@ -63,6 +63,14 @@ def _list(request: PageRequest, *, errors: Mapping[str, str] | None = None, stat
         "kind_groups": kind_groups(()),
         "errors": errors or {},
         "given": request.POST,
+        "twins": twins.pair(
+            "",
+            twins.api(
+                "POST",
+                f"tenants/{request.tenant.name}/webhooks",
+                {"name": "chat-room", "url": "https://hooks.example.org/tenantry", "kinds": []},
+            ),
+        ),
         "breadcrumbs": [
             {"label": _("Settings"), "url": reverse("frontend:settings", kwargs=where)},
             {"label": _("Webhooks"), "url": ""},
