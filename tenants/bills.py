@@ -6,7 +6,7 @@ at published prices to its end or the end of the time, tokens at their average s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -19,7 +19,7 @@ from django.db.models.functions import Coalesce
 
 from tenants import costs
 from tenants.models import Allocation, Endpoint, EndpointUsage, PriceList, Provider, Tenant, UsageRecord
-from tenants.operations.pricing import TOKEN, all_prices
+from tenants.operations.pricing import all_prices
 from tenants.pricing import HOUR_US, MICROSECOND, NoPrice, money
 from tenants.pricing import Price as DatedPrice
 from tenants.pricing import PriceList as DatedPrices
@@ -162,24 +162,23 @@ class Forecast:
 
 def forecast(
     tenant: Tenant,
-    lines: Sequence[costs.CostLine],
+    spent: Fraction,
+    tokens: Fraction,
     start: datetime,
     end: datetime,
     *,
     now: datetime,
     allocation: UUID | None = None,
 ) -> Forecast:
-    """Return what [start, end) will have cost, given the lines so far; nothing to come where it is over.
+    """Return what [start, end) will have cost, given what it cost so far, and tokens of that.
 
-    `allocation` is the one object that the lines are of, if they are.
+    Nothing is to come where it is over. `allocation` is the one object that the sums are of, if they are.
     """
-    spent = sum((line.exact for line in lines), start=Fraction(0))
     if not start <= now < end:
         return Forecast(money(spent), Decimal(0), Decimal(0))
-    said = sum((line.exact for line in lines if line.item == TOKEN), start=Fraction(0))
     passed = (now - start) // MICROSECOND
-    tokens = said * ((end - now) // MICROSECOND) / passed if passed else Fraction(0)
-    return Forecast(money(spent), money(running(tenant, now, end, allocation=allocation)), money(tokens))
+    more = tokens * ((end - now) // MICROSECOND) / passed if passed else Fraction(0)
+    return Forecast(money(spent), money(running(tenant, now, end, allocation=allocation)), money(more))
 
 
 def running(tenant: Tenant, now: datetime, end: datetime, *, allocation: UUID | None = None) -> Fraction:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any, Final
@@ -77,6 +77,15 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
+class Total:
+    """What one object was billed of one item in the month."""
+
+    subject: costs.Subject
+    item: str
+    exact: Fraction
+
+
+@dataclass(frozen=True, slots=True)
 class Bill:
     """One month."""
 
@@ -85,6 +94,10 @@ class Bill:
     end: datetime
     now: datetime
     lines: Sequence[costs.CostLine]
+    """Day by day; what was held without being billed too."""
+    totals: Sequence[Total]
+    days: Mapping[tuple[str, date], Fraction]
+    """Part of the picture and day → cost."""
     forecast: bills.Forecast
     calls: Mapping[UUID, bills.Calls]
     idle: Mapping[UUID, Fraction]
@@ -99,12 +112,12 @@ class Bill:
     @property
     def a_day(self) -> Decimal:
         """Return what a day of the month cost on average."""
-        return money(sum((line.exact for line in self.lines), start=Fraction(0)) / (self.end - self.start).days)
+        return self.forecast.spent / (self.end - self.start).days
 
     @property
     def whole(self) -> Group:
         """Return the month in one line."""
-        found = self.grouped(lambda _line: ("all", _("All"), "", ""))
+        found = self.grouped(lambda _total: ("all", _("All"), "", ""))
         return found[0] if found else Group(_("All"))
 
     @property
@@ -112,24 +125,21 @@ class Bill:
         """Return what was used and has no price, in words."""
         return sorted({asks.dimension(line.item) for line in self.lines if line.price is None and line.billable})
 
-    def grouped(self, of: Callable[[costs.CostLine], tuple[Any, str, str, str]]) -> list[Group]:
-        """Return groups by what `of` returns of a line (key, label, note, url), the dearest first."""
+    def grouped(self, of: Callable[[Total], tuple[Any, str, str, str]]) -> list[Group]:
+        """Return groups by what `of` returns of a total (key, label, note, url), the dearest first."""
         found: dict[Any, Group] = {}
-        seen: set[tuple[Any, UUID]] = set()
-        for line in self.lines:
-            if not line.billable:
-                continue  # held, but not ready yet, or asked to go
-            key, label, note, url = of(line)
+        for each in self.totals:
+            key, label, note, url = of(each)
             group = found.setdefault(key, Group(label, note, url))
-            group.exact += line.exact
-            subject = line.subject
-            group.objects.add(subject.allocation)
+            group.exact += each.exact
+            subject = each.subject
             if subject.kind == "endpoint":
-                group.serving += line.exact
-                group.idle += line.exact * self.idle.get(subject.allocation, 0) if line.item != TOKEN else 0
-                if (key, subject.allocation) not in seen and subject.allocation in self.calls:
+                group.serving += each.exact
+                if each.item != TOKEN:
+                    group.idle += each.exact * self.idle.get(subject.allocation, 0)
+                if subject.allocation not in group.objects and subject.allocation in self.calls:
                     group.tokens += self.calls[subject.allocation].tokens
-            seen.add((key, subject.allocation))
+            group.objects.add(subject.allocation)
         total = sum((group.exact for group in found.values()), start=Fraction(0))
         for group in found.values():
             group.share = float(group.exact / total) if total else 0.0
@@ -141,6 +151,9 @@ def of(tenant: Tenant, start: datetime, *, now: datetime, allocation: UUID | Non
     end = quota.month_of(start).end
     assert end is not None
     lines = costs.cost_lines(tenant, start, end, now=now, allocation=allocation)
+    totals, days = _summed(lines)
+    spent = sum((each.exact for each in totals), start=Fraction(0))
+    tokens = sum((each.exact for each in totals if each.item == TOKEN), start=Fraction(0))
     called = bills.calls(tenant, start, end)
     return Bill(
         tenant=tenant,
@@ -148,12 +161,27 @@ def of(tenant: Tenant, start: datetime, *, now: datetime, allocation: UUID | Non
         end=end,
         now=now,
         lines=lines,
-        forecast=bills.forecast(tenant, lines, start, end, now=now, allocation=allocation),
+        totals=totals,
+        days=days,
+        forecast=bills.forecast(tenant, spent, tokens, start, end, now=now, allocation=allocation),
         calls=called,
         idle=bills.idle_shares(lines, called, start, end, now=now),
         currency=currency(),
         products=_products(lines),
     )
+
+
+def _summed(lines: Iterable[costs.CostLine]) -> tuple[list[Total], dict[tuple[str, date], Fraction]]:
+    """Return what was billed by object and item, and by part of the picture and day; each line is looked at once."""
+    found: dict[tuple[costs.Subject, str], Fraction] = {}
+    days: dict[tuple[str, date], Fraction] = {}
+    for line in lines:
+        if not line.billable:
+            continue  # held, but not ready yet, or asked to go
+        exact, key, day = line.exact, (line.subject, line.item), (_part(line.item), line.day)
+        found[key] = found[key] + exact if key in found else exact
+        days[day] = days[day] + exact if day in days else exact
+    return [Total(subject, item, exact) for (subject, item), exact in found.items()], days
 
 
 def _products(lines: Iterable[costs.CostLine]) -> dict[UUID, Product]:
@@ -209,12 +237,12 @@ def grouped(bill: Bill, by: str) -> list[Group]:
     if by == "person":
         return _by_person(bill)
     if by == "item":
-        return bill.grouped(lambda line: (line.item, _item(line.item), "", ""))
+        return bill.grouped(lambda each: (each.item, _item(each.item), "", ""))
     if by.startswith(LABEL):
         return _by_label(bill, by.removeprefix(LABEL))
     tenants = dict(Tenant.objects.filter(path__contains=[bill.tenant.pk]).values_list("pk", "name"))
     if by == "tenant":
-        return bill.grouped(lambda line: (line.subject.tenant, tenants.get(line.subject.tenant, "--"), "", ""))
+        return bill.grouped(lambda each: (each.subject.tenant, tenants.get(each.subject.tenant, "--"), "", ""))
     return _by_object(bill, tenants)
 
 
@@ -222,36 +250,36 @@ def _by_object(bill: Bill, tenants: Mapping[UUID, str]) -> list[Group]:
     kinds = {"endpoint": _("endpoint"), "machine": _("machine"), "namespace": _("namespace"), "bare": _("capacity")}
     folder = reverse("frontend:cost", kwargs={"tenant": bill.tenant.name})
 
-    def of_line(line: costs.CostLine) -> tuple[Any, str, str, str]:
-        subject = line.subject
+    def of_total(each: Total) -> tuple[Any, str, str, str]:
+        subject = each.subject
         note = kinds.get(subject.kind, subject.kind)
         if subject.tenant != bill.tenant.pk:
             note = _("%(kind)s of %(tenant)s") % {"kind": note, "tenant": tenants.get(subject.tenant, "--")}
         url = f"{folder}/{subject.short_id}?month={bill.start:%Y-%m}"
         return subject.allocation, subject.name or subject.short_id, note, url
 
-    return bill.grouped(of_line)
+    return bill.grouped(of_total)
 
 
 def _by_person(bill: Bill) -> list[Group]:
     known = asks.names({product.owner for product in bill.products.values()})
 
-    def of_line(line: costs.CostLine) -> tuple[Any, str, str, str]:
-        product = bill.products.get(line.subject.allocation)
+    def of_total(each: Total) -> tuple[Any, str, str, str]:
+        product = bill.products.get(each.subject.allocation)
         if product is None or product.owner is None:
             return None, _("Nobody"), _("without an owner, or gone for long"), ""
         return product.owner, known.get(product.owner, _("Somebody from outside")), "", ""
 
-    return bill.grouped(of_line)
+    return bill.grouped(of_total)
 
 
 def _by_label(bill: Bill, key: str) -> list[Group]:
-    def of_line(line: costs.CostLine) -> tuple[Any, str, str, str]:
-        product = bill.products.get(line.subject.allocation)
+    def of_total(each: Total) -> tuple[Any, str, str, str]:
+        product = bill.products.get(each.subject.allocation)
         value = product.labels.get(key) if product is not None else None
         return (value, value, "", "") if value else (None, _("Without this label"), "", "")
 
-    return bill.grouped(of_line)
+    return bill.grouped(of_total)
 
 
 def _item(item: str) -> str:
@@ -269,10 +297,6 @@ def by_day(bill: Bill) -> Chart:
     until = min(bill.end, bill.now)
     days = [bill.start + timedelta(days=n) for n in range(max(0, (until - bill.start).days) + 1)]
     days = [day for day in days if day < until]
-    sums: dict[str, dict[Any, Fraction]] = {}
-    for line in bill.lines:
-        of_kind = sums.setdefault(_part(line.item), {})
-        of_kind[line.day] = of_kind.get(line.day, Fraction(0)) + line.exact
     names = {
         "gpu": _("GPUs"), "cpu": _("CPU and memory"), "storage": _("Storage"), "token": _("Tokens"),
     }  # fmt: skip
@@ -282,9 +306,9 @@ def by_day(bill: Bill) -> Chart:
         unit=bill.currency,
         times=days,
         series=[
-            Series(name, [float(sums[part].get(day.date(), 0)) for day in days])
+            Series(name, [float(bill.days.get((part, day.date()), 0)) for day in days])
             for part, name in names.items()
-            if any(sums.get(part, {}).values())
+            if any(cost for (of, _day), cost in bill.days.items() if of == part)
         ],
         kind="bar",
         note=_("days in UTC"),

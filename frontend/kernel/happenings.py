@@ -235,8 +235,8 @@ NOUNS: Final[Mapping[str, str | Promise]] = {
 }
 """What events of a tenant are about, as the filter offers them."""
 LABELS: Final[Mapping[str, str | Promise]] = {
-    "name": later("Name"), "role": later("Role"), "before": later("Before"), "amount": later("After"),
-    "dimension": later("What"), "until": later("Until"), "why": later("Why"), "reason": later("Why"),
+    "dimension": later("What"), "name": later("Name"), "before": later("Before"), "role": later("Role"),
+    "amount": later("After"), "until": later("Until"), "why": later("Why"), "reason": later("Why"),
     "message": later("Message"), "text": later("Message"), "detail": later("Message"), "model": later("Model"),
     "revision": later("Revision"), "key": later("Key"), "new": later("New key"), "power": later("Power"),
     "image": later("Image"), "service_class": later("Class"), "changed": later("Changed"), "fields": later("Changed"),

@@ -49,7 +49,7 @@ class Line:
     url: str
     size: str
     until: datetime | None
-    """Its new end; None where it is refused, or not ready yet so that its term has not begun."""
+    """Its new end; None where it is refused."""
     why_not: str
     adds: Decimal | None
     """Cost of the time that it gets; None where something has no price."""
@@ -114,6 +114,11 @@ def _chosen(request: PageRequest, given: QueryDict) -> list[Any]:
 
 def _planned(request: PageRequest, row: Any, days: int) -> tuple[Any, datetime | None, str]:
     """Return a row, its new end, and why not; outside any read block."""
+    end = row.allocation.expires_at
+    if end is None:
+        return row, None, _("Its term begins when it is ready; nothing to renew before.")
+    if request.now + timedelta(days=days) < end:
+        return row, None, _("It ends later than that already; choose a longer term.")
     try:
         return row, plans.planned(lambda: _renewed(request, row, days), lambda done: done.expires_at), ""
     except ControlPlaneError as error:

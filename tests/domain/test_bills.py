@@ -67,6 +67,10 @@ def month(world: SimpleNamespace, now: datetime) -> list[costs.CostLine]:
     return costs.cost_lines(world.tenant, JUNE, JULY, now=now)
 
 
+def spent(lines: list[costs.CostLine]) -> Fraction:
+    return sum((line.exact for line in lines), start=Fraction(0))
+
+
 # --- spans ----------------------------------------------------------------------------------------
 
 
@@ -118,8 +122,7 @@ def test_the_forecast_goes_on_to_the_end_of_each_or_of_the_month_at_published_pr
     now = JUNE + 10 * DAY
 
     with reading(world.actor):
-        lines = month(world, now)
-        found = bills.forecast(world.tenant, lines, JUNE, JULY, now=now)
+        found = bills.forecast(world.tenant, spent(month(world, now)), Fraction(0), JUNE, JULY, now=now)
 
     each_so_far = Decimal(4) * Decimal("0.5") * (10 * 24 - 1)
     short = Decimal(4) * Decimal("0.5") * (5 * 24 + 1)
@@ -129,12 +132,20 @@ def test_the_forecast_goes_on_to_the_end_of_each_or_of_the_month_at_published_pr
     assert found.total == 2 * each_so_far + short + long
 
 
+def test_tokens_go_on_at_their_average_so_far(world):
+    now = JUNE + 10 * DAY
+
+    found = bills.forecast(world.tenant, Fraction(50), Fraction(30), JUNE, JULY, now=now)
+
+    assert (found.spent, found.running, found.tokens, found.total) == (50, 0, 60, 110)
+
+
 def test_a_month_that_is_over_has_nothing_to_come(world):
     prices(JUNE - DAY, "spring", slices="0.5")
     take(world, JUNE, days=90)
 
     with reading(world.actor):
-        found = bills.forecast(world.tenant, month(world, JULY + DAY), JUNE, JULY, now=JULY + DAY)
+        found = bills.forecast(world.tenant, spent(month(world, JULY + DAY)), Fraction(7), JUNE, JULY, now=JULY + DAY)
 
     assert (found.running, found.tokens, found.total) == (0, 0, found.spent)
     assert found.spent == Decimal(4) * Decimal("0.5") * (30 * 24 - 1)

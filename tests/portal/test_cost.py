@@ -214,7 +214,7 @@ def test_a_line_opens_to_the_second_with_its_price_list(month, browse):
     assert "600.00 first no. 1, from" in said
     assert "€0.3000 €6.0000" in said
     assert "1.00 not billed -- --" in said
-    assert "Spent €7.2800" in said
+    assert "Spent €7.28" in said
     assert f'href="/t/acme/endpoints/{month.acme.endpoint.short_id}"' in answer.content.decode()
     exported = json.loads(browser.get(f"{COST}/{row.short_id}?month={LAST_MONTH}&format=json").content)
     assert sum(Decimal(each["cost"]) for each in exported) == Decimal("7.28")

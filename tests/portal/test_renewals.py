@@ -92,7 +92,7 @@ def test_one_that_is_refused_does_not_stop_the_others(world, browse):
     preview = text(browser.get(RENEW, chosen))
     said = text(browser.get(browser.post(RENEW, chosen)["Location"]))
 
-    assert "Not so A renewal may not shorten the term" in preview
+    assert "Not so It ends later than that already; choose a longer term." in preview
     assert "Renew 1" in preview
     assert "1 renewed. 1 was refused and is as it was" in said
     assert "late Refused A renewal may not shorten the term" in said
@@ -106,6 +106,13 @@ def test_a_limit_that_ends_before_refuses_the_renewal_and_is_named(world, browse
 
     assert "Not so" in said
     assert "H100-80GB" in said
+    assert "Renew 1" not in said
+
+
+def test_what_is_not_ready_yet_has_nothing_to_renew(world, browse):
+    said = text(browse(world.acme.member).get(RENEW, {"pick": pick(world.acme.namespace)}))
+
+    assert "Not so Its term begins when it is ready; nothing to renew before." in said
     assert "Renew 1" not in said
 
 
