@@ -13,7 +13,7 @@ from django.shortcuts import render
 from django.urls import NoReverseMatch, reverse
 from django.utils.functional import Promise
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
+from django.utils.translation import gettext_lazy, ngettext
 
 from frontend.kernel.page import PageRequest, page
 from tenants import second_factors
@@ -50,14 +50,18 @@ class Item:
 
 def _operators(_request: PageRequest) -> Fact:
     count = PlatformMembership.objects.filter(role=PlatformRole.OPERATOR.value, person__is_active=True).count()
-    return Fact(count >= 1, _("%(n)d operator") % {"n": count} if count == 1 else _("%(n)d operators") % {"n": count})
+    return Fact(count >= 1, _count_operators(count))
+
+
+def _count_operators(count: int) -> str:
+    return ngettext("%(n)d operator", "%(n)d operators", count) % {"n": count}
 
 
 def _second_operator(_request: PageRequest) -> Fact:
     count = PlatformMembership.objects.filter(role=PlatformRole.OPERATOR.value, person__is_active=True).count()
     approvers = PlatformMembership.objects.filter(role=PlatformRole.APPROVER.value, person__is_active=True).count()
-    said = _("%(operators)d operators, %(approvers)d approvers") % {"operators": count, "approvers": approvers}
-    return Fact(count >= OPERATORS and approvers >= 1, said)
+    others = ngettext("%(n)d approver", "%(n)d approvers", approvers) % {"n": approvers}
+    return Fact(count >= OPERATORS and approvers >= 1, f"{_count_operators(count)}, {others}")
 
 
 def _factor(request: PageRequest) -> Fact:

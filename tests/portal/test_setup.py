@@ -36,7 +36,7 @@ def test_a_new_installation_has_everything_to_do_but_its_operator(browse, operat
     assert lines(browse(operator).get("/ops/setup")) == {
         "First operator": "done: 1 operator",
         "Your second factor": "to do: you have none",
-        "A second operator, an approver": "to do: 1 operators, 0 approvers",
+        "A second operator, an approver": "to do: 1 operator, 0 approvers",
         "A provider": "to do: none",
         "A host that is open": "to do: 0 open",
         "A price list": "to do: none: costs show as --",
@@ -57,7 +57,7 @@ def test_lines_tick_themselves_from_the_facts(browse, operator):
 
     shown = lines(browse(operator).get("/ops/setup"))
 
-    assert shown["A second operator, an approver"] == "done: 2 operators, 1 approvers"
+    assert shown["A second operator, an approver"] == "done: 2 operators, 1 approver"
     assert shown["A provider"] == "done: berlin"
     assert shown["A host that is open"] == "done: 1 open"
     assert shown["A price list"] == "done: Prices of 2026"
