@@ -124,4 +124,4 @@ def _twin(bands: Sequence[Band]) -> SafeString:
         for span in band.spans
     ]
     head = (_("GPU"), _("Slots"), _("State"), _("Held by"), _("From"), _("Until"))
-    return twin(_("As a table"), head, rows) if rows else SafeString("")
+    return twin(_("Over time as a table"), head, rows) if rows else SafeString("")

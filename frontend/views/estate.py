@@ -17,7 +17,9 @@ from frontend.design import heat, numbers
 from frontend.design.strip import FOR_PLATFORM, SIGNS, SlotState
 from frontend.kernel import estate, estate_stock, lists
 from frontend.kernel.page import PageRequest, page
+from tenants import access
 from tenants.models import Allocation, Finding, GpuDevice, Provider
+from tenants.policies import ROUTES
 from tenants.states import HostState
 
 MOST_DRAWN: Final = 320
@@ -44,7 +46,7 @@ def show(request: PageRequest) -> HttpResponse:
     size = "named" if len(found.hosts) <= MOST_NAMED else "plain" if small else "dense"
     maps = [_site(name, hosts, filters, pictures, size) for name, hosts in found.sites()]
     values = {
-        **frame(filters),
+        **frame(filters, request),
         "filters": filters,
         "maps": maps,
         "pictures": pictures.drawn() if pictures is not None else "",
@@ -70,10 +72,12 @@ def show(request: PageRequest) -> HttpResponse:
     return render(request, "frontend/pages/estate/map.html", values)
 
 
-def frame(filters: estate.Filters) -> dict[str, Any]:
-    """Return the filters of the estate's pages, and whether any of it is played; two statements."""
+def frame(filters: estate.Filters, request: PageRequest) -> dict[str, Any]:
+    """Return the filters of the estate's pages, and where to connect a provider for who may; two statements."""
     providers = list(Provider.objects.filter(deletion_requested_at__isnull=True).order_by("site", "name"))
     products = GpuDevice.objects.filter(removed_at__isnull=True).values_list("product", flat=True).distinct().order_by()
+    may_connect = access.allowed(request.actor, None, ROUTES["providers.create"])
+    connect = (_address("provider-connect") or _address("providers")) if may_connect else ""
     every = {"value": "", "label": _("All")}
     states = [(key, word) for key, (word, _tone, _sentence) in estate.STATES.items()]
     choices = (
@@ -94,7 +98,7 @@ def frame(filters: estate.Filters) -> dict[str, Any]:
         ],
         "is_filtered": filters.any,
         "has_providers": bool(providers),
-        "connect_url": _address("provider-new") or _address("providers"),
+        "connect_url": connect,
         "findings_url": _address("findings"),
     }
 

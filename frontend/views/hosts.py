@@ -57,7 +57,7 @@ def listed(request: PageRequest) -> HttpResponse:
     strips = _strips(shown, filters, request)
     count = rows.count()
     values = {
-        **frame(filters),
+        **frame(filters, request),
         "query": {"name": "q", "label": _("Name of a host"), "value": text},
         "is_filtered": filters.any or bool(text),
         "lines": [
@@ -190,10 +190,10 @@ def shown(request: PageRequest, row: Host) -> HttpResponse:
     return render(request, "frontend/pages/hosts/show.html", values)
 
 
-def frame_url(name: str) -> str:
+def frame_url(name: str, **where: str) -> str:
     """Return the address of another page of the platform, `""` where there is none."""
     try:
-        return reverse(f"frontend:{name}")
+        return reverse(f"frontend:{name}", kwargs=where)
     except NoReverseMatch:
         return ""
 
@@ -249,7 +249,12 @@ def _gone(plan: HostPlan) -> int:
 def _facts(row: Host) -> list[dict[str, Any]]:
     kinds = [str(hosts.BOUNDARIES.get(kind, kind)) for kind in row.boundary_kinds]
     facts: list[dict[str, Any]] = [
-        {"label": _("Provider"), "value": row.provider.name, "note": row.provider.site},
+        {
+            "label": _("Provider"),
+            "value": row.provider.name,
+            "note": row.provider.site,
+            "href": frame_url("provider", provider=row.provider.short_id),
+        },
         {
             "label": _("GPUs"),
             "value": f"{row.gpu_count} × {row.gpu_product}" if row.gpu_product else str(row.gpu_count),
