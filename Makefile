@@ -5,7 +5,7 @@ TESTS ?=
 .DEFAULT_GOAL := help
 # The programs start a dozen processes: what one has compiled the others read.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: help setup demo up down reset status doctor test test-ci test-real check fmt lock migrations openapi bench screens docs lab-kubernetes lab-vsphere vllm
+.PHONY: help setup demo up down reset status doctor test test-ci test-real check fmt lock migrations openapi messages bench screens docs lab-kubernetes lab-vsphere vllm
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' Makefile
@@ -54,6 +54,9 @@ migrations: ## write missing migrations; name each one
 
 openapi: ## write docs/openapi.yaml from the code
 	@$(FIRST) --dev run python -m controlplane spectacular --file docs/openapi.yaml --validate --fail-on-warn
+
+messages: ## collect every text for translators into frontend/locale (needs gettext's xgettext)
+	@$(FIRST) --dev run python -m controlplane makemessages -l en --no-location --no-wrap --no-obsolete -i .venv -i .state -i "tests/*" -i "docs/*" -i "scripts/*"
 
 bench: ## measure claims, lists, passes and sweeps, and print the figures
 	@$(FIRST) --dev run python -m tests.benchmarks
