@@ -155,7 +155,9 @@ def _marked(field: models.Field) -> sql.Composable:
         how = "{} = {}::jsonb" if field.name in {"ssh_keys", "labels"} else "{} = {} || {}::jsonb"
         parts = [column, sql.Literal(value)] if "||" not in how else [column, column, sql.Literal(value)]
         return sql.SQL(how).format(*parts)
-    return sql.SQL("{} = {} || left(md5(id::text), 8)").format(column, sql.Literal(f"{CANARY}-"))
+    return sql.SQL("{} = {} || left(md5({}::text), 8)").format(
+        column, sql.Literal(f"{CANARY}-"), sql.Identifier(field.model._meta.pk.column)
+    )
 
 
 @pytest.mark.parametrize("who", ["mia", "omar", "noor", "petra", "sam"])
