@@ -11,7 +11,7 @@ MOST_BYTES = 200_000
 
 
 def test_readme_shows_four_small_pictures_with_words_for_who_cannot_see_them():
-    found = dict((path, words) for words, path in SHOWN.findall((ROOT / "README.md").read_text()))
+    found = {path: words for words, path in SHOWN.findall((ROOT / "README.md").read_text())}
 
     assert sorted(found) == [f"docs/pictures/{name}.png" for name in ("building", "decide", "estate", "new")]
     assert all(len(words) > 40 for words in found.values())
