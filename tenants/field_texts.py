@@ -48,7 +48,7 @@ PLAIN: Final[Mapping[str, Entry]] = {
     "gang": (_("Whether all parts are given or none."), True),
     "size": (_("The part of a GPU that carries it; the smallest that fits is chosen for you."), "H100-80GB/2g.20gb"),
     "users": (_("How many people write in the same second; it decides the size."), 16),
-    "context": (_("How many tokens one conversation may hold; it decides the size."), 8192),
+    "context": (_("How many tokens one conversation may have; it decides the size."), 8192),
     # -- where and how long ------------------------------------------------------------------------------
     "where": (_("Where it may run and how far from neighbours."), {"site": "lund", "tier": "shared"}),
     "provider": (_("The vCenter or cluster, by its name."), "lund-vcenter"),
@@ -74,7 +74,7 @@ PLAIN: Final[Mapping[str, Entry]] = {
     # -- endpoints, machines, keys -----------------------------------------------------------------------
     "model": (_("The model that answers, by its name in the list of models."), "llama-3-1-8b"),
     "arguments": (_("How the model is served: context, users at once, precision."), {"max_model_len": 8192}),
-    "max_model_len": (_("How many tokens one conversation may hold."), 8192),
+    "max_model_len": (_("How many tokens one conversation may have."), 8192),
     "max_num_seqs": (_("How many conversations are answered at the same time."), 16),
     "gpu_memory_utilization": (_("The part of the GPU's memory that the model may take."), 0.9),
     "dtype": (_("The precision in which the model computes; auto takes the model's own."), "auto"),

@@ -200,7 +200,7 @@ def test_the_help_opens_each_figure_and_each_field_and_finds_them_by_their_words
     found = browser.get("/help?q=conversation+tokens").content.decode()
 
     assert ("Cost a day" in figure, "How it is measured" in figure) == (True, True)
-    assert ("How many tokens one conversation may hold" in field, "8192" in field) == (True, True)
+    assert ("How many tokens one conversation may have" in field, "8192" in field) == (True, True)
     assert 'href="/help/field-max-model-len"' in found
 
 
