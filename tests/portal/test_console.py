@@ -413,3 +413,25 @@ def test_the_number_of_queries_of_a_list_does_not_depend_on_its_length(browse, a
     assert Provider.objects.count() == 1
     assert few == many
     assert many <= 20
+
+
+def test_the_frameworks_other_pages_are_closed_or_empty_and_never_fail(browse, ana, wish):
+    browser = browse(ana)
+    base = "/admin/tenants/request/"
+
+    answers = {
+        path: browser.get(path).status_code
+        for path in (
+            f"{base}add/", f"{base}{wish.pk}/delete/", f"{base}{wish.pk}/history/", "/admin/tenants/", "/admin/jsi18n/",
+            "/admin/search/?s=host", "/admin/autocomplete/", "/admin/nothing/", f"{base}?bogus=1", f"{base}?p=9999",
+            "/admin/inbox/rq-zzzz/", "/admin/inbox/?format=csv", "/admin/inbox/equal/?key=none",
+            "/admin/password_change/", "/admin/auth/", "/admin/mfa/",
+        )
+    }  # fmt: skip
+
+    assert answers == {
+        f"{base}add/": 403, f"{base}{wish.pk}/delete/": 403, f"{base}{wish.pk}/history/": 302, "/admin/tenants/": 200,
+        "/admin/jsi18n/": 200, "/admin/search/?s=host": 200, "/admin/autocomplete/": 403, "/admin/nothing/": 404,
+        f"{base}?bogus=1": 302, f"{base}?p=9999": 200, "/admin/inbox/rq-zzzz/": 404, "/admin/inbox/?format=csv": 200,
+        "/admin/inbox/equal/?key=none": 302, "/admin/password_change/": 302, "/admin/auth/": 404, "/admin/mfa/": 404,
+    }  # fmt: skip
