@@ -552,6 +552,26 @@ def test_two_asks_filed_side_by_side_both_run_once_both_are_granted(tenant, owne
     assert granted.until == first.expires_at == built + timedelta(days=1)
 
 
+def test_the_second_of_two_asks_runs_while_the_first_is_still_being_built(tenant, owner, approver, site):
+    small(tenant)
+    first = deploy(tenant, owner, "first", profile="3g.40gb")
+    second = deploy(tenant, owner, "second", profile="3g.40gb")
+    asked = {row.allocation_id: row for row in Request.objects.all()}
+
+    decide(asked[first.pk], approver, now=LATER)
+    decide(asked[second.pk], approver, now=LATER + timedelta(seconds=5))
+    with acting(SYSTEM):
+        usage.first_ready(Allocation.objects.get(pk=first.pk), now=LATER + timedelta(minutes=5))
+        usage.first_ready(Allocation.objects.get(pk=second.pk), now=LATER + timedelta(minutes=6))
+
+    first.refresh_from_db()
+    second.refresh_from_db()
+    assert (first.queued_at, second.queued_at) == (None, None)
+    assert Hold.objects.count() == 2
+    ends = {row.granted_by_id: row.until for row in Quota.objects.filter(dimension=GPU, until__isnull=False)}
+    assert ends == {asked[row.pk].pk: row.expires_at for row in (first, second)}
+
+
 def test_what_production_holds_is_not_promised_to_end_with_a_dated_limit(tenant, owner, approver, site):
     small(tenant)
     first = deploy(tenant, owner, "first", profile="3g.40gb")
