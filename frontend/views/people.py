@@ -26,7 +26,7 @@ from frontend.kernel import lists, once, problems, twins
 from frontend.kernel.page import PageRequest, page
 from tenants import access, second_factors
 from tenants.errors import Conflict, ControlPlaneError, InvalidSpec
-from tenants.models import AccountLink, Event, Membership, Tenant
+from tenants.models import AccountLink, Event, Membership, Notice, Person, Tenant
 from tenants.models.account import LinkKind
 from tenants.operations import accounts, members
 from tenants.policies import ROUTES
@@ -143,6 +143,12 @@ def _values(request: PageRequest, lines: list[Line], errors: Mapping[str, str] |
             for role in (Role.MEMBER, Role.VIEWER, Role.OWNER)
         ],
         "own": own,
+        "left_behind": _left_behind(request) if acts else [],
+        "takers": [
+            {"value": str(line.row.person_id), "label": line.row.person.display_name}
+            for line in lines
+            if line.row.role >= Role.MEMBER and line.row.person.is_active
+        ],
         "may_hand_on": own is not None and own.row.role == Role.OWNER and len(lines) > 1,
         "heir_options": [
             {"value": str(line.row.pk), "label": line.row.person.display_name}
@@ -226,6 +232,32 @@ def _exported(request: PageRequest, lines: list[Line], form: str) -> HttpRespons
         for line in lines
     ]
     return lists.exported(body, columns, name=f"{request.tenant.name}-people", form=form)
+
+
+def _left_behind(request: PageRequest) -> list[dict[str, Any]]:
+    """Return who is no member any more and still owns something here, with what it is."""
+    tenant = request.tenant
+    members_now = Membership.objects.filter(tenant_id__in=tenant.path).values("person_id")
+    # Notices say who went: the members of a tenant above are not visible from here, and have not gone.
+    gone = Notice.objects.filter(tenant=tenant, kind="handover", object_kind="person").values("object_id")
+    found: dict[UUID, list[str]] = {}
+    for model in members.OWNED:
+        rows = model._base_manager.filter(tenant=tenant, released_at__isnull=True, owner_id__in=gone)
+        for owner, name in (
+            rows.exclude(owner_id__in=members_now).order_by("name").values_list("owner_id", "name")[:MOST]
+        ):
+            found.setdefault(owner, []).append(name)
+    names = dict(Person.objects.filter(pk__in=found).values_list("pk", "display_name"))
+    where = {"tenant": tenant.name}
+    return [
+        {
+            "key": key,
+            "name": names.get(key, _("somebody who left")),
+            "things": things,
+            "url": reverse("frontend:member-hand-over", kwargs={**where, "person": key}),
+        }
+        for key, things in found.items()
+    ]
 
 
 # --- invitations ------------------------------------------------------------------------------------------

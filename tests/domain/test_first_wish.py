@@ -165,6 +165,17 @@ def test_wider_limits_than_the_wish_needs_may_be_asked_with_it(site, nia, approv
     assert Endpoint.objects.count() == 1
 
 
+def test_limits_of_the_tenant_above_keep_the_wish_from_starting_and_are_named(site, approver):
+    parent = factories.tenant(name="acme")
+    owner = factories.actor(factories.member(parent, Role.OWNER))
+
+    decision = approve(ask(owner, parent="acme"), approver)
+
+    assert Tenant.objects.get(name="vision").parent == parent
+    assert decision.proof["wish"]["starts"] is False
+    assert "acme" in decision.proof["wish"]["why"]
+
+
 @pytest.mark.parametrize(
     ("change", "field"),
     [

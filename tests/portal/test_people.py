@@ -80,6 +80,24 @@ def test_the_list_takes_as_many_queries_for_forty_people_as_for_ten(world, brows
     assert cost(9) == cost(30)
 
 
+@pytest.mark.parametrize("page", ["accounts", "review"])
+def test_programs_and_the_review_take_as_many_queries_for_forty_as_for_ten(world, browse, page):
+    browser, owner = browse(world.acme.owner), factories.actor(world.acme.owner)
+
+    def cost(first, last):
+        for n in range(first, last):
+            row = service_accounts.create(
+                tenant=world.acme.tenant, name=f"robot-{n}", role=Role.VIEWER, actor=owner, now=timezone.now()
+            )
+            service_accounts.issue_token(account=row, name="t", actor=owner, now=timezone.now())
+        with CaptureQueriesContext(connection) as queries:
+            assert browser.get(f"{PEOPLE}/{page}").status_code == 200
+        return len(queries)
+
+    cost(0, 1)
+    assert cost(1, 10) == cost(10, 40)
+
+
 def test_a_role_filters_and_the_list_is_exported(world, browse):
     browser = browse(world.acme.owner)
 
@@ -227,8 +245,11 @@ def test_what_a_leaver_left_is_handed_over_later(world, browse):
     browser = browse(world.acme.owner)
     browser.post(f"{PEOPLE}/{membership(world.acme.member).pk}/remove")
 
+    left = text(browser.get(PEOPLE))
     browser.post(f"{PEOPLE}/{world.acme.member.pk}/hand-over", {"successor": str(world.acme.owner.pk)})
 
+    assert re.search(r"Left behind .* chat, box, space", left)
+    assert "Left behind" not in text(browser.get(PEOPLE))
     assert Endpoint.objects.get(tenant=world.acme.tenant).owner_id == world.acme.owner.pk
 
 
