@@ -267,6 +267,7 @@ def _query(model: type[BaseModel]) -> list[dict[str, Any]]:
 def _inlined(schema: Any, known: Any) -> Any:
     if isinstance(schema, dict):
         if "$ref" in schema:
-            return _inlined(known[schema["$ref"].rpartition("/")[2]], known)
+            own = {key: value for key, value in schema.items() if key != "$ref"}
+            return {**_inlined(known[schema["$ref"].rpartition("/")[2]], known), **own}
         return {key: _inlined(value, known) for key, value in schema.items()}
     return [_inlined(each, known) for each in schema] if isinstance(schema, list) else schema

@@ -16,12 +16,16 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     StringConstraints,
     WithJsonSchema,
     create_model,
     model_validator,
 )
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
+from tenants import field_help
 from tenants.api.pagination import CURSOR, DEFAULT_LIMIT, MAX_LIMIT
 from tenants.api.parsing import unsafe_text
 from tenants.models.fields import SLUG_PATTERN
@@ -35,7 +39,21 @@ LABEL: Final = f"{LABEL_KEY[:-1]}(={LABEL_VALUE[1:-1]})?$"
 """`key` or `key=value`."""
 
 
-class In(BaseModel):
+class Explained(BaseModel):
+    """Input whose schema says what each field is for, in the words of the portal and the help."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Add the sentence of `tenants.field_help` to each field that has none of its own."""
+        found = handler(core_schema)
+        for name, field in handler.resolve_ref_schema(found).get("properties", {}).items():
+            known = field_help.help_of(name, cls.__name__)
+            if known is not None:
+                field.setdefault("description", known.sentence)
+        return found
+
+
+class In(Explained):
     """A body."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
@@ -58,7 +76,7 @@ def absent(description: str | None = None) -> Any:
     return Field(default=None, description=description)
 
 
-class Query(BaseModel):
+class Query(Explained):
     """Query parameters: text, turned into the declared types."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
