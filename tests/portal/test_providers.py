@@ -20,9 +20,6 @@ from tests.portal.world import World, build
 
 pytestmark = pytest.mark.usefixtures("db")
 SECRET = "hunter2-and-more"
-POSTS = ("test", "enable", "disable", "credentials/token", "connect/test", "connect/accept", "connect/open")
-GETS = ("", "/tested", "/connect", "/connect/check", "/connect/found", "/connect/acceptance")
-FORMS = ("/settings", "/delete", "/connect/credentials", "/connect/hand-over")
 
 
 @pytest.fixture
@@ -190,42 +187,6 @@ def test_an_unused_provider_goes_when_its_name_is_typed(browse, ole, db):
     assert (wrong.status_code, right.status_code) == (422, 302)
     assert Provider.objects.get(pk=row.pk).released_at is not None
     assert "spare" not in text(browser.get("/ops/providers")).replace("spare was given up", "")
-
-
-def test_each_persona_gets_what_the_policy_says_and_nothing_changes(world, browse, ole, aud):
-    approver = factories.person(name="Ana", platform=(PlatformRole.APPROVER,))
-    who = {"member": browse(world.acme.member), "auditor": browse(aud), "approver": browse(approver)}
-    before = list(Provider.objects.values_list("pk", "version", "enabled", "observed"))
-    base = "/ops/providers/estate"
-
-    assert {name: browser.get("/ops/providers").status_code for name, browser in who.items()} == {
-        "member": 403, "auditor": 200, "approver": 200,
-    }  # fmt: skip
-    assert browse(None).get("/ops/providers").status_code == 302
-    reads = {name: browser.get(base).status_code for name, browser in who.items()}
-    assert reads == {"member": 403, "auditor": 200, "approver": 200}
-    for browser in who.values():
-        denied = [browser.post(f"{base}/{step}").status_code for step in POSTS]
-        denied += [browser.get(f"{base}{step}").status_code for step in (*FORMS, *GETS[2:])]
-        denied += [browser.post(f"{base}{step}").status_code for step in FORMS]
-        denied += [browser.get("/ops/providers/connect").status_code]
-        assert set(denied) == {403}
-    assert list(Provider.objects.values_list("pk", "version", "enabled", "observed")) == before
-    browser = browse(ole)
-    assert {browser.get(f"{base}{step}").status_code for step in (*GETS, *FORMS)} == {200, 302}
-    assert browser.get("/ops/providers/nowhere").status_code == 404
-
-
-def test_every_change_needs_the_form_token(world, ole):
-    from django.test import Client
-
-    browser = Client(headers={"accept": "text/html"}, enforce_csrf_checks=True)
-    browser.force_login(ole, backend="tenants.login.PersonBackend")
-
-    answers = [browser.post(f"/ops/providers/estate/{step}").status_code for step in POSTS]
-    answers += [browser.post(f"/ops/providers/estate{step}").status_code for step in FORMS]
-
-    assert set(answers) == {403}
 
 
 def test_the_number_of_queries_depends_neither_on_providers_nor_on_hosts(world, browse, aud):
