@@ -106,6 +106,7 @@ def _page(request: PageRequest, device: GpuDevice, *, error: ControlPlaneError |
         "facts": _facts(device),
         "legend": FOR_PLATFORM,
         "read_at": request.now,
+        "is_plain_page": True,
         "holder_columns": [
             {"key": "what", "label": _("What")},
             {"key": "where", "label": _("Slots")},

@@ -27,6 +27,8 @@ MOST_DRAWN: Final = 320
 MOST_NAMED: Final = 64
 """Hosts up to which each cell has room for its name."""
 TENANTS_SHOWN: Final = 12
+TENANTS_OFFERED: Final = 200
+"""The largest holders: more are found by the search."""
 BAR: Final = (
     SlotState.USED, SlotState.RESERVED, SlotState.FOREIGN, SlotState.MAINTENANCE, SlotState.FAULT, SlotState.FREE,
 )  # fmt: skip
@@ -45,9 +47,10 @@ def show(request: PageRequest) -> HttpResponse:
     pictures = None if small else heat.Pictures()
     size = "named" if len(found.hosts) <= MOST_NAMED else "plain" if small else "dense"
     maps = [_site(name, hosts, filters, pictures, size) for name, hosts in found.sites()]
+    shared = frame(filters, request)
     values = {
-        **frame(filters, request),
-        "filters": filters,
+        **shared,
+        "fields": [*shared["fields"], _lights(found, filters)],
         "maps": maps,
         "pictures": pictures.drawn() if pictures is not None else "",
         "is_small": small,
@@ -228,6 +231,14 @@ def _exported(stock: Sequence[estate_stock.Stock], form: str) -> HttpResponse:
         for line in stock
     ]
     return lists.exported(body, columns, name="stock", form=form)
+
+
+def _lights(found: estate.Estate, filters: estate.Filters) -> dict[str, Any]:
+    """Return the choice of a tenant to light up, among those that hold anything here."""
+    nobody = {"value": "", "label": _("Nobody")}
+    names = sorted((share.title, share.name) for share in found.shares[:TENANTS_OFFERED])
+    options = [{"value": name, "label": title} for title, name in names]
+    return {"name": "tenant", "label": _("Light up"), "value": filters.tenant, "options": [nobody, *options]}
 
 
 def _shares(found: estate.Estate, filters: estate.Filters) -> list[dict[str, Any]]:

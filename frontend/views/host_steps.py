@@ -261,6 +261,7 @@ def _ask(request: PageRequest, row: Host, key: str, *, error: ControlPlaneError 
     ]
     devices = GpuDevice.objects.filter(host=row, removed_at__isnull=True).count()
     path = f"/hosts/{row.short_id}" + ("" if key == "remove" else f"/{key}")
+    tenants_things = [one for one in kept if one.tenant]
     values = {
         **_shared(request, row, error),
         "key": key,
@@ -273,7 +274,8 @@ def _ask(request: PageRequest, row: Host, key: str, *, error: ControlPlaneError 
         "with_end": key == "maintenance",
         "must_type": row.name if key == "remove" else "",
         "devices": devices,
-        "tenants_things": [one for one in kept if one.tenant],
+        "tenants_things": tenants_things,
+        "in_the_way": bool(tenants_things) and key != "return",
         "others": [one for one in kept if not one.tenant],
         "twins": commands.twins(
             COMMANDS[key].format(name=row.name),

@@ -76,6 +76,7 @@ def listed(request: PageRequest) -> HttpResponse:
         "map_url": f"{reverse('frontend:estate')}{filters.query()}",
         "legend": FOR_PLATFORM,
         "read_at": request.now,
+        "is_plain_page": True,
         "columns": [
             {"key": "name", "label": _("Host")},
             {"key": "state", "label": _("State")},
@@ -185,6 +186,7 @@ def shown(request: PageRequest, row: Host) -> HttpResponse:
         "history": hosts.history([row.pk, *(plan.pk for plan in plans)]),
         "legend": FOR_PLATFORM,
         "read_at": request.now,
+        "is_plain_page": True,
         "breadcrumbs": crumbs(row),
     }
     return render(request, "frontend/pages/hosts/show.html", values)

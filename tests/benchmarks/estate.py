@@ -170,7 +170,7 @@ def measure(browser: Any, path: str, *, most: int = 0) -> None:
         raise SystemExit(f"{path} is {total} bytes, more than {most}")
 
 
-def paint(browser: Any, path: str, chromium: str) -> None:
+def paint(browser: Any, path: str, chromium: str, picture: str) -> None:
     """Print first paint in Chromium, its requests being answered by Django's client."""
     from django.contrib.staticfiles import finders
     from playwright.sync_api import Route, sync_playwright
@@ -210,6 +210,8 @@ def paint(browser: Any, path: str, chromium: str) -> None:
             page.goto(f"http://tenantry.test{path}")
             page.wait_for_function("performance.getEntriesByType('paint').length > 0")
             readings.append(page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime"))
+            if picture:
+                page.screenshot(path=picture, full_page=True)
             context.close()
         chrome.close()
     print(
@@ -224,6 +226,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--gpus", type=int, default=10_000)
     parser.add_argument("--chromium", default="/usr/bin/chromium")
+    parser.add_argument("--picture", default="", help="keep a screenshot of the map there")
     options = parser.parse_args()
     with stage.server() as server:
         stage.migrated(server, "bench")
@@ -249,7 +252,7 @@ def main() -> None:
         measure(browser, f"/ops/hosts/{host.short_id}")
         measure(browser, f"/ops/gpus/{gpu.short_id}")
         if Path(options.chromium).exists():
-            paint(browser, "/ops/estate", options.chromium)
+            paint(browser, "/ops/estate", options.chromium, options.picture)
         connection.close()
 
 

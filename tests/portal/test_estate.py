@@ -91,6 +91,7 @@ def test_a_chosen_tenant_lights_its_hosts_up_and_no_others(world, browse, aud):
     assert len(cells) == 2
     assert ["is-chosen" in cell for cell in cells] == ["acme" in cell for cell in cells]
     assert sum("is-chosen" in cell for cell in cells) == 1
+    assert '<option value="acme" selected>Acme Works</option>' in shown
 
 
 def test_the_states_of_slots_come_from_the_ledger_of_this_moment(world):

@@ -28,6 +28,12 @@ CHANGING = [
     if declared and "POST" in declared.methods and re.match(r"^ops/(hosts|gpus)/", path)
 ]
 
+LOOKING = [
+    (path, declared)
+    for path, declared in routes(urls.urlpatterns)
+    if declared and "GET" in declared.methods and re.match(r"^ops/(estate|hosts|gpus)(/|$)", path)
+]
+
 
 @pytest.fixture
 def world(db: None) -> World:
@@ -212,6 +218,25 @@ def test_a_step_that_came_too_late_changes_nothing_and_says_so(world, browse, ol
     again = browser.post(of(host, "/open"), follow=True)
     assert "this needs a host that is accepted" in text(again)
     assert state(host) == "cordoned"
+
+
+def test_every_address_of_the_estate_is_held_to_the_roles(world, browse, ole, aud):
+    host, gpu = Host.objects.get(), GpuDevice.objects.earliest("number")
+    clients = {
+        "operator": browse(ole), "auditor": browse(aud), "member": browse(world.acme.member), "visitor": browse(None),
+    }  # fmt: skip
+    for_operators = {"hosts.preview_drain", "hosts.maintenance", "hosts.return", "hosts.remove"}
+    wrong = []
+
+    for path, declared in LOOKING:
+        url = "/" + path.replace("<str:key>", (gpu if "gpus" in path else host).short_id)
+        expected = {"operator": 200, "auditor": 200, "member": 403, "visitor": 302}
+        expected |= {"auditor": 403} if declared.operation_id in for_operators else {}
+        statuses = {who: client.get(url).status_code for who, client in clients.items()}
+        wrong += [(url, statuses)] if statuses != expected else []
+
+    assert wrong == []
+    assert len(LOOKING) == 8
 
 
 @pytest.mark.parametrize("path", CHANGING)
