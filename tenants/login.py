@@ -19,7 +19,7 @@ from django.db import connection
 from django.http import HttpRequest, HttpResponseBase, HttpResponseNotAllowed
 from django.utils import timezone
 
-from tenants import tokens
+from tenants import second_factors, tokens
 from tenants.actor import AUTH, Actor
 from tenants.errors import Forbidden, RateLimited, Unauthenticated
 from tenants.models import Person
@@ -71,9 +71,14 @@ _WRONG: Final = "E-mail or password is wrong."
 def log_in(email: str, password: str, *, name: str = "log-in", address: str, now: datetime) -> tokens.Issued:
     """Return a new token for an e-mail and a password (`tenantry login`). Raises as `by_password`.
 
-    An account with a second factor gets none by password alone: `Forbidden` (`second-factor`).
+    An account that has a second factor or must have one gets none by password alone: `Forbidden` (`second-factor`).
     """
     person = by_password(email, password, address=address, now=now)
+    with acting(AUTH):
+        needed = second_factors.needed_by(person)
+    if needed and not has_second_factor(person):
+        msg = "This account needs a second factor: set it up in the portal, then make a token there (Me, Tokens)."
+        raise Forbidden(msg, code="second-factor")
     if has_second_factor(person):
         msg = "This account has a second factor: log in to the portal and make a token there (Me, Tokens)."
         raise Forbidden(msg, code="second-factor")

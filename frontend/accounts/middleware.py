@@ -20,7 +20,7 @@ from django.http import HttpRequest, HttpResponseBase, HttpResponseRedirect, Jso
 from django.shortcuts import render
 from django.urls import reverse
 
-from tenants import problems
+from tenants import problems, second_factors
 from tenants.actor import AUTH, Actor
 from tenants.errors import Forbidden
 from tenants.models import Person
@@ -113,11 +113,7 @@ class FactorMiddleware:
 def must_prove(request: HttpRequest) -> bool:
     """Whether the session's person must have a second factor and has not shown one in this session."""
     user = request.user
-    if not isinstance(user, Person) or settings.TENANTRY_SECOND_FACTOR == "optional":
-        return False
-    if settings.TENANTRY_SECOND_FACTOR == "operators" and not user.platform_memberships.all():
-        return False
-    return not has_proven(request)
+    return isinstance(user, Person) and second_factors.needed_by(user) and not has_proven(request)
 
 
 def has_proven(request: HttpRequest) -> bool:

@@ -380,6 +380,17 @@ def test_a_password_alone_gives_no_token_once_there_is_a_second_factor():
     assert refused.value.specific_code == "second-factor"
 
 
+def test_who_must_have_a_second_factor_gets_no_token_by_a_password_alone(settings):
+    settings.TENANTRY_SECOND_FACTOR = "operators"
+    operator, member = somebody(platform=(PlatformRole.OPERATOR,)), somebody()
+
+    with pytest.raises(Forbidden, match="needs a second factor") as refused:
+        login.log_in(operator.email, SECRET, address="127.0.0.1", now=NOW)
+
+    assert refused.value.specific_code == "second-factor"
+    assert login.log_in(member.email, SECRET, address="127.0.0.1", now=NOW).row.person_id == member.pk
+
+
 def test_somebody_suspended_between_password_and_code_does_not_come_in():
     person = somebody()
     secret, _ = set_up_totp(logged_in(person), person)
