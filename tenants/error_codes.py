@@ -9,149 +9,201 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
+
+def _(text: str) -> str:
+    """Mark a text for the message catalogue; whoever shows it translates it."""
+    return text
+
+
 HELP: Final[Mapping[str, str]] = MappingProxyType(
     {
         # -- the protocol ------------------------------------------------------------------------------
-        "invalid": "The request does not have the form that the operation takes. `errors` names each field and what "
-        "is wrong with it; nothing was changed. Compare with the operation's schema in `/api/docs`.",
-        "unauthenticated": "There is no valid proof of who you are: no token, or one that is wrong, expired, revoked "
-        "or belongs to somebody who has left. Make a new one with `tenantry login`.",
-        "second-factor": "The account has, or must have, a second factor. Log in to the portal with it; tokens for the "
-        "API and the command line are made there under Me.",
-        "forbidden": "You may see the object, but your role does not allow this. `data.needed` names the role that "
-        "does.",
-        "token-read-only": "The token may only read. Use one that was made without `read_only`.",
-        "token-narrowed": "The token is narrowed to one tenant and cannot be used for this. Use one that is not.",
-        "not-a-demo": "Only a demo, where every provider is simulated, can be entered without a password. Log in.",
-        "csrf": "A change by a browser session needs the CSRF token of that session in the header `X-CSRFToken`.",
-        "not-found": "There is no such object, or you may not see it: both look the same on purpose. Check the name, "
-        "the tenant and the account you are logged in with.",
-        "no-route": "There is no operation at this address. `/api/docs` lists all of them.",
-        "method-not-allowed": "The address exists, this method does not. The header `Allow` lists those that do.",
-        "not-acceptable": "Answers are `application/json` (the event stream is `text/event-stream`). Leave the header "
-        "`Accept` out.",
-        "conflict": "The present state of the object does not allow this. `detail` says which state is in the way.",
-        "busy": "Many changes at once touched the same objects and this one lost every time. Send it again.",
-        "idempotency-running": "A request with the same `Idempotency-Key` is still running. Wait a moment and send it "
-        "again: you will get its answer.",
-        "idempotency-mismatch": "This `Idempotency-Key` was used for another request. Use a new key for each thing "
-        "you want done.",
-        "version-mismatch": "The object changed since you read it. Read it again, look at the difference, and send "
-        "the new `ETag` in `If-Match`.",
-        "precondition-required": "A header is missing: `Idempotency-Key` on POST with a token, or `If-Match` with the "
-        "object's `ETag` on PUT, PATCH and DELETE.",
-        "too-large": "The body is larger than 1 MiB.",
-        "unsupported-media-type": "Send the body as `application/json` in UTF-8.",
-        "rate-limited": "Too many requests of this kind. Wait as long as `Retry-After` says.",
-        "gone": "This gateway was removed: it stops serving and does not call again.",
-        "dependency-down": "A part of the control plane (its database) does not answer. Nothing was changed; repeat "
-        "after `Retry-After` seconds. Running endpoints are not touched by it.",
-        "internal": "This is a fault of ours. Quote `request_id` to the operators; the log has the details. Whether "
-        "the change was made can be seen by reading the object, or by repeating with the same `Idempotency-Key`.",
+        "invalid": _(
+            "The request does not have the form that the operation takes. `errors` names each field and what "
+            "is wrong with it; nothing was changed. Compare with the operation's schema in `/api/docs`."
+        ),
+        "unauthenticated": _(
+            "There is no valid proof of who you are: no token, or one that is wrong, expired, revoked "
+            "or belongs to somebody who has left. Make a new one with `tenantry login`."
+        ),
+        "second-factor": _(
+            "The account has, or must have, a second factor. Log in to the portal with it; tokens for the "
+            "API and the command line are made there under Me."
+        ),
+        "forbidden": _(
+            "You may see the object, but your role does not allow this. `data.needed` names the role that does."
+        ),
+        "token-read-only": _("The token may only read. Use one that was made without `read_only`."),
+        "token-narrowed": _("The token is narrowed to one tenant and cannot be used for this. Use one that is not."),
+        "not-a-demo": _("Only a demo, where every provider is simulated, can be entered without a password. Log in."),
+        "csrf": _("A change by a browser session needs the CSRF token of that session in the header `X-CSRFToken`."),
+        "not-found": _(
+            "There is no such object, or you may not see it: both look the same on purpose. Check the name, "
+            "the tenant and the account you are logged in with."
+        ),
+        "no-route": _("There is no operation at this address. `/api/docs` lists all of them."),
+        "method-not-allowed": _("The address exists, this method does not. The header `Allow` lists those that do."),
+        "not-acceptable": _(
+            "Answers are `application/json` (the event stream is `text/event-stream`). Leave the header `Accept` out."
+        ),
+        "conflict": _("The present state of the object does not allow this. `detail` says which state is in the way."),
+        "busy": _("Many changes at once touched the same objects and this one lost every time. Send it again."),
+        "idempotency-running": _(
+            "A request with the same `Idempotency-Key` is still running. Wait a moment and send it "
+            "again: you will get its answer."
+        ),
+        "idempotency-mismatch": _(
+            "This `Idempotency-Key` was used for another request. Use a new key for each thing you want done."
+        ),
+        "version-mismatch": _(
+            "The object changed since you read it. Read it again, look at the difference, and send "
+            "the new `ETag` in `If-Match`."
+        ),
+        "precondition-required": _(
+            "A header is missing: `Idempotency-Key` on POST with a token, or `If-Match` with the "
+            "object's `ETag` on PUT, PATCH and DELETE."
+        ),
+        "too-large": _("The body is larger than 1 MiB."),
+        "unsupported-media-type": _("Send the body as `application/json` in UTF-8."),
+        "rate-limited": _("Too many requests of this kind. Wait as long as `Retry-After` says."),
+        "gone": _("This gateway was removed: it stops serving and does not call again."),
+        "dependency-down": _(
+            "A part of the control plane (its database) does not answer. Nothing was changed; repeat "
+            "after `Retry-After` seconds. Running endpoints are not touched by it."
+        ),
+        "internal": _(
+            "This is a fault of ours. Quote `request_id` to the operators; the log has the details. Whether "
+            "the change was made can be seen by reading the object, or by repeating with the same `Idempotency-Key`."
+        ),
         # -- input that has the right form and is wrong all the same --------------------------------------
-        "not-supported": "The value is known to the product but nothing here can do it yet (or this provider "
-        "cannot). `detail` says what; leave the field out or choose another value.",
-        "unknown-field": "The object has no field of this name.",
-        "unknown-model": "No enabled served model has this name. `/api/v1/served-models` lists them.",
-        "unknown-product": "No GPU product has this id. `/api/v1/gpu-products` lists them.",
-        "unknown-profile": "The GPU product has no MIG profile of this name. `/api/v1/gpu-products` lists them.",
-        "unknown-dimension": "A quota or price speaks of something that does not exist. Dimensions are "
-        "`gpu.<product>.slices`, `gpu.<product>.<profile>`, `vcpu`, `memory_gib`, `storage_gib`, `machines`, "
-        "`boundaries`, `endpoints` and `spend_month`.",
-        "link-closed": "The link was used, withdrawn, is over, or is for somebody else. Ask whoever made it for a new "
-        "one.",
-        "too-many-invitations": "The tenant has as many open invitations as it may have. Withdraw some.",
-        "unknown-person": "Nobody with this e-mail has an account. An operator can add one.",
-        "unknown-rule": "A policy has no rule of this name.",
-        "unknown-value": "A policy names something that does not exist here.",
-        "unknown-kind": "No such kind exists here.",
-        "tier-needs-whole-gpu": "The isolation tier shares a GPU with nobody, so it needs whole GPUs: leave the "
-        "profile out, or choose the tier `shared`.",
-        "look-alike": "The name looks like another one and could be mistaken for it. Choose a plain name.",
-        "reserved": "The name is reserved. Choose another one.",
-        "length": "The text is too short or too long; `detail` gives the limits.",
-        "control-characters": "The text holds control characters. Send plain text.",
-        "label-key": "A label's key or value has characters that are not allowed.",
-        "too-many": "There are more entries than allowed; `detail` gives the limit.",
-        "too-deep": "Tenants are at most three levels deep.",
-        "out-of-range": "The number is outside its range; `detail` gives it.",
-        "in-the-past": "Prices are never changed backwards: let them start now or later.",
-        "not-priced": "This dimension has no price of its own.",
-        "other-currency": "All price lists have one currency.",
-        "not-pinned": "A served model is pinned to a full commit, never to a branch or tag.",
-        "secret-in-config": "A provider's configuration holds something that looks like a secret. Set it as a "
-        "credential: those are stored encrypted.",
-        "bad-url": "Webhooks lead to https addresses on the public Internet, or in networks that the operator allows; "
-        "`detail` says what is wrong with this one.",
-        "unknown-notification": "There is no notification of this kind; `/api/v1/notification-kinds` lists them.",
-        "weak-password": "The password is too short or too common.",
-        "wrong-password": "The old password is wrong.",
-        "wrong-action": "This action does not fit the finding.",
+        "not-supported": _(
+            "The value is known to the product but nothing here can do it yet (or this provider "
+            "cannot). `detail` says what; leave the field out or choose another value."
+        ),
+        "unknown-field": _("The object has no field of this name."),
+        "unknown-model": _("No enabled served model has this name. `/api/v1/served-models` lists them."),
+        "unknown-product": _("No GPU product has this id. `/api/v1/gpu-products` lists them."),
+        "unknown-profile": _("The GPU product has no MIG profile of this name. `/api/v1/gpu-products` lists them."),
+        "unknown-dimension": _(
+            "A quota or price speaks of something that does not exist. Dimensions are "
+            "`gpu.<product>.slices`, `gpu.<product>.<profile>`, `vcpu`, `memory_gib`, `storage_gib`, `machines`, "
+            "`boundaries`, `endpoints` and `spend_month`."
+        ),
+        "link-closed": _(
+            "The link was used, withdrawn, is over, or is for somebody else. Ask whoever made it for a new one."
+        ),
+        "too-many-invitations": _("The tenant has as many open invitations as it may have. Withdraw some."),
+        "unknown-person": _("Nobody with this e-mail has an account. An operator can add one."),
+        "unknown-rule": _("A policy has no rule of this name."),
+        "unknown-value": _("A policy names something that does not exist here."),
+        "unknown-kind": _("No such kind exists here."),
+        "tier-needs-whole-gpu": _(
+            "The isolation tier shares a GPU with nobody, so it needs whole GPUs: leave the "
+            "profile out, or choose the tier `shared`."
+        ),
+        "look-alike": _("The name looks like another one and could be mistaken for it. Choose a plain name."),
+        "reserved": _("The name is reserved. Choose another one."),
+        "length": _("The text is too short or too long; `detail` gives the limits."),
+        "control-characters": _("The text holds control characters. Send plain text."),
+        "label-key": _("A label's key or value has characters that are not allowed."),
+        "too-many": _("There are more entries than allowed; `detail` gives the limit."),
+        "too-much": _("What is asked for is more than one answer carries. Choose a shorter time."),
+        "too-exact": _("The amount has more decimals than the currency. Give at most two."),
+        "too-deep": _("Tenants are at most three levels deep."),
+        "out-of-range": _("The number is outside its range; `detail` gives it."),
+        "in-the-past": _("Prices are never changed backwards: let them start now or later."),
+        "not-priced": _("This dimension has no price of its own."),
+        "other-currency": _("All price lists have one currency."),
+        "not-pinned": _("A served model is pinned to a full commit, never to a branch or tag."),
+        "secret-in-config": _(
+            "A provider's configuration holds something that looks like a secret. Set it as a "
+            "credential: those are stored encrypted."
+        ),
+        "bad-url": _(
+            "Webhooks lead to https addresses on the public Internet, or in networks that the operator allows; "
+            "`detail` says what is wrong with this one."
+        ),
+        "unknown-notification": _("There is no notification of this kind; `/api/v1/notification-kinds` lists them."),
+        "weak-password": _("The password is too short or too common."),
+        "wrong-password": _("The old password is wrong."),
+        "wrong-action": _("This action does not fit the finding."),
         # -- names, state ---------------------------------------------------------------------------------
-        "name-taken": "Another live object of this kind has the name. Choose another one, or change that object.",
-        "email-taken": "Somebody else has this e-mail.",
-        "price-list-exists": "A price list of this name, or for this place from this moment on, is there already.",
-        "immutable": "What was asked to change is fixed while the object lives; `data.fields` names it. Make a new "
-        "object, or renew the term of this one.",
-        "deleting": "The object is being given back and takes no more changes.",
-        "owned-by-product": "A product owns this allocation; change or delete the product.",
-        "disabled": "It is disabled; enable it first.",
-        "in-use": "It is still used; `data` says by how much.",
-        "not-empty": "It still holds live objects; `data` counts them.",
-        "not-free": "The window is not free.",
-        "host-state": "The host is in a state that does not allow this step; `data` has the present and the needed "
-        "states.",
-        "plan-running": "Another plan runs on this host. Wait for it or cancel it.",
-        "plan-state": "The plan is in a state that does not allow this.",
-        "device-healthy": "The GPU is not faulty. Drain its host instead.",
-        "provider-enabled": "Write-off is for providers that will not come back: switch the provider off first.",
-        "not-placed": "The allocation stands on no provider.",
-        "resolved": "The finding is resolved already.",
-        "key-ended": "The key is revoked or expired. Make a new one.",
-        "too-many-keys": "The endpoint has as many live keys as it may. Revoke some.",
-        "too-many-webhooks": "The tenant has as many webhooks as it may. Remove some.",
-        "too-many-tokens": "There are as many live tokens as allowed. Revoke some.",
-        "no-token": "The request was not sent with a token, so there is none to end.",
-        "tenant-suspended": "The tenant (or one above it) is suspended: nothing new can be started. Ask who "
-        "suspended it.",
-        "tenant-closing": "The tenant is being closed.",
-        "tenant-closed": "The tenant is closed.",
-        "not-suspended": "It is not suspended.",
+        "name-taken": _("Another live object of this kind has the name. Choose another one, or change that object."),
+        "email-taken": _("Somebody else has this e-mail."),
+        "price-list-exists": _("A price list of this name, or for this place from this moment on, is there already."),
+        "immutable": _(
+            "What was asked to change is fixed while the object lives; `data.fields` names it. Make a new "
+            "object, or renew the term of this one."
+        ),
+        "deleting": _("The object is being given back and takes no more changes."),
+        "owned-by-product": _("A product owns this allocation; change or delete the product."),
+        "disabled": _("It is disabled; enable it first."),
+        "in-use": _("It is still used; `data` says by how much."),
+        "not-empty": _("It still holds live objects; `data` counts them."),
+        "not-free": _("The window is not free."),
+        "host-state": _(
+            "The host is in a state that does not allow this step; `data` has the present and the needed states."
+        ),
+        "plan-running": _("Another plan runs on this host. Wait for it or cancel it."),
+        "plan-state": _("The plan is in a state that does not allow this."),
+        "device-healthy": _("The GPU is not faulty. Drain its host instead."),
+        "provider-enabled": _("Write-off is for providers that will not come back: switch the provider off first."),
+        "not-placed": _("The allocation stands on no provider."),
+        "resolved": _("The finding is resolved already."),
+        "key-ended": _("The key is revoked or expired. Make a new one."),
+        "too-many-keys": _("The endpoint has as many live keys as it may. Revoke some."),
+        "too-many-webhooks": _("The tenant has as many webhooks as it may. Remove some."),
+        "too-many-tokens": _("There are as many live tokens as allowed. Revoke some."),
+        "no-token": _("The request was not sent with a token, so there is none to end."),
+        "tenant-suspended": _(
+            "The tenant (or one above it) is suspended: nothing new can be started. Ask who suspended it."
+        ),
+        "tenant-closing": _("The tenant is being closed."),
+        "tenant-closed": _("The tenant is closed."),
+        "not-suspended": _("It is not suspended."),
         # -- quota, policy, approval ------------------------------------------------------------------------
-        "quota-exceeded": "A limit of the tenant or of one above it is in the way. `data` lists each limit, its use, "
-        "what is missing and a ready-made request for exactly that; `on_shortage=request` files it in one step.",
-        "policy-forbids": "A policy of the tenant or of one above it forbids this; `data` names the rule, who set it "
-        "and what is allowed.",
-        "policy-widens": "A policy can only narrow what stands above it; `data` names the rule and who set it.",
-        "inherits": "The tenant inherits this limit: raise the one above.",
-        "no-parent": "Only a platform operator sets the limits of a tenant without a parent.",
-        "beyond-parent": "A child cannot get more than its parent has.",
-        "outcome-worse": "What was approved would now come out worse than the proof you saw. `data` holds both; "
-        "decide again to accept it.",
-        "own-request": "Nobody decides his own request, nor as a delegate for whoever asked.",
-        "not-your-stage": "The present stage of the request is somebody else's to decide.",
-        "not-requester": "Only who asked can change or withdraw a request.",
-        "decided": "The request is decided already.",
-        "decision-refused": "The database refused the decision: it is one's own, or the stage has one.",
-        "asked-already": "You have asked for this already; the request is open.",
-        "too-many-requests": "You have as many open requests as you may. Withdraw some.",
-        "more-than-asked": "A decision grants at most what was asked for.",
-        "nothing-left": "Nothing would be granted: deny the request instead.",
-        "no-longer-needed": "What the request is for is there already, or gone.",
-        "requester-gone": "Who asked has left.",
-        "above-you": "This belongs to a tenant above yours.",
-        "not-above": "This is done from a tenant above, not from the tenant itself.",
+        "quota-exceeded": _(
+            "A limit of the tenant or of one above it is in the way. `data` lists each limit, its use, "
+            "what is missing and a ready-made request for exactly that; `on_shortage=request` files it in one step."
+        ),
+        "policy-forbids": _(
+            "A policy of the tenant or of one above it forbids this; `data` names the rule, who set it "
+            "and what is allowed."
+        ),
+        "policy-widens": _("A policy can only narrow what stands above it; `data` names the rule and who set it."),
+        "inherits": _("The tenant inherits this limit: raise the one above."),
+        "no-parent": _("Only a platform operator sets the limits of a tenant without a parent."),
+        "beyond-parent": _("A child cannot get more than its parent has."),
+        "outcome-worse": _(
+            "What was approved would now come out worse than the proof you saw. `data` holds both; "
+            "decide again to accept it."
+        ),
+        "own-request": _("Nobody decides his own request, nor as a delegate for whoever asked."),
+        "not-your-stage": _("The present stage of the request is somebody else's to decide."),
+        "not-requester": _("Only who asked can change or withdraw a request."),
+        "decided": _("The request is decided already."),
+        "decision-refused": _("The database refused the decision: it is one's own, or the stage has one."),
+        "asked-already": _("You have asked for this already; the request is open."),
+        "too-many-requests": _("You have as many open requests as you may. Withdraw some."),
+        "more-than-asked": _("A decision grants at most what was asked for."),
+        "nothing-left": _("Nothing would be granted: deny the request instead."),
+        "no-longer-needed": _("What the request is for is there already, or gone."),
+        "requester-gone": _("Who asked has left."),
+        "above-you": _("This belongs to a tenant above yours."),
+        "not-above": _("This is done from a tenant above, not from the tenant itself."),
         # -- people -------------------------------------------------------------------------------------
-        "member-already": "The person is a member. Change the role instead.",
-        "not-a-member": "The person is no member of the tenant.",
-        "not-active": "The person is not active, or not visible to you.",
-        "last-owner": "The last owner cannot go without a successor; `data` names the tenants.",
-        "last-operator": "The last operator cannot go.",
-        "left": "The person has left.",
-        "not-left": "Only who has left can be erased.",
-        "not-owner": "Ownership is passed on by who owns the tenant itself; an owner through the tenant above names "
-        "another owner by changing a role.",
-        "own-account": "Nobody does this to his own account.",
-        "own-roles": "Nobody changes his own platform roles.",
+        "member-already": _("The person is a member. Change the role instead."),
+        "not-a-member": _("The person is no member of the tenant."),
+        "not-active": _("The person is not active, or not visible to you."),
+        "last-owner": _("The last owner cannot go without a successor; `data` names the tenants."),
+        "last-operator": _("The last operator cannot go."),
+        "left": _("The person has left."),
+        "not-left": _("Only who has left can be erased."),
+        "not-owner": _(
+            "Ownership is passed on by who owns the tenant itself; an owner through the tenant above names "
+            "another owner by changing a role."
+        ),
+        "own-account": _("Nobody does this to his own account."),
+        "own-roles": _("Nobody changes his own platform roles."),
     }
 )

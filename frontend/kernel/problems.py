@@ -9,6 +9,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.template import engines
 from django.utils.functional import Promise
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from tenants import errors, problems
@@ -32,7 +33,7 @@ def answer(request: HttpRequest, error: ControlPlaneError, *, request_id: str = 
     code = error.specific_code
     values: dict[str, Any] = {
         "problem": problems.problem(error),
-        "next_step": NEXT.get(code) or NEXT.get(error.code) or HELP.get(code, ""),
+        "next_step": NEXT.get(code) or NEXT.get(error.code) or _explained(code),
         "request_id": request_id,
     }
     fragment = bool(getattr(request, "htmx", False)) and not request.htmx.boosted  # type: ignore[attr-defined]
@@ -45,6 +46,10 @@ def answer(request: HttpRequest, error: ControlPlaneError, *, request_id: str = 
         response["HX-Retarget"] = "#problem"
         response["HX-Reswap"] = "innerHTML"
     return response
+
+
+def _explained(code: str) -> str:
+    return gettext(HELP[code]) if code in HELP else ""
 
 
 def at_fields(error: ControlPlaneError) -> dict[str, str]:

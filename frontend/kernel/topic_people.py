@@ -38,6 +38,7 @@ BY_PERSON: Final[tuple[tuple[str | Promise, frozenset[str]], ...]] = (
             "forbidden", "quota-exceeded", "policy-forbids", "policy-widens", "inherits", "beyond-parent",
             "tenant-closing", "tenant-closed", "above-you", "not-above", "last-owner", "too-many-invitations",
             "not-a-member", "member-already", "not-active", "too-many-webhooks", "requester-gone", "link-closed",
+            "not-owner",
         }),
     ),
     (

@@ -186,7 +186,7 @@ def everything() -> list[Topic]:
         for code, (means, todo) in REASONS.items()
     ]
     return found + [
-        Topic(code, error_title(code), "error", text, who=topic_people.of_error(code))
+        Topic(code, error_title(code), "error", gettext(text), who=topic_people.of_error(code))
         for code, text in sorted(HELP.items())
     ]
 

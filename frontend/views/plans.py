@@ -151,6 +151,9 @@ def _values(request: PageRequest, row: HostPlan) -> dict[str, Any]:
     author = asks.names([row.author]).get(row.author, _("somebody"))
     left: Mapping[str, Any] = row.observed.get("left") or {}
     running = row.state == "running"
+    may_start = stands == "notice" and row.kind == host_plans.DRAIN and providers.may(request.actor, "plans.start")
+    may_abort = running and stands != "cancelling" and row.kind != host_plans.RETURN
+    may_abort = may_abort and providers.may(request.actor, "plans.cancel")
     return {
         "row": row,
         "kind": works.kind(row),
@@ -171,12 +174,10 @@ def _values(request: PageRequest, row: HostPlan) -> dict[str, Any]:
         "host_url": providers.host_address(row.host),
         "provider_url": reverse("frontend:provider", kwargs={"provider": row.host.provider.name}),
         "simulated": providers.is_simulated(row.host.provider),
-        "may_start": stands == "notice" and row.kind == host_plans.DRAIN
-        and providers.may(request.actor, "plans.start"),
-        "may_abort": running and stands != "cancelling" and row.kind != host_plans.RETURN
-        and providers.may(request.actor, "plans.cancel"),
+        "may_start": may_start,
+        "may_abort": may_abort,
         "history": hosts.history([row.pk], words=_EVENTS),
-        "twins": _twins(row),
+        "twins": _twins(row, may_start=may_start, may_abort=may_abort),
         "columns": [
             {"key": "name", "label": _("What")},
             {"key": "tenant", "label": _("Tenant")},
@@ -202,18 +203,17 @@ _EVENTS: Mapping[str, Any] = {
 }
 
 
-def _twins(row: HostPlan) -> list[dict[str, str]]:
-    command = (
-        f"tenantry get plan/{row.short_id} --watch\n"
-        f"tenantry host start-plan {row.short_id}\n"
-        f"tenantry host cancel-plan {row.short_id}"
-    )
-    api = (
-        f"GET  /api/v1/plans/{row.short_id}\n"
-        f"POST /api/v1/plans/{row.short_id}/start\n"
-        f"POST /api/v1/plans/{row.short_id}/cancel"
-    )
-    return [{"label": "CLI", "text": command, "lang": "sh"}, {"label": "API", "text": api, "lang": "http"}]
+def _twins(row: HostPlan, *, may_start: bool, may_abort: bool) -> list[dict[str, str]]:
+    """Return the same by command line and API, with what can be done now."""
+    command, api = [f"tenantry get plan/{row.short_id} --watch"], [f"GET  /api/v1/plans/{row.short_id}"]
+    for verb, fits in (("start", may_start), ("cancel", may_abort)):
+        if fits:
+            command.append(f"tenantry host {verb}-plan {row.short_id}")
+            api.append(f"POST /api/v1/plans/{row.short_id}/{verb}")
+    return [
+        {"label": "CLI", "text": "\n".join(command), "lang": "sh"},
+        {"label": "API", "text": "\n".join(api), "lang": "http"},
+    ]
 
 
 # --- begin now, abort -------------------------------------------------------------------------------------

@@ -24,7 +24,18 @@ from frontend.kernel import asks
 from frontend.kernel.addresses import openable
 from frontend.kernel.page import PageRequest, page
 from tenants import access
-from tenants.models import Endpoint, GpuDevice, Host, Machine, Namespace, Provider, Request, Tenant
+from tenants.models import (
+    Endpoint,
+    Finding,
+    GpuDevice,
+    Host,
+    HostPlan,
+    Machine,
+    Namespace,
+    Provider,
+    Request,
+    Tenant,
+)
 
 MOST: Final = 20
 """Rows of each kind."""
@@ -75,7 +86,7 @@ def find(request: PageRequest) -> HttpResponse:
 def _found(request: PageRequest, text: str) -> list[Hit]:
     hits = [*_products(request, text), *_requests(request, text), *_tenants(request, text)]
     if request.actor.platform_roles:
-        hits += _hardware(request, text)
+        hits += [*_hardware(request, text), *_providers(request, text), *_works(request, text)]
     wanted = text.casefold()
     return sorted(hits, key=lambda hit: wanted not in {hit.title.casefold(), hit.short_id})
 
@@ -171,3 +182,52 @@ def _piece(provider: Provider, kind: str, title: str, row: Host | GpuDevice, pat
     """Return a piece of hardware; its page is for who may open it."""
     where = f"{provider.name}, {provider.site}"
     return Hit(kind, title, row.short_id, openable(path, request.actor), where, since=row.created_at)
+
+
+def _providers(request: PageRequest, text: str) -> list[Hit]:
+    rows = Provider.objects.filter(_by(text, "name"))
+    return [
+        Hit(
+            _("Provider"),
+            row.name,
+            row.short_id,
+            openable(f"/ops/providers/{row.name}", request.actor),
+            row.site,
+            since=row.created_at,
+            until=row.released_at,
+        )
+        for row in _first(rows)
+    ]
+
+
+def _works(request: PageRequest, text: str) -> list[Hit]:
+    """Return plans over hosts and findings."""
+    plans = HostPlan.objects.filter(_by(text, "reason", "host__name")).select_related("host__provider")
+    findings = Finding.objects.filter(_by(text, "subject", "detail")).select_related("provider")
+    seen = findings.order_by("-first_seen_at", "-id")[:MOST]
+    return [
+        *(
+            Hit(
+                _("Plan"),
+                f"{row.host.name}: {row.reason}",
+                row.short_id,
+                openable(f"/ops/plans/{row.short_id}", request.actor),
+                row.host.provider.name,
+                since=row.starts_at,
+                until=row.ends_at,
+            )
+            for row in _first(plans)
+        ),
+        *(
+            Hit(
+                _("Finding"),
+                row.detail,
+                row.short_id,
+                openable(f"/ops/findings/{row.short_id}", request.actor),
+                row.provider.name if row.provider is not None else "",
+                since=row.first_seen_at,
+                until=row.resolved_at,
+            )
+            for row in seen
+        ),
+    ]

@@ -160,3 +160,13 @@ def test_the_number_of_queries_does_not_depend_on_how_many_there_are(world, brow
         counted.append(len(found))
 
     assert counted[0] == counted[1]
+
+
+def test_search_leads_operators_to_it_and_nobody_else(world, browse, aud):
+    row = finding(world, detail="tn-vm-lost carries our mark.")
+
+    found = browse(aud).get("/search", {"q": "tn-vm-lost"}).content.decode()
+
+    assert f'href="/ops/findings/{row.short_id}"' in found
+    assert 'href="/ops/providers/estate"' in browse(aud).get("/search", {"q": "estate"}).content.decode()
+    assert "Nothing found" in text(browse(world.acme.member).get("/search", {"q": "tn-vm-lost"}))

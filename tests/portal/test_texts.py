@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from frontend.kernel import topics
+from frontend.kernel import topic_people, topics
 from frontend.kernel.topic_figures import FIGURES
 from frontend.templatetags.portal import SHOW_CHOICES
 from tenants.api import urls as api_urls
@@ -235,3 +235,11 @@ def test_no_sentence_for_tenants_uses_words_of_the_ledger():
     }
 
     assert found == set()
+
+
+def test_who_can_do_something_is_said_of_codes_that_exist():
+    named = {code for _who, codes in topic_people.BY_PERSON for code in codes}
+
+    assert sorted(named - set(HELP)) == []
+    assert set(topic_people.REASONS) == {each.value for each in Reason}
+    assert sum(len(codes) for _who, codes in topic_people.BY_PERSON) == len(named)
