@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from provisioners.driver import DriverError, Secret, TransientDriverError
-from provisioners.sandbox.driver import SandboxDriver
+from provisioners.sandbox.driver import SandboxDriver, make
 from tests.conformance.rigs import HttpRig, SandboxThread
 from tests.conformance.specs import endpoint, finish, namespace_boundary, unit, vm_boundary
 
@@ -48,6 +48,25 @@ def test_a_wrong_token_or_an_unknown_estate_is_transient_and_never_absence(serve
             driver.observe(boundary.ref)
         assert type(raised.value) is TransientDriverError
         driver.close()
+
+
+def test_an_estate_that_may_be_made_is_made_when_it_is_first_asked_what_it_can_do(server: SandboxThread) -> None:
+    config = {"url": server.url, "estate": "made-on-first-use", "make": "vsphere"}
+    secrets = {"token": Secret(SandboxThread.TOKEN)}
+    driver = make(config, secrets)
+    with pytest.raises(TransientDriverError):
+        driver.snapshot()
+
+    able = driver.capabilities()
+    shown = driver.snapshot()
+    again = make({**config, "make": "kubernetes"}, secrets)
+    again.capabilities()
+
+    assert able.simulated
+    assert [host.host for host in shown.hosts] == ["esx-a", "esx-b", "esx-c"]
+    assert [host.host for host in again.snapshot().hosts] == ["esx-a", "esx-b", "esx-c"]  # one that is there stays
+    driver.close()
+    again.close()
 
 
 def test_a_bad_control_call_changes_nothing_and_says_why(rig: HttpRig) -> None:
