@@ -192,4 +192,48 @@ FIGURES: Final = (
         _("What the use of the last month would have cost at the prices that are being written."),
         _("Each hour of the last month × the new price; nothing is billed by it."),
     ),
+    # -- pictures ----------------------------------------------------------------------------------------
+    Figure(
+        "cost-by-day",
+        _("Cost by day"),
+        _("What each day of the month cost, by what it was for. Days are days in UTC."),
+        _("Each hour × the price that was published for that hour."),
+    ),
+    # -- the system --------------------------------------------------------------------------------------
+    Figure(
+        "oldest-due",
+        _("Oldest due"),
+        _("How long the thing that waits longest has waited for its turn. More than a minute: too few workers."),
+        _("The doctor asks the database every few minutes."),
+    ),
+    Figure(
+        "news-waiting",
+        _("News waiting"),
+        _("Changes that were made and not told yet to those who listen."),
+        _("The doctor asks the database every few minutes."),
+    ),
+    Figure(
+        "messages-waiting",
+        _("Messages waiting"),
+        _("Mail and calls of webhooks that are still to be sent, those that are tried again included."),
+        _("The doctor asks the database every few minutes."),
+    ),
+    Figure(
+        "stuck",
+        _("Stuck"),
+        _("Things that failed several times in a row and are tried again with growing pauses."),
+        _("The doctor asks the database every few minutes."),
+    ),
+    Figure(
+        "connections",
+        _("Connections"),
+        _("Connections to the database that are open now, and how many it takes."),
+        _("The doctor asks the database every few minutes."),
+    ),
+    Figure(
+        "usual-wait-for-a-person",
+        _("Usual wait for a person"),
+        _("How long a request waits until a person decides it: half of them waited less."),
+        _("The median over the decisions that are listed; those of rules are left out."),
+    ),
 )

@@ -192,6 +192,22 @@ def test_every_figure_that_a_page_shows_has_its_help():
     assert sorted({label for label, rest in shown if "note=" not in rest} - explained) == []
 
 
+def charts(path: Path) -> Iterator[str]:
+    """Yield the titles of the charts that a module draws."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) == "Chart":
+            for given in node.keywords:
+                if given.arg == "title" and isinstance(given.value, ast.Call):
+                    yield from (str(each.value) for each in given.value.args if isinstance(each, ast.Constant))
+
+
+def test_every_chart_has_its_help():
+    drawn = {title for path in modules() if path.stem != "style" for title in charts(path)}
+
+    assert drawn >= {"Cost by day"}
+    assert sorted(drawn - {str(figure.title) for figure in FIGURES}) == []
+
+
 def test_the_help_opens_each_figure_and_each_field_and_finds_them_by_their_words(browse):
     browser = browse(None)
 
