@@ -365,25 +365,26 @@ def _events(row: Provider) -> list[dict[str, Any]]:
 
 def twins(row: Provider) -> list[dict[str, str]]:
     """Return the same by command line and API."""
-    command = (
-        f"tenantry get provider/{row.name} -o yaml\n"
-        f"tenantry provider test {row.name}\n"
-        f"tenantry provider set-credential {row.name} token\n"
-        f"tenantry provider {'disable' if row.enabled else 'enable'} {row.name}"
-    )
-    api = (
-        f"GET  /api/v1/providers/{row.name}\n"
-        f"POST /api/v1/providers/{row.name}/test\n"
-        f"PUT  /api/v1/providers/{row.name}/credentials/token\n"
-        f"POST /api/v1/providers/{row.name}/{'disable' if row.enabled else 'enable'}"
-    )
+    command, api = [f"tenantry get provider/{row.name} -o yaml"], [f"GET  /api/v1/providers/{row.name}"]
+    if row.released_at is None:
+        verb = "disable" if row.enabled else "enable"
+        command += [
+            f"tenantry provider test {row.name}",
+            f"tenantry provider set-credential {row.name} token",
+            f"tenantry provider {verb} {row.name}",
+        ]
+        api += [
+            f"POST /api/v1/providers/{row.name}/test",
+            f"PUT  /api/v1/providers/{row.name}/credentials/token",
+            f"POST /api/v1/providers/{row.name}/{verb}",
+        ]
     lines = [f"name: {row.name}", f"kind: {row.kind}", f"site: {row.site}", "config:"]
     for key, value in sorted(row.config.items()):
         lines += (
             [f"  {key}:", *(f"    - {each}" for each in value)] if isinstance(value, list) else [f"  {key}: {value}"]
         )
     return [
-        {"label": "CLI", "text": command, "lang": "sh"},
-        {"label": "API", "text": api, "lang": "http"},
+        {"label": "CLI", "text": "\n".join(command), "lang": "sh"},
+        {"label": "API", "text": "\n".join(api), "lang": "http"},
         {"label": "YAML", "text": "\n".join(lines), "lang": "yaml"},
     ]

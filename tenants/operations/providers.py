@@ -154,7 +154,8 @@ def delete(*, provider: Provider, actor: Actor, now: datetime, version: int | No
         findings.close(finding, "its provider was deleted", now=now)
     row.enabled, row.deletion_requested_at, row.released_at = False, now, now
     row.phase, row.finalizers = Phase.RELEASED.value, []
-    row.save(update_fields=["enabled", "deletion_requested_at", "released_at", "phase", "finalizers"])
+    row.observed = {key: value for key, value in row.observed.items() if key != ASKED}
+    row.save(update_fields=["enabled", "deletion_requested_at", "released_at", "phase", "finalizers", "observed"])
     ledger.refresh_placeable(row.pk)
     desired.changed(row, "provider.deleted", actor=actor, at=now, hosts=len(hosts))
     Provider.objects.filter(pk=row.pk).update(due_at=None)

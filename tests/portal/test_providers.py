@@ -174,7 +174,7 @@ def test_a_provider_in_use_says_who_is_in_the_way_and_stays(world, browse, ole):
 
 
 def test_an_unused_provider_goes_when_its_name_is_typed(browse, ole, db):
-    row = factories.provider(name="spare")
+    row = factories.provider(name="spare", observed={"test_asked": {"at": timezone.now().isoformat(), "by": "Ole"}})
     factories.host(row, gpus=2)
     browser = browse(ole)
 
@@ -185,7 +185,9 @@ def test_an_unused_provider_goes_when_its_name_is_typed(browse, ole, db):
 
     assert "1 host is removed. 2 GPUs count no longer." in text(plan)
     assert (wrong.status_code, right.status_code) == (422, 302)
-    assert Provider.objects.get(pk=row.pk).released_at is not None
+    gone = Provider.objects.get(pk=row.pk)
+    assert (gone.released_at is not None, gone.observed) == (True, {})
+    assert "Its hosts were removed" in text(browser.get("/ops/providers/spare"))
     assert "spare" not in text(browser.get("/ops/providers")).replace("spare was given up", "")
 
 
