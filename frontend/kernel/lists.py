@@ -17,6 +17,8 @@ from django.http import HttpResponse
 
 PAGE_ROWS: Final = 50
 MOST_EXPORTED: Final = 10_000
+READ_FOR_EXPORT: Final = MOST_EXPORTED + 1
+"""Read one more than a file holds, so that it can say that it is not all."""
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 DANGEROUS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 """A cell that begins so, after blanks too, is a formula to a spreadsheet."""
@@ -59,8 +61,17 @@ def _decode(cursor: str) -> tuple[datetime, UUID] | None:
         return None
 
 
-def exported(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, name: str, form: str) -> HttpResponse:
-    """Return rows as a file: `csv` or `json`."""
+def exported(
+    rows: Sequence[Mapping[str, Any]],
+    columns: Sequence[str],
+    *,
+    name: str,
+    form: str,
+    most: int | None = MOST_EXPORTED,
+) -> HttpResponse:
+    """Return rows as a file: `csv` or `json`. One that holds only the first `most` says so in its name."""
+    if most is not None and len(rows) > most:
+        rows, name = rows[:most], f"{name}-first-{most}"
     if form == "json":
         body = json.dumps([{key: row.get(key) for key in columns} for row in rows], cls=DjangoJSONEncoder, indent=1)
         response = HttpResponse(body, content_type="application/json")

@@ -18,6 +18,11 @@ def api(verb: str, path: str, body: Mapping[str, Any] | None = None, *, version:
     return f"{text} -H 'Content-Type: application/json' \\\n  -d {given}"
 
 
+def read(path: str) -> str:
+    """Return a call of the API that reads, for a shell."""
+    return f'curl "$TENANTRY/api/v1/{path}" -H "Authorization: Bearer $TOKEN"'
+
+
 def pair(command: str, call: str) -> list[dict[str, str]]:
     """Return the tabs of a code block: the command line, where it has a command, and the API."""
     found = [{"label": "CLI", "text": command, "lang": "shell"}] if command else []

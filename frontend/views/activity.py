@@ -150,7 +150,7 @@ def _fields(request: PageRequest) -> list[dict[str, Any]]:
 
 def _exported(request: PageRequest, rows: QuerySet[Event], form: str) -> HttpResponse:
     columns = ["number", "at", "who", "what", "kind", "object_kind", "object_id", "actor", "person", "data", "hash"]
-    events = list(rows.order_by("-at", "-id")[: lists.MOST_EXPORTED])
+    events = list(rows.order_by("-at", "-id")[: lists.READ_FOR_EXPORT])
     body = [_record(one, form) for one in happenings.of(events, tenant=request.tenant.name)]
     return lists.exported(body, columns, name=f"{request.tenant.name}-activity", form=form)
 

@@ -16,7 +16,7 @@ from django.utils import timezone
 from django.utils.formats import date_format
 from django.utils.translation import gettext as _
 
-from frontend.kernel import asks, bill, lists, problems
+from frontend.kernel import asks, bill, lists, problems, twins
 from frontend.kernel.page import PageRequest, page
 from tenants import access, bills, costs
 from tenants.errors import ControlPlaneError, InvalidSpec, NotVisible
@@ -69,7 +69,7 @@ def show(request: PageRequest) -> HttpResponse:
         "can_budget": access.allowed(request.actor, request.tenant, ROUTES["budgets.set"]),
         "columns": _columns(by, dict(kinds)[by]),
         "is_serving": by != "item",
-        "api": _api(request, found),
+        "twins": _twins(request, found),
     }
     return render(request, "frontend/pages/cost/show.html", values)
 
@@ -111,10 +111,13 @@ def _columns(by: str, words: str) -> list[dict[str, Any]]:
     return found
 
 
-def _api(request: PageRequest, found: bill.Bill) -> str:
-    address = request.build_absolute_uri(f"/api/v1/tenants/{request.tenant.name}/costs")
-    query = f"start={found.start:%Y-%m-%dT%H:%M:%SZ}&end={found.end:%Y-%m-%dT%H:%M:%SZ}"
-    return f'curl -H "Authorization: Bearer $TENANTRY_TOKEN" "{address}?{query}"'
+def _twins(request: PageRequest, found: bill.Bill) -> list[dict[str, str]]:
+    start, end = f"{found.start:%Y-%m-%dT%H:%M:%SZ}", f"{found.end:%Y-%m-%dT%H:%M:%SZ}"
+    name = request.tenant.name
+    return twins.pair(
+        f"tenantry get costs --tenant {name} -w start={start} -w end={end}",
+        twins.read(f"tenants/{name}/costs?start={start}&end={end}"),
+    )
 
 
 def _exported(found: bill.Bill, form: str) -> HttpResponse:
@@ -141,7 +144,7 @@ def _exported(found: bill.Bill, form: str) -> HttpResponse:
         }
         for line in found.lines
     ]
-    return lists.exported(body, columns, name=f"{found.tenant.name}-cost-{found.start:%Y-%m}", form=form)
+    return lists.exported(body, columns, name=f"{found.tenant.name}-cost-{found.start:%Y-%m}", form=form, most=None)
 
 
 # --- one object -----------------------------------------------------------------------------------
@@ -310,6 +313,15 @@ def _form(
             "currency": currency(),
             "forecast": month.forecast,
             "month": date_format(month.start, "F Y"),
+            "twins": twins.pair(
+                "",
+                twins.api(
+                    "PUT",
+                    f"tenants/{request.tenant.name}/budget",
+                    {"amount": f"{row.amount:f}" if row is not None else "2500.00"},
+                    version=row.version if row is not None else None,
+                ),
+            ),
             "back_url": up,
             "breadcrumbs": [{"label": _("Cost"), "url": up}, {"label": _("Budget"), "url": ""}],
         }

@@ -219,7 +219,7 @@ def _counted(rows: QuerySet[Any], found: lists.Page[Any]) -> str:
 
 
 def _exported(noun: Noun, request: PageRequest, rows: QuerySet[Any], form: str) -> HttpResponse:
-    wanted = rows.order_by("-created_at", "-id")[: lists.MOST_EXPORTED]
+    wanted = rows.order_by("-created_at", "-id")[: lists.READ_FOR_EXPORT]
     columns = ["name", "short_id", "phase", "size", "place", "cost_a_day", "currency", "until", "created_at"]
     body = [
         {

@@ -21,7 +21,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from frontend.forms import wishes
-from frontend.kernel import outlook, plans, words
+from frontend.kernel import outlook, plans, twins, words
 from frontend.kernel.page import PageRequest, page
 from frontend.views import products
 from tenants.errors import ControlPlaneError, NotVisible
@@ -85,6 +85,7 @@ def renew(request: PageRequest) -> HttpResponse:
         "is_priced": all(each is not None for each in adds),
         "currency": money,
         "back_url": reverse("frontend:home-of", kwargs={"tenant": request.tenant.name}),
+        "twins": _twins(request, fitting, days),
         "columns": [
             {"key": "pick", "label": _("Renew it"), "hidden_label": True},
             {"key": "name", "label": _("Name")},
@@ -139,6 +140,24 @@ def _line(request: PageRequest, row: Any, until: datetime | None, why_not: str, 
 
 def _renewed(request: PageRequest, row: Any, days: int) -> Any:
     return allocations.renew(allocation=row.allocation, duration_s=days * 86400, actor=request.actor, now=request.now)
+
+
+def _twins(request: PageRequest, lines: Sequence[Line], days: int) -> list[dict[str, str]]:
+    """Return the same deed for a shell, one line per object; nothing where nothing can be renewed."""
+    name = request.tenant.name
+    if not lines:
+        return []
+    return twins.pair(
+        "\n".join(f"tenantry renew {_word(line.row)}/{line.row.name} --for {days}d --tenant {name}" for line in lines),
+        "\n".join(
+            twins.api(
+                "POST",
+                f"tenants/{name}/allocations/{line.row.allocation.short_id}/renew",
+                {"duration_s": days * 86400},
+            )
+            for line in lines
+        ),
+    )
 
 
 def _word(row: Any) -> str:

@@ -141,7 +141,7 @@ def _exported(request: PageRequest, rows: QuerySet[Request], form: str) -> HttpR
             "asked_at": line["row"].created_at,
             "decided_at": line["row"].decided_at,
         }
-        for line in map(_line, rows.order_by("-created_at", "-id")[: lists.MOST_EXPORTED])
+        for line in map(_line, rows.order_by("-created_at", "-id")[: lists.READ_FOR_EXPORT])
     ]
     return lists.exported(body, columns, name=f"{request.tenant.name}-requests", form=form)
 

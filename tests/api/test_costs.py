@@ -104,3 +104,33 @@ def test_every_column_of_the_command_line_is_in_the_answer(family, api):
         "DAY": "2026-06-02", "OBJECT": "bare", "KIND": "bare", "ITEM": SLICES, "HELD": "24", "BILLED": "24",
         "PRICE": "2", "COST": "48", "CURRENCY": "EUR", "PROVIDER": "estate",
     }  # fmt: skip
+
+
+def test_a_budget_is_set_read_changed_and_removed_by_version(family, api):
+    owner = api(factories.member(family["child"], Role.OWNER))
+    viewer = api(factories.member(family["child"], Role.VIEWER))
+    none = viewer.get("tenants/acme/budget")
+
+    made = owner.put("tenants/acme/budget", {"amount": "2500.5"})
+    blind = owner.delete("tenants/acme/budget")
+    stale = owner.put("tenants/acme/budget", {"amount": "1"}, if_match='"9"')
+    changed = owner.put("tenants/acme/budget", {"amount": "3000"}, if_match='"1"')
+    read = viewer.get("tenants/acme/budget")
+    gone = owner.delete("tenants/acme/budget", if_match='"2"')
+
+    assert [each.status for each in (none, made, blind, stale, changed, read, gone)] == [
+        404, 200, 428, 412, 200, 200, 204,
+    ]  # fmt: skip
+    assert (made.body["amount"], made.body["currency"], made.body["version"]) == ("2500.50", "EUR", 1)
+    assert (read.body["amount"], read.body["tenant"], read.body["version"]) == ("3000.00", "acme", 2)
+    assert viewer.get("tenants/acme/budget").status == 404
+
+
+@pytest.mark.parametrize("amount", ["0", "-1", "1.234", "1e3", 5, "100000000000"])
+def test_an_amount_that_is_no_budget_is_refused_at_its_field(family, api, amount):
+    owner = api(factories.member(family["child"], Role.OWNER))
+
+    answer = owner.put("tenants/acme/budget", {"amount": amount})
+
+    assert (answer.status, [fault["field"] for fault in answer.body["errors"]]) == (400, ["amount"])
+    assert owner.get("tenants/acme/budget").status == 404

@@ -15,8 +15,8 @@ from django.db import IntegrityError, transaction
 from tenants import bills, costs, trail, usage
 from tenants.actor import SYSTEM
 from tenants.errors import Conflict, Forbidden, InvalidSpec, PreconditionFailed
-from tenants.models import Budget, Endpoint, EndpointUsage, Event, Price, PriceList
-from tenants.notifications import registry, watch
+from tenants.models import Budget, Endpoint, EndpointUsage, Event, Notification, Price, PriceList
+from tenants.notifications import fanout, registry, watch
 from tenants.operations import allocations, budgets, endpoints
 from tenants.specs import AllocationSpec, BareAsk, EndpointAsk, GpuAsk, RevisionAsk, Term, UnitAsk
 from tenants.states import Role
@@ -197,6 +197,21 @@ def test_owners_are_told_once_a_month_at_80_and_at_100_per_cent_and_anew_when_it
 
     watch.tell(watch.budgets, JULY + 320 * HOUR)
     assert told()[3:] == [(80, "320.00", "400.00")]
+
+
+def test_the_owners_hear_of_it_once_and_members_do_not(world):
+    prices(JUNE - DAY, "spring", slices="0.25")
+    take(world, JUNE - HOUR, days=90)
+    budgets.set_budget(tenant=world.tenant, amount=Decimal(100), actor=world.actor, now=JUNE)
+
+    for hours in (81, 82):
+        watch.tell(watch.budgets, JUNE + hours * HOUR)
+        fanout.run(JUNE + hours * HOUR)
+
+    found = Notification.objects.filter(kind="budget.reached")
+    assert [row.person_id for row in found] == [world.owner.pk]
+    assert registry.link_of(found[0]) == f"/t/{world.tenant.name}/cost"
+    assert registry.text_of(found[0]).endswith("its budget of 2026-06: 81.00 of 100.00 EUR.")
 
 
 def test_a_budget_is_looked_at_every_quarter_of_an_hour_and_at_once_when_it_was_set(world):

@@ -53,6 +53,8 @@ def test_the_preview_says_new_ends_cost_and_verdict_and_changes_nothing(world, b
 
     assert said.count("Fits within every limit to its new end") == 2
     assert "Renew 2" in said
+    assert "tenantry renew endpoint/chat --for 30d --tenant acme" in said
+    assert f"/allocations/{world.acme.machine.allocation.short_id}/renew" in said
     # 20 further days of 0.3 × 2 + 0.02 × 4 + 0.003 × 16 an hour, twice
     assert "€349.44" in said
     assert "All together: €698.88 for the added time." in said
