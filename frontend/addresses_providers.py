@@ -16,7 +16,6 @@ PROVIDERS: list[Any] = [
     path("ops/providers/connect", connect.begin, name="provider-connect"),
     path(PROVIDER, providers.show, name="provider"),
     path(f"{PROVIDER}/test", provider_changes.test, name="provider-test"),
-    path(f"{PROVIDER}/tested", provider_changes.tested, name="provider-tested"),
     path(f"{PROVIDER}/enable", provider_changes.enable, name="provider-enable"),
     path(f"{PROVIDER}/disable", provider_changes.disable, name="provider-disable"),
     path(f"{PROVIDER}/settings", provider_changes.edit, name="provider-settings"),

@@ -54,14 +54,14 @@ LAYOUTS: Final[Mapping[str, str | Promise]] = {
 
 
 def reached(row: Provider, counts: kernel.Counts) -> str:
-    """Return the step that comes next: everything before it is done."""
+    """Return the step that comes next: everything before it is done, as it is for one with hosts in service."""
+    if not kernel.is_draft(row, counts):
+        return "acceptance"
     described = provider_kinds.kind_of(row.kind)
     there = set(row.credentials.values_list("name", flat=True))
     if described is not None and not {one.name for one in described.credentials} <= there:
         return "credentials"
-    if not kernel.tested(row, now=row.created_at).passed:
-        return "check"
-    return "found" if kernel.is_draft(row, counts) else "acceptance"
+    return "found" if kernel.tested(row, now=row.created_at).passed else "check"
 
 
 def _steps(row: Provider | None, now_at: str, far: str) -> list[dict[str, str]]:
@@ -97,6 +97,7 @@ def frame(row: Provider, step: str) -> dict[str, Any]:
         "kind": pages.title(row.kind),
         "simulated": kernel.is_simulated(row),
         "steps": _steps(row, step, reached(row, counts)),
+        "step_title": str(dict(STEPS)[step]),
         "breadcrumbs": _crumbs(row),
         "provider_url": reverse("frontend:provider", kwargs={"provider": row.name}),
     }

@@ -20,7 +20,7 @@ from django.utils.translation import ngettext
 from frontend.kernel import plans, problems
 from frontend.kernel import providers as kernel
 from frontend.kernel.page import PageRequest, page
-from frontend.views.providers import SHOWN, back, crumbs, found, label, rows_of
+from frontend.views.providers import SHOWN, back, crumbs, found, label, last_test, rows_of
 from tenants import access, provider_kinds
 from tenants.errors import Conflict, ControlPlaneError, InvalidSpec
 from tenants.models import Boundary, GpuDevice, Provider
@@ -40,24 +40,8 @@ def test(request: PageRequest, provider: str) -> HttpResponse:
     providers.test(provider=row, actor=request.actor, now=request.now)
     if request.htmx:
         with reading(request.actor):
-            return _tested(request, access.find(rows_of(), provider))
+            return last_test(request, access.find(rows_of(), provider))
     return HttpResponseRedirect(f"{reverse('frontend:provider', kwargs={'provider': row.name})}#test")
-
-
-@page("hosts.list")
-def tested(request: PageRequest, provider: str) -> HttpResponse:
-    """Return what the last test found; asks again by itself while one waits for a worker."""
-    return _tested(request, access.find(rows_of(), provider))
-
-
-def _tested(request: PageRequest, row: Provider) -> HttpResponse:
-    values = {
-        "row": row,
-        "test": kernel.tested(row, now=request.now),
-        "may_change": kernel.may(request.actor, "providers.test"),
-        "simulated": kernel.is_simulated(row),
-    }
-    return render(request, "frontend/pages/providers/_test.html", values)
 
 
 @page("providers.enable", methods=("POST",))

@@ -188,8 +188,19 @@ def _exported(request: PageRequest, rows: QuerySet[Provider], form: str) -> Http
 
 @page("hosts.list")
 def show(request: PageRequest, provider: str) -> HttpResponse:
-    """Show one provider."""
-    return _page(request, access.find(rows_of(), provider))
+    """Show one provider; an htmx request gets what the last test found, again and again while one waits."""
+    row = access.find(rows_of(), provider)
+    return last_test(request, row) if request.htmx else _page(request, row)
+
+
+def last_test(request: PageRequest, row: Provider) -> HttpResponse:
+    """Return the part of the page that has the last test."""
+    values = {
+        "row": row,
+        "test": kernel.tested(row, now=request.now),
+        "simulated": kernel.is_simulated(row),
+    }
+    return render(request, "frontend/pages/providers/_test.html", values)
 
 
 def _page(

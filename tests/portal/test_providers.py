@@ -100,7 +100,7 @@ def test_a_test_is_asked_for_and_its_answer_is_fetched(world, browse, ole):
                              "needed": True}]}
     }  # fmt: skip
     row.save(update_fields=["observed"])
-    answered = browser.get("/ops/providers/estate/tested", headers={"HX-Request": "true"})
+    answered = browser.get("/ops/providers/estate", headers={"HX-Request": "true"})
 
     assert "A worker is calling it now." in text(asked)
     assert 'hx-trigger="every 1s"' in asked.content.decode()

@@ -74,7 +74,7 @@ def test_each_address_answers_each_person_as_declared(world, browse):
 
     assert wrong == []
     assert snapshot() == before
-    assert len(ALL) == 31
+    assert len(ALL) == 30
 
 
 def test_an_operator_opens_every_page_and_what_is_missing_is_404(world, browse):
