@@ -25,7 +25,8 @@ from unfold.views import ChangeList
 from frontend.console import events
 from frontend.console.cells import cell
 from frontend.console.sheets import SHEETS, Sheet
-from tenants.models import Event, Person
+from tenants.models import Event, Person, Request
+from tenants.states import RequestState
 
 HIDDEN: Final = frozenset(
     {"password", "digest", "sealed", "token_digest", "credential_digest", "secret_sealed", "rendered"}
@@ -182,12 +183,15 @@ class Table(ModelAdmin):  # type: ignore[misc]  # the package has no types
         row = self.get_object(request, unquote(object_id))
         if row is None or not self.has_view_permission(request):
             raise Http404
+        facts = [self._fact(row, field) for field in shown_fields(self.model)]
         values = {
             **self.admin_site.each_context(request),
             "opts": self.opts,
             "title": f"{capfirst(self.opts.verbose_name)} {name_of(row)}",
             "row": row,
-            "facts": [self._fact(row, field) for field in shown_fields(self.model)],
+            "facts": [fact for fact in facts if fact.kind != "json"],
+            "documents": [fact for fact in facts if fact.kind == "json"],
+            "decide_url": _decide_url(row),
             "events": events.lines(self._events(row)),
             "event_columns": events.columns(),
             **(extra_context or {}),
@@ -231,9 +235,20 @@ class Table(ModelAdmin):  # type: ignore[misc]  # the package has no types
             return Fact(label, "", "yes" if value else "no")
         if isinstance(field, models.DateTimeField):
             return Fact(label, "", "moment", moment=value)
+        if isinstance(value, list) and all(isinstance(each, str) for each in value):
+            return Fact(label, ", ".join(value) or "--")
         if isinstance(value, dict | list):
+            if not value:
+                return Fact(label, "--")
             return Fact(label, json.dumps(value, indent=2, default=str, ensure_ascii=False), "json")
         return Fact(label, str(value))
+
+
+def _decide_url(row: models.Model) -> str:
+    """Return where an open request is decided; `""` for anything else."""
+    if isinstance(row, Request) and row.state == RequestState.SUBMITTED.value:
+        return reverse("admin:decide", kwargs={"key": row.short_id})
+    return ""
 
 
 def _address(row: models.Model) -> str:

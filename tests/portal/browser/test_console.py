@@ -56,6 +56,19 @@ def test_pages_of_the_console_have_no_serious_fault_and_fit(visit, ana, wish, si
     assert found == {path: [] for path in found}
 
 
+def test_the_inbox_is_decided_by_keyboard_alone(visit, ana, wish):
+    page = visit("/admin/inbox/", ana)
+
+    page.keyboard.press("j")
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"**/admin/inbox/{wish.short_id}/")
+    page.get_by_role("button", name="Approve").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/admin/inbox/")
+
+    assert Request.objects.get(pk=wish.pk).state == "approved"
+
+
 def test_filters_and_search_of_a_list_work(visit, ana, wish):
     page = visit("/admin/tenants/request/", ana)
 
