@@ -15,7 +15,9 @@ from django.db.models import QuerySet
 from django.http import HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 from django.urls import reverse
+from django.utils.functional import Promise
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy as _lazy
 from django.utils.translation import ngettext
 
 from frontend.design import phases
@@ -41,6 +43,13 @@ class Noun:
     model: type[Any]
     word: str
     """`endpoint`, `machine` or `namespace`: URL names and template folders follow it."""
+    title: Promise
+    """Of its list."""
+    icon: str
+    new: Promise
+    none: Promise
+    meaning: Promise
+    """What one is, for somebody who has none."""
 
     @property
     def plural(self) -> str:
@@ -48,9 +57,33 @@ class Noun:
         return f"{self.word}s"
 
 
-ENDPOINTS: Final = Noun(Endpoint, "endpoint")
-MACHINES: Final = Noun(Machine, "machine")
-NAMESPACES: Final = Noun(Namespace, "namespace")
+ENDPOINTS: Final = Noun(
+    Endpoint,
+    "endpoint",
+    title=_lazy("Endpoints"),
+    icon="radio-tower",
+    new=_lazy("New endpoint"),
+    none=_lazy("No endpoint yet"),
+    meaning=_lazy("An endpoint is a model behind an address of its own. Deploy one: everything is filled in."),
+)
+MACHINES: Final = Noun(
+    Machine,
+    "machine",
+    title=_lazy("Machines"),
+    icon="monitor",
+    new=_lazy("New machine"),
+    none=_lazy("No machine yet"),
+    meaning=_lazy("A machine is a VM with a GPU or a part of one, with SSH."),
+)
+NAMESPACES: Final = Noun(
+    Namespace,
+    "namespace",
+    title=_lazy("Namespaces"),
+    icon="box",
+    new=_lazy("New namespace"),
+    none=_lazy("No namespace yet"),
+    meaning=_lazy("A namespace holds your own workloads on GPUs of a cluster."),
+)
 DELETE: Final[Mapping[str, Any]] = {
     "endpoint": lambda row, **who: endpoints.delete(endpoint=row, **who),
     "machine": lambda row, **who: machines.delete(machine=row, **who),
@@ -103,6 +136,7 @@ def listed(noun: Noun, request: PageRequest) -> HttpResponse:
     values = {
         "rows": shown(noun, found.rows, request),
         "noun": noun,
+        "new_url": _new_url(noun, request) if request.portal.can_write else "",
         "more_url": more,
         "previous_url": first or (request.path if not found.is_first else ""),
         "query": {"name": "q", "value": request.GET.get("q", ""), "label": _("Name")},
@@ -123,8 +157,11 @@ def listed(noun: Noun, request: PageRequest) -> HttpResponse:
         ],
         "count": _counted(rows, found),
     }
-    template = f"frontend/pages/{noun.plural}/{'_table' if request.htmx else 'list'}.html"
-    return render(request, template, values)
+    return render(request, f"frontend/pages/products/{'_table' if request.htmx else 'list'}.html", values)
+
+
+def _new_url(noun: Noun, request: PageRequest) -> str:
+    return reverse(f"frontend:new-{noun.word}", kwargs={"tenant": request.tenant.name})
 
 
 def filtered(noun: Noun, request: PageRequest) -> QuerySet[Any]:
@@ -253,7 +290,7 @@ def frame(noun: Noun, request: PageRequest, row: Any, *, current: str) -> dict[s
         "page_state": phases.look(row.phase).page_state,
         "size": size_of(row.allocation),
         "breadcrumbs": [
-            {"label": _PLURALS[noun.word](), "url": reverse(f"frontend:{noun.plural}", kwargs={"tenant": tenant})},
+            {"label": noun.title, "url": reverse(f"frontend:{noun.plural}", kwargs={"tenant": tenant})},
             {"label": row.name, "url": ""},
         ],
         "live_url": reverse("frontend:live", kwargs={"tenant": tenant, "kind": noun.word, "key": row.pk}),
@@ -261,13 +298,6 @@ def frame(noun: Noun, request: PageRequest, row: Any, *, current: str) -> dict[s
         "delete_url": reverse(f"frontend:{noun.word}-delete", kwargs={"tenant": tenant, "name": row.short_id}),
         "renew_url": reverse(f"frontend:{noun.word}-renew", kwargs={"tenant": tenant, "name": row.short_id}),
     }
-
-
-_PLURALS: Final[Mapping[str, Any]] = {
-    "endpoint": lambda: _("Endpoints"),
-    "machine": lambda: _("Machines"),
-    "namespace": lambda: _("Namespaces"),
-}
 
 
 def state(row: Any, request: PageRequest) -> dict[str, Any]:
