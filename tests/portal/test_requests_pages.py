@@ -525,3 +525,20 @@ def test_an_owner_asks_for_more_in_his_tenants_and_those_below_and_a_platform_ro
 
     assert found == [("acme", 200, 403), ("acme-lab", 200, 403)]
     assert (preview.status_code, "+2" in text(preview)) == (200, True)
+
+
+def test_equal_wishes_of_one_tenant_are_approved_at_once_and_both_start(world, browse, ana):
+    rows = [deploy(world.acme, world.acme.owner, name) for name in ("first", "second")]
+    browser = browse(ana)
+    link = html.unescape(re.search(r'href="(/ops/inbox/equal\?key=[^"]+)"', browser.get(INBOX).content.decode())[1])
+    page = browser.get(link).content.decode()
+    sent = {
+        f"{name}:{row.short_id}": html.unescape(re.search(rf'name="{name}:{row.short_id}" value="([^"]*)"', page)[1])
+        for row in rows
+        for name in ("version", "proof")
+    }
+
+    browser.post(f"{INBOX}/equal/approve", {"take": [row.short_id for row in rows], **sent})
+
+    assert [state(row) for row in rows] == ["approved", "approved"]
+    assert set(Allocation.objects.filter(name__in=["first", "second"]).values_list("queued_at", flat=True)) == {None}
