@@ -97,8 +97,8 @@ PLAIN: Final[Mapping[str, Entry]] = {
     "quantisation": (_("The precision in which the weights are held."), "fp8"),
     "enabled": (_("Whether it may be used from now on."), True),
     # -- people and access -------------------------------------------------------------------------------
-    "email": (_("The address the person logs in with."), "mia@aurora.example"),
-    "password": (_("At least ten characters that nobody guesses."), "four words that only you know"),
+    "email": (_("The address that the account is known by."), "mia@aurora.example"),
+    "password": (_("The password of the account; only the log-in ever asks for it."), "four words that only you know"),
     "old": (_("The password that counts now."), "four words that only you know"),
     "new": (_("The new password: at least ten characters."), "four other words, just as long"),
     "role": (_("Viewer looks, member makes and uses, owner decides."), "member"),

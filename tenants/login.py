@@ -158,7 +158,8 @@ class PersonBackend(BaseBackend):
 class AdminTransactionMiddleware:
     """Gives each read of the admin console its read block; everything else opens its own.
 
-    Reads only: the console changes nothing by itself, its actions are POSTs that call operations.
+    Reads only, which the database sees to: the console changes nothing by itself, its decisions are POSTs that call
+    operations.
     """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
@@ -175,6 +176,8 @@ class AdminTransactionMiddleware:
         if actor is None:
             return self.get_response(request)
         with acting(actor):
+            with connection.cursor() as cursor:
+                cursor.execute("SET TRANSACTION READ ONLY")  # the database holds what the console promises
             return self.get_response(request)
 
 

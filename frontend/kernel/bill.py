@@ -13,7 +13,7 @@ from fractions import Fraction
 from typing import Any, Final
 from uuid import UUID
 
-from django.db.models import Min, Model
+from django.db.models import Min, Model, Q
 from django.urls import reverse
 from django.utils.translation import gettext as _
 
@@ -27,6 +27,8 @@ from tenants.pricing import money
 PRODUCTS: Final[Mapping[str, type[Model]]] = {"endpoint": Endpoint, "machine": Machine, "namespace": Namespace}
 MONTHS: Final = 13
 """Months that the picker offers."""
+MOST_LISTED: Final = 1500
+"""Uses of GPUs in a month that a page lists by object; beyond, the page shows sums and the export has the rest."""
 LABEL: Final = "label:"
 """Group by a label: `label:<key>`."""
 
@@ -365,5 +367,66 @@ def month_so_far(tenant: Tenant, *, now: datetime) -> bills.Forecast:
     The sums are those of `of`, to the sixth decimal, without what tokens will still cost.
     """
     start, end = billed.this_month(now)
-    spent = sum(billed.by_tenant(start, end, now=now, tenants=costs.below(tenant)).values(), start=Decimal(0))
-    return bills.Forecast(spent, money(bills.running(tenant, now, end)), Decimal(0))
+    return sums(tenant, start, end, now=now).forecast
+
+
+# --- more than a page can hold --------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """A month in sums alone, for tenants with more objects than a page can list."""
+
+    start: datetime
+    end: datetime
+    now: datetime
+    forecast: bills.Forecast
+    currency: str
+    by_item: Sequence[Group]
+    by_tenant: Sequence[Group]
+    unpriced: Sequence[str]
+
+    @property
+    def is_present(self) -> bool:
+        """Whether the month is not over."""
+        return self.start <= self.now < self.end
+
+
+def is_large(tenant: Tenant, start: datetime, *, now: datetime) -> bool:
+    """Whether a month has more uses of GPUs than a page can list one by one."""
+    end = quota.month_of(start).end
+    rows = UsageRecord.objects.filter(
+        Q(held_to=None) | Q(held_to__gt=start), tenant_id__in=costs.below(tenant), held_from__lt=min(end or now, now)
+    )
+    return rows.order_by()[: MOST_LISTED + 1].count() > MOST_LISTED
+
+
+def sums(tenant: Tenant, start: datetime, end: datetime, *, now: datetime) -> Sums:
+    """Return a month of a tenant and all below it in sums, worked out in the database."""
+    tenants = dict(Tenant.objects.filter(path__contains=[tenant.pk]).values_list("pk", "name"))
+    book = billed.Book.read()
+    items: dict[str, Group] = {}
+    owners: dict[UUID, Group] = {}
+    unpriced = set()
+    for row in billed.read(start, end, now=now, tenants=list(tenants)):
+        price = book.price(row.item, row.since, row.provider)
+        if price is None:
+            unpriced.add(asks.dimension(row.item))
+            continue
+        exact = Fraction(row.quantity) * Fraction(price)
+        items.setdefault(row.item, Group(_item(row.item))).exact += exact
+        owners.setdefault(row.tenant, Group(tenants.get(row.tenant, "--"))).exact += exact
+    spent = sum((group.exact for group in items.values()), start=Fraction(0))
+    for group in (*items.values(), *owners.values()):
+        group.share = float(group.exact / spent) if spent else 0.0
+    more = money(bills.running(tenant, now, end)) if start <= now < end else Decimal(0)
+    return Sums(
+        start=start,
+        end=end,
+        now=now,
+        forecast=bills.Forecast(money(spent), more, Decimal(0)),
+        currency=currency(),
+        by_item=sorted(items.values(), key=lambda group: (-group.exact, group.label)),
+        by_tenant=sorted(owners.values(), key=lambda group: (-group.exact, group.label)),
+        unpriced=sorted(unpriced),
+    )

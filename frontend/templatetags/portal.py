@@ -207,7 +207,7 @@ def explained(values: dict[str, Any]) -> dict[str, Any]:
     if known is None:
         return values
     found = {"sentence": gettext(known.sentence), **values}
-    if values.get("type") not in SHOW_CHOICES and "children" not in values:
+    if values.get("type") not in SHOW_CHOICES and "children" not in values and "min" not in values:
         found.setdefault("example", known.example_text)
     return found
 

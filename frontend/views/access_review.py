@@ -155,7 +155,9 @@ def _ways(request: PageRequest) -> list[Way]:
         way(
             row, "member", _("Person"), row.person.display_name, str(people.ROLES[Role(row.role)]),
             row.person.email, seen.get(row.person_id),
-            reverse("frontend:member-remove", kwargs={**where, "member": row.pk}),
+            reverse("frontend:member-leave", kwargs=where)
+            if row.person_id == request.actor.person_id
+            else reverse("frontend:member-remove", kwargs={**where, "member": row.pk}),
         )
         for row in members
     ]  # fmt: skip

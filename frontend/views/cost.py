@@ -18,7 +18,7 @@ from django.utils.translation import gettext as _
 
 from frontend.kernel import asks, bill, lists, problems, twins
 from frontend.kernel.page import PageRequest, page
-from tenants import access, bills, costs
+from tenants import access, bills, costs, quota
 from tenants.errors import ControlPlaneError, InvalidSpec, NotVisible
 from tenants.models import Allocation, Budget, Tenant, UsageSubject
 from tenants.operations import budgets
@@ -37,10 +37,13 @@ SHOWN: Final = 200
 @page("costs.list")
 def show(request: PageRequest) -> HttpResponse:
     """Show a month."""
-    found = bill.of(request.tenant, bill.month_from(request.GET.get("month", ""), now=request.now), now=request.now)
+    start = bill.month_from(request.GET.get("month", ""), now=request.now)
     form = request.GET.get("format", "")
     if form in {"csv", "json"}:
-        return _exported(found, form)
+        return _exported(bill.of(request.tenant, start, now=request.now), form)
+    if bill.is_large(request.tenant, start, now=request.now):
+        return _large(request, start)
+    found = bill.of(request.tenant, start, now=request.now)
     kinds = bill.kinds_of(found)
     by = request.GET.get("by", "")
     by = by if by in dict(kinds) else "object"
@@ -74,17 +77,45 @@ def show(request: PageRequest) -> HttpResponse:
     return render(request, "frontend/pages/cost/show.html", values)
 
 
-def _fields(request: PageRequest, found: bill.Bill, kinds: list[tuple[str, str]], by: str) -> list[dict[str, Any]]:
+def _large(request: PageRequest, start: datetime) -> HttpResponse:
+    """Show a month with more objects than a page lists: its sums."""
+    end = quota.month_of(start).end
+    assert end is not None
+    found = bill.sums(request.tenant, start, end, now=request.now)
+    row = _budget(request.tenant)
+    values = {
+        "bill": found,
+        "month": date_format(start, "F Y"),
+        "fields": [_month_field(request, start)],
+        "tables": [
+            {"title": _("By what was used"), "groups": found.by_item, "columns": _columns("item", _("What was used"))},
+            {"title": _("By tenant"), "groups": found.by_tenant, "columns": _columns("item", _("Tenant"))},
+        ],
+        "budget": row,
+        "pace": bill.pace(row, found.forecast, start, end, now=request.now)
+        if row is not None and found.is_present
+        else None,
+        "can_budget": access.allowed(request.actor, request.tenant, ROUTES["budgets.set"]),
+        "twins": _twins(request, found),
+    }
+    return render(request, "frontend/pages/cost/large.html", values)
+
+
+def _month_field(request: PageRequest, start: datetime) -> dict[str, Any]:
     months = bill.months(request.tenant, now=request.now)
-    if found.start not in months:
-        months = sorted([*months, found.start], reverse=True)
+    if start not in months:
+        months = sorted([*months, start], reverse=True)
+    return {
+        "name": "month",
+        "label": _("Month"),
+        "value": f"{start:%Y-%m}",
+        "options": [{"value": f"{month:%Y-%m}", "label": date_format(month, "F Y")} for month in months],
+    }
+
+
+def _fields(request: PageRequest, found: bill.Bill, kinds: list[tuple[str, str]], by: str) -> list[dict[str, Any]]:
     return [
-        {
-            "name": "month",
-            "label": _("Month"),
-            "value": f"{found.start:%Y-%m}",
-            "options": [{"value": f"{month:%Y-%m}", "label": date_format(month, "F Y")} for month in months],
-        },
+        _month_field(request, found.start),
         {
             "name": "by",
             "label": _("By"),
@@ -96,7 +127,7 @@ def _fields(request: PageRequest, found: bill.Bill, kinds: list[tuple[str, str]]
 
 def _columns(by: str, words: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = [{"key": "name", "label": words}]
-    if by != "object":
+    if by not in {"object", "item"}:
         found.append({"key": "objects", "label": _("Objects"), "numeric": True})
     found += [
         {"key": "cost", "label": _("Cost"), "numeric": True},
@@ -111,7 +142,7 @@ def _columns(by: str, words: str) -> list[dict[str, Any]]:
     return found
 
 
-def _twins(request: PageRequest, found: bill.Bill) -> list[dict[str, str]]:
+def _twins(request: PageRequest, found: bill.Bill | bill.Sums) -> list[dict[str, str]]:
     start, end = f"{found.start:%Y-%m-%dT%H:%M:%SZ}", f"{found.end:%Y-%m-%dT%H:%M:%SZ}"
     name = request.tenant.name
     return twins.pair(
@@ -176,7 +207,7 @@ def one(request: PageRequest, name: str) -> HttpResponse:
         "empty": not spans,
         "object_url": _object_url(found),
         "currency": currency(),
-        "fields": _fields(request, month, [("object", "")], "object")[:1],
+        "fields": [_month_field(request, month.start)],
         "columns": [
             {"key": "what", "label": _("What")},
             {"key": "from", "label": _("From")},

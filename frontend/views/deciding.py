@@ -323,13 +323,14 @@ def approve_all(request: PageRequest, rows: list[Request]) -> tuple[list[str], l
     if len({asks.equal_key(row) for row in rows}) > 1:
         raise InvalidSpec(_("Only equal requests are decided together."), field="take")
     done, kept = [], []
+    raised: dict[tuple[str, str], int] = {}
     for row in rows:
         try:
-            requests.decide(
+            decision = requests.decide(
                 request=row,
                 version=read_number(given.get(f"version:{row.short_id}"), field="version"),
                 verdict="approve",
-                expect_proof=proof_of(given.get(f"proof:{row.short_id}", "")),
+                expect_proof=_beside(proof_of(given.get(f"proof:{row.short_id}", "")), raised),
                 actor=request.actor,
                 now=request.now,
             )
@@ -337,4 +338,20 @@ def approve_all(request: PageRequest, rows: list[Request]) -> tuple[list[str], l
             kept.append(f"{row.short_id}: {words.plain(error.detail)}")
         else:
             done.append(row.short_id)
+            for line in decision.proof.get("quota", ()):
+                at = (line["tenant"], line["dimension"])
+                raised[at] = raised.get(at, 0) + line["after"] - line["before"]
     return done, kept
+
+
+def _beside(seen: dict[str, Any] | None, raised: Mapping[tuple[str, str], int]) -> dict[str, Any] | None:
+    """Return a forecast as it would have been beside what the same click has raised already: that is no surprise."""
+    if seen is None or not raised:
+        return seen
+    try:
+        lines = [
+            {**one, "after": one["after"] + raised.get((one["tenant"], one["dimension"]), 0)} for one in seen["quota"]
+        ]
+    except (KeyError, TypeError):
+        return seen  # no forecast of ours: the decision says so
+    return {**seen, "quota": lines}

@@ -160,6 +160,7 @@ def _lines(rows: list[Decision]) -> list[dict[str, Any]]:
 
 def _line(row: Any) -> dict[str, Any]:
     text, tone, icon = VERDICTS[row.verdict]
+    tenant = row.tenant or row.request.tenant  # of a new tenant: the one that came of it
     cost = (row.proof or {}).get("cost") or {}
     granted = asks.amounts(asks.all_limits(row.granted)) if row.verdict == "reduce" else ""
     return {
@@ -167,7 +168,7 @@ def _line(row: Any) -> dict[str, Any]:
         "url": reverse("frontend:decide", kwargs={"key": row.request.short_id}),
         "what": asks.what(row.request),
         "granted": granted,
-        "tenant": row.tenant.name if row.tenant is not None else "",
+        "tenant": tenant.name if tenant is not None else "",
         "verdict": {"text": str(text), "tone": tone, "icon": icon},
         "by": _("Rule: %(name)s") % {"name": row.rule.name} if row.rule is not None else (row.decided_by or "--"),
         "by_rule": row.rule is not None,

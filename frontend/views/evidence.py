@@ -31,6 +31,7 @@ PIECE: Final = 256 * 1024
 PACKS_SHOWN: Final = 50
 MOST_TENANTS: Final = 500
 PRESET: Final = timedelta(days=30)
+PACK_COLUMNS: Final = ("tenant", "since", "until", "children", "events", "windows", "by", "at", "manifest")
 WINDOW_COLUMNS: Final = (
     "tenant", "kind", "name", "product", "profile", "start", "size", "gpu", "host", "provider", "site", "held_from",
     "held_to",
@@ -67,14 +68,35 @@ def _tenant(request: PageRequest, name: str) -> Tenant:
 @page("checkpoints.list")
 def packs(request: PageRequest) -> HttpResponse:
     """Show the form that makes a pack, and who made which."""
+    if request.GET.get("format") in {"csv", "json"}:
+        return lists.exported(_made(lists.MOST_EXPORTED), PACK_COLUMNS, name="packs", form=request.GET["format"])
     return _packs(request, request.GET, {})
+
+
+def _made(most: int) -> list[dict[str, Any]]:
+    """Return who made which pack, the newest first."""
+    rows = list(Event.objects.filter(kind="evidence.made").order_by("-at", "-seq")[:most])
+    people = dict(Person.objects.filter(pk__in={row.person_id for row in rows}).values_list("pk", "display_name"))
+    names = dict(Tenant.objects.filter(pk__in={row.tenant_id for row in rows}).values_list("pk", "name"))
+    return [
+        {
+            "by": people.get(row.person_id, "--") if row.person_id else "--",
+            "tenant": names.get(row.tenant_id, "--") if row.tenant_id else "--",
+            "at": row.at,
+            "since": _moment(row.data.get("since")),
+            "until": _moment(row.data.get("until")),
+            "children": row.data.get("children"),
+            "events": row.data.get("events"),
+            "windows": row.data.get("windows"),
+            "manifest": row.data.get("manifest", ""),
+        }
+        for row in rows
+    ]
 
 
 def _packs(request: PageRequest, given: QueryDict, errors: Mapping[str, str], *, status: int = 200) -> HttpResponse:
     today = timezone.localdate(request.now)
-    made = list(Event.objects.filter(kind="evidence.made").order_by("-at", "-seq")[:PACKS_SHOWN])
-    people = dict(Person.objects.filter(pk__in={row.person_id for row in made}).values_list("pk", "display_name"))
-    names = dict(Tenant.objects.filter(pk__in={row.tenant_id for row in made}).values_list("pk", "name"))
+    made = _made(PACKS_SHOWN)
     values = {
         "tabs": _tabs("packs"),
         "tenants": _tenants(),
@@ -84,20 +106,7 @@ def _packs(request: PageRequest, given: QueryDict, errors: Mapping[str, str], *,
         "children": given.get("children", "") == "on",
         "errors": errors,
         "can_make": access.allowed(request.actor, None, ROUTES["evidence.make"]),
-        "lines": [
-            {
-                "by": people.get(row.person_id, "--") if row.person_id else "--",
-                "tenant": names.get(row.tenant_id, "--") if row.tenant_id else "--",
-                "at": row.at,
-                "since": _moment(row.data.get("since")),
-                "until": _moment(row.data.get("until")),
-                "children": row.data.get("children"),
-                "events": row.data.get("events"),
-                "windows": row.data.get("windows"),
-                "manifest": row.data.get("manifest", ""),
-            }
-            for row in made
-        ],
+        "lines": made,
         "empty": not made,
         "columns": [
             {"key": "tenant", "label": _("Tenant")},

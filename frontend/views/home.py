@@ -77,8 +77,8 @@ def show(request: PageRequest) -> HttpResponse:
     count = sum(_living(noun, request).select_related(None).count() for noun in nouns)
     whole = count == len(lines)  # sums of a part would be wrong: then they are not shown
     day = sum((line.day for line in lines if line.day is not None), start=Decimal(0)) if whole else None
-    month = bill.month_so_far(request.tenant, now=request.now)
     budget = Budget.objects.filter(tenant=request.tenant).first()
+    month = bill.month_so_far(request.tenant, now=request.now) if budget is not None else None
     start, end = billed.this_month(request.now)
     values: dict[str, Any] = {
         "needs": _needs(request, lines),
@@ -93,7 +93,8 @@ def show(request: PageRequest) -> HttpResponse:
         "count": count,
         "day": day,
         "month": month,
-        "pace": bill.pace(budget, month, start, end, now=request.now) if budget is not None else None,
+        "days_30": day * 30 if day is not None else None,
+        "pace": bill.pace(budget, month, start, end, now=request.now) if budget is not None and month else None,
         "can_budget": budget is None and access.allowed(request.actor, request.tenant, ROUTES["budgets.set"]),
         "currency": currency(),
         "live_url": reverse("frontend:live-tenant", kwargs={"tenant": request.tenant.name}),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -16,6 +17,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
 from frontend.design import numbers
+from frontend.design.moments import absolute
 from frontend.forms import wishes
 from frontend.kernel import lists, room, stock
 from frontend.kernel.page import PageRequest, page
@@ -23,11 +25,11 @@ from frontend.kernel.room import Room
 from frontend.kernel.stock import Served, Stock
 from tenants import fit
 from tenants.fit import CannotServe, Offer
-from tenants.models import ServedModel
+from tenants.models import ServedModel, Unit
 from tenants.models_catalogue import NoSuchQuantisation, Quantisation
 from tenants.operations.pricing import all_prices, currency
 from tenants.pricing import PriceList
-from tenants.states import StockVisibility
+from tenants.states import ServiceClass, StockVisibility
 
 NOW: Final = "now"
 WAIT: Final = "wait"
@@ -39,6 +41,7 @@ VERDICTS: Final[Mapping[str, tuple[str | Promise, str, str]]] = {
     NEVER: (gettext_lazy("Does not fit"), "bad", "circle-x"),
     UNKNOWN: (gettext_lazy("Size unknown"), "quiet", "circle-question-mark"),
 }
+MOST_ENDS: Final = 200
 COLUMNS: Final = (
     "name", "repository", "licence", "parameters", "longest_context", "verdict", "size", "free", "most_users",
     "estimated_tokens_s", "price_hour", "currency",
@@ -65,6 +68,24 @@ class Line:
     def gated(self) -> str:
         """Return what its publisher asks for before the weights may be loaded, `""` for nothing."""
         return self.served.facts.gated if self.served.facts is not None else ""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Something of the tenant's own that ends by itself."""
+
+    at: datetime
+    name: str
+    product: str
+    profile: str
+    gpus: int
+
+    def makes_room_for(self, offer: Offer) -> bool:
+        """Tell whether a size goes in where this was: the same one, or a part of whole GPUs."""
+        size = offer.size
+        if size.product != self.product:
+            return False
+        return size.profile == self.profile if self.profile else bool(size.profile) or size.count <= self.gpus
 
 
 def parameters(served: Served) -> str:
@@ -126,9 +147,10 @@ def _lines(request: PageRequest, held: Stock, models: list[Served], users: int, 
     exact = bool(request.actor.platform_roles)
     visibility = StockVisibility.EXACT.value if exact else str(request.tenant.stock_visibility)
     address = reverse("frontend:new-endpoint", kwargs={"tenant": request.tenant.name})
+    ends = _own_ends(request)
     found = []
     for served in models:
-        verdict, sentence, offer = _verdict(request, held, served, free, prices, users, context)
+        verdict, sentence, offer = _verdict(request, held, served, free, prices, users, context, ends)
         free_words = room.words(_free(free, offer), visibility) if offer is not None else ""
         query = {"model": served.name, "users": users, "context": _context(served, context)}
         found.append(Line(served, verdict, sentence, offer, free_words, f"{address}?{urlencode(query)}"))
@@ -141,11 +163,20 @@ def _context(served: Served, asked: int) -> int:
 
 
 def _verdict(
-    request: PageRequest, held: Stock, served: Served, free: Room, prices: PriceList, users: int, context: int
+    request: PageRequest,
+    held: Stock,
+    served: Served,
+    free: Room,
+    prices: PriceList,
+    users: int,
+    context: int,
+    ends: Sequence[End],
 ) -> tuple[str, str, Offer | None]:
     """Return whether a model fits now, a sentence that says why, and the size that it is about."""
     if served.facts is None:
         return UNKNOWN, _("The memory that it needs is not known here. Order a size by the command line."), None
+    if not held.products:
+        return NEVER, _("No GPU is open here at the moment."), None
     try:
         found = fit.choose(
             served.facts,
@@ -165,11 +196,24 @@ def _verdict(
     if fitting is not None:
         return NOW, "", fitting
     sizes = ngettext("%(n)s size would serve it", "%(n)s sizes would serve it", len(usable)) % {"n": len(usable)}
-    return (
-        WAIT,
-        _("%(sizes)s; none is free now. Ask, and it starts by itself when one is.") % {"sizes": sizes},
-        usable[0],
-    )
+    text = _("%(sizes)s; none is free now. Ask, and it starts by itself when one is.") % {"sizes": sizes}
+    own = next((end for end in ends if any(end.makes_room_for(offer) for offer in usable)), None)
+    if own is not None:
+        text += " " + _("Your %(name)s, of such a size, ends %(when)s.") % {"name": own.name, "when": absolute(own.at)}
+    return WAIT, text, usable[0]
+
+
+def _own_ends(request: PageRequest) -> list[End]:
+    """Return what of the tenant's own ends by itself, the next first: all that he may know of others' is nothing."""
+    rows = Unit.objects.filter(
+        tenant=request.tenant, host__isnull=False, allocation__expires_at__gt=request.now
+    ).exclude(allocation__service_class=ServiceClass.PRODUCTION.value)
+    rows = rows.select_related("allocation").order_by("allocation__expires_at", "pk")[:MOST_ENDS]
+    return [
+        End(row.allocation.expires_at, row.allocation.name, row.product, row.profile, max(1, row.gpu_count))
+        for row in rows
+        if row.allocation.expires_at is not None
+    ]
 
 
 def _quantisation(served: Served) -> Quantisation:

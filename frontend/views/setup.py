@@ -149,7 +149,7 @@ ITEMS: Final = (
     ),
     Item(
         "model", gettext_lazy("A model to serve"), gettext_lazy("What New offers first."), _models,
-        gettext_lazy("Offer a model"), "served-model-new",
+        gettext_lazy("Offer a model"), "served-models",
     ),
     Item(
         "tenant", gettext_lazy("The first tenant"), gettext_lazy("The room of a team: people, limits, what runs."),

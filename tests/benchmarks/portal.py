@@ -70,7 +70,7 @@ def furnish(count: int) -> dict[str, Any]:
     for dimension in ("endpoints", "machines", "storage_gib"):
         factories.set_limit(tenant, dimension, 1_000_000)
     make_endpoints(tenant, member, count, now)
-    make_requests(tenant, member, 200, now)
+    make_requests(tenant, member, 90, now)
     Membership.objects.update(role=3)
     platform = {role.value: factories.person(name=role.value, platform=(role,)) for role in PlatformRole}
     return {"owner": member, **platform}

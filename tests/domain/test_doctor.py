@@ -15,7 +15,7 @@ from tenants.doctor import CHECKS, THOROUGH, Result, State
 from tenants.errors import Forbidden
 from tenants.models import Event, GpuDevice, Provider, SystemReport
 from tenants.operations import system
-from tenants.states import PlatformRole
+from tenants.states import PlatformRole, Role
 from tenants.transactions import acting
 from tests import factories
 from tests.conftest import NOW
@@ -175,3 +175,16 @@ def test_only_people_of_the_platform_ask():
         system.check(actor=factories.actor(member), now=NOW)
 
     assert not SystemReport.objects.exists()
+
+
+def test_reports_show_to_people_of_the_platform_alone():
+    auditor = factories.actor(factories.person(platform=(PlatformRole.AUDITOR,)))
+    owner = factories.actor(factories.member(factories.tenant(), Role.OWNER))
+    system.check(actor=auditor, now=NOW)
+
+    seen = []
+    for actor in (auditor, owner):
+        with acting(actor):
+            seen.append(SystemReport.objects.count())
+
+    assert seen == [1, 0]

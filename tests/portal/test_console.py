@@ -10,7 +10,7 @@ import re
 
 import pytest
 from django.apps import apps
-from django.db import IntegrityError, connection, transaction
+from django.db import IntegrityError, InternalError, connection, transaction
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import get_resolver
@@ -435,3 +435,20 @@ def test_the_frameworks_other_pages_are_closed_or_empty_and_never_fail(browse, a
         f"{base}?bogus=1": 302, f"{base}?p=9999": 200, "/admin/inbox/rq-zzzz/": 404, "/admin/inbox/?format=csv": 200,
         "/admin/inbox/equal/?key=none": 302, "/admin/password_change/": 302, "/admin/auth/": 404, "/admin/mfa/": 404,
     }  # fmt: skip
+
+
+def test_the_database_refuses_whatever_a_page_of_the_console_would_write(browse, ana, acme, monkeypatch):
+    def careless(table, request, object_id, from_field=None):
+        Tenant.objects.update(display_name="changed")
+
+    browser = browse(ana)
+    url = f"/admin/tenants/tenant/{acme.pk}/change/"
+    assert browser.get(url).status_code == 200
+    monkeypatch.setattr(Table, "get_object", careless)
+
+    answer = browser.get(url)
+
+    assert answer.status_code == 500
+    assert isinstance(answer.exc_info[1], InternalError)
+    assert "read-only transaction" in str(answer.exc_info[1])
+    assert Tenant.objects.get().display_name == "Acme Works"

@@ -99,7 +99,7 @@ def test_grouped_by_person_item_and_label(month, browse):
 
     assert "Owner 1 €7.28 67 %" in people
     assert "Member 1 €3.64 33 %" in people
-    assert "H100-80GB 2 €9.00 82 %" in items
+    assert "H100-80GB €9.00 82 %" in items
     assert "search 1 €7.28" in labels
     assert "Without this label 1 €3.64" in labels
 
@@ -314,3 +314,23 @@ def test_months_reach_back_to_the_tenants_beginning_and_no_further(world):
     found = bill.months(world.acme.tenant, now=now)
 
     assert [f"{month:%Y-%m}" for month in found] == ["2026-11", "2026-10", "2026-09"]
+
+
+def test_a_month_with_more_than_a_page_can_list_shows_the_same_sums(month, browse, monkeypatch):
+    browser = browse(month.acme.owner)
+    url = f"{COST}?month={LAST_MONTH}"
+    browser.post(f"{COST}/budget", {"amount": "100"})
+    exported = browser.get(f"{url}&format=json").content
+
+    monkeypatch.setattr(bill, "MOST_LISTED", 1)
+    answer = browser.get(url)
+    present = text(browser.get(COST))
+
+    said = text(answer)
+    assert "There is too much in this month to list it" in said
+    assert f"Spent €10.92 {LAST:%B %Y}" in said
+    assert "H100-80GB €9.00 82 %" in said
+    assert "acme €10.92 100 %" in said
+    assert "€0.00 of €100.00: 0 %" in present
+    assert browser.get(f"{url}&format=json").content == exported
+    assert CANARY not in said

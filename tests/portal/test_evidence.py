@@ -57,6 +57,8 @@ def test_a_pack_comes_as_a_file_that_verifies_and_leaves_a_line(browse, world, a
     assert evidence_verifier.faults(archive) == []
     assert answer["X-Evidence-Manifest"] == event.data["manifest"]
     assert (event.data["manifest"][:12] in text, "Aud" in text) == (True, True)
+    (row,) = json.loads(browser.get("/ops/evidence?format=json").content)
+    assert (row["tenant"], row["by"], row["manifest"]) == ("acme", "Aud", event.data["manifest"])
     assert CANARY.encode() not in b"".join(archive.read(name) for name in archive.namelist())
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import json
+from datetime import timedelta
 
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
+from frontend.design.moments import absolute
 from frontend.kernel import room
-from tenants.models import Event, GpuDevice, Host, ServedModel, Tenant
+from tenants.models import Allocation, Event, GpuDevice, Host, ServedModel, Tenant, Unit
 from tenants.states import PlatformRole, StockVisibility
 from tests import factories
 from tests.conftest import NOW
@@ -124,6 +127,29 @@ def test_what_is_full_waits_and_what_is_too_big_says_why(browse, world):
     assert "none is free now. Ask, and it starts by itself when one is." in text
     assert "Nothing here fits." in text
     assert text.count("?model=") == 1
+
+
+@pytest.mark.no_audit
+def test_what_waits_names_ones_own_that_ends_next_and_nobody_elses(browse, world):
+    GpuDevice.objects.update(free=0)
+    Host.objects.update(empty_gpus=0)
+    later = timezone.now() + timedelta(days=9)
+    Allocation.objects.filter(tenant=world.foreign.tenant).update(expires_at=later - timedelta(days=8))
+    Allocation.objects.filter(tenant=world.acme.tenant, name="box").update(expires_at=later)
+    browser = browse(world.acme.member)
+    Unit.objects.filter(allocation__name="box").update(profile="3g.40gb")
+
+    text = page(browser)
+
+    assert f"Your box, of such a size, ends {absolute(later)}." in text
+    Unit.objects.filter(allocation__name="box").update(profile="1g.10gb")
+    assert "of such a size" not in page(browser)
+
+
+def test_where_no_gpu_is_open_it_says_so(browse, world):
+    GpuDevice.objects.update(placeable=False)
+
+    assert "No GPU is open here at the moment." in page(browse(world.acme.member))
 
 
 def test_more_users_choose_a_larger_size_and_filters_stand_in_the_address(browse, world):

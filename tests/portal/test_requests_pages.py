@@ -510,3 +510,35 @@ def test_pages_of_a_tenant_name_nobody_else_and_use_no_words_of_the_ledger(world
             wrong.append((url, answer.status_code, CANARY in answer.content.decode(), hits))
 
     assert wrong == []
+
+
+def test_an_owner_asks_for_more_in_his_tenants_and_those_below_and_a_platform_role_alone_does_not(world, browse, ana):
+    child = factories.tenant(name="acme-lab", parent=world.acme.tenant)
+    factories.set_limit(child, GPU, 4)
+    owner, approver = browse(world.acme.owner), browse(ana)
+
+    found = [
+        (name, owner.get(f"/t/{name}/quota/ask").status_code, approver.get(f"/t/{name}/quota/ask").status_code)
+        for name in ("acme", "acme-lab")
+    ]
+    preview = owner.get("/t/acme-lab/quota/ask", {f"new:{GPU}": 6}, headers={"hx-request": "true"})
+
+    assert found == [("acme", 200, 403), ("acme-lab", 200, 403)]
+    assert (preview.status_code, "+2" in text(preview)) == (200, True)
+
+
+def test_equal_wishes_of_one_tenant_are_approved_at_once_and_both_start(world, browse, ana):
+    rows = [deploy(world.acme, world.acme.owner, name) for name in ("first", "second")]
+    browser = browse(ana)
+    link = html.unescape(re.search(r'href="(/ops/inbox/equal\?key=[^"]+)"', browser.get(INBOX).content.decode())[1])
+    page = browser.get(link).content.decode()
+    sent = {
+        f"{name}:{row.short_id}": html.unescape(re.search(rf'name="{name}:{row.short_id}" value="([^"]*)"', page)[1])
+        for row in rows
+        for name in ("version", "proof")
+    }
+
+    browser.post(f"{INBOX}/equal/approve", {"take": [row.short_id for row in rows], **sent})
+
+    assert [state(row) for row in rows] == ["approved", "approved"]
+    assert set(Allocation.objects.filter(name__in=["first", "second"]).values_list("queued_at", flat=True)) == {None}

@@ -29,9 +29,10 @@ TOO_WIDE = """() => {
     return [document.documentElement.scrollWidth, ...out.slice(0, 3).map((e) => e.outerHTML.slice(0, 90))];
 }"""
 UNMARKED = """() => {
-    const parts = ["outlineStyle", "outlineWidth", "boxShadow", "borderColor", "backgroundColor", "textDecorationLine"];
+    const parts = ["outlineStyle", "outlineWidth", "boxShadow", "borderColor", "backgroundColor", "textDecorationLine", "stroke"];
     const look = (e) => { const s = getComputedStyle(e); return parts.map((part) => s[part]).join("|"); };
-    const around = (e) => [e, e.parentElement, e.parentElement?.parentElement, e.nextElementSibling].filter(Boolean);
+    const around = (e) => [e, e.parentElement, e.parentElement?.parentElement,
+        e.nextElementSibling, ...e.children].filter(Boolean);
     const all = [...document.querySelectorAll("a[href], button, input, select, textarea, summary, [tabindex='0']")];
     const items = all.filter((e) => !e.disabled && e.type !== "hidden" && e.tabIndex >= 0 && e.checkVisibility() &&
         !e.closest("[inert]") && e.getClientRects().length).slice(0, 70);
