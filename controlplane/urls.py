@@ -4,6 +4,7 @@ from typing import Any
 
 from django.contrib import admin
 from django.urls import include, path
+from django.views.generic import RedirectView
 
 from controlplane import health
 from frontend import urls as portal_urls
@@ -25,6 +26,7 @@ urlpatterns: list[Any] = [
     path("api/docs", docs.DocsView.as_view(url_name="schema")),
     path("api/errors/<str:code>", docs.error_help),
     path("agent/v1/", include(agent_urls)),
+    path("admin", RedirectView.as_view(url="/admin/")),  # as people type it
     path("admin/login/", accounts_views.to_log_in),  # the console's own would ask for no second factor
     path("admin/", admin.site.urls),
     path("accounts/", include(accounts_urls)),

@@ -100,6 +100,7 @@ def test_members_of_tenants_and_visitors_are_sent_to_the_log_in(browse, acme, pa
         answer = browser.get(path)
         assert (answer.status_code, answer.headers["Location"][:13]) == (302, "/admin/login/")
     assert browse(None).get("/admin/login/").headers["Location"] == "/accounts/login/"
+    assert browse(None).get("/admin").headers["Location"] == "/admin/"
 
 
 def test_a_second_factor_is_asked_for_here_as_in_the_portal(ana, settings):
