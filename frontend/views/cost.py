@@ -334,7 +334,6 @@ def _form(
     with reading(request.actor):
         row = _budget(request.tenant)
         start = bill.month_from("", now=request.now)
-        month = bill.of(request.tenant, start, now=request.now)
         values = {
             "budget": row,
             "amount": given.get("amount", f"{row.amount:f}" if row is not None else ""),
@@ -342,8 +341,8 @@ def _form(
             "errors": errors,
             "error": errors.get("", ""),
             "currency": currency(),
-            "forecast": month.forecast,
-            "month": date_format(month.start, "F Y"),
+            "forecast": bill.month_so_far(request.tenant, now=request.now),
+            "month": date_format(start, "F Y"),
             "twins": twins.pair(
                 "",
                 twins.api(
