@@ -169,6 +169,8 @@ ALL: Final[tuple[Noun, ...]] = (
     _noun("gpu-products", "gpu-product", "platform",
           "PRODUCT=id SLICES=slices GIB=memory_gib:amount PROFILES=profiles:names", "products", paged=False),
     _noun("checkpoints", "checkpoint", "platform", "WHEN=at:moment HEADS=heads:count HASH=hash"),
+    _noun("system-reports", "system-report", "platform",
+          "ASKED=asked_at:ago DONE=done_at:ago STATE=state THOROUGH=thorough MS=took_ms WORKER=worker RELEASE=release"),
     _noun("tokens", "token", "platform",
           "ID=id NAME=name TENANT=tenant READ_ONLY=read_only UNTIL=expires_at:until REVOKED=revoked_at:ago "
           "LAST_USED=last_used_at:ago AGE=created_at:ago"),

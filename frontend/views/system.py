@@ -144,8 +144,9 @@ def _twins(request: PageRequest) -> list[dict[str, str]]:
     return [
         {
             "label": _("API"),
-            "text": f'curl -H "Authorization: Bearer $TENANTRY_TOKEN" {base}/api/v1/system/reports?limit=1',
+            "text": f'curl -H "Authorization: Bearer $TENANTRY_TOKEN" {base}/api/v1/system-reports?limit=1',
         },
+        {"label": _("CLI"), "text": "tenantry get system-reports"},
         {"label": _("On the machine"), "text": "make doctor"},
     ]
 

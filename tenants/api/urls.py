@@ -149,7 +149,7 @@ PLATFORM: list[Any] = [
     path("prices/<str:price_list>", platform.PriceListItem.as_view()),
     path("gpu-products", platform.Catalogue.as_view()),
     path("checkpoints", records.Checkpoints.as_view()),
-    path("system/reports", system.SystemReports.as_view()),
+    path("system-reports", system.SystemReports.as_view()),
     path(f"{TENANT}/as-of", system.AsOf.as_view()),
 ]
 
