@@ -34,6 +34,9 @@ GOVERNANCE: Final[list[Any]] = [
     path("ops/tenants/new", tenancies.create, name="tenancy-new"),
     path("ops/tenants/<str:name>", tenancies.show, name="tenancy"),
     path("ops/tenants/<str:tenant>/limits", tenancy_changes.limits, name="tenancy-limits"),
+    path(
+        "ops/tenants/<str:tenant>/limits/<uuid:key>/remove", tenancy_changes.remove_limit, name="tenancy-limit-remove"
+    ),
     path("ops/tenants/<str:tenant>/suspend", tenancy_changes.suspend, name="tenancy-suspend"),
     path("ops/tenants/<str:tenant>/resume", tenancy_changes.resume, name="tenancy-resume"),
     path("ops/people", everybody.listed, name="everybody"),

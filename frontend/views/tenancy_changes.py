@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
+from uuid import UUID
 
 from django.contrib import messages
-from django.db.models import Count, Q, Sum
+from django.db.models import Count, Q, QuerySet, Sum
 from django.http import HttpResponse, HttpResponseRedirect, QueryDict
 from django.shortcuts import render
 from django.urls import reverse
@@ -32,6 +33,7 @@ from tenants.policies import ROUTES
 from tenants.states import ServiceClass, SuspensionDepth
 from tenants.transactions import reading
 
+BOXED: Final = 100
 HIT: Final = 50
 """Objects listed in the plan of a suspension; the figures count all."""
 
@@ -264,7 +266,42 @@ def _limits_page(
         "breadcrumbs": _crumbs(request, _("Limits")),
     }
     with reading(request.actor):
+        values |= {"boxed": _boxed_lines(request), "name_to_type": _must_type(tenant)}
         return render(request, f"frontend/pages/tenancies/{template}.html", values, status=status)
+
+
+@page("quotas.remove", methods=("POST",))
+def remove_limit(request: PageRequest, key: UUID) -> HttpResponse:
+    """Remove one limit that ends, before its end; nothing that is in use is taken away."""
+    with reading(request.actor):
+        row = access.find(_boxed(request), key)
+        must_type = _must_type(request.tenant)
+    if must_type and request.POST.get("confirm", "").strip() != must_type:
+        raise InvalidSpec(_("Type the tenant's name: production runs here."), field="confirm")
+    version = read_number(request.POST.get("version"), field="version")
+    quotas.remove(row=row, version=version, actor=request.actor, now=request.now)
+    messages.success(request, _("Removed: %(what)s.") % {"what": asks.amount(row.dimension, row.amount)})
+    return HttpResponseRedirect(reverse("frontend:tenancy-limits", kwargs={"tenant": request.tenant.name}))
+
+
+def _boxed(request: PageRequest) -> QuerySet[Quota]:
+    """Return the limits of the tenant that end."""
+    return Quota.objects.filter(tenant=request.tenant, until__gt=request.now).select_related("granted_by")
+
+
+def _boxed_lines(request: PageRequest) -> list[dict[str, Any]]:
+    return [
+        {
+            "row": row,
+            "words": asks.amount(row.dimension, row.amount),
+            "dialog": f"remove-{row.pk}",
+            "url": reverse("frontend:tenancy-limit-remove", kwargs={"tenant": request.tenant.name, "key": row.pk}),
+            "request_url": reverse("frontend:decide", kwargs={"key": row.granted_by.short_id})
+            if row.granted_by
+            else "",
+        }
+        for row in _boxed(request).order_by("until", "pk")[:BOXED]
+    ]
 
 
 def _crumbs(request: PageRequest, label: str) -> list[dict[str, str]]:

@@ -290,6 +290,25 @@ def test_what_is_no_whole_number_stands_at_its_limit(world, browse, ole, amount)
     assert re.search(rf'data-field="amount:{GPU}"[^§]*?field-error', answer.content.decode())
 
 
+def test_a_limit_that_ends_is_removed_before_its_end_and_a_lasting_one_not_so(world, browse, ole):
+    boxed = factories.set_limit(world.acme.tenant, GPU, 8, until=timezone.now() + timedelta(days=5))
+    lasting = Quota.objects.get(tenant=world.acme.tenant, dimension=GPU, until=None)
+    browser = browse(ole)
+    url = f"{PAGE}/acme/limits"
+
+    shown = text(browser.get(url))
+    other = browser.post(f"{url}/{lasting.pk}/remove", {"version": 1})
+    foreign = browser.post(f"{PAGE}/{world.foreign.tenant.name}/limits/{boxed.pk}/remove", {"version": 1})
+    Allocation.objects.filter(name="chat").update(service_class="production")
+    untyped = browser.post(f"{url}/{boxed.pk}/remove", {"version": 1})
+    done = browser.post(f"{url}/{boxed.pk}/remove", {"version": 1, "confirm": "acme"})
+
+    assert "Limits that end" in shown
+    assert "8 slots of H100-80GB less from now on." in shown
+    assert [answer.status_code for answer in (other, foreign, untyped, done)] == [404, 404, 400, 302]
+    assert list(Quota.objects.filter(tenant=world.acme.tenant, dimension=GPU)) == [lasting]
+
+
 # --- suspension ---------------------------------------------------------------------------------------------
 
 
@@ -415,6 +434,7 @@ def test_every_route_lets_only_those_in_whom_it_concerns(world, browse, ole):
     who = (None, world.foreign.owner, world.acme.member, world.acme.owner, ana, ole, aud)
     browsers = [browse(person) for person in who]
     one = f"{PEOPLE}/{world.acme.viewer.pk}"
+    lasting = Quota.objects.filter(tenant=world.acme.tenant)[0]
     platform, operator = [302, 403, 403, 403, 200, 200, 200], [302, 403, 403, 403, 403, 200, 403]
     expected = {
         ("GET", PAGE): platform,
@@ -424,6 +444,7 @@ def test_every_route_lets_only_those_in_whom_it_concerns(world, browse, ole):
         ("GET", f"{PAGE}/acme/limits"): [302, 404, 403, 403, 403, 200, 403],
         ("GET", f"{PAGE}/acme-lab/limits"): [302, 404, 403, 200, 403, 200, 403],
         ("POST", f"{PAGE}/acme/limits"): [302, 404, 403, 403, 403, 422, 403],
+        ("POST", f"{PAGE}/acme/limits/{lasting.pk}/remove"): [302, 404, 403, 403, 403, 404, 403],
         ("GET", f"{PAGE}/acme/suspend"): [302, 404, 403, 403, 403, 200, 403],
         ("POST", f"{PAGE}/acme/suspend"): [302, 404, 403, 403, 403, 422, 403],
         ("GET", f"{PAGE}/acme-lab/suspend"): [302, 404, 403, 200, 403, 200, 403],
@@ -451,6 +472,7 @@ def test_every_change_needs_the_form_token(world, ole):
     one = f"{PEOPLE}/{world.acme.viewer.pk}"
     urls = [
         f"{PAGE}/new", *(f"{PAGE}/acme/{verb}" for verb in ("limits", "suspend", "resume")),
+        f"{PAGE}/acme/limits/{Quota.objects.filter(tenant=world.acme.tenant)[0].pk}/remove",
         *(f"{one}/{verb}" for verb in ("roles", "suspend", "resume", "leave", "erase")),
     ]  # fmt: skip
 
