@@ -23,7 +23,17 @@ from provisioners.sandbox.estate import Estate
 from provisioners.sandbox.records import ObjectRecord, PartRecord
 from tenants.actor import SYSTEM
 from tenants.models import Endpoint, GpuDevice, Hold, Host, Machine, Namespace, Provider, Request, Unit
-from tenants.operations import endpoints, inventory, machines, namespaces, providers, requests
+from tenants.operations import (
+    accounts,
+    endpoints,
+    inventory,
+    machines,
+    namespaces,
+    notifications,
+    providers,
+    requests,
+    service_accounts,
+)
 from tenants.pricing import hour_of
 from tenants.specs import (
     AllocationSpec,
@@ -36,7 +46,7 @@ from tenants.specs import (
     UnitAsk,
     Where,
 )
-from tenants.states import BoundaryKind, HoldKind, OnShortage, ProductKind, RequestKind
+from tenants.states import BoundaryKind, HoldKind, OnShortage, ProductKind, RequestKind, Role
 from tenants.transactions import reading
 
 SMALL: Final = timedelta(days=3)
@@ -168,6 +178,7 @@ def _acts(play: _Play, items: tuple[Item, ...]) -> list[tuple[datetime, Callable
         (play.day(14.2), lambda: _request_decided(play, "genomics", "chen", "A bigger assembly.", "reduce")),
         (play.day(18.5), lambda: _request_decided(play, "grid", "lars", "All of it, to be sure.", "deny")),
         (play.day(20.6), lambda: _removed_behind_our_back(play, "assistant")),
+        (play.day(21.5), lambda: _ways_in(play)),
         (play.day(27.4), lambda: _requests_of_the_last_days(play)),
         (end - LAST_ACT, lambda: _drain(play, "notebook", end)),
         (end - LAST_ACT + timedelta(minutes=20), lambda: _request_for_more(play)),
@@ -215,6 +226,22 @@ def _give_back(play: _Play, name: str) -> None:
             namespaces.delete(namespace=namespace, actor=actor, now=now)
 
 
+# --- people and programs --------------------------------------------------------------------------------
+
+
+def _ways_in(play: _Play) -> None:
+    """Omar lets a program into aurora, and sets up a webhook that he switches off again."""
+    omar, aurora, now = play.company.actor("omar"), play.company.tenants["aurora"], play.stage.now
+    robot = service_accounts.create(
+        tenant=aurora, name="nightly-evals", role=Role.MEMBER, actor=omar, now=now, expires_at=now + timedelta(days=365)
+    )
+    service_accounts.issue_token(account=robot, name="pipeline", actor=omar, now=now)
+    hook, _secret = notifications.create_webhook(
+        tenant=aurora, name="chat-room", url="https://hooks.example.org/tenantry", kinds=[], actor=omar, now=now
+    )
+    notifications.disable_webhook(webhook=hook, actor=omar, now=now)
+
+
 # --- requests -----------------------------------------------------------------------------------------
 
 
@@ -249,17 +276,26 @@ def _requests_of_the_last_days(play: _Play) -> None:
     """A wish that no hardware here can serve, one for a tenant, one to join, one with an end."""
     _deploy(play, "nordwind", "freja", "giant", GpuAsk("H100-80GB", count=8), BoundaryKind.VM)
     requests.submit(
-        kind=RequestKind.TENANT.value, reason="A course that begins next month.",
+        kind=RequestKind.TENANT.value, reason="The drone team shows its manuals at the fair.",
         payload={
-            "name": "drones", "display_name": "Drone laboratory", "parent": "campus",
-            "limits": {"gpu.A100-80GB.slices": 4, "vcpu": 16, "memory_gib": 64, "endpoints": 2, "boundaries": 2},
-            "wish": {"model": "llama-3-2-3b", "users": 12, "context_tokens": 4096},
+            "name": "drones", "display_name": "Drone laboratory",
+            "until": (play.stage.now + timedelta(days=30)).isoformat(),
+            "wish": {
+                "endpoint": {
+                    "name": "manuals", "model": "llama-3-2-3b", "product": "A100-80GB", "profile": "1g.20gb",
+                    "vcpu": 4, "memory_gib": 32, "days": 30,
+                },
+            },
         },
-        actor=play.company.actor("sam"), now=play.stage.now,
+        actor=play.company.actor("mia"), now=play.stage.now,
     )  # fmt: skip
     requests.submit(
         kind=RequestKind.JOIN.value, payload={"role": "member"}, reason="I help Mia with the evaluation.",
         join="aurora", actor=play.company.actor("petra"), now=play.stage.now,
+    )  # fmt: skip
+    accounts.invite(
+        tenant=play.company.tenants["aurora"], email="lea@demo.test", role=Role.MEMBER,
+        actor=play.company.actor("omar"), now=play.stage.now,
     )  # fmt: skip
     until = (play.stage.now + timedelta(days=21)).isoformat()
     _quota(play, "helios", "noor", {"gpu.H100-80GB.slices": 32}, "A study until the end of the month.", until=until)
