@@ -137,6 +137,65 @@ GUIDES: Final[tuple[tuple[str, Text, tuple[Text, ...]], ...]] = (
             _("A token is revoked under Me."),
         ),
     ),
+    (
+        "renew",
+        _("Renew before something ends"),
+        (
+            _("Home lists what ends within 14 days; you are told by the bell and by mail as well."),
+            _("Choose what to keep and renew it together, or renew one thing on its page."),
+            _("What is past its term is kept for a while: renew it before that time ends, too."),
+        ),
+    ),
+    (
+        "read-the-bill",
+        _("Read the bill"),
+        (
+            _("Open Cost: what the month has cost, and what it will have cost at its end."),
+            _("Open a line to see what it is made of, down to the second."),
+            _("Set a budget: owners are told when 80 and 100 per cent of it are spent. Nothing is stopped by it."),
+        ),
+    ),
+    (
+        "decide-a-request",
+        _("Decide a request"),
+        (
+            _("Open Inbox: the oldest request stands first, with what comes of approving it."),
+            _("Open it: where it would run, what the limits would be, what it costs, who waits for the same."),
+            _("Approve it, grant less or for a time, ask something back, or deny it with a reason."),
+            _("If it came out worse in the meantime, nothing is changed: you see what got worse and decide again."),
+            _("Nobody decides what he asked for himself."),
+        ),
+    ),
+    (
+        "somebody-leaves",
+        _("Somebody leaves"),
+        (
+            _("Open People and access and choose the person."),
+            _(
+                "The page shows what hangs on the person: what runs, service accounts, and keys that the person may know."
+            ),
+            _("Name who takes over, then take the person out. What runs goes on; roll the keys that matter."),
+        ),
+    ),
+    (
+        "work-on-a-host",
+        _("Work on a host"),
+        (
+            _("Open the host under Estate and choose to empty it. The plan shows what moves and who is told."),
+            _("Give a reason and a time; tenants are told before it begins."),
+            _("When the host is empty, do the work; then open it again. It is tested before it takes anything."),
+        ),
+    ),
+    (
+        "connect-a-provider",
+        _("Connect a provider"),
+        (
+            _("Open Providers and choose Connect provider. You can leave at each step and go on later."),
+            _("Give the address and an account; the test names each right that is missing."),
+            _("Look at what was found, also at what others use there, and choose what to hand over."),
+            _("Each host is tested before anything is placed on it."),
+        ),
+    ),
 )
 
 
