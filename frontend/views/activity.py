@@ -223,11 +223,13 @@ def _source(event: Event, one: happenings.Happening, people: dict[UUID, str]) ->
 def verify(request: PageRequest) -> HttpResponse:
     """Verify the tenant's trail: every event's hash worked out again from its content."""
     with reading(request.actor):
-        found = trail.verify(request.tenant.pk)
+        upto = request.GET.get("upto", "")
+        found = trail.verify(request.tenant.pk, upto=int(upto) if upto.isdecimal() and len(upto) < 18 else None)
         values = {
             "found": found,
-            "is_part": found.first > 1,
-            "most": trail.MOST,
+            # the first of this part is the last of the next one, so that no link between two stays unlooked-at
+            "before_url": f"?upto={found.first}" if found.first > 1 else "",
+            "is_newest": not upto,
             "breadcrumbs": [
                 {"label": _("Activity"), "url": reverse("frontend:activity", kwargs={"tenant": request.tenant.name})},
                 {"label": _("Verify"), "url": ""},

@@ -302,15 +302,32 @@ def test_a_tenants_trail_is_whole_until_an_entry_is_changed_behind_its_back(worl
     with reading(world.member):
         whole = trail.verify(world.tenant.pk)
         part = trail.verify(world.tenant.pk, most=2)
+        older = trail.verify(world.tenant.pk, most=2, upto=part.first)
     count = Event.objects.filter(chain=world.tenant.pk).count()
     assert (whole.whole, whole.events, whole.first, whole.last) == (True, count, 1, count)
     assert (part.whole, part.events, part.first) == (True, 2, count - 1)
+
+    assert (older.whole, older.first, older.last) == (True, count - 2, count - 1)
 
     superuser.execute("UPDATE tenants_event SET actor = 'system' WHERE chain = %s AND seq = 2", [world.tenant.pk])
 
     with reading(world.member):
         broken = trail.verify(world.tenant.pk)
     assert (broken.whole, broken.faults, broken.head_fits) == (False, (2,), True)
+
+
+@pytest.mark.no_audit  # it is broken on purpose
+def test_an_entry_that_is_gone_shows_in_the_part_that_had_it(world, superuser):
+    for name in ("one", "two", "three"):
+        take(world, JUNE, name=name)
+    superuser.execute("DELETE FROM tenants_event WHERE chain = %s AND seq = 3", [world.tenant.pk])
+
+    with reading(world.member):
+        found = trail.verify(world.tenant.pk)
+        cut = trail.verify(world.tenant.pk, upto=3)
+
+    assert (found.whole, found.faults, found.head_fits) == (False, (4,), False)
+    assert (cut.whole, cut.head_fits) == (False, False)
 
 
 def test_a_trail_without_entries_is_whole_and_empty(world):
