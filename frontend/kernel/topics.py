@@ -171,9 +171,7 @@ GUIDES: Final[tuple[tuple[str, Text, tuple[Text, ...]], ...]] = (
         _("Somebody leaves"),
         (
             _("Open People and access and choose the person."),
-            _(
-                "The page shows what hangs on the person: what runs, service accounts, and keys that the person may know."
-            ),
+            _("The page shows what hangs on the person: what runs, service accounts, keys that the person may know."),
             _("Name who takes over, then take the person out. What runs goes on; roll the keys that matter."),
         ),
     ),
