@@ -26,7 +26,7 @@ from tenants.operations import providers
 from tenants.states import HoldKind, HostState
 from tenants.transactions import reading
 
-SHOWN: Final = 100
+SHOWN: Final = 50
 """Hosts, holders and findings on one page; the rest is behind a link."""
 EVENTS: Final = 12
 
