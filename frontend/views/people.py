@@ -149,7 +149,9 @@ def _values(request: PageRequest, lines: list[Line], errors: Mapping[str, str] |
             for line in lines
             if line.row.role >= Role.MEMBER and line.row.person.is_active
         ],
-        "may_hand_on": own is not None and own.row.role == Role.OWNER and len(lines) > 1,
+        "may_hand_on": own is not None
+        and own.row.role == Role.OWNER
+        and any(not line.is_me and not line.through for line in lines),
         "heir_options": [
             {"value": str(line.row.pk), "label": line.row.person.display_name}
             for line in lines
