@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from django.conf import settings
@@ -14,11 +15,15 @@ from django.utils import timezone
 
 from controlplane.demo import seed
 from scripts.crawl import ENTRANCES, STARTS, Answer, Crawl, Seen, richest
+from tenants import login
 from tenants.demo import PERSONAS
-from tenants.models import Person
+from tenants.models import Host, Person, Tenant
+from tenants.operations import inventory, requests
 from tests import environment
 
 VISITOR = "visitor"
+NEWCOMER = "nia"
+"""Somebody without a tenant, who has asked for one."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class LivedIn:
 def lived_in(cleaner: str, superuser: Any) -> Iterator[LivedIn]:
     """Seed the small demo and crawl it as everybody. Needs an unblocked database."""
     with seeded(cleaner, superuser):
-        yield LivedIn({key: crawl(key) for key in (*(one.key for one in PERSONAS), VISITOR)})
+        yield LivedIn({key: crawl(key) for key in (*(one.key for one in PERSONAS), NEWCOMER, VISITOR)})
 
 
 @contextmanager
@@ -56,12 +61,32 @@ def seeded(cleaner: str, superuser: Any) -> Iterator[None]:
     settings.TENANTRY_DEMO = True
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
     try:
-        seed.seed(url="http://sandbox.invalid", now=timezone.now(), small=True)
+        now = timezone.now()
+        seed.seed(url="http://sandbox.invalid", now=now, small=True)
+        furnish(now)
         yield
     finally:
         settings.TENANTRY_DEMO, settings.PASSWORD_HASHERS = before
         connections.close_all()
         superuser.execute(cleaner)
+
+
+def furnish(now: datetime) -> None:
+    """Add what the demo leaves out and a page needs: a newcomer, equal requests, hosts at rest."""
+    newcomer = Person.objects.create(email=f"{NEWCOMER}@demo.test", display_name="Nia Newcomer", created_at=now)
+    requests.submit(
+        kind="tenant", payload={"name": "vision", "display_name": "Vision", "limits": {"vcpu": 4}}, reason="New here.",
+        actor=login.actor_of(newcomer), now=now,
+    )  # fmt: skip
+    actors = {key: login.actor_of(Person.objects.get(email=f"{key}@demo.test")) for key in ("omar", "ole", "noor")}
+    for tenant, key in (("acme", "omar"), ("helios", "noor"), ("aurora", "omar")):
+        requests.submit(
+            kind="quota", payload={"mode": "add", "limits": {"vcpu": 2}}, reason="A little more.",
+            tenant=Tenant.objects.get(name=tenant), actor=actors[key], now=now,
+        )  # fmt: skip
+    free = list(Host.objects.filter(state="open").exclude(holds__isnull=False).order_by("name")[:2])
+    inventory.cordon(host=free[0], actor=actors["ole"], now=now)
+    Host.objects.filter(pk=free[1].pk).update(state="maintenance")
 
 
 def client_of(key: str) -> Client:
@@ -74,7 +99,11 @@ def client_of(key: str) -> Client:
 
 def crawl(key: str) -> list[Seen]:
     """Follow all links as somebody of the demo."""
-    return Crawl(fetcher(client_of(key))).walk(ENTRANCES if key == VISITOR else STARTS)
+    starts = ENTRANCES if key == VISITOR else STARTS
+    if key == "ole":  # a list shows many hosts, and only some are opened: begin at those that are at rest, too
+        rest = Host.objects.filter(state__in=["cordoned", "maintenance"]).order_by("name")
+        starts = (*starts, *(f"/ops/hosts/{host.short_id}" for host in rest))
+    return Crawl(fetcher(client_of(key))).walk(starts)
 
 
 def fetcher(client: Client) -> Any:

@@ -14,9 +14,9 @@ from tenants.demo import PERSONAS
 from tenants.models import Person
 from tests.portal import lived_in
 from tests.portal.browser.conftest import PHONE, WIDE, Watch, cookies_of, serious, serving
-from tests.portal.lived_in import VISITOR, LivedIn
+from tests.portal.lived_in import NEWCOMER, VISITOR, LivedIn
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 ZOOMED = (720, 450)
 """A screen of 1440 × 900 at 200 %."""
@@ -29,7 +29,8 @@ TOO_WIDE = """() => {
     return [document.documentElement.scrollWidth, ...out.slice(0, 3).map((e) => e.outerHTML.slice(0, 90))];
 }"""
 UNMARKED = """() => {
-    const parts = ["outlineStyle", "outlineWidth", "boxShadow", "borderColor", "backgroundColor", "textDecorationLine", "stroke"];
+    const parts = ["outlineStyle", "outlineWidth", "boxShadow", "borderColor", "backgroundColor", "textDecorationLine",
+        "stroke"];
     const look = (e) => { const s = getComputedStyle(e); return parts.map((part) => s[part]).join("|"); };
     const around = (e) => [e, e.parentElement, e.parentElement?.parentElement,
         e.nextElementSibling, ...e.children].filter(Boolean);
@@ -67,7 +68,7 @@ def demo_site(found, test_database) -> Iterator[str]:
         yield base
 
 
-@pytest.mark.parametrize("who", [*(one.key for one in PERSONAS), VISITOR])
+@pytest.mark.parametrize("who", [*(one.key for one in PERSONAS), NEWCOMER, VISITOR])
 def test_every_page_pleases_axe_fits_every_screen_and_does_nothing_forbidden(who, found, demo_site, chromium):
     host = demo_site.removeprefix("http://")
     context = chromium.new_context(
