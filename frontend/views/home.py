@@ -134,8 +134,13 @@ def _idle(lines: Sequence[products.Row], request: PageRequest) -> list[products.
         and line.product.ready_at is not None
         and line.product.ready_at < before
     ]
+    if not ready:
+        return []
+    keys = [line.product.pk for line in ready]
     used = set(
-        EndpointUsage.objects.filter(tenant_id=request.tenant.pk, hour__gte=before, requests__gt=0)
+        EndpointUsage.objects.filter(
+            tenant_id=request.tenant.pk, endpoint_id__in=keys, hour__gte=before, requests__gt=0
+        )
         .values_list("endpoint_id", flat=True)
         .distinct()
     )
