@@ -33,7 +33,7 @@ UNMARKED = """() => {
         "stroke"];
     const look = (e) => { const s = getComputedStyle(e); return parts.map((part) => s[part]).join("|"); };
     const around = (e) => [e, e.parentElement, e.parentElement?.parentElement,
-        e.nextElementSibling, ...e.children].filter(Boolean);
+        e.nextElementSibling, ...[...e.querySelectorAll("*")].slice(0, 6)].filter(Boolean);
     const all = [...document.querySelectorAll("a[href], button, input, select, textarea, summary, [tabindex='0']")];
     const items = all.filter((e) => !e.disabled && e.type !== "hidden" && e.tabIndex >= 0 && e.checkVisibility() &&
         !e.closest("[inert]") && e.getClientRects().length).slice(0, 70);
@@ -42,6 +42,7 @@ UNMARKED = """() => {
     for (const e of items) {
         const before = around(e).map(look).join();
         e.focus({ focusVisible: true });
+        for (const change of document.getAnimations()) change.finish();
         if (document.activeElement === e && around(e).map(look).join() === before) bad.push(e.outerHTML.slice(0, 90));
         e.blur();
     }
