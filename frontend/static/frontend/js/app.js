@@ -425,4 +425,4 @@ function ready(part) {
 }
 showTheme();
 ready(document);
-$("main [aria-invalid=true]")?.focus(); // a refused form leads to what was wrong
+$("main form[method=post] [aria-invalid=true]")?.focus(); // a refused form leads to what was wrong
