@@ -139,6 +139,14 @@ def _cleaner(superuser: psycopg.Connection[Any]) -> str:
     return f"BEGIN; SET LOCAL session_replication_role = replica; {tables[0]} COMMIT;"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _static_files_are_looked_up() -> None:
+    """Spare each test client the walk over all static files with which a web process begins."""
+    from django.conf import settings
+
+    settings.WHITENOISE_AUTOREFRESH = True
+
+
 @pytest.fixture
 def db(
     superuser: psycopg.Connection[Any], _cleaner: str, django_db_blocker: Any, request: pytest.FixtureRequest

@@ -9,6 +9,7 @@ import pytest
 from django.utils import timezone
 
 from tenants.models import Notification, NotificationPreference
+from tenants.notifications import registry
 from tenants.states import PlatformRole
 from tests import factories
 
@@ -47,16 +48,18 @@ def test_the_bell_counts_and_the_page_lists_only_ones_own_newest_first(browse, a
     assert '<a href="/t/acme/endpoints/newer">Ready</a>' in text
 
 
-def test_what_has_no_page_is_text_without_a_link(browse, me):
+def test_news_lead_to_their_page_and_what_has_none_is_text_without_a_link(browse, me, monkeypatch):
     told(me, "webhook.failing", name="ops", why="timeout")
     told(me, "gpu.faulty", device="0", name="h1", id="1", why="Xid 79")
+    link_of = registry.link_of
+    monkeypatch.setattr(registry, "link_of", lambda row: "/nowhere" if row.kind == "gpu.faulty" else link_of(row))
 
     text = browse(me).get("/me/notifications").content.decode()
 
     assert "The webhook ops of acme gave up" in text
+    assert 'href="/t/acme/settings"' in text
     assert "GPU 0 of h1 is faulty" in text
-    assert "/settings" not in text
-    assert "/ops/hosts/1" not in text
+    assert "/nowhere" not in text
 
 
 def test_filters_show_unread_and_one_kind(browse, me):
