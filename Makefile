@@ -31,11 +31,11 @@ status: ## show what runs
 doctor: ## check the machine and everything that runs
 	@$(FIRST) doctor
 
-test: ## the default tests, from a fresh checkout (TESTS=path picks some)
-	@$(FIRST) --dev run pytest -n 2 -m "not real and not shared and not slow and not crash and not browser" $(TESTS)
+test: ## the default tests, from a fresh checkout (TESTS=path picks some); `make check` runs those of tests/architecture
+	@$(FIRST) --dev run pytest -n 2 --dist worksteal --ignore=tests/architecture -m "not real and not shared and not slow and not crash and not browser" $(TESTS)
 
 test-ci: ## 100 sampled crash points, slow tests, browser tests, tests that need ../shared
-	@$(FIRST) --dev run pytest -n 2 -m "(crash or slow or shared or browser) and not real and not soak" $(TESTS)
+	@$(FIRST) --dev run pytest -n 2 --dist worksteal -m "(crash or slow or shared or browser) and not real and not soak" $(TESTS)
 
 test-real: ## tests against real servers (vcsim, kube-apiserver, vllm)
 	@$(FIRST) --dev run pytest -m real $(TESTS) || { [ $$? -eq 5 ] && echo "no test needs a real server yet"; }

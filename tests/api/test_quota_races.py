@@ -12,13 +12,12 @@ from django.db.models import Sum
 from tenants.models import Allocation, QuotaCharge
 from tenants.operations import allocations
 from tests import factories
-from tests.domain.test_races import DIMENSIONS, RACERS, ROUNDS, estate, limited, race
+from tests.domain.test_races import DIMENSIONS, RACERS, RACES, ROUNDS, estate, limited, race
 
 pytestmark = pytest.mark.usefixtures("db")
 
 
-@pytest.mark.parametrize("dimension", DIMENSIONS)
-@pytest.mark.parametrize("on_parent", [False, True])
+@pytest.mark.parametrize(("dimension", "on_parent"), RACES)
 def test_eight_racers_through_the_api_never_go_beyond_a_quota(
     api: Any, dimension: str, on_parent: bool, now: datetime
 ) -> None:

@@ -28,6 +28,7 @@ from tenants.states import PlatformRole, Role
 from tests import factories
 from tests.api.client import Api, token_of
 from tests.conftest import NOW
+from tests.snapshots import kept
 
 GPU = {"gpu": {"product": "H100-80GB", "profile": "1g.10gb"}, "vcpu": 2, "memory_gib": 8}
 ENDPOINT = {"name": "fresh", "model": "llama-3-1-8b", "unit": GPU}
@@ -167,6 +168,7 @@ class World:
         return path
 
 
+@kept
 def build() -> World:
     """Make the world."""
     provider = factories.provider(name="estate", capabilities={"boundary_kinds": ["namespace", "vm"]})

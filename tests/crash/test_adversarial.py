@@ -168,6 +168,7 @@ def assert_ledger_is_the_truth(walk: Walk) -> None:
     assert held("foreign") == {("esxi-1", "esxi-1-gpu-0", 0, 2)}
 
 
+@pytest.mark.slow
 def test_the_worst_choice_told_late_is_never_refused_and_the_ledger_ends_as_the_truth() -> None:
     walk = walked(seed=7, steps=16, wrong=False)
 

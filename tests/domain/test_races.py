@@ -64,6 +64,12 @@ DIMENSIONS = {
     "vcpu": ("1g.10gb", 3, 1, 3),
     "memory_gib": ("1g.10gb", 1, 5, 5),
 }
+RACES = [
+    pytest.param(dimension, on_parent, marks=[] if on_parent and dimension.startswith("gpu") else pytest.mark.slow)
+    for dimension in DIMENSIONS
+    for on_parent in (False, True)
+]
+"""Slices and profiles under a parent's limit by default, all in CI."""
 
 
 def limited(tenant: Tenant, dimension: str, amount: int) -> None:
@@ -73,8 +79,7 @@ def limited(tenant: Tenant, dimension: str, amount: int) -> None:
     factories.set_limit(tenant, dimension, amount)
 
 
-@pytest.mark.parametrize("dimension", DIMENSIONS)
-@pytest.mark.parametrize("on_parent", [False, True])
+@pytest.mark.parametrize(("dimension", "on_parent"), RACES)
 def test_eight_racers_never_go_beyond_a_quota(dimension: str, on_parent: bool, now: datetime) -> None:
     estate()
     profile, vcpu, memory, each = DIMENSIONS[dimension]
@@ -131,7 +136,9 @@ def test_a_naive_check_fails_the_same_race(now: datetime) -> None:
     assert over > 0
 
 
-@pytest.mark.parametrize("binding", ["device", "gpu", "host"])
+@pytest.mark.parametrize(
+    "binding", ["host", pytest.param("device", marks=pytest.mark.slow), pytest.param("gpu", marks=pytest.mark.slow)]
+)
 def test_sixty_four_clients_never_share_a_window(binding: str, now: datetime) -> None:
     estate(binding, hosts=8)
     tenants = [factories.tenant() for _ in range(4)]

@@ -13,6 +13,7 @@ from tenants.specs import AllocationSpec, EndpointAsk, GpuAsk, MachineAsk, Names
 from tenants.states import Role
 from tests import factories
 from tests.conftest import NOW
+from tests.snapshots import kept
 
 CANARY = "zebrafish"
 """Part of every name in the foreign tenant."""
@@ -44,6 +45,7 @@ class World:
     provider: Provider
 
 
+@kept
 def build() -> World:
     """Make the world on one provider."""
     provider = factories.provider(

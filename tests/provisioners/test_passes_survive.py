@@ -215,9 +215,12 @@ def test_each_step_and_each_undo_that_goes_wrong_once_is_mended(
     assert {match.replace("start:", "undo:") for match in struck if match.startswith("start:")} <= struck
 
 
-def test_deleted_in_the_middle_of_its_making_it_leaves_nothing(make: Callable[[World, Who], Any], who: Who) -> None:
+@pytest.mark.parametrize("after", [(0, 7), pytest.param((3, 12), marks=pytest.mark.slow)], ids=str)
+def test_deleted_in_the_middle_of_its_making_it_leaves_nothing(
+    make: Callable[[World, Who], Any], who: Who, after: tuple[int, int]
+) -> None:
     here = world(delays=True)
-    for sweeps in (0, 3, 7, 12):
+    for sweeps in after:
         row = make(here, who)
         for _ in range(sweeps):
             here.sweep()

@@ -224,6 +224,7 @@ def test_a_completion_passes_a_real_gateway_that_survives_every_kill_and_leaves_
     driver.close()
 
 
+@pytest.mark.slow
 def test_a_gateway_that_dies_before_it_enrolled_is_an_absent_part_and_a_new_token_starts_it(
     sandbox: SandboxProcess,
 ) -> None:
@@ -248,6 +249,7 @@ def test_a_gateway_that_dies_before_it_enrolled_is_an_absent_part_and_a_new_toke
     driver.close()
 
 
+@pytest.mark.slow
 def test_a_gateway_whose_token_is_refused_is_an_absent_part_and_a_fresh_token_starts_it(
     sandbox: SandboxProcess,
 ) -> None:
@@ -268,6 +270,7 @@ def test_a_gateway_whose_token_is_refused_is_an_absent_part_and_a_fresh_token_st
     driver.close()
 
 
+@pytest.mark.slow
 def test_a_newer_token_or_another_control_plane_replaces_a_gateway_that_waits(sandbox: SandboxProcess) -> None:
     driver = sandbox.estate(gateways="real")
     boundary = namespace_boundary(TENANT)
@@ -288,6 +291,7 @@ def test_a_newer_token_or_another_control_plane_replaces_a_gateway_that_waits(sa
     driver.close()
 
 
+@pytest.mark.slow
 def test_a_gateway_in_a_vm_stops_with_the_machine_and_comes_back_with_it(sandbox: SandboxProcess) -> None:
     driver = sandbox.estate(gateways="real")
     boundary = vm_boundary(TENANT)
@@ -311,6 +315,7 @@ def test_a_gateway_in_a_vm_stops_with_the_machine_and_comes_back_with_it(sandbox
     driver.close()
 
 
+@pytest.mark.slow
 def test_a_machine_moved_to_another_host_gets_a_new_gateway_and_leaves_no_old_one(sandbox: SandboxProcess) -> None:
     driver = sandbox.estate(gateways="real")
     boundary = vm_boundary(TENANT)
@@ -355,6 +360,7 @@ def test_what_was_acknowledged_survives_a_killed_server_and_tasks_go_on(sandbox:
     driver.close()
 
 
+@pytest.mark.slow
 def test_stop_ends_the_server_and_every_gateway(tmp_path: Path) -> None:
     process = SandboxProcess(tmp_path)
     driver = process.estate(gateways="real")
