@@ -57,7 +57,7 @@ def test_news_lead_to_their_page_and_what_has_none_is_text_without_a_link(browse
     text = browse(me).get("/me/notifications").content.decode()
 
     assert "The webhook ops of acme gave up" in text
-    assert 'href="/t/acme/settings"' in text
+    assert 'href="/t/acme/settings/webhooks/ops"' in text
     assert "GPU 0 of h1 is faulty" in text
     assert "/nowhere" not in text
 
