@@ -240,13 +240,14 @@ _ALL: Final = (
         "webhook.failing", Group.TENANT, _("A webhook fails"),
         _("The webhook %(name)s of %(tenant)s gave up a message after a day of failures: %(why)s"),
         _("A webhook of your tenant could not be reached for a day."),
-        Audience.TENANT_OWNERS, ("webhook.failing",), link="/t/%(tenant)s/settings", webhook=False,
+        Audience.TENANT_OWNERS, ("webhook.failing",), link="/t/%(tenant)s/settings/webhooks/%(name)s", webhook=False,
     ),
     Kind(
         "webhook.disabled", Group.TENANT, _("A webhook was switched off"),
         _("The webhook %(name)s of %(tenant)s was switched off: %(why)s"),
         _("A webhook of your tenant failed for days, or its receiver said that it is gone."),
-        Audience.TENANT_OWNERS, ("webhook.disabled",), link="/t/%(tenant)s/settings", webhook=False, self_too=True,
+        Audience.TENANT_OWNERS, ("webhook.disabled",), link="/t/%(tenant)s/settings/webhooks/%(name)s",
+        webhook=False, self_too=True,
     ),
     # -- account -----------------------------------------------------------------------------------------------
     Kind(
