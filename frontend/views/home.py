@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any, Final
+from uuid import UUID
 
 from django.db.models import F, Max, Q, QuerySet
 from django.http import HttpResponse, HttpResponseRedirect
@@ -23,19 +24,19 @@ from frontend.views import first, products
 from tenants import access, billed
 from tenants.models import Budget, EndpointUsage, Request
 from tenants.operations import quotas
-from tenants.operations.pricing import currency
 from tenants.policies import ROUTES
 from tenants.states import Phase, RequestState, Role
 
 SHOWN: Final = 6
 """Lines of each card; the list has the rest."""
 MOST: Final = 200
-"""Rows of each kind that Home looks at; the lists show all."""
+"""Endpoints that are looked at for idleness."""
 SOON: Final = timedelta(days=14)
 IDLE: Final = timedelta(days=7)
 """Ready for so long without a call is idle."""
 BUILDING: Final = (Phase.AWAITING_APPROVAL.value, Phase.WAITING.value, Phase.PROVISIONING.value)
 TROUBLE: Final = (Phase.FAILED.value, Phase.DEGRADED.value, Phase.SUSPENDED.value)
+NOUNS: Final = (products.ENDPOINTS, products.MACHINES, products.NAMESPACES)
 REMEMBERED_S: Final = 365 * 86400
 
 
@@ -69,34 +70,32 @@ class Need:
 @page("tenants.read")
 def show(request: PageRequest) -> HttpResponse:
     """Show the home of one tenant."""
-    lines = _lines(request)
-    soon = [line for line in lines if _ends_soon(line, request)]
-    soon.sort(key=lambda line: line.product.allocation.expires_at or request.now)
-    idle = _idle(lines, request)
-    nouns = (products.ENDPOINTS, products.MACHINES, products.NAMESPACES)
-    count = sum(_living(noun, request).select_related(None).count() for noun in nouns)
-    whole = count == len(lines)  # sums of a part would be wrong: then they are not shown
-    day = sum((line.day for line in lines if line.day is not None), start=Decimal(0)) if whole else None
+    money = products.Money.read()
+    parts = [products.days_price(_living(noun, request), money.prices, now=request.now) for noun in NOUNS]
+    count, day = sum(number for number, _price in parts), sum((price for _number, price in parts), start=Decimal(0))
+    idle = _idle(request)
+    ending = Q(allocation__expires_at__lt=request.now + SOON) & ~Q(phase=Phase.DELETING.value)
+    soon_count = sum(_living(noun, request).filter(ending).count() for noun in NOUNS)
     budget = Budget.objects.filter(tenant=request.tenant).first()
     month = bill.month_so_far(request.tenant, now=request.now) if budget is not None else None
     start, end = billed.this_month(request.now)
     values: dict[str, Any] = {
-        "needs": _needs(request, lines),
-        "building": [line for line in lines if line.product.phase in BUILDING][:SHOWN],
-        "soon": soon[:SHOWN],
-        "soon_more": max(0, len(soon) - SHOWN),
-        "idle": _last_called(idle[:SHOWN], request),
+        "needs": _needs(request, money),
+        "building": _card(request, Q(phase__in=BUILDING), money),
+        "soon": _card(request, ending, money, soonest=True),
+        "soon_more": max(0, soon_count - SHOWN),
+        "idle": _last_called(idle, request, money),
         "idle_more": max(0, len(idle) - SHOWN),
-        "idle_day": sum((line.day for line in idle if line.day is not None), start=Decimal(0)) if whole else None,
+        "idle_day": products.days_price(_endpoints(request, idle), money.prices, now=request.now)[1],
         "bars": _bars(request),
-        "running": [line for line in lines if line.product.phase == Phase.READY.value][:SHOWN],
+        "running": _card(request, Q(phase=Phase.READY.value), money),
         "count": count,
         "day": day,
         "month": month,
-        "days_30": day * 30 if day is not None else None,
+        "days_30": day * 30,
         "pace": bill.pace(budget, month, start, end, now=request.now) if budget is not None and month else None,
         "can_budget": budget is None and access.allowed(request.actor, request.tenant, ROUTES["budgets.set"]),
-        "currency": currency(),
+        "currency": money.currency,
         "live_url": reverse("frontend:live-tenant", kwargs={"tenant": request.tenant.name}),
     }
     template = "_parts" if request.htmx else "show"
@@ -109,34 +108,33 @@ def _living(noun: products.Noun, request: PageRequest) -> QuerySet[Any]:
     return products.rows_of(noun, request).filter(released_at__isnull=True)
 
 
-def _lines(request: PageRequest) -> list[products.Row]:
-    """Return what lives in the tenant, newest first, up to a few hundred of each kind."""
-    found: list[products.Row] = []
-    for noun in (products.ENDPOINTS, products.MACHINES, products.NAMESPACES):
-        rows = _living(noun, request).order_by("-created_at", "-id")
-        found += products.shown(noun, list(rows[:MOST]), request)
-    return sorted(found, key=lambda line: line.product.created_at, reverse=True)
+def _card(
+    request: PageRequest, which: Q, money: products.Money, *, soonest: bool = False, most: int = SHOWN
+) -> list[products.Row]:
+    """Return the first lines of what lives in the tenant, of all kinds together: newest first, or by their end."""
+    order = ("allocation__expires_at", "pk") if soonest else ("-created_at", "-id")
+    lines = []
+    for noun in NOUNS:
+        rows = list(_living(noun, request).filter(which).order_by(*order)[:most])
+        lines += products.shown(noun, rows, request, money)
+    if soonest:
+        lines.sort(key=lambda line: line.product.allocation.expires_at or request.now)
+    else:
+        lines.sort(key=lambda line: line.product.created_at, reverse=True)
+    return lines[:most]
 
 
-def _ends_soon(line: products.Row, request: PageRequest) -> bool:
-    end = line.product.allocation.expires_at
-    return end is not None and end - request.now < SOON and line.product.phase != Phase.DELETING.value
+def _endpoints(request: PageRequest, keys: Sequence[UUID]) -> QuerySet[Any]:
+    return products.rows_of(products.ENDPOINTS, request).filter(pk__in=keys)
 
 
-def _idle(lines: Sequence[products.Row], request: PageRequest) -> list[products.Row]:
-    """Return ready endpoints that nobody called for a week."""
+def _idle(request: PageRequest) -> list[UUID]:
+    """Return ready endpoints that nobody called for a week, of the few hundred that are ready longest."""
     before = request.now - IDLE
-    ready = [
-        line
-        for line in lines
-        if line.product.phase == Phase.READY.value
-        and type(line.product).__name__ == "Endpoint"
-        and line.product.ready_at is not None
-        and line.product.ready_at < before
-    ]
-    if not ready:
+    ready = _living(products.ENDPOINTS, request).filter(phase=Phase.READY.value, ready_at__lt=before)
+    keys = list(ready.order_by("ready_at", "pk").values_list("pk", flat=True)[:MOST])
+    if not keys:
         return []
-    keys = [line.product.pk for line in ready]
     used = set(
         EndpointUsage.objects.filter(
             tenant_id=request.tenant.pk, endpoint_id__in=keys, hour__gte=before, requests__gt=0
@@ -144,15 +142,15 @@ def _idle(lines: Sequence[products.Row], request: PageRequest) -> list[products.
         .values_list("endpoint_id", flat=True)
         .distinct()
     )
-    return [line for line in ready if line.product.pk not in used]
+    return [key for key in keys if key not in used]
 
 
-def _last_called(lines: Sequence[products.Row], request: PageRequest) -> list[dict[str, Any]]:
-    """Return idle lines with the hour in which each was called last, None for never."""
+def _last_called(keys: Sequence[UUID], request: PageRequest, money: products.Money) -> list[dict[str, Any]]:
+    """Return the first idle lines with the hour in which each was called last, None for never."""
+    rows = list(_endpoints(request, keys[:SHOWN]).order_by("ready_at", "pk"))
+    lines = products.shown(products.ENDPOINTS, rows, request, money)
     called = dict(
-        EndpointUsage.objects.filter(
-            tenant_id=request.tenant.pk, endpoint_id__in=[line.product.pk for line in lines], requests__gt=0
-        )
+        EndpointUsage.objects.filter(tenant_id=request.tenant.pk, endpoint_id__in=keys[:SHOWN], requests__gt=0)
         .values_list("endpoint_id")
         .annotate(last=Max("hour"))
         .order_by("endpoint_id")
@@ -160,7 +158,7 @@ def _last_called(lines: Sequence[products.Row], request: PageRequest) -> list[di
     return [{"line": line, "last": called.get(line.product.pk)} for line in lines]
 
 
-def _needs(request: PageRequest, lines: Sequence[products.Row]) -> list[Need]:
+def _needs(request: PageRequest, money: products.Money) -> list[Need]:
     found = [
         Need(
             line.product.name,
@@ -168,8 +166,7 @@ def _needs(request: PageRequest, lines: Sequence[products.Row]) -> list[Need]:
             line.url,
             _("Look at it"),
         )
-        for line in lines
-        if line.product.phase in TROUBLE
+        for line in _card(request, Q(phase__in=TROUBLE), money, most=2 * SHOWN)
     ]
     if request.actor.role_on(request.tenant.path) == Role.OWNER:
         waiting = (

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 from uuid import UUID
 
 from django.contrib import messages
-from django.db.models import QuerySet
+from django.db.models import Count, QuerySet
 from django.http import HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 from django.urls import reverse
@@ -177,16 +177,29 @@ def filtered(noun: Noun, request: PageRequest) -> QuerySet[Any]:
     return rows
 
 
-def shown(noun: Noun, rows: Sequence[Any], request: PageRequest) -> list[Row]:
-    """Return the lines of rows; prices are read once."""
-    known, money_word = all_prices(), currency()
+@dataclass(frozen=True, slots=True)
+class Money:
+    """All prices, and the currency they are in; read once for a page."""
+
+    prices: pricing.PriceList
+    currency: str
+
+    @classmethod
+    def read(cls) -> Money:
+        """Read both."""
+        return cls(all_prices(), currency())
+
+
+def shown(noun: Noun, rows: Sequence[Any], request: PageRequest, money: Money | None = None) -> list[Row]:
+    """Return the lines of rows; prices are read once, here where they are not given."""
+    money = money or Money.read()
     days: dict[tuple[Any, ...], Decimal | None] = {}  # many rows ask for the same at the same place
 
     def day(row: Product) -> Decimal | None:
         place = row.boundary.provider_id if row.boundary is not None else None
         key = (place, *sorted(row.allocation.demand.items()))
         if key not in days:
-            days[key] = day_price(row, known, now=request.now)
+            days[key] = day_price(row, money.prices, now=request.now)
         return days[key]
 
     folder = reverse(f"frontend:{noun.plural}", kwargs={"tenant": request.tenant.name})
@@ -198,7 +211,7 @@ def shown(noun: Noun, rows: Sequence[Any], request: PageRequest) -> list[Row]:
             place=f"{row.boundary.provider.name}, {row.boundary.provider.site}" if row.boundary else "",
             simulated=bool(row.boundary and row.boundary.provider.capabilities.get("simulated")),
             day=day(row),
-            currency=money_word,
+            currency=money.currency,
         )
         for row in rows
     ]
@@ -218,14 +231,28 @@ def size_of(allocation: Allocation) -> str:
 def day_price(row: Product, known: pricing.PriceList, *, now: datetime) -> Decimal | None:
     """Return what it costs a day at present prices, None where something has none."""
     provider = row.boundary.provider if row.boundary is not None else None
-    demand = {key: int(amount) for key, amount in row.allocation.demand.items()}
+    place = (provider.name, provider.site) if provider else ("", "")
+    return _day(row.allocation.demand, place, known, now=now)
+
+
+def days_price(rows: QuerySet[Any], known: pricing.PriceList, *, now: datetime) -> tuple[int, Decimal]:
+    """Return how many they are and what they cost a day together; what has no price counts nothing. One statement."""
+    like = ("allocation__demand", "boundary__provider__name", "boundary__provider__site")
+    count, total = 0, Decimal(0)
+    for demand, provider, site, number in rows.order_by().values_list(*like).annotate(number=Count("pk")):
+        count += number
+        total += number * (_day(demand, (provider or "", site or ""), known, now=now) or Decimal(0))
+    return count, total
+
+
+def _day(
+    demand: Mapping[str, Any], place: tuple[str, str], known: pricing.PriceList, *, now: datetime
+) -> Decimal | None:
+    whole = {key: int(amount) for key, amount in demand.items()}
     try:
-        hour = known.hourly(
-            demand, now, provider=provider.name if provider else "", site=provider.site if provider else ""
-        )
+        return known.hourly(whole, now, provider=place[0], site=place[1]) * 24
     except pricing.NoPrice:
         return None
-    return hour * 24
 
 
 def _phase_filter(value: str) -> dict[str, Any]:
