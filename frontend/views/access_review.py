@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
+from urllib.parse import urlencode
 from uuid import UUID
 
 from django.contrib import messages
@@ -28,6 +29,8 @@ from tenants.transactions import reading
 
 MOST: Final = 500
 """Ways of each kind."""
+PAGE: Final = 60
+"""Lines on one page."""
 STALE: Final = timedelta(days=90)
 """What nobody used for so long, or looked at for so long, stands out."""
 MODELS: Final[Mapping[str, type[Any]]] = {
@@ -62,8 +65,13 @@ def show(request: PageRequest) -> HttpResponse:
         return _exported(request, ways, form)
     wanted = request.GET.get("show", "")
     shown = [way for way in ways if way.is_stale] if wanted == "stale" else ways
+    first = _first(request) if _first(request) < len(shown) else 0
     values = {
-        "ways": shown,
+        "ways": shown[first : first + PAGE],
+        "count": _("%(from)d-%(to)d of %(all)d")
+        % {"from": first + 1, "to": min(first + PAGE, len(shown)), "all": len(shown)},
+        "more_url": _page_url(wanted, first + PAGE) if first + PAGE < len(shown) else "",
+        "previous_url": _page_url(wanted, max(0, first - PAGE)) if first else "",
         "stale": sum(1 for way in ways if way.is_stale),
         "all": len(ways),
         "may_act": people.may_act(request),
@@ -91,6 +99,16 @@ def show(request: PageRequest) -> HttpResponse:
         "tabs": people.tabs(request, "access-review"),
     }
     return render(request, "frontend/pages/people/review.html", values)
+
+
+def _first(request: PageRequest) -> int:
+    """Return how many lines come before this page."""
+    text = request.GET.get("from", "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 6 else 0
+
+
+def _page_url(wanted: str, first: int) -> str:
+    return "?" + urlencode({key: value for key, value in {"show": wanted, "from": first}.items() if value})
 
 
 @page("members.update", methods=("POST",))

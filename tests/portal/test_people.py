@@ -11,6 +11,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from frontend.views import access_review
 from tenants import tokens
 from tenants.errors import Unauthenticated
 from tenants.models import AccountLink, ApiToken, Endpoint, Event, Membership, ServiceAccount
@@ -320,6 +321,18 @@ def test_a_token_is_revoked(world, browse):
 
 
 # --- review ----------------------------------------------------------------------------------------------------
+
+
+def test_a_long_review_has_pages(world, browse, monkeypatch):
+    monkeypatch.setattr(access_review, "PAGE", 2)
+    browser = browse(world.acme.owner)
+
+    first, second = (browser.get(f"{PEOPLE}/review{query}").content.decode() for query in ("", "?from=2"))
+    beyond = browser.get(f"{PEOPLE}/review?from=9999").content.decode()
+
+    lines = [set(re.findall(r'name="way" value="([^"]+)"', page)) for page in (first, second, beyond)]
+    assert (len(lines[0]), len(lines[0] & lines[1]), lines[2]) == (2, 0, lines[0])
+    assert 'href="?from=2"' in first
 
 
 def test_the_review_lists_every_way_in_and_writes_down_what_is_kept(world, browse):
