@@ -73,7 +73,8 @@ def show(request: PageRequest) -> HttpResponse:
     money = products.Money.read()
     parts = [products.days_price(_living(noun, request), money.prices, now=request.now) for noun in NOUNS]
     count, day = sum(number for number, _price in parts), sum((price for _number, price in parts), start=Decimal(0))
-    idle = _idle(request)
+    idle, all_looked_at = _idle(request)
+    idle_day = products.days_price(_endpoints(request, idle), money.prices, now=request.now)[1]
     ending = Q(allocation__expires_at__lt=request.now + SOON) & ~Q(phase=Phase.DELETING.value)
     soon_count = sum(_living(noun, request).filter(ending).count() for noun in NOUNS)
     budget = Budget.objects.filter(tenant=request.tenant).first()
@@ -86,7 +87,7 @@ def show(request: PageRequest) -> HttpResponse:
         "soon_more": max(0, soon_count - SHOWN),
         "idle": _last_called(idle, request, money),
         "idle_more": max(0, len(idle) - SHOWN),
-        "idle_day": products.days_price(_endpoints(request, idle), money.prices, now=request.now)[1],
+        "idle_day": idle_day if all_looked_at else None,  # the sum of a part would be wrong
         "bars": _bars(request),
         "running": _card(request, Q(phase=Phase.READY.value), money),
         "count": count,
@@ -128,13 +129,14 @@ def _endpoints(request: PageRequest, keys: Sequence[UUID]) -> QuerySet[Any]:
     return products.rows_of(products.ENDPOINTS, request).filter(pk__in=keys)
 
 
-def _idle(request: PageRequest) -> list[UUID]:
-    """Return ready endpoints that nobody called for a week, of the few hundred that are ready longest."""
+def _idle(request: PageRequest) -> tuple[list[UUID], bool]:
+    """Return ready endpoints that nobody called for a week, and whether all were looked at: the longest ready are."""
     before = request.now - IDLE
     ready = _living(products.ENDPOINTS, request).filter(phase=Phase.READY.value, ready_at__lt=before)
-    keys = list(ready.order_by("ready_at", "pk").values_list("pk", flat=True)[:MOST])
+    keys = list(ready.order_by("ready_at", "pk").values_list("pk", flat=True)[: MOST + 1])
+    keys, all_looked_at = keys[:MOST], len(keys) <= MOST
     if not keys:
-        return []
+        return [], True
     used = set(
         EndpointUsage.objects.filter(
             tenant_id=request.tenant.pk, endpoint_id__in=keys, hour__gte=before, requests__gt=0
@@ -142,7 +144,7 @@ def _idle(request: PageRequest) -> list[UUID]:
         .values_list("endpoint_id", flat=True)
         .distinct()
     )
-    return [key for key in keys if key not in used]
+    return [key for key in keys if key not in used], all_looked_at
 
 
 def _last_called(keys: Sequence[UUID], request: PageRequest, money: products.Money) -> list[dict[str, Any]]:

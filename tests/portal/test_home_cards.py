@@ -11,6 +11,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from frontend.views import home
 from tenants import usage
 from tenants.actor import SYSTEM
 from tenants.models import Allocation, Budget, Endpoint, EndpointUsage, Tenant
@@ -69,6 +70,19 @@ def test_an_idle_endpoint_stands_with_its_price_and_its_last_call(world, browse)
     assert "chat H100-80GB 2g.20gb last called 9 days ago €17.47 a day" in before
     assert "last called" not in used
     assert "Of it idle, a day €0.00" in used
+
+
+def test_the_cost_of_what_is_idle_is_not_told_when_only_a_part_was_looked_at(world, browse, monkeypatch):
+    made_ready(world.acme.endpoint, days=12)
+    made_ready(more(world, 1), days=11)
+    browser = browse(world.acme.member)
+
+    whole = text(browser.get("/t/acme"))
+    monkeypatch.setattr(home, "MOST", 1)
+    part = text(browser.get("/t/acme"))
+
+    assert "Of it idle, a day €" in whole
+    assert "Of it idle, a day --" in part
 
 
 def test_what_ends_soon_leads_to_renewing_it_for_who_may(world, browse):

@@ -1,18 +1,16 @@
-"""The platform's own objects: providers, hosts, devices, findings, host plans, served models, prices, catalogue."""
+"""The platform's own objects: providers, hosts, devices, findings, host plans."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from decimal import Decimal
 from typing import Any
 
-from django.db.models import Prefetch, QuerySet
+from django.db.models import QuerySet
 from pydantic import BaseModel
 
-from tenants import access, gpu_catalogue
-from tenants.api.serializers.base import Out, Page, PageQuery, page_of
+from tenants import access
+from tenants.api.serializers.base import Out, Page, page_of
 from tenants.api.serializers.platform import (
-    CatalogueOut,
     CredentialIn,
     DeviceOut,
     DeviceQuery,
@@ -20,24 +18,17 @@ from tenants.api.serializers.platform import (
     DrainPreviewOut,
     FindingOut,
     FindingQuery,
-    GpuProductOut,
     HostOut,
     HostPlanOut,
     HostQuery,
     MaintenanceIn,
     PlanQuery,
     PlanReasonIn,
-    PriceListIn,
-    PriceListOut,
     ProviderChangeIn,
     ProviderIn,
     ProviderOut,
     ProviderQuery,
     ResolveIn,
-    ServedModelChangeIn,
-    ServedModelIn,
-    ServedModelOut,
-    ServedModelQuery,
 )
 from tenants.api.views.base import ApiView, Call, reads, writes
 from tenants.api.views.filters import named
@@ -46,22 +37,16 @@ from tenants.models import (
     GpuDevice,
     Host,
     HostPlan,
-    Price,
-    PriceList,
     Provider,
     ProviderCredential,
-    ServedModel,
 )
-from tenants.operations import inventory, pricing, providers, served_models
-from tenants.transactions import acting
+from tenants.operations import inventory, providers
 
 ProviderPage = page_of(ProviderOut)
 HostPage = page_of(HostOut)
 DevicePage = page_of(DeviceOut)
 FindingPage = page_of(FindingOut)
 HostPlanPage = page_of(HostPlanOut)
-ServedModelPage = page_of(ServedModelOut)
-PriceListPage = page_of(PriceListOut)
 
 
 class ProviderView(ApiView):
@@ -492,125 +477,3 @@ class FindingResolve(FindingView):
             now=call.now,
             version=call.version,
         )
-
-
-class ServedModelView(ApiView):
-    """Served models."""
-
-    def rows(self, call: Call) -> QuerySet[ServedModel]:  # noqa: ARG002
-        """Return all served models: anybody may know what can be served."""
-        return ServedModel.objects.all()
-
-    def show(self, row: ServedModel, call: Call, secrets: Mapping[str, str]) -> Out:  # noqa: ARG002
-        """Return a served model."""
-        return ServedModelOut.of(row)
-
-
-class ServedModels(ServedModelView):
-    """All served models."""
-
-    @reads("served-models.list", answers=ServedModelPage, query=ServedModelQuery)
-    def get(self, call: Call) -> Page:
-        """List served models."""
-        rows = self.rows(call)
-        if call.query.enabled is not None:
-            rows = rows.filter(enabled=call.query.enabled)
-        return self.page(call, rows, ServedModelPage)
-
-    @writes("served-models.create", body=ServedModelIn, answers=ServedModelOut, status=201)
-    def post(self, call: Call) -> Any:
-        """Add a model at a pinned commit."""
-        body: ServedModelIn = call.body
-        return served_models.create(
-            name=body.name,
-            repository=body.repository,
-            commit=body.commit,
-            licence=body.licence,
-            quantisation=body.quantisation,
-            actor=call.actor,
-            now=call.now,
-        )
-
-
-class ServedModelItem(ServedModelView):
-    """One served model."""
-
-    key = "model"
-
-    @reads("served-models.read", answers=ServedModelOut)
-    def get(self, call: Call) -> Any:
-        """Read a served model."""
-        return call.target
-
-    @writes("served-models.update", body=ServedModelChangeIn, answers=ServedModelOut, versioned=True)
-    def patch(self, call: Call) -> Any:
-        """Enable or disable a served model, or correct its licence."""
-        return served_models.update(
-            model=call.target,
-            enabled=call.body.enabled,
-            licence=call.body.licence,
-            actor=call.actor,
-            now=call.now,
-            version=call.version,
-        )
-
-
-class PriceListView(ApiView):
-    """Price lists."""
-
-    def rows(self, call: Call) -> QuerySet[PriceList]:  # noqa: ARG002
-        """Return all price lists with their prices."""
-        prices = Prefetch("prices", Price.objects.order_by("item"))
-        return PriceList.objects.select_related("provider").prefetch_related(prices)
-
-    def show(self, row: PriceList, call: Call, secrets: Mapping[str, str]) -> Out:  # noqa: ARG002
-        """Return a price list."""
-        return PriceListOut.of(row)
-
-
-class PriceLists(PriceListView):
-    """All price lists."""
-
-    @reads("prices.list", answers=PriceListPage, query=PageQuery)
-    def get(self, call: Call) -> Page:
-        """List price lists."""
-        return self.page(call, self.rows(call), PriceListPage)
-
-    @writes("prices.create", body=PriceListIn, answers=PriceListOut, status=201)
-    def post(self, call: Call) -> Any:
-        """Publish prices from a date on; they are never changed backwards."""
-        body: PriceListIn = call.body
-        provider = None
-        if body.provider is not None:
-            with acting(call.actor):
-                provider = access.find(Provider.objects.all(), body.provider)
-        return pricing.publish(
-            name=body.name,
-            prices={item: Decimal(amount) for item, amount in body.prices.items()},
-            valid_from=body.valid_from,
-            provider=provider,
-            site=body.site,
-            currency=body.currency,
-            actor=call.actor,
-            now=call.now,
-        )
-
-
-class PriceListItem(PriceListView):
-    """One price list."""
-
-    key = "price_list"
-
-    @reads("prices.read", answers=PriceListOut)
-    def get(self, call: Call) -> Any:
-        """Read a price list."""
-        return call.target
-
-
-class Catalogue(ApiView):
-    """GPU products."""
-
-    @reads("catalogue.list", answers=CatalogueOut)
-    def get(self, call: Call) -> Out:  # noqa: ARG002
-        """List every GPU product with its MIG profiles and their source."""
-        return CatalogueOut(items=[GpuProductOut.of(product) for product in gpu_catalogue.products()])
