@@ -360,7 +360,7 @@ class Lab:
 
         return look
 
-    async def spawn(self, *, token: bool = True) -> asyncio.subprocess.Process:
+    async def spawn(self, *more: str, token: bool = True) -> asyncio.subprocess.Process:
         """Start the real program; its log goes to a file."""
         if not self.port:
             probe = await asyncio.start_server(lambda _r, _w: None, "127.0.0.1", 0)
@@ -373,7 +373,7 @@ class Lab:
             "TENANTRY_GATEWAY_UID": str(self.gateway_uid),
             **({"TENANTRY_GATEWAY_TOKEN": self.control.token} if token else {}),
         }
-        command = ["-m", "provisioners.gateway", "--port", str(self.port), "--state", str(self.state)]
+        command = ["-m", "provisioners.gateway", "--port", str(self.port), "--state", str(self.state), *more]
         with (self.folder / "gateway.log").open("ab") as log:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, *command, env=environment, cwd=ROOT, stderr=log, stdout=log, start_new_session=True

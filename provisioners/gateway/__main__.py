@@ -23,6 +23,8 @@ from provisioners.gateway.app import Gateway, Settings
 from provisioners.gateway.state import StateError
 
 USAGE_ERROR = 2
+HOPELESS = 3
+"""With `--end-when-hopeless`: only a start with a fresh token can help (what a provider that watches us looks for)."""
 
 
 class JsonLines(logging.Formatter):
@@ -48,6 +50,9 @@ def settings(arguments: list[str]) -> Settings:
     parser.add_argument("--port", type=int, required=True, help="port to listen on; 0 takes a free one")
     parser.add_argument("--state", type=Path, required=True, help="folder for identity, configuration and usage")
     parser.add_argument("--metrics-port", type=int, help="serve /metrics here instead of on --port")
+    parser.add_argument(
+        "--end-when-hopeless", action="store_true", help=f"exit {HOPELESS} once only a fresh token can help"
+    )
     given = parser.parse_args(arguments)
     token = os.environ.pop("TENANTRY_GATEWAY_TOKEN", "").strip()
     control_url = os.environ.get("TENANTRY_GATEWAY_CONTROL_URL", "").strip()
@@ -71,25 +76,27 @@ def settings(arguments: list[str]) -> Settings:
         port=given.port,
         metrics_port=given.metrics_port,
         ca_file=Path(ca_file) if ca_file else None,
+        ends_when_hopeless=given.end_when_hopeless,
     )
 
 
-async def _serve(chosen: Settings) -> None:
-    await Gateway(chosen).run()
+async def _serve(chosen: Settings) -> int:
+    gateway = Gateway(chosen)
+    await gateway.run()
+    return HOPELESS if gateway.hopeless else 0
 
 
 def main(arguments: list[str]) -> int:
-    """Run until told to stop; the exit status is 2 where it cannot start."""
+    """Run until told to stop; the exit status is 2 where it cannot start, 3 where it gave up."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     os.umask(0o077)
     try:
-        asyncio.run(_serve(settings(arguments)))
+        return asyncio.run(_serve(settings(arguments)))
     except (ValueError, StateError, OSError) as error:
         logging.getLogger("tenantry.gateway").error("cannot start: %s", error)  # noqa: TRY400 - a message for people
         return USAGE_ERROR
-    return 0
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from aiohttp import web
 from provisioners.driver import Secret
 from provisioners.gateway import refusals
 from provisioners.gateway.backends import Backends
-from provisioners.gateway.home import Home, Link, Removed
+from provisioners.gateway.home import Home, Link, Removed, TokenRefused
 from provisioners.gateway.metrics import Metrics
 from provisioners.gateway.paths import Route
 from provisioners.gateway.protocol import Backend, ConfigDocument, ProtocolError, Report, UsageRecord
@@ -61,6 +61,8 @@ class Settings:
     usage_interval_s: float = 2.0
     ca_file: Path | None = None
     """Authorities that the control plane's and backends' certificates may come from; None: the system's."""
+    ends_when_hopeless: bool = False
+    """End, rather than wait for people, once only a start with a fresh token can help: for pods, which are watched."""
 
 
 class Gateway:
@@ -80,6 +82,8 @@ class Gateway:
         self._home: Home
         self._upstream: aiohttp.ClientSession
         self._stopping = asyncio.Event()
+        self.hopeless = ""
+        """Why it ended by itself: only a fresh token helps. "" else."""
 
     async def run(self) -> None:
         """Serve until SIGTERM, SIGINT or `stop`."""
@@ -111,6 +115,7 @@ class Gateway:
                 have=self._resume(),
                 apply=self._apply,
                 report=self._report,
+                gives_up=self.settings.ends_when_hopeless,
             )
             runners = await self._listen()
             at_home = asyncio.create_task(self._stay_at_home(), name="home")
@@ -158,6 +163,7 @@ class Gateway:
 
     async def _stay_at_home(self) -> None:
         if self._state.identity.removed:
+            self._give_up("the control plane has removed it")
             return
         try:
             await self._home.run()
@@ -165,9 +171,17 @@ class Gateway:
             log.warning("the control plane removed this gateway; it serves nothing any more")
             self._state.forget()
             self._close_for_good()
+            self._give_up("the control plane has removed it")
+        except TokenRefused:
+            self._give_up("the control plane refused its token")
         except Exception:
             # A bug in calling home must not stop what is being served; it must be seen, and people restart us.
             log.exception("calling home ended by a bug")
+
+    def _give_up(self, why: str) -> None:
+        if self.settings.ends_when_hopeless:
+            self.hopeless = why
+            self.stop()
 
     # --- listening ----------------------------------------------------------------------------------
 
@@ -210,8 +224,14 @@ class Gateway:
     # --- own pages ----------------------------------------------------------------------------------
 
     def _own_page(self, route: Route) -> web.Response | None:
-        if route is Route.HEALTH:
-            return web.Response(body=json.dumps(self.health()).encode(), content_type="application/json")
+        if route in {Route.HEALTH, Route.READY}:
+            health = self.health()
+            down = route is Route.READY and health["state"] not in {"serving", "waiting"}
+            return web.Response(
+                status=HTTPStatus.SERVICE_UNAVAILABLE if down else HTTPStatus.OK,
+                body=json.dumps(health).encode(),
+                content_type="application/json",
+            )
         return self._metrics_text() if self.settings.metrics_port is None else None
 
     async def _metrics_page(self, request: web.BaseRequest) -> web.Response:
@@ -224,7 +244,7 @@ class Gateway:
         return web.Response(body=self._metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4"})
 
     def health(self) -> dict[str, object]:
-        """Return what `/healthz` says: where in its life the gateway is. No secret, no tenant's name."""
+        """Return what `/healthz` and `/readyz` (503 until enrolled) say: where in its life it is. No secret, no names."""
         identity, routing = self._state.identity, self._proxy.routing
         if identity.removed:
             state = "removed"

@@ -62,6 +62,10 @@ class Removed(Exception):
     """The control plane said 410: this gateway is gone."""
 
 
+class TokenRefused(Exception):
+    """The control plane refuses the enrolment token: a fresh one is needed."""
+
+
 class Home:
     """Talks to the control plane for one gateway."""
 
@@ -77,8 +81,13 @@ class Home:
         have: ConfigDocument | None,
         apply: Callable[[ConfigDocument], None],
         report: Callable[[], Awaitable[Report]],
+        gives_up: bool = False,
     ) -> None:
-        """`apply` takes each configuration that was accepted; `report` looks and says how things are."""
+        """`apply` takes each configuration that was accepted; `report` looks and says how things are.
+
+        `gives_up`: a refused token ends `run` instead of being tried again and again.
+        """
+        self._gives_up: Final = gives_up
         self.link = Link.UNKNOWN
         self.config_refused = ""
         """Why the last configuration offered was not taken."""
@@ -94,7 +103,7 @@ class Home:
         self._gateway_uid: Final = UUID(state.identity.gateway_uid)
 
     async def run(self) -> None:
-        """Work until cancelled. Raises `Removed`."""
+        """Work until cancelled. Raises `Removed`, and `TokenRefused` where it gives up."""
         await self._enrol()
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -145,6 +154,8 @@ class Home:
                 raise Removed
             case HTTPStatus.UNAUTHORIZED | HTTPStatus.FORBIDDEN:
                 self._seen(Link.TOKEN_REFUSED, "the control plane refuses the enrolment token; a fresh one is needed")
+                if self._gives_up:
+                    raise TokenRefused
             case _:
                 self._seen(Link.AWAY, f"enrolment answered with {status}")
 

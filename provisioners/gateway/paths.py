@@ -24,6 +24,7 @@ class Route(StrEnum):
     MODELS = "models"
     MODEL = "models/{id}"
     HEALTH = "healthz"
+    READY = "readyz"
     METRICS = "metrics"
 
 
@@ -42,6 +43,7 @@ _EXACT: Final = {
     ("POST", "/v1/embeddings"): Match(Route.EMBEDDINGS),
     ("GET", "/v1/models"): Match(Route.MODELS),
     ("GET", "/healthz"): Match(Route.HEALTH),
+    ("GET", "/readyz"): Match(Route.READY),
     ("GET", "/metrics"): Match(Route.METRICS),
 }
 _MODEL: Final = re.compile(r"/v1/models/([A-Za-z0-9][A-Za-z0-9._-]{0,127})", re.ASCII)

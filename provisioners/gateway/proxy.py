@@ -150,7 +150,7 @@ class Proxy:
             found = match(request.method, request.raw_path)
             if found is None:
                 return self._refuse(refusals.not_found(), request_id)
-            if found.route in (Route.HEALTH, Route.METRICS):
+            if found.route in (Route.HEALTH, Route.READY, Route.METRICS):
                 return self._own(found.route) or self._refuse(refusals.not_found(), request_id)
             with self._counted():
                 if request.method == "GET":

@@ -131,6 +131,45 @@ async def test_sigterm_lets_a_running_stream_end_takes_nothing_new_and_sends_its
 
 
 @scenario
+async def test_is_ready_only_once_it_has_enrolled(lab: Lab) -> None:
+    lab.control.lose_enrol_answers = 1_000
+    await lab.spawn()
+    await lab.healthy(enrolled=False, state="enrolling")
+
+    async with lab.http.get(f"{lab.url}/readyz") as before:
+        enrolling = before.status
+    lab.control.lose_enrol_answers = 0
+    await lab.healthy(enrolled=True)
+    async with lab.http.get(f"{lab.url}/readyz") as after:
+        enrolled = after.status
+
+    assert (enrolling, enrolled) == (503, 200)
+
+
+@scenario
+async def test_in_a_pod_it_ends_with_3_when_its_token_is_refused(lab: Lab) -> None:
+    lab.control.token = "tnt_enrol_another"
+    process = await lab.spawn("--end-when-hopeless")
+    lab.control.token = "tnt_enrol_this"
+
+    assert await asyncio.wait_for(process.wait(), 20) == 3
+    assert "refuses the enrolment token" in lab.log
+
+
+@scenario
+async def test_in_a_pod_it_ends_with_3_when_it_was_removed_and_at_every_start_after(lab: Lab) -> None:
+    lab.control.publish(lab.endpoint())
+    process = await lab.spawn("--end-when-hopeless")
+    await lab.healthy(state="serving")
+
+    lab.control.answer_all_with = 410
+    first = await asyncio.wait_for(process.wait(), 20)
+    again = await lab.spawn("--end-when-hopeless", token=False)
+
+    assert (first, await asyncio.wait_for(again.wait(), 20)) == (3, 3)
+
+
+@scenario
 async def test_a_second_process_on_one_folder_says_why_it_ends(lab: Lab) -> None:
     lab.control.publish(lab.endpoint())
     await lab.spawn()

@@ -17,6 +17,7 @@ ALLOWED = {
     ("POST", "/v1/embeddings"): Route.EMBEDDINGS,
     ("GET", "/v1/models"): Route.MODELS,
     ("GET", "/healthz"): Route.HEALTH,
+    ("GET", "/readyz"): Route.READY,
     ("GET", "/metrics"): Route.METRICS,
 }
 PIECES = ["/", "v1", "chat", "completions", "models", "embeddings", ".", "..", "%2f", "%2e", "\\", "//", ";", "?", "#"]
