@@ -244,7 +244,7 @@ class Gateway:
         return web.Response(body=self._metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4"})
 
     def health(self) -> dict[str, object]:
-        """Return what `/healthz` and `/readyz` (503 until enrolled) say: where in its life it is. No secret, no names."""
+        """Return what `/healthz` and `/readyz` (503 until enrolled) say: where in its life it is. No secret."""
         identity, routing = self._state.identity, self._proxy.routing
         if identity.removed:
             state = "removed"
