@@ -1,0 +1,283 @@
+"""Everything the driver is told of one cluster: how it is reached, what is deployed there, and by which limits.
+
+Read once from a provider's config and credentials; frozen, no I/O. Whoever needs a figure of the cluster that
+is not found by asking it takes it from here.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import ip_network
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import yaml
+
+from provisioners.driver import Secret
+
+ACCESS: Final = ("route", "load-balancer", "cluster", "lab")
+"""How an endpoint's address comes to be: an HTTPRoute, a Service of type LoadBalancer, the cluster's own DNS, a lab."""
+GATEWAY_PORT: Final = 8080
+SERVING_PORT: Final = 8000
+
+
+class BadSettings(ValueError):
+    """A setting of the provider cannot be used; the text says which and why, and holds no secret."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Pods of the platform that may talk with a tenant's, by the labels of their namespace and their own."""
+
+    namespace: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Empty: every pod of that namespace."""
+
+
+@dataclass(frozen=True, slots=True)
+class RouteParent:
+    """The platform's Gateway that HTTPRoutes attach to."""
+
+    namespace: str
+    name: str
+    section: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One cluster as configured."""
+
+    slug: str
+    url: str
+    """Base URL of the kube-apiserver."""
+    ca_pem: str = ""
+    """Certificates that the API server's is checked with; empty: the machine's own."""
+    token: Secret | None = None
+    client_certificate: Secret | None = None
+    client_key: Secret | None = None
+    """PEM texts of a client certificate, where no token is used."""
+    tls_server_name: str = ""
+    access: str = "cluster"
+    zone: str = ""
+    """DNS zone of endpoint addresses with `route` and `load-balancer`."""
+    route_parent: RouteParent | None = None
+    gateway_image: str = "registry.invalid/tenantry/gateway:unset"
+    vllm_image: str = "registry.invalid/vllm/vllm-openai:unset"
+    """Both pinned by digest in production."""
+    registries: tuple[str, ...] = ()
+    """Prefixes of images that may run in a tenant's namespace; empty: those of the two images above."""
+    system_namespace: str = "tenantry-system"
+    control_plane_cidrs: tuple[str, ...] = ()
+    model_mirror_cidrs: tuple[str, ...] = ()
+    dns: Peer = field(default_factory=lambda: Peer("kube-system", {"k8s-app": "kube-dns"}))
+    dns_cidrs: tuple[str, ...] = ()
+    """Address of a DNS cache on the node, commonly `169.254.20.10/32`."""
+    proxy: Peer = field(default_factory=lambda: Peer("gateway-system"))
+    """Who may open connections to a namespace's gateway."""
+    monitoring_namespace: str = ""
+    pod_security_version: str = "v1.36"
+    read_only_root: bool = True
+    storage_class: str = ""
+    cache_gib: int = 0
+    """Size of the volume of model weights per replica; 0: an emptyDir."""
+    gateway_storage_class: str = ""
+    """Empty: an emptyDir, and a gateway that lost it is started with a fresh token."""
+    runtime_class: str = ""
+    reads_per_s: float = 50.0
+    writes_per_s: float = 25.0
+    call_deadline_s: float = 10.0
+    """For one call; lists of a whole cluster get `list_deadline_s`."""
+    list_deadline_s: float = 25.0
+    page: int = 500
+    """Objects per page of a list."""
+    lab: bool = False
+    """True for a cluster whose pods are played by a lab: what it answers is simulated."""
+
+    @property
+    def allowed_registries(self) -> tuple[str, ...]:
+        """Prefixes of images that may run in a tenant's namespace."""
+        return self.registries or tuple(
+            sorted({image.rpartition("/")[0] + "/" for image in (self.gateway_image, self.vllm_image) if "/" in image})
+        )
+
+    def __repr__(self) -> str:
+        """Show which cluster, and no credential."""
+        return f"Settings({self.slug}, {self.url}, access={self.access})"
+
+
+_TEXTS: Final = (
+    "slug", "url", "ca_pem", "tls_server_name", "access", "zone", "gateway_image", "vllm_image", "system_namespace",
+    "monitoring_namespace", "pod_security_version", "storage_class", "gateway_storage_class", "runtime_class",
+)  # fmt: skip
+_NUMBERS: Final = ("reads_per_s", "writes_per_s", "call_deadline_s", "list_deadline_s")
+_WHOLE: Final = ("cache_gib", "page")
+_FLAGS: Final = ("read_only_root", "lab")
+_LISTS: Final = ("registries", "control_plane_cidrs", "model_mirror_cidrs", "dns_cidrs")
+_CIDRS: Final = ("control_plane_cidrs", "model_mirror_cidrs", "dns_cidrs")
+
+
+def settings_of(config: Mapping[str, Any], secrets: Mapping[str, Secret]) -> Settings:
+    """Return the settings of a provider's row.
+
+    The credential is one of `token`, `client_certificate` with `client_key`, or `kubeconfig` (its current context;
+    `url` and `ca_pem` are then taken from it where the config has none). Raises `BadSettings`, and `KeyError` with
+    the name of a setting or credential that is missing.
+    """
+    given = {name: value for name, value in config.items() if value not in (None, "")}
+    values: dict[str, Any] = {}
+    for names, read in _READERS:
+        values |= {name: read(name, given[name]) for name in names if name in given}
+    _credential(values, secrets)
+    if "url" not in values:
+        raise KeyError("url")
+    values.setdefault("slug", urlsplit(values["url"]).hostname or "cluster")
+    return _checked(values)
+
+
+def _credential(values: dict[str, Any], secrets: Mapping[str, Secret]) -> None:
+    if "kubeconfig" in secrets and secrets["kubeconfig"].reveal().strip():
+        _from_kubeconfig(values, secrets["kubeconfig"])
+        return
+    certificate, key = secrets.get("client_certificate"), secrets.get("client_key")
+    if certificate is not None and certificate.reveal():
+        if key is None or not key.reveal():
+            raise KeyError("client_key")
+        values["client_certificate"], values["client_key"] = certificate, key
+        return
+    values["token"] = Secret(secrets["token"].reveal().strip())
+
+
+def _checked(values: dict[str, Any]) -> Settings:
+    parts = urlsplit(values["url"])
+    if parts.scheme != "https" or not parts.hostname:
+        raise BadSettings("url: the address of a cluster starts with https:// and names a host")
+    if parts.username or parts.password:
+        raise BadSettings("url: no credential belongs in an address")
+    values["url"] = values["url"].rstrip("/")
+    if values.get("access", ACCESS[2]) not in ACCESS:
+        raise BadSettings(f"access: one of {', '.join(ACCESS)}")
+    if values.get("access") == "route" and values.get("route_parent") is None:
+        raise BadSettings("route_parent: with access route, the Gateway that routes attach to is needed")
+    for name in _CIDRS:
+        for cidr in values.get(name, ()):
+            try:
+                ip_network(cidr)
+            except ValueError as error:
+                raise BadSettings(f"{name}: {cidr} is no network") from error
+    for name in (*_NUMBERS, "page"):
+        if values.get(name, 1) <= 0:
+            raise BadSettings(f"{name}: must be above 0")
+    return Settings(**values)
+
+
+def _number(name: str, value: object) -> float:
+    try:
+        return float(str(value))
+    except ValueError as error:
+        raise BadSettings(f"{name}: no number") from error
+
+
+def _flag(name: str, value: object) -> bool:
+    text = str(value).lower()
+    if text in {"true", "1", "yes", "on"}:
+        return True
+    if text in {"false", "0", "no", "off"}:
+        return False
+    raise BadSettings(f"{name}: true or false")
+
+
+def _text(_name: str, value: object) -> str:
+    return str(value)
+
+
+def _whole(name: str, value: object) -> int:
+    return int(_number(name, value))
+
+
+def _list(_name: str, value: object) -> tuple[str, ...]:
+    """Return a list given as JSON or as text with commas."""
+    items = value if isinstance(value, (list, tuple)) else str(value).split(",")
+    return tuple(text for item in items if (text := str(item).strip()))
+
+
+def _peer(name: str, value: object) -> Peer:
+    """Return a peer: `{"namespace": …, "labels": {…}}`, or as text `kube-system`, `kube-system:k8s-app=kube-dns`."""
+    if isinstance(value, Mapping):
+        return Peer(str(value["namespace"]), {str(k): str(v) for k, v in (value.get("labels") or {}).items()})
+    namespace, _, rest = str(value).partition(":")
+    labels = {}
+    for pair in _list(name, rest):
+        key, equals, text = pair.partition("=")
+        if not equals:
+            raise BadSettings(f"{name}: labels are written key=value")
+        labels[key.strip()] = text.strip()
+    return Peer(namespace.strip(), labels)
+
+
+def _route_parent(_name: str, value: object) -> RouteParent:
+    parts = str(value).split("/")
+    if len(parts) not in {2, 3} or not all(parts):
+        raise BadSettings("route_parent: written namespace/name or namespace/name/section")
+    return RouteParent(*parts)
+
+
+_READERS: Final[tuple[tuple[tuple[str, ...], Callable[[str, object], Any]], ...]] = (
+    (_TEXTS, _text),
+    (_NUMBERS, _number),
+    (_WHOLE, _whole),
+    (_FLAGS, _flag),
+    (_LISTS, _list),
+    (("dns", "proxy"), _peer),
+    (("route_parent",), _route_parent),
+)
+
+
+# --- kubeconfig -----------------------------------------------------------------------------------
+
+
+def _from_kubeconfig(values: dict[str, Any], text: Secret) -> None:
+    """Take address, certificates and credential of a kubeconfig's current context. Raises `BadSettings`."""
+    try:
+        document = yaml.safe_load(text.reveal())
+    except yaml.YAMLError:
+        raise BadSettings("kubeconfig: no YAML") from None  # the text of the error quotes the credential
+    if not isinstance(document, dict):
+        raise BadSettings("kubeconfig: no mapping")
+    context = _named(document, "contexts", str(document.get("current-context", ""))).get("context") or {}
+    cluster = _named(document, "clusters", str(context.get("cluster", ""))).get("cluster") or {}
+    user = _named(document, "users", str(context.get("user", ""))).get("user") or {}
+    if "exec" in user or "auth-provider" in user:
+        raise BadSettings("kubeconfig: programs of a kubeconfig (exec, auth-provider) are never run; give a token")
+    if cluster.get("insecure-skip-tls-verify"):
+        raise BadSettings("kubeconfig: insecure-skip-tls-verify is refused; give certificate-authority-data")
+    if "certificate-authority" in cluster or "client-certificate" in user or "tokenFile" in user:
+        raise BadSettings("kubeconfig: it names files; write their content into it (kubectl config view --flatten)")
+    values.setdefault("url", str(cluster.get("server", "")))
+    if cluster.get("certificate-authority-data"):
+        values.setdefault("ca_pem", _decoded("certificate-authority-data", cluster))
+    if cluster.get("tls-server-name"):
+        values.setdefault("tls_server_name", str(cluster["tls-server-name"]))
+    if user.get("token"):
+        values["token"] = Secret(str(user["token"]))
+    elif user.get("client-certificate-data") and user.get("client-key-data"):
+        values["client_certificate"] = Secret(_decoded("client-certificate-data", user))
+        values["client_key"] = Secret(_decoded("client-key-data", user))
+    else:
+        raise BadSettings("kubeconfig: its user has neither a token nor a client certificate")
+
+
+def _named(document: Mapping[str, Any], plural: str, name: str) -> dict[str, Any]:
+    for entry in document.get(plural) or []:
+        if isinstance(entry, dict) and entry.get("name") == name:
+            return entry
+    raise BadSettings(f"kubeconfig: its current context names no entry of {plural}")
+
+
+def _decoded(name: str, holder: Mapping[str, Any]) -> str:
+    try:
+        return base64.b64decode(str(holder[name]), validate=True).decode()
+    except (binascii.Error, ValueError):
+        raise BadSettings(f"kubeconfig: {name} is no base64") from None
