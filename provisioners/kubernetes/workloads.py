@@ -1,0 +1,671 @@
+"""What runs in a tenant's namespace: model servers, the gateway in front of them, and how they are reached. Pure.
+
+Specs → steps, and one step's payload → the objects that make it true, in the order in which they are applied. The
+names derive from ids; secrets stand in Secrets only; the mark is put on by the driver (`objects.marked_set`), but pod
+templates carry it from here, because nobody else writes into them. Facts of vLLM 0.32 and of Kubernetes 1.36:
+kubernetes-gpu facts, sections 3.1 and 3.2.
+
+Invariants: a unit is one Deployment of at most one pod, so a unit of the ledger is never used twice by a rollout,
+and only units held for it are ever used beside; what a pod asks its node for comes from `gpu.Request` alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from provisioners.driver import (
+    MARK_DOMAIN,
+    Binding,
+    BoundaryKind,
+    BoundarySpec,
+    DriverRejected,
+    EndpointSpec,
+    GatewaySpec,
+    NotSupported,
+    Power,
+    Ref,
+    Secret,
+    ServingSpec,
+    Step,
+    UnitSpec,
+)
+from provisioners.kubernetes import pods
+from provisioners.kubernetes.gpu import Request
+from provisioners.kubernetes.objects import (
+    COMPONENT_LABEL,
+    STEP_LABEL,
+    UID_LABEL,
+    UNIT_LABEL,
+    Object,
+    dig,
+    step_label,
+)
+from provisioners.kubernetes.settings import GATEWAY_PORT, SERVING_PORT, Settings
+from provisioners.steps import in_order, indexed, make
+from tenants import gpu_catalogue, models_catalogue
+
+SECRET_STEP: Final = "serving.secret"  # noqa: S105 - a step's name
+REPLICA_STEP: Final = "serving.replica"
+SERVICE_STEP: Final = "serving.service"
+GATEWAY_STEP: Final = "namespace.gateway"
+
+GATEWAY: Final = "gateway"
+REPLICA: Final = "replica"
+"""Values of `COMPONENT_LABEL` on pods."""
+GATEWAY_NAME: Final = "tn-gateway"
+"""Name of the gateway's objects; the namespace is the boundary's own."""
+GATEWAY_TOKEN: Final = "TENANTRY_GATEWAY_TOKEN"  # noqa: S105 - a variable's name
+METRICS_PORT: Final = 9090
+GATEWAY_VCPU: Final = "1"
+GATEWAY_MEMORY: Final = "512Mi"
+"""Room of one gateway; a namespace's quota holds it on top of the tenant's."""
+HOPELESS_EXIT: Final = 3
+"""Exit status of a gateway that only a fresh token can help (`provisioners.gateway --end-when-hopeless`)."""
+
+DELIVERY_ANNOTATION: Final = f"{MARK_DOMAIN}/delivery"
+"""Stands for the enrolment token that a gateway was started with; another token means another start."""
+REVISION_ANNOTATION: Final = f"{MARK_DOMAIN}/revision"
+MODEL_ANNOTATION: Final = f"{MARK_DOMAIN}/model"
+HOST_ANNOTATION: Final = f"{MARK_DOMAIN}/host"
+PROFILE_ANNOTATION: Final = f"{MARK_DOMAIN}/profile"
+PRODUCT_ANNOTATION: Final = f"{MARK_DOMAIN}/product"
+GPUS_ANNOTATION: Final = f"{MARK_DOMAIN}/gpus"
+DEVICES_ANNOTATION: Final = f"{MARK_DOMAIN}/devices"
+STARTS_ANNOTATION: Final = f"{MARK_DOMAIN}/starts"
+BINDING_ANNOTATION: Final = f"{MARK_DOMAIN}/binding"
+"""On a replica's Deployment: the unit as the spec told it, for reading it back."""
+
+SHUTDOWN_S: Final = 120
+"""Running requests get this long after SIGTERM (`vllm serve --shutdown-timeout`; its default aborts them)."""
+LEAVE_S: Final = 15
+"""Before SIGTERM: gateways and endpoints forget the pod first."""
+GRACE_S: Final = LEAVE_S + SHUTDOWN_S + 30
+LEAST_STARTUP_S: Final = 1800
+LONGEST_STARTUP_S: Final = 4 * 3600
+COMPILE_S: Final = 600
+LOAD_S_PER_GIB: Final = 20
+"""Weights that come at 50 MiB/s at worst, from the mirror and once more from the disk."""
+PULL_S: Final = 1800
+"""The image is many GiB: the first start on a node may take a quarter of an hour."""
+PROBE_S: Final = 10
+CACHE_GIB: Final = 100
+"""Room for weights in an emptyDir; a limit, not a demand."""
+LARGEST_SHM_GIB: Final = 16
+MODELS_PATH: Final = "/models"
+SERVING_ENVIRONMENT: Final[Mapping[str, str]] = {
+    "HOME": "/tmp/home",  # noqa: S108 - a path in the container
+    "USER": "vllm",
+    "TMPDIR": "/tmp",  # noqa: S108
+    "HF_HOME": MODELS_PATH,
+    "XDG_CACHE_HOME": f"{MODELS_PATH}/.cache",
+    "XDG_CONFIG_HOME": "/tmp/config",  # noqa: S108
+    "VLLM_CACHE_ROOT": f"{MODELS_PATH}/.vllm",
+    "VLLM_CONFIG_ROOT": "/tmp/config/vllm",  # noqa: S108
+    "TRITON_CACHE_DIR": f"{MODELS_PATH}/.triton",
+    "TORCHINDUCTOR_CACHE_DIR": f"{MODELS_PATH}/.inductor",
+    "FLASHINFER_WORKSPACE_BASE": MODELS_PATH,
+    "NUMBA_CACHE_DIR": "/tmp/numba",  # noqa: S108
+    "OUTLINES_CACHE_DIR": "/tmp/outlines",  # noqa: S108
+}
+"""Everything that vLLM and what it stands on would write into the root file system."""
+_KEY_FLAGS: Final = ("--api-key",)
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointPart:
+    """Payload of an endpoint's step."""
+
+    spec: EndpointSpec
+    unit: UnitSpec | None = None
+    """Set for a replica's step."""
+
+
+# --- steps ----------------------------------------------------------------------------------------
+
+
+def endpoint_steps(spec: EndpointSpec) -> tuple[Step, ...]:
+    """Return the steps of an endpoint in a namespace, in order. Raises `NotSupported`, `DriverRejected`."""
+    if spec.boundary_kind is not BoundaryKind.NAMESPACE:
+        msg = "a cluster makes endpoints in namespaces only"
+        raise NotSupported(msg)
+    _checked_command(spec.serving)
+    secret = {"names": sorted(spec.serving.secrets), "revision": str(spec.serving.revision_uid)}
+    serving = _serving(spec)
+    found = [make(spec.ref, SECRET_STEP, secret, EndpointPart(spec))]
+    for unit in replicas(spec):
+        want = {"unit": _placed(unit), "serving": serving, "power": str(spec.power)}
+        found.append(make(spec.ref, indexed(REPLICA_STEP, unit.index), want, EndpointPart(spec, unit)))
+    service = {"model": spec.serving.model, "cut_off": spec.cut_off, "several": len(replicas(spec)) > 1}
+    found.append(make(spec.ref, SERVICE_STEP, service, EndpointPart(spec)))
+    by_name = {step.name: step for step in found}
+    return tuple(by_name[name] for name in in_order(by_name))
+
+
+def gateway_step(spec: BoundarySpec, gateway: GatewaySpec) -> Step:
+    """Return the step of a namespace's gateway; its payload is the `GatewaySpec`, token included."""
+    want = {"gateway": str(gateway.uid), "control_plane_url": gateway.control_plane_url}
+    return make(spec.ref, GATEWAY_STEP, want, gateway)
+
+
+def replicas(spec: EndpointSpec) -> tuple[UnitSpec, ...]:
+    """Return the units that a replica runs on; surge units stand by for a rollout."""
+    return tuple(unit for unit in spec.units if unit.role != "surge")
+
+
+def _placed(unit: UnitSpec) -> dict[str, Any]:
+    """Return what of a unit the cluster is told and can be held to: what it chooses itself is left out."""
+    return {
+        "uid": str(unit.uid),
+        "host": unit.host,
+        "product": unit.product,
+        "profile": unit.profile,
+        "gpu_count": unit.gpu_count,
+        "binding": str(unit.binding),
+        "devices": [] if unit.binding is Binding.HOST else list(unit.devices),
+        "starts": list(unit.starts) if unit.binding is Binding.DEVICE else [],
+        "vcpu": unit.vcpu,
+        "memory_gib": unit.memory_gib,
+    }
+
+
+def _serving(spec: EndpointSpec) -> dict[str, Any]:
+    serving = spec.serving
+    return {
+        "model": serving.model,
+        "source": serving.source,
+        "commit": serving.commit,
+        "runtime": serving.runtime,
+        "revision": serving.revision,
+        "revision_uid": str(serving.revision_uid),
+        "argv": list(serving.argv),
+        "environment": dict(sorted(serving.environment.items())),
+        "secrets": sorted(serving.secrets),
+    }
+
+
+# --- an endpoint's objects ------------------------------------------------------------------------
+
+
+def secret_objects(spec: EndpointSpec) -> tuple[Object, ...]:
+    """Return the Secret of an endpoint's model servers; it is there even where it holds nothing."""
+    return (pods.secret(secret_name(spec.ref), spec.boundary.name, spec.serving.secrets),)
+
+
+def secret_name(ref: Ref) -> str:
+    """Return the name of an endpoint's Secret."""
+    return f"{ref.name}-env"
+
+
+def replica_name(ref: Ref, index: int) -> str:
+    """Return the name of a replica's Deployment and Service."""
+    return f"{ref.name}-{index}"
+
+
+def replica_objects(spec: EndpointSpec, unit: UnitSpec, settings: Settings, share: Request) -> tuple[Object, ...]:
+    """Return what makes one replica: claims, cache, Service, Deployment last. Raises `DriverRejected`."""
+    name, namespace = replica_name(spec.ref, unit.index), spec.boundary.name
+    chosen = {UID_LABEL: str(spec.ref.uid), STEP_LABEL: step_label(indexed(REPLICA_STEP, unit.index))}
+    volumes: list[Object] = []
+    if settings.cache_gib:
+        volumes.append(_cache(f"{name}-cache", namespace, settings))
+    service = _service(name, namespace, chosen, port=SERVING_PORT, target="http")
+    # Unready pods are listed too: only the gateway decides which replica takes requests, by what we tell it.
+    service["spec"]["publishNotReadyAddresses"] = True
+    return (*share.claims, *volumes, service, _deployment(spec, unit, settings, share, chosen))
+
+
+def _cache(name: str, namespace: str, settings: Settings) -> Object:
+    claim: Object = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "accessModes": ["ReadWriteOnce"],
+            "resources": {"requests": {"storage": f"{settings.cache_gib}Gi"}},
+        },
+    }
+    if settings.storage_class:
+        claim["spec"]["storageClassName"] = settings.storage_class
+    return claim
+
+
+def _deployment(
+    spec: EndpointSpec, unit: UnitSpec, settings: Settings, share: Request, chosen: Mapping[str, str]
+) -> Object:
+    step = indexed(REPLICA_STEP, unit.index)
+    budget_s = startup_s(spec.serving, unit)
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {
+            "name": replica_name(spec.ref, unit.index),
+            "namespace": spec.boundary.name,
+            "labels": {UNIT_LABEL: str(unit.uid), COMPONENT_LABEL: REPLICA},
+            "annotations": _facts(spec, unit),
+        },
+        "spec": {
+            "replicas": 1 if spec.power is Power.ON else 0,
+            "revisionHistoryLimit": 2,
+            "progressDeadlineSeconds": budget_s + PULL_S,
+            "strategy": _strategy(spec, unit),
+            "selector": {"matchLabels": dict(chosen)},
+            "template": {
+                "metadata": {
+                    "labels": pods.template_labels(spec.ref, step, REPLICA, **{UNIT_LABEL: str(unit.uid)}),
+                    "annotations": {
+                        REVISION_ANNOTATION: str(spec.serving.revision),
+                        # The Secret may hold other texts for another revision: its pods must be made anew.
+                        f"{MARK_DOMAIN}/revision-uid": str(spec.serving.revision_uid),
+                    },
+                },
+                "spec": _replica_pod(spec, unit, settings, share, budget_s),
+            },
+        },
+    }
+
+
+def _facts(spec: EndpointSpec, unit: UnitSpec) -> dict[str, str]:
+    return {
+        REVISION_ANNOTATION: str(spec.serving.revision),
+        MODEL_ANNOTATION: spec.serving.model,
+        HOST_ANNOTATION: unit.host,
+        PRODUCT_ANNOTATION: unit.product,
+        PROFILE_ANNOTATION: unit.profile,
+        GPUS_ANNOTATION: str(1 if unit.profile else unit.gpu_count),
+        BINDING_ANNOTATION: str(unit.binding),
+        DEVICES_ANNOTATION: ",".join(unit.devices),
+        STARTS_ANNOTATION: ",".join(str(start) for start in unit.starts),
+    }
+
+
+def _strategy(spec: EndpointSpec, unit: UnitSpec) -> Object:
+    """Return how a changed replica is replaced: beside the old one only in room that is held for that."""
+    if unit.product and not standing_by(spec, unit):
+        return {"type": "Recreate"}
+    return {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
+
+
+def standing_by(spec: EndpointSpec, unit: UnitSpec) -> int:
+    """Return how many surge units a second pod of this unit may really use.
+
+    A claim names a device or a GPU, so only what the node chooses itself (`host`) can go to another pod.
+    """
+    if unit.binding is not Binding.HOST:
+        return 0
+    alike = (unit.host, unit.product, unit.profile, unit.gpu_count, unit.binding)
+    return sum(
+        other.role == "surge"
+        and (other.host, other.product, other.profile, other.gpu_count, other.binding) == alike
+        and (other.vcpu, other.memory_gib) >= (unit.vcpu, unit.memory_gib)
+        for other in spec.units
+    )
+
+
+def _replica_pod(spec: EndpointSpec, unit: UnitSpec, settings: Settings, share: Request, budget_s: int) -> Object:
+    room = _room(unit)
+    asked = {**room, **share.resources}
+    resources: dict[str, Any] = {"requests": asked, "limits": dict(asked)}
+    if share.container_claims:
+        resources["claims"] = [dict(claim) for claim in share.container_claims]
+    pod: Object = {
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": GRACE_S,
+        "securityContext": pods.pod_security(),
+        "containers": [
+            {
+                "name": "server",
+                "image": settings.vllm_image,
+                "command": pods.argv(_checked_command(spec.serving)),
+                "env": pods.environment(
+                    spec.serving.environment,
+                    SERVING_ENVIRONMENT,
+                    secrets=spec.serving.secrets,
+                    secret_name=secret_name(spec.ref),
+                ),
+                "ports": [{"name": "http", "containerPort": SERVING_PORT, "protocol": "TCP"}],
+                "resources": resources,
+                "securityContext": pods.container_security(read_only_root=settings.read_only_root),
+                "startupProbe": pods.http_probe(
+                    "/health", period_s=PROBE_S, timeout_s=5, failures=-(-budget_s // PROBE_S)
+                ),
+                "readinessProbe": pods.http_probe("/health", period_s=5, timeout_s=5, failures=3),
+                "livenessProbe": pods.http_probe("/health", period_s=15, timeout_s=10, failures=4),
+                "lifecycle": {"preStop": {"sleep": {"seconds": LEAVE_S}}},
+                "volumeMounts": [
+                    {"name": "models", "mountPath": MODELS_PATH},
+                    {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108
+                    {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
+                ],
+            }
+        ],
+        "volumes": [
+            _models_volume(spec.ref, unit, settings),
+            pods.scratch("shm", f"{_shm_gib(unit)}Gi", in_memory=True),
+            pods.scratch("tmp", "10Gi"),
+        ],
+    }
+    if unit.product and settings.runtime_class:
+        pod["runtimeClassName"] = settings.runtime_class
+    if share.tolerations:
+        pod["tolerations"] = [dict(one) for one in share.tolerations]
+    if share.node_selector:
+        pod["nodeSelector"] = dict(share.node_selector)
+    if share.pod_claims:
+        pod["resourceClaims"] = [dict(claim) for claim in share.pod_claims]
+    return pod
+
+
+def _room(unit: UnitSpec) -> dict[str, str]:
+    """Return processors and memory; memory is never lent out twice, so what is asked for is the limit."""
+    room = {"cpu": str(unit.vcpu), "memory": f"{unit.memory_gib}Gi"}
+    return {name: value for name, value in room.items() if not value.startswith("0")}
+
+
+def _shm_gib(unit: UnitSpec) -> int:
+    """Return the size of /dev/shm: what is in it counts against the container's memory."""
+    return max(1, min(LARGEST_SHM_GIB, unit.memory_gib // 4))
+
+
+def _models_volume(ref: Ref, unit: UnitSpec, settings: Settings) -> Object:
+    if settings.cache_gib:
+        claim = f"{replica_name(ref, unit.index)}-cache"
+        return {"name": "models", "persistentVolumeClaim": {"claimName": claim}}
+    return pods.scratch("models", f"{CACHE_GIB}Gi")
+
+
+def _checked_command(serving: ServingSpec) -> tuple[str, ...]:
+    """Return the runtime's command line with what a pod adds to it. Raises `NotSupported`, `DriverRejected`."""
+    if serving.runtime != "vllm":
+        msg = f"no runtime is called {serving.runtime!r} on a cluster"
+        raise NotSupported(msg)
+    if any(word == flag or word.startswith(f"{flag}=") for word in serving.argv for flag in _KEY_FLAGS):
+        msg = "a key is given by the variable VLLM_API_KEY only, never on a command line"
+        raise DriverRejected(msg)
+    for name in serving.environment.keys() & serving.secrets.keys():
+        msg = f"the variable {name} is both a secret and not"
+        raise DriverRejected(msg)
+    if "VLLM_API_KEY" in serving.environment:
+        msg = "VLLM_API_KEY is a secret and must come as one"
+        raise DriverRejected(msg)
+    pods.argv(serving.argv)
+    pods.environment(serving.environment, {}, secrets=serving.secrets)
+    added = [f"--shutdown-timeout={SHUTDOWN_S}"] if not _given(serving, "--shutdown-timeout") else []
+    return (*serving.argv, *added)
+
+
+def _given(serving: ServingSpec, flag: str) -> bool:
+    return any(word == flag or word.startswith(f"{flag}=") for word in serving.argv)
+
+
+def startup_s(serving: ServingSpec, unit: UnitSpec) -> int:
+    """Return how long a model server may take from its start to its first 200, in whole probes.
+
+    By the weights as the catalogue has them, else by the GPU's memory, which they cannot exceed.
+    """
+    budget_s = COMPILE_S + LOAD_S_PER_GIB * _weights_gib(serving, unit)
+    whole = -(-int(budget_s) // PROBE_S) * PROBE_S
+    return max(LEAST_STARTUP_S, min(LONGEST_STARTUP_S, whole))
+
+
+def _weights_gib(serving: ServingSpec, unit: UnitSpec) -> float:
+    try:
+        return max(models_catalogue.model(serving.source).weights.values()) / 2**30
+    except (models_catalogue.UnknownModel, ValueError):
+        pass
+    try:
+        product = gpu_catalogue.product(unit.product)
+        if unit.profile:
+            memory = gpu_catalogue.profile(product, unit.profile).memory_gib_planning
+            return float(memory if memory is not None else product.total_memory_gib)
+        return float(product.total_memory_gib) * unit.gpu_count
+    except (gpu_catalogue.UnknownProduct, gpu_catalogue.UnknownProfile):
+        return float(unit.memory_gib)
+
+
+# --- how an endpoint is reached -------------------------------------------------------------------
+
+
+def service_objects(spec: EndpointSpec, settings: Settings, served: Collection[str]) -> tuple[Object, ...]:
+    """Return what publishes an endpoint and watches over it; `served`: kinds that the cluster knows.
+
+    A cut-off endpoint has no route. Raises `NotSupported` where addresses are to be routes and there are none.
+    """
+    namespace = spec.boundary.name
+    found = [_service(spec.ref.name, namespace, {COMPONENT_LABEL: GATEWAY}, port=80, target="http")]
+    if len(replicas(spec)) > 1:
+        found.append(_disruption_budget(spec))
+    if settings.monitoring_namespace and "PodMonitor" in served:
+        found.append(
+            _pod_monitor(spec.ref.name, namespace, {UID_LABEL: str(spec.ref.uid), COMPONENT_LABEL: REPLICA}, "http")
+        )
+    if settings.access == "route":
+        if "HTTPRoute" not in served:
+            msg = "the cluster serves no HTTPRoute: install the Gateway API, or choose another access for this provider"
+            raise NotSupported(msg)
+        if not spec.cut_off:
+            found.append(_route(spec.ref, namespace, settings))
+    return tuple(found)
+
+
+def _service(name: str, namespace: str, chosen: Mapping[str, str], *, port: int, target: str) -> Object:
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "type": "ClusterIP",
+            "selector": dict(chosen),
+            "ports": [{"name": "http", "port": port, "targetPort": target, "protocol": "TCP"}],
+        },
+    }
+
+
+def _disruption_budget(spec: EndpointSpec) -> Object:
+    """Return a budget that keeps one replica: with a single one it would only block drains and MIG changes."""
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": {"name": spec.ref.name, "namespace": spec.boundary.name},
+        "spec": {
+            "minAvailable": 1,
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
+            "selector": {"matchLabels": {UID_LABEL: str(spec.ref.uid), COMPONENT_LABEL: REPLICA}},
+        },
+    }
+
+
+def _pod_monitor(name: str, namespace: str, chosen: Mapping[str, str], port: str) -> Object:
+    return {
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "PodMonitor",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "selector": {"matchLabels": dict(chosen)},
+            "podMetricsEndpoints": [{"port": port, "path": "/metrics", "interval": "15s"}],
+            "podTargetLabels": [UID_LABEL, UNIT_LABEL],
+        },
+    }
+
+
+def hostname(ref: Ref, settings: Settings) -> str:
+    """Return the host name of an endpoint (or of a boundary's gateway) in the provider's zone, "" without one."""
+    return f"{ref.name}.{settings.zone.strip('.')}" if settings.zone else ""
+
+
+def _route(ref: Ref, namespace: str, settings: Settings) -> Object:
+    parent = settings.route_parent
+    if parent is None or not settings.zone:
+        msg = "with access route, the provider needs a zone and the Gateway that routes attach to"
+        raise DriverRejected(msg)
+    attached = {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": parent.name}
+    attached["namespace"] = parent.namespace
+    if parent.section:
+        attached["sectionName"] = parent.section
+    return {
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "HTTPRoute",
+        "metadata": {"name": ref.name, "namespace": namespace},
+        "spec": {
+            "parentRefs": [attached],
+            "hostnames": [hostname(ref, settings)],
+            "rules": [
+                {
+                    "matches": [{"path": {"type": "PathPrefix", "value": "/v1"}}],
+                    # A stream may take long: many gateways give up after 15 s if nothing is said.
+                    "timeouts": {"request": "3600s"},
+                    "backendRefs": [{"group": "", "kind": "Service", "name": ref.name, "port": 80, "weight": 1}],
+                }
+            ],
+        },
+    }
+
+
+# --- the gateway ----------------------------------------------------------------------------------
+
+
+def delivery_of(token: Secret) -> str:
+    """Return what stands for a token on objects that people may read; it gives nothing of it away."""
+    return hashlib.sha256(b"tenantry-delivery\0" + token.reveal().encode()).hexdigest()[:16]
+
+
+def delivery_in(deployment: Object | None) -> str:
+    """Return the delivery that a gateway's Deployment was made for, "" where there is none."""
+    return str(dig(deployment, "metadata", "annotations", DELIVERY_ANNOTATION, default=""))
+
+
+def gateway_secret_name(delivery: str) -> str:
+    """Return the name of the Secret of one delivery: a pod never starts on another token than its template means."""
+    return f"{GATEWAY_NAME}-{delivery}"
+
+
+def token_in(secret: Object | None) -> Secret | None:
+    """Return the token of a gateway's Secret, None where it has none."""
+    held = dig(secret, "data", GATEWAY_TOKEN)
+    return None if not isinstance(held, str) else Secret(base64.b64decode(held).decode())
+
+
+def gateway_objects(
+    ref: Ref, gateway: GatewaySpec, settings: Settings, served: Collection[str] = ()
+) -> tuple[Object, ...]:
+    """Return the gateway of a namespace: Secret with its token, state, Service, Deployment last.
+
+    Where the spec delivers no token, give the one in the cluster (`token_in` the Secret of `delivery_in` the
+    Deployment): then nothing starts anew. Raises `DriverRejected` without any.
+    """
+    token = gateway.enrolment_token
+    if token is None:
+        msg = "the gateway is not there and comes up only with a fresh token"
+        raise DriverRejected(msg)
+    delivery = delivery_of(token)
+    namespace = ref.name
+    found = [pods.secret(gateway_secret_name(delivery), namespace, {GATEWAY_TOKEN: token})]
+    chosen = {COMPONENT_LABEL: GATEWAY, UID_LABEL: str(ref.uid)}
+    if settings.gateway_storage_class:
+        found.append(_gateway_state(namespace, settings))
+    found.append(_gateway_service(ref, chosen, settings))
+    if settings.monitoring_namespace and "PodMonitor" in served:
+        found.append(_pod_monitor(GATEWAY_NAME, namespace, chosen, "metrics"))
+    found.append(_gateway_deployment(ref, gateway, settings, chosen, delivery))
+    return tuple(found)
+
+
+def _gateway_state(namespace: str, settings: Settings) -> Object:
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": GATEWAY_NAME, "namespace": namespace},
+        "spec": {
+            "accessModes": ["ReadWriteOnce"],
+            "storageClassName": settings.gateway_storage_class,
+            "resources": {"requests": {"storage": "1Gi"}},
+        },
+    }
+
+
+def _gateway_service(ref: Ref, chosen: Mapping[str, str], settings: Settings) -> Object:
+    service = _service(GATEWAY_NAME, ref.name, chosen, port=80, target="http")
+    if settings.access == "load-balancer":
+        service["spec"]["type"] = "LoadBalancer"
+        service["spec"]["allocateLoadBalancerNodePorts"] = False
+        if settings.zone:
+            service["metadata"]["annotations"] = {"external-dns.alpha.kubernetes.io/hostname": hostname(ref, settings)}
+    return service
+
+
+def _gateway_deployment(
+    ref: Ref, gateway: GatewaySpec, settings: Settings, chosen: Mapping[str, str], delivery: str
+) -> Object:
+    command = [
+        "python",
+        "-m",
+        "provisioners.gateway",
+        "--host=0.0.0.0",
+        f"--port={GATEWAY_PORT}",
+        f"--metrics-port={METRICS_PORT}",
+        # A folder per token: what an older identity left there would hide that this one never enrolled.
+        f"--state=/state/{delivery}",
+        "--end-when-hopeless",
+    ]
+    ours = {
+        "TENANTRY_GATEWAY_CONTROL_URL": gateway.control_plane_url,
+        "TENANTRY_GATEWAY_UID": str(gateway.uid),
+        "HOME": "/tmp",  # noqa: S108
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    room = {"cpu": GATEWAY_VCPU, "memory": GATEWAY_MEMORY}
+    state: Object = pods.scratch("state", "1Gi")
+    if settings.gateway_storage_class:
+        state = {"name": "state", "persistentVolumeClaim": {"claimName": GATEWAY_NAME}}
+    container: Object = {
+        "name": "gateway",
+        "image": settings.gateway_image,
+        "command": pods.argv(command),
+        "env": pods.environment({}, ours, secrets=[GATEWAY_TOKEN], secret_name=gateway_secret_name(delivery)),
+        "ports": [
+            {"name": "http", "containerPort": GATEWAY_PORT, "protocol": "TCP"},
+            {"name": "metrics", "containerPort": METRICS_PORT, "protocol": "TCP"},
+        ],
+        "resources": {"requests": dict(room), "limits": dict(room)},
+        "securityContext": pods.container_security(read_only_root=True),
+        "readinessProbe": pods.http_probe("/readyz", period_s=2, timeout_s=2, failures=2),
+        "livenessProbe": pods.http_probe("/healthz", period_s=10, timeout_s=5, failures=3),
+        "lifecycle": {"preStop": {"sleep": {"seconds": 5}}},
+        "volumeMounts": [{"name": "state", "mountPath": "/state"}, {"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108
+    }
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {
+            "name": GATEWAY_NAME,
+            "namespace": ref.name,
+            "labels": {COMPONENT_LABEL: GATEWAY},
+            "annotations": {DELIVERY_ANNOTATION: delivery},
+        },
+        "spec": {
+            "replicas": 1,
+            "revisionHistoryLimit": 1,
+            "progressDeadlineSeconds": 600,
+            # Two at once would be two holders of one identity, and the volume goes to one node only.
+            "strategy": {"type": "Recreate"},
+            "selector": {"matchLabels": dict(chosen)},
+            "template": {
+                "metadata": {
+                    "labels": pods.template_labels(ref, GATEWAY_STEP, GATEWAY),
+                    "annotations": {DELIVERY_ANNOTATION: delivery},
+                },
+                "spec": {
+                    "automountServiceAccountToken": False,
+                    "enableServiceLinks": False,
+                    "terminationGracePeriodSeconds": 45,
+                    "securityContext": pods.pod_security(),
+                    "containers": [container],
+                    "volumes": [state, pods.scratch("tmp", "256Mi")],
+                },
+            },
+        },
+    }
