@@ -14,11 +14,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from provisioners.driver import DriverRejected, Ref, Secret
-from provisioners.kubernetes.objects import COMPONENT_LABEL, STEP_LABEL, Object, mark, step_label
+from provisioners.kubernetes.objects import COMPONENT_LABEL, STEP_LABEL, UID_LABEL, UNIT_LABEL, Object, mark, step_label
+from provisioners.kubernetes.settings import Settings
 
 USER: Final = 2000
 """Uid and gid of our containers; any but 0 will do, images must not count on an entry for it."""
-SECRET_NAME_LENGTH: Final = 253
+GATEWAY: Final = "gateway"
+REPLICA: Final = "replica"
+"""Values of `COMPONENT_LABEL` on pods."""
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _FOREIGN_VARIABLES: Final = re.compile(
     r"NVIDIA_.*|CUDA_VISIBLE_DEVICES|LD_.*|PYTHON(PATH|HOME|STARTUP)|KUBERNETES_.*|VLLM_SERVER_DEV_MODE|GPU_DEVICE.*"
@@ -127,3 +130,39 @@ def scratch(name: str, size: str, *, in_memory: bool = False) -> Object:
     if in_memory:
         volume["medium"] = "Memory"
     return {"name": name, "emptyDir": volume}
+
+
+# --- how pods are reached and watched -----------------------------------------------------------------
+
+
+def service(name: str, namespace: str, chosen: Mapping[str, str], *, port: int, target: str) -> Object:
+    """Return a Service of the cluster's own addresses."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "type": "ClusterIP",
+            "selector": dict(chosen),
+            "ports": [{"name": "http", "port": port, "targetPort": target, "protocol": "TCP"}],
+        },
+    }
+
+
+def pod_monitor(name: str, namespace: str, chosen: Mapping[str, str], port: str) -> Object:
+    """Return what tells Prometheus (its operator) to read the pods' metrics."""
+    return {
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "PodMonitor",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "selector": {"matchLabels": dict(chosen)},
+            "podMetricsEndpoints": [{"port": port, "path": "/metrics", "interval": "15s"}],
+            "podTargetLabels": [UID_LABEL, UNIT_LABEL],
+        },
+    }
+
+
+def hostname(ref: Ref, settings: Settings) -> str:
+    """Return the host name of an endpoint (or of a boundary's gateway) in the provider's zone, "" without one."""
+    return f"{ref.name}.{settings.zone.strip('.')}" if settings.zone else ""

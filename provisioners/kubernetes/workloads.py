@@ -1,4 +1,4 @@
-"""What runs in a tenant's namespace: model servers, the gateway in front of them, and how they are reached. Pure.
+"""An endpoint in a tenant's namespace as objects: model servers and how they are reached. Pure.
 
 Specs → steps, and one step's payload → the objects that make it true, in the order in which they are applied. The
 names derive from ids; secrets stand in Secrets only; the mark is put on by the driver (`objects.marked_set`), but pod
@@ -11,8 +11,6 @@ and only units held for it are ever used beside; what a pod asks its node for co
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -21,14 +19,11 @@ from provisioners.driver import (
     MARK_DOMAIN,
     Binding,
     BoundaryKind,
-    BoundarySpec,
     DriverRejected,
     EndpointSpec,
-    GatewaySpec,
     NotSupported,
     Power,
     Ref,
-    Secret,
     ServingSpec,
     Step,
     UnitSpec,
@@ -41,33 +36,34 @@ from provisioners.kubernetes.objects import (
     UID_LABEL,
     UNIT_LABEL,
     Object,
-    dig,
     step_label,
 )
-from provisioners.kubernetes.settings import GATEWAY_PORT, SERVING_PORT, Settings
+from provisioners.kubernetes.pods import GATEWAY, REPLICA
+from provisioners.kubernetes.settings import SERVING_PORT, Settings
 from provisioners.steps import in_order, indexed, make
 from tenants import gpu_catalogue, models_catalogue
 
 SECRET_STEP: Final = "serving.secret"  # noqa: S105 - a step's name
 REPLICA_STEP: Final = "serving.replica"
 SERVICE_STEP: Final = "serving.service"
-GATEWAY_STEP: Final = "namespace.gateway"
 
-GATEWAY: Final = "gateway"
-REPLICA: Final = "replica"
-"""Values of `COMPONENT_LABEL` on pods."""
-GATEWAY_NAME: Final = "tn-gateway"
-"""Name of the gateway's objects; the namespace is the boundary's own."""
-GATEWAY_TOKEN: Final = "TENANTRY_GATEWAY_TOKEN"  # noqa: S105 - a variable's name
-METRICS_PORT: Final = 9090
-GATEWAY_VCPU: Final = "1"
-GATEWAY_MEMORY: Final = "512Mi"
-"""Room of one gateway; a namespace's quota holds it on top of the tenant's."""
-HOPELESS_EXIT: Final = 3
-"""Exit status of a gateway that only a fresh token can help (`provisioners.gateway --end-when-hopeless`)."""
+KINDS_OF_STEP: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
+    SECRET_STEP: (("v1", "Secret"),),
+    REPLICA_STEP: (
+        ("apps/v1", "Deployment"),
+        ("v1", "Service"),
+        ("resource.k8s.io/v1", "ResourceClaim"),
+        ("v1", "PersistentVolumeClaim"),
+    ),
+    SERVICE_STEP: (
+        ("gateway.networking.k8s.io/v1", "HTTPRoute"),
+        ("v1", "Service"),
+        ("policy/v1", "PodDisruptionBudget"),
+        ("monitoring.coreos.com/v1", "PodMonitor"),
+    ),
+}
+"""Which kinds a step can have made, in the order in which they are removed: (API, kind)."""
 
-DELIVERY_ANNOTATION: Final = f"{MARK_DOMAIN}/delivery"
-"""Stands for the enrolment token that a gateway was started with; another token means another start."""
 REVISION_ANNOTATION: Final = f"{MARK_DOMAIN}/revision"
 MODEL_ANNOTATION: Final = f"{MARK_DOMAIN}/model"
 HOST_ANNOTATION: Final = f"{MARK_DOMAIN}/host"
@@ -145,12 +141,6 @@ def endpoint_steps(spec: EndpointSpec) -> tuple[Step, ...]:
     return tuple(by_name[name] for name in in_order(by_name))
 
 
-def gateway_step(spec: BoundarySpec, gateway: GatewaySpec) -> Step:
-    """Return the step of a namespace's gateway; its payload is the `GatewaySpec`, token included."""
-    want = {"gateway": str(gateway.uid), "control_plane_url": gateway.control_plane_url}
-    return make(spec.ref, GATEWAY_STEP, want, gateway)
-
-
 def replicas(spec: EndpointSpec) -> tuple[UnitSpec, ...]:
     """Return the units that a replica runs on; surge units stand by for a rollout."""
     return tuple(unit for unit in spec.units if unit.role != "surge")
@@ -212,7 +202,7 @@ def replica_objects(spec: EndpointSpec, unit: UnitSpec, settings: Settings, shar
     volumes: list[Object] = []
     if settings.cache_gib:
         volumes.append(_cache(f"{name}-cache", namespace, settings))
-    service = _service(name, namespace, chosen, port=SERVING_PORT, target="http")
+    service = pods.service(name, namespace, chosen, port=SERVING_PORT, target="http")
     # Unready pods are listed too: only the gateway decides which replica takes requests, by what we tell it.
     service["spec"]["publishNotReadyAddresses"] = True
     return (*share.claims, *volumes, service, _deployment(spec, unit, settings, share, chosen))
@@ -284,7 +274,7 @@ def _facts(spec: EndpointSpec, unit: UnitSpec) -> dict[str, str]:
 
 def _strategy(spec: EndpointSpec, unit: UnitSpec) -> Object:
     """Return how a changed replica is replaced: beside the old one only in room that is held for that."""
-    if unit.product and not standing_by(spec, unit):
+    if not standing_by(spec, unit):
         return {"type": "Recreate"}
     return {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
 
@@ -292,9 +282,10 @@ def _strategy(spec: EndpointSpec, unit: UnitSpec) -> Object:
 def standing_by(spec: EndpointSpec, unit: UnitSpec) -> int:
     """Return how many surge units a second pod of this unit may really use.
 
-    A claim names a device or a GPU, so only what the node chooses itself (`host`) can go to another pod.
+    A claim names a device or a GPU, so only what the node chooses itself (`host`) can go to another pod. Processors
+    and memory alone are counted too: the namespace's quota has room for the units of the ledger and no more.
     """
-    if unit.binding is not Binding.HOST:
+    if unit.product and unit.binding is not Binding.HOST:
         return 0
     alike = (unit.host, unit.product, unit.profile, unit.gpu_count, unit.binding)
     return sum(
@@ -436,12 +427,12 @@ def service_objects(spec: EndpointSpec, settings: Settings, served: Collection[s
     A cut-off endpoint has no route. Raises `NotSupported` where addresses are to be routes and there are none.
     """
     namespace = spec.boundary.name
-    found = [_service(spec.ref.name, namespace, {COMPONENT_LABEL: GATEWAY}, port=80, target="http")]
+    found = [pods.service(spec.ref.name, namespace, {COMPONENT_LABEL: GATEWAY}, port=80, target="http")]
     if len(replicas(spec)) > 1:
         found.append(_disruption_budget(spec))
     if settings.monitoring_namespace and "PodMonitor" in served:
         found.append(
-            _pod_monitor(spec.ref.name, namespace, {UID_LABEL: str(spec.ref.uid), COMPONENT_LABEL: REPLICA}, "http")
+            pods.pod_monitor(spec.ref.name, namespace, {UID_LABEL: str(spec.ref.uid), COMPONENT_LABEL: REPLICA}, "http")
         )
     if settings.access == "route":
         if "HTTPRoute" not in served:
@@ -450,19 +441,6 @@ def service_objects(spec: EndpointSpec, settings: Settings, served: Collection[s
         if not spec.cut_off:
             found.append(_route(spec.ref, namespace, settings))
     return tuple(found)
-
-
-def _service(name: str, namespace: str, chosen: Mapping[str, str], *, port: int, target: str) -> Object:
-    return {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": name, "namespace": namespace},
-        "spec": {
-            "type": "ClusterIP",
-            "selector": dict(chosen),
-            "ports": [{"name": "http", "port": port, "targetPort": target, "protocol": "TCP"}],
-        },
-    }
 
 
 def _disruption_budget(spec: EndpointSpec) -> Object:
@@ -477,24 +455,6 @@ def _disruption_budget(spec: EndpointSpec) -> Object:
             "selector": {"matchLabels": {UID_LABEL: str(spec.ref.uid), COMPONENT_LABEL: REPLICA}},
         },
     }
-
-
-def _pod_monitor(name: str, namespace: str, chosen: Mapping[str, str], port: str) -> Object:
-    return {
-        "apiVersion": "monitoring.coreos.com/v1",
-        "kind": "PodMonitor",
-        "metadata": {"name": name, "namespace": namespace},
-        "spec": {
-            "selector": {"matchLabels": dict(chosen)},
-            "podMetricsEndpoints": [{"port": port, "path": "/metrics", "interval": "15s"}],
-            "podTargetLabels": [UID_LABEL, UNIT_LABEL],
-        },
-    }
-
-
-def hostname(ref: Ref, settings: Settings) -> str:
-    """Return the host name of an endpoint (or of a boundary's gateway) in the provider's zone, "" without one."""
-    return f"{ref.name}.{settings.zone.strip('.')}" if settings.zone else ""
 
 
 def _route(ref: Ref, namespace: str, settings: Settings) -> Object:
@@ -512,7 +472,7 @@ def _route(ref: Ref, namespace: str, settings: Settings) -> Object:
         "metadata": {"name": ref.name, "namespace": namespace},
         "spec": {
             "parentRefs": [attached],
-            "hostnames": [hostname(ref, settings)],
+            "hostnames": [pods.hostname(ref, settings)],
             "rules": [
                 {
                     "matches": [{"path": {"type": "PathPrefix", "value": "/v1"}}],
@@ -521,151 +481,5 @@ def _route(ref: Ref, namespace: str, settings: Settings) -> Object:
                     "backendRefs": [{"group": "", "kind": "Service", "name": ref.name, "port": 80, "weight": 1}],
                 }
             ],
-        },
-    }
-
-
-# --- the gateway ----------------------------------------------------------------------------------
-
-
-def delivery_of(token: Secret) -> str:
-    """Return what stands for a token on objects that people may read; it gives nothing of it away."""
-    return hashlib.sha256(b"tenantry-delivery\0" + token.reveal().encode()).hexdigest()[:16]
-
-
-def delivery_in(deployment: Object | None) -> str:
-    """Return the delivery that a gateway's Deployment was made for, "" where there is none."""
-    return str(dig(deployment, "metadata", "annotations", DELIVERY_ANNOTATION, default=""))
-
-
-def gateway_secret_name(delivery: str) -> str:
-    """Return the name of the Secret of one delivery: a pod never starts on another token than its template means."""
-    return f"{GATEWAY_NAME}-{delivery}"
-
-
-def token_in(secret: Object | None) -> Secret | None:
-    """Return the token of a gateway's Secret, None where it has none."""
-    held = dig(secret, "data", GATEWAY_TOKEN)
-    return None if not isinstance(held, str) else Secret(base64.b64decode(held).decode())
-
-
-def gateway_objects(
-    ref: Ref, gateway: GatewaySpec, settings: Settings, served: Collection[str] = ()
-) -> tuple[Object, ...]:
-    """Return the gateway of a namespace: Secret with its token, state, Service, Deployment last.
-
-    Where the spec delivers no token, give the one in the cluster (`token_in` the Secret of `delivery_in` the
-    Deployment): then nothing starts anew. Raises `DriverRejected` without any.
-    """
-    token = gateway.enrolment_token
-    if token is None:
-        msg = "the gateway is not there and comes up only with a fresh token"
-        raise DriverRejected(msg)
-    delivery = delivery_of(token)
-    namespace = ref.name
-    found = [pods.secret(gateway_secret_name(delivery), namespace, {GATEWAY_TOKEN: token})]
-    chosen = {COMPONENT_LABEL: GATEWAY, UID_LABEL: str(ref.uid)}
-    if settings.gateway_storage_class:
-        found.append(_gateway_state(namespace, settings))
-    found.append(_gateway_service(ref, chosen, settings))
-    if settings.monitoring_namespace and "PodMonitor" in served:
-        found.append(_pod_monitor(GATEWAY_NAME, namespace, chosen, "metrics"))
-    found.append(_gateway_deployment(ref, gateway, settings, chosen, delivery))
-    return tuple(found)
-
-
-def _gateway_state(namespace: str, settings: Settings) -> Object:
-    return {
-        "apiVersion": "v1",
-        "kind": "PersistentVolumeClaim",
-        "metadata": {"name": GATEWAY_NAME, "namespace": namespace},
-        "spec": {
-            "accessModes": ["ReadWriteOnce"],
-            "storageClassName": settings.gateway_storage_class,
-            "resources": {"requests": {"storage": "1Gi"}},
-        },
-    }
-
-
-def _gateway_service(ref: Ref, chosen: Mapping[str, str], settings: Settings) -> Object:
-    service = _service(GATEWAY_NAME, ref.name, chosen, port=80, target="http")
-    if settings.access == "load-balancer":
-        service["spec"]["type"] = "LoadBalancer"
-        service["spec"]["allocateLoadBalancerNodePorts"] = False
-        if settings.zone:
-            service["metadata"]["annotations"] = {"external-dns.alpha.kubernetes.io/hostname": hostname(ref, settings)}
-    return service
-
-
-def _gateway_deployment(
-    ref: Ref, gateway: GatewaySpec, settings: Settings, chosen: Mapping[str, str], delivery: str
-) -> Object:
-    command = [
-        "python",
-        "-m",
-        "provisioners.gateway",
-        "--host=0.0.0.0",
-        f"--port={GATEWAY_PORT}",
-        f"--metrics-port={METRICS_PORT}",
-        # A folder per token: what an older identity left there would hide that this one never enrolled.
-        f"--state=/state/{delivery}",
-        "--end-when-hopeless",
-    ]
-    ours = {
-        "TENANTRY_GATEWAY_CONTROL_URL": gateway.control_plane_url,
-        "TENANTRY_GATEWAY_UID": str(gateway.uid),
-        "HOME": "/tmp",  # noqa: S108
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
-    room = {"cpu": GATEWAY_VCPU, "memory": GATEWAY_MEMORY}
-    state: Object = pods.scratch("state", "1Gi")
-    if settings.gateway_storage_class:
-        state = {"name": "state", "persistentVolumeClaim": {"claimName": GATEWAY_NAME}}
-    container: Object = {
-        "name": "gateway",
-        "image": settings.gateway_image,
-        "command": pods.argv(command),
-        "env": pods.environment({}, ours, secrets=[GATEWAY_TOKEN], secret_name=gateway_secret_name(delivery)),
-        "ports": [
-            {"name": "http", "containerPort": GATEWAY_PORT, "protocol": "TCP"},
-            {"name": "metrics", "containerPort": METRICS_PORT, "protocol": "TCP"},
-        ],
-        "resources": {"requests": dict(room), "limits": dict(room)},
-        "securityContext": pods.container_security(read_only_root=True),
-        "readinessProbe": pods.http_probe("/readyz", period_s=2, timeout_s=2, failures=2),
-        "livenessProbe": pods.http_probe("/healthz", period_s=10, timeout_s=5, failures=3),
-        "lifecycle": {"preStop": {"sleep": {"seconds": 5}}},
-        "volumeMounts": [{"name": "state", "mountPath": "/state"}, {"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108
-    }
-    return {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": {
-            "name": GATEWAY_NAME,
-            "namespace": ref.name,
-            "labels": {COMPONENT_LABEL: GATEWAY},
-            "annotations": {DELIVERY_ANNOTATION: delivery},
-        },
-        "spec": {
-            "replicas": 1,
-            "revisionHistoryLimit": 1,
-            "progressDeadlineSeconds": 600,
-            # Two at once would be two holders of one identity, and the volume goes to one node only.
-            "strategy": {"type": "Recreate"},
-            "selector": {"matchLabels": dict(chosen)},
-            "template": {
-                "metadata": {
-                    "labels": pods.template_labels(ref, GATEWAY_STEP, GATEWAY),
-                    "annotations": {DELIVERY_ANNOTATION: delivery},
-                },
-                "spec": {
-                    "automountServiceAccountToken": False,
-                    "enableServiceLinks": False,
-                    "terminationGracePeriodSeconds": 45,
-                    "securityContext": pods.pod_security(),
-                    "containers": [container],
-                    "volumes": [state, pods.scratch("tmp", "256Mi")],
-                },
-            },
         },
     }
