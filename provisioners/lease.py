@@ -62,6 +62,8 @@ class Claim:
     clock: Clock
     expires: float = 0.0
     """On the monotonic clock."""
+    due_again: datetime | None = None
+    """Once a result is applied: when the row falls due next; None for not by itself."""
     lost: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -170,7 +172,7 @@ def apply(claimed: Claim, row: Any, *, due_at: datetime | None, fields: list[str
     """
     if row.due_at != claimed.due_marker:
         due_at = row.due_at if due_at is None else min(filter(None, (row.due_at, due_at)))
-    row.due_at = due_at
+    row.due_at = claimed.due_again = due_at
     row.lease_owner, row.lease_expires_at = "", None
     row.save(update_fields=sorted({*fields, "due_at", "lease_owner", "lease_expires_at"}))
 

@@ -181,6 +181,8 @@ def run(kind: Kind, pk: UUID, *, engine: Engine, due_only: bool = True) -> int:
             except StaleLease:
                 log.info("a pass lost its lease; its result is dropped", extra={"kind": kind.word, "id": pk})
                 return made + 1
+        if claimed.due_again is None or claimed.due_again > engine.clock():
+            return made + 1
         due_only = True
     return MOST_ROUNDS
 

@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from psycopg import sql
 
-from controlplane.embedded.postgres import EmbeddedPostgres, Probe
-from tests import environment
+from controlplane.embedded.postgres import EmbeddedPostgres
+from tests import environment, template
 
-ROOT = Path(__file__).resolve().parent.parent
 NOW = datetime(2026, 6, 1, 12, 0, tzinfo=UTC)
-
-
-def template_name() -> str:
-    """Return the template database's name: a new one whenever a migration changes."""
-    digest = hashlib.sha256()
-    for path in sorted((ROOT / "tenants" / "migrations").rglob("*")):
-        if path.suffix in {".py", ".sql"}:
-            digest.update(path.read_bytes())
-    return f"template_{digest.hexdigest()[:12]}"
+_MAKER = pytest.StashKey[subprocess.Popen[bytes]]()
 
 
 def is_alive(pid: int) -> bool:
@@ -44,20 +30,20 @@ def is_alive(pid: int) -> bool:
     return True
 
 
-@contextmanager
-def locked() -> Iterator[None]:
-    """Hold the lock that orders starting, stopping and making databases on the test server."""
-    environment.STATE.mkdir(parents=True, exist_ok=True)
-    with (environment.STATE / "template.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """With several workers, make the template while they start and collect."""
+    if not hasattr(session.config, "workerinput") and getattr(session.config.option, "dist", "no") != "no":
+        # whoever needs it first waits for it
+        session.config.stash[_MAKER] = subprocess.Popen([sys.executable, "-m", "tests.template"], cwd=template.ROOT)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Drop databases of processes that are gone; stop the server with the last run."""
     if hasattr(session.config, "workerinput") or not environment.STATE.exists():
         return
-    with locked():
+    if _MAKER in session.config.stash:
+        session.config.stash[_MAKER].wait()
+    with template.locked():
         server = EmbeddedPostgres(environment.STATE, profile="test")
         if server.server() is None:
             return
@@ -77,47 +63,14 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 @pytest.fixture(scope="session")
 def postgres() -> EmbeddedPostgres:
     """Start (or find) the test server and make sure that the migrated template is there."""
-    server = EmbeddedPostgres(environment.STATE, profile="test")
-    with locked():
-        if server.probe() is not Probe.ACCEPTING:
-            # Started by a process that ends at once: the server is nobody's child and outlives this run if need be.
-            starter = (
-                "from tests import environment as e; from controlplane.embedded.postgres import EmbeddedPostgres as P"
-            )
-            subprocess.run(
-                [sys.executable, "-c", f"{starter}; P(e.STATE, profile='test').start(); import os; os._exit(0)"],
-                check=True,
-                cwd=ROOT,
-            )
-        template = template_name()
-        if not server.has_database(template):
-            building = f"building_{template}"
-            if server.has_database(building):
-                server.drop_database(building)
-            server.create_database(building)
-            subprocess.run(
-                [sys.executable, "-m", "controlplane", "migrate", "-v", "0"],
-                check=True,
-                cwd=ROOT,
-                env={
-                    **os.environ,
-                    "TENANTRY_PROCESS": "owner",
-                    "DATABASE_OWNER_URL": environment.dsn("cp_owner", building),
-                },
-            )
-            with server.connect() as connection:
-                connection.autocommit = True
-                connection.execute(
-                    sql.SQL("ALTER DATABASE {} RENAME TO {}").format(sql.Identifier(building), sql.Identifier(template))
-                )
-    return server
+    return template.prepared()
 
 
 @pytest.fixture(scope="session")
 def test_database(postgres: EmbeddedPostgres) -> str:
     """Clone the template for this worker; return its name."""
-    with locked():
-        postgres.create_database(environment.DATABASE, template=template_name())
+    with template.locked():
+        postgres.create_database(environment.DATABASE, template=template.template_name())
     return environment.DATABASE
 
 
@@ -130,13 +83,18 @@ def superuser(test_database: str) -> Iterator[psycopg.Connection[Any]]:
 
 @pytest.fixture(scope="session")
 def _cleaner(superuser: psycopg.Connection[Any]) -> str:
+    """Make the function that empties the tables; its statements are planned once for all tests."""
     tables = superuser.execute(
         "SELECT string_agg(format('DELETE FROM %I;', relname), ' ') FROM pg_class "
         "WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND relname <> 'django_migrations' "
         "AND relname NOT IN ('django_content_type', 'auth_permission')"
     ).fetchone()
     assert tables is not None
-    return f"BEGIN; SET LOCAL session_replication_role = replica; {tables[0]} COMMIT;"
+    superuser.execute(
+        "CREATE OR REPLACE FUNCTION pg_temp.empty_tables() RETURNS void LANGUAGE plpgsql "
+        f"SET search_path = public SET session_replication_role = replica AS $$ BEGIN {tables[0]} END $$"
+    )
+    return "SELECT pg_temp.empty_tables()"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -162,8 +120,19 @@ def db(
 
                 assert audit.findings() == []
         finally:
-            connections.close_all()
+            _keep_or_close(connections["default"])
             superuser.execute(_cleaner)
+
+
+def _keep_or_close(connection: Any) -> None:
+    """Keep a connection that is as good as new for the next test: opening one and warming it up costs 10 ms."""
+    raw = connection.connection
+    if raw is None:
+        return
+    idle = not raw.closed and raw.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+    if idle and connection.autocommit and connection.is_usable() and not connection.in_atomic_block:
+        return
+    connection.close()
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tests.conftest import ROOT
+from tests.template import ROOT
 
 SHOWN = re.compile(r"!\[([^\]]*)\]\((docs/pictures/[^)]+)\)")
 MOST_BYTES = 200_000

@@ -25,8 +25,8 @@ from tenants.policies import ROUTES
 from tenants.states import Phase, RequestState, Role
 from tenants.transactions import acting
 from tests import factories
-from tests.conftest import ROOT
 from tests.portal.world import CANARY, World, build
+from tests.template import ROOT
 
 pytestmark = pytest.mark.usefixtures("db")
 ACTIVITY = "/t/acme/activity"

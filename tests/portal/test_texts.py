@@ -22,7 +22,7 @@ from tenants.error_codes import HELP
 from tenants.field_help import FIELDS, help_of
 from tenants.serving_arguments import ServingArguments
 from tenants.states import Reason
-from tests.conftest import ROOT
+from tests.template import ROOT
 
 FRONTEND = ROOT / "frontend"
 TEMPLATES = FRONTEND / "templates"

@@ -26,7 +26,7 @@ from django.test import Client
 
 from tenants.models import Person
 from tests import environment
-from tests.conftest import ROOT
+from tests.template import ROOT
 
 CHROMIUM = Path("/usr/bin/chromium")
 WIDE = (1440, 900)
