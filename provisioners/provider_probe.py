@@ -23,6 +23,8 @@ from tenants.operations.providers import ASKED, TESTED
 from tenants.transactions import operation
 
 Clock = Callable[[], datetime]
+RIGHT: Final = "right:"
+"""What keys of `Capabilities.missing` begin with that name a right without which a provider cannot be used."""
 MOST: Final = 500
 """Characters of one answer that are kept."""
 
@@ -32,7 +34,7 @@ class Check:
     """One thing that was tried."""
 
     name: str
-    """`connect`, `capabilities`, `inventory`, or `feature:<name>` for a gap."""
+    """`connect`, `capabilities`, `inventory`, `right:<words>` for a right, or `feature:<name>` for a gap."""
     passed: bool
     seen: str = ""
     """What was seen, or what would mend it."""
@@ -99,7 +101,9 @@ def run(provider: Provider, driver_of: Callable[[Provider], Driver]) -> Tested:
         words += "; a list was not complete: the account may not read all of it"
     found.checks.append(Check("inventory", passed=shown.complete, seen=words))
     found.checks += [
-        Check(f"feature:{name}", passed=False, seen=remedy[:MOST], needed=False)
+        Check(name, passed=False, seen=remedy[:MOST])
+        if name.startswith(RIGHT)
+        else Check(f"feature:{name}", passed=False, seen=remedy[:MOST], needed=False)
         for name, remedy in sorted(able.missing.items())
     ]
     found.snapshot = shown

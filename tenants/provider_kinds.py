@@ -6,8 +6,9 @@ interfaces read them. What a provider really needs is found by testing it.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,10 @@ class Setting:
     """(value, label); empty for free text."""
     suggests: str = ""
     """Name of a setting of the installation whose value is filled in, `""` for none."""
+    is_long: bool = False
+    """Several lines of text."""
+    refuses: Callable[[str], str] | None = None
+    """Returns why a text cannot be used, `""` for one that can; called only for texts that are not empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,22 @@ class Credential:
     sentence: str
     own: str = ""
     """Name of a setting of the installation that holds it for the suggested address, `""` for none."""
+    optional: bool = False
+    """It can be left out; `ProviderKind.lacks` says what must be there together."""
+    is_long: bool = False
+    """Several lines of text."""
+    refuses: Callable[[str], str] | None = None
+    """Returns why a secret cannot be used, `""` for one that can; the answer never quotes the secret."""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A file for whoever runs the provider, to be copied: the rights of our account, for example."""
+
+    title: str
+    sentence: str
+    file: str
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +71,24 @@ class ProviderKind:
     rights: tuple[str, ...] = ()
     """What the account behind the credentials must be allowed to do, one sentence each."""
     simulated: bool = False
+    documents: tuple[Document, ...] = ()
+    lacks: Callable[[Mapping[str, Any], Collection[str]], tuple[str, str] | None] | None = None
+    """(configuration, names of the secrets) → (field, sentence) of what is missing, None where nothing is."""
 
     def setting(self, key: str) -> Setting | None:
         """Return the description of one setting, None for one that the kind does not name."""
         return next((each for each in self.settings if each.key == key), None)
+
+    def credential(self, name: str) -> Credential | None:
+        """Return the description of one secret, None for one that the kind does not name."""
+        return next((each for each in self.credentials if each.name == name), None)
+
+    def missing(self, config: Mapping[str, Any], secrets: Collection[str]) -> tuple[str, str] | None:
+        """Return (field, sentence) of a secret or setting that is not there and must be, None where all are."""
+        for one in self.credentials:
+            if not one.optional and one.name not in secrets:
+                return f"secret.{one.name}", "This is needed."
+        return self.lacks(config, secrets) if self.lacks is not None else None
 
 
 _OFFERED: Final[dict[str, ProviderKind]] = {}

@@ -46,7 +46,23 @@ FEATURES: Final[Mapping[str, Text]] = {
     "faults": gettext_lazy("Play faults, for tests"),
     "cluster": gettext_lazy("A cluster of its own for a tenant"),
     "real-gateways": gettext_lazy("Endpoints that really answer"),
+    "dra": gettext_lazy("Name the very GPU (Dynamic Resource Allocation)"),
+    "admission": gettext_lazy("Check what tenants start"),
+    "admission-pinning": gettext_lazy("Pin what tenants start to their node"),
+    "people": gettext_lazy("Hand namespaces to people"),
+    "policies-enforced": gettext_lazy("Enforce network policies"),
+    "gateway-api": gettext_lazy("Publish addresses by routes (Gateway API)"),
+    "inference-extension": gettext_lazy("Spread requests by load (Inference Extension)"),
+    "kueue": gettext_lazy("Queue batch work (Kueue)"),
+    "keda": gettext_lazy("Scale endpoints by their load (KEDA)"),
+    "prometheus-operator": gettext_lazy("Show endpoints in the cluster's monitoring (Prometheus operator)"),
+    "kyverno": gettext_lazy("Check signatures of images (Kyverno)"),
+    "gatekeeper": gettext_lazy("Gatekeeper"),
+    "cilium": gettext_lazy("Network rules by name (Cilium)"),
+    "gpu-operator": gettext_lazy("NVIDIA GPU operator"),
 }
+RIGHT: Final = "right:"
+"""What the names of checks begin with that are about one right of the account."""
 CHECKS: Final[Mapping[str, Text]] = {
     "connect": gettext_lazy("It answers and takes the credentials"),
     "inventory": gettext_lazy("Hosts, GPUs and what runs on them can be read"),
@@ -267,7 +283,10 @@ def tested(row: Provider, *, now: datetime) -> Tested:
 def _check(given: Mapping[str, Any]) -> Check:
     name = str(given["name"])
     gap = name.startswith("feature:")
-    label = feature(name.removeprefix("feature:")) if gap else str(CHECKS.get(name, name))
+    if name.startswith(RIGHT):
+        label = _("Its account may: %(right)s") % {"right": name.removeprefix(RIGHT)}
+    else:
+        label = feature(name.removeprefix("feature:")) if gap else str(CHECKS.get(name, name))
     seen = str(given["seen"])
     return Check(label, bool(given["passed"]), gap or not given.get("needed", True), _sentence(seen), str(given["raw"]))
 

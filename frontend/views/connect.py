@@ -6,7 +6,7 @@ credentials → test → what was found → what to hand over → acceptance of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from django.conf import settings
@@ -59,7 +59,7 @@ def reached(row: Provider, counts: kernel.Counts) -> str:
         return "acceptance"
     described = provider_kinds.kind_of(row.kind)
     there = set(row.credentials.values_list("name", flat=True))
-    if described is not None and not {one.name for one in described.credentials} <= there:
+    if described is not None and described.missing(row.config, there) is not None:
         return "credentials"
     return "found" if kernel.tested(row, now=row.created_at).passed else "check"
 
@@ -125,12 +125,13 @@ def begin(request: PageRequest) -> HttpResponse:
         return _first(request, kinds, kind, {})
     given = request.POST
     try:
-        secrets = _secrets(kind, given, required=True)
+        config, secrets = _config(kind, given), _secrets(kind, given)
+        _complete(kind, config, secrets)
         row = providers.create(
             name=given.get("name", "").strip(),
             kind=kind.slug,
             site=given.get("site", "").strip(),
-            config=_config(kind, given),
+            config=config,
             enabled=False,
             actor=request.actor,
             now=request.now,
@@ -155,17 +156,28 @@ def _config(kind: ProviderKind, given: Mapping[str, str]) -> dict[str, Any]:
     return found
 
 
-def _secrets(kind: ProviderKind, given: Mapping[str, str], *, required: bool) -> dict[str, str]:
-    """Return the secrets of a form; this installation's own where its own address is used and none was typed."""
+def _complete(kind: ProviderKind, config: Mapping[str, Any], secrets: Collection[str]) -> None:
+    lacking = kind.missing(config, secrets)
+    if lacking is not None:
+        raise InvalidSpec(_(lacking[1]), field=lacking[0])
+
+
+def _secrets(kind: ProviderKind, given: Mapping[str, str]) -> dict[str, str]:
+    """Return the secrets of a form; this installation's own where its own address is used and none was typed.
+
+    Raises `InvalidSpec` for one that cannot be used: before anything is stored.
+    """
     found = {}
     for one in kind.credentials:
         text = given.get(f"secret.{one.name}", "")
         if not text and _has_own(kind, one, given):
             text = str(getattr(settings, one.own))
-        if text:
-            found[one.name] = text
-        elif required:
-            raise InvalidSpec(_("This is needed."), field=f"secret.{one.name}")
+        if not text.strip():
+            continue
+        refusal = one.refuses(text) if one.refuses is not None else ""
+        if refusal:
+            raise InvalidSpec(_(refusal), field=f"secret.{one.name}")
+        found[one.name] = text
     return found
 
 
@@ -213,6 +225,7 @@ def _first(
         "fields": _fields(kind, request.POST, errors) if kind is not None else [],
         "secrets": _secret_fields(kind, errors) if kind is not None else [],
         "rights": [_(right) for right in kind.rights] if kind is not None else [],
+        "documents": _documents(kind),
         "errors": errors,
         "steps": _steps(None, "credentials", "credentials"),
         "breadcrumbs": _crumbs(None),
@@ -232,6 +245,7 @@ def _fields(
             "example": one.example,
             "required": one.required,
             "options": [{"value": value, "label": _(text)} for value, text in one.choices],
+            "is_long": one.is_long,
             "value": given.get(
                 f"config.{one.key}",
                 stored.get(one.key, "") if stored is not None else _suggested(one),
@@ -240,6 +254,13 @@ def _fields(
         }
         for one in kind.settings
     ]  # fmt: skip
+
+
+def _documents(kind: ProviderKind | None) -> list[dict[str, str]]:
+    return [
+        {"title": _(one.title), "sentence": _(one.sentence), "file": one.file, "text": one.text}
+        for one in (kind.documents if kind is not None else ())
+    ]
 
 
 def _suggested(one: Setting) -> str:
@@ -265,7 +286,8 @@ def _secret_fields(
                 "name": f"secret.{one.name}",
                 "label": _(one.label),
                 "sentence": sentence,
-                "optional": has_own or one.name in there,
+                "optional": has_own or one.name in there or one.optional,
+                "is_long": one.is_long,
                 "error": errors.get(f"secret.{one.name}", ""),
             }
         )
@@ -286,7 +308,8 @@ def credentials(request: PageRequest, provider: str) -> HttpResponse:
         config = {**row.config, **_config(kind, given)}
         with reading(request.actor):
             there = frozenset(row.credentials.values_list("name", flat=True))
-        secrets = _secrets(kind, given, required=False) if not _kept(kind, given, there) else {}
+        secrets = _secrets(kind, given) if not _kept(kind, given, there) else {}
+        _complete(kind, config, there | set(secrets))
         if config != row.config or given.get("site", row.site) != row.site:
             providers.update(
                 provider=row, site=given.get("site", row.site).strip(), config=config, actor=request.actor,
@@ -301,7 +324,9 @@ def credentials(request: PageRequest, provider: str) -> HttpResponse:
 
 def _kept(kind: ProviderKind, given: Mapping[str, str], there: frozenset[str]) -> bool:
     """Whether nothing was typed and every secret is stored already."""
-    return all(one.name in there and not given.get(f"secret.{one.name}") for one in kind.credentials)
+    return not any(given.get(f"secret.{one.name}") for one in kind.credentials) and all(
+        one.name in there or one.optional for one in kind.credentials
+    )
 
 
 def _again(
@@ -317,6 +342,7 @@ def _again(
             "fields": _fields(kind, request.POST, errors, row.config),
             "secrets": _secret_fields(kind, errors, there),
             "rights": [_(right) for right in kind.rights],
+            "documents": _documents(kind),
             "errors": errors,
             "is_new": False,
         }

@@ -17,16 +17,18 @@ from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from frontend.kernel import plans, problems
+from frontend.kernel import estate, problems
 from frontend.kernel import providers as kernel
 from frontend.kernel.page import PageRequest, page
-from frontend.views.providers import SHOWN, back, crumbs, found, label, last_test, rows_of
+from frontend.views.providers import SHOWN, back, crumbs, found, host_line, label, last_test, rows_of
 from tenants import access, provider_kinds
 from tenants.errors import Conflict, ControlPlaneError, InvalidSpec
-from tenants.models import Boundary, GpuDevice, Provider
+from tenants.models import Boundary, Host, Provider
 from tenants.operations import providers
+from tenants.states import HostState
 from tenants.transactions import reading
 
+RANGE_EXAMPLE: Final = "10.20.0.0/16"
 SWITCH: Final[Mapping[str, Any]] = {"enable": providers.enable, "disable": providers.disable}
 
 
@@ -144,10 +146,10 @@ def _fields(row: Provider, given: Mapping[str, Any], errors: Mapping[str, str]) 
                 "name": f"config.{key}",
                 "label": label(row.kind, key),
                 "sentence": _sentence(key, setting),
-                "example": setting.example if setting is not None else "",
+                "example": setting.example if setting is not None else RANGE_EXAMPLE if key == providers.RANGES else "",
                 "required": setting is not None and setting.required,
                 "options": [{"value": v, "label": _(text)} for v, text in setting.choices] if setting else [],
-                "is_long": key == providers.RANGES,
+                "is_long": key == providers.RANGES or (setting is not None and setting.is_long),
                 "value": value,
                 "error": errors.get(f"config.{key}", ""),
             }
@@ -207,19 +209,28 @@ def delete(request: PageRequest, provider: str) -> HttpResponse:
 def _plan(
     request: PageRequest, row: Provider, *, errors: Mapping[str, str] | None = None, status: int = 200
 ) -> HttpResponse:
-    """Say what giving it up takes away; the operation itself decides whether it may be, and is rolled back."""
+    """Say what giving it up takes away; the check that decides is the operation's own."""
     used: Mapping[str, int] = {}
     problem = ""
-    try:
-        plans.planned(lambda: providers.delete(provider=row, actor=request.actor, now=request.now), lambda _row: None)
-    except Conflict as error:
-        problem, used = error.detail, error.data.get("used", {})
     with reading(request.actor):
-        counts = kernel.counts_of([row])[row.pk]
+        try:
+            providers.check_unused(row)
+        except Conflict as error:
+            problem, used = error.detail, error.data.get("used", {})
+        hosts = Host.objects.filter(provider=row).exclude(state=HostState.REMOVED.value)
+        shown, after = estate.page_of(hosts, request.GET.get("after", ""))
         values = {
             "row": row,
-            "counts": counts,
-            "devices": GpuDevice.objects.filter(provider=row, removed_at__isnull=True).count(),
+            "counts": kernel.counts_of([row])[row.pk],
+            "hosts": [host_line(one) for one in shown],
+            "more_url": f"?after={after}" if after else "",
+            "previous_url": request.path if request.GET.get("after") else "",
+            "columns": [
+                {"key": "name", "label": _("Host")},
+                {"key": "state", "label": _("State")},
+                {"key": "gpus", "label": _("GPUs")},
+                {"key": "empty", "label": _("Empty"), "numeric": True},
+            ],
             "credentials": row.credentials.count(),
             "tenants": list(
                 Boundary.objects.filter(provider=row, released_at__isnull=True)

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import uuid4
 
-from tenants import desired, findings, host_plans, ledger, vault
+from tenants import desired, findings, host_plans, ledger, provider_kinds, vault
 from tenants.actor import Actor
 from tenants.errors import Conflict, InvalidSpec
 from tenants.models import Boundary, Finding, Hold, Host, HostPlan, Provider, ProviderCredential
@@ -55,7 +55,7 @@ def create(
         msg = f"A provider is called {name} already."
         raise Conflict(msg, code="name-taken", name=name)
     row = Provider.objects.create(
-        name=name, kind=kind, site=site, config=_config(config), enabled=enabled, finalizers=[], due_at=now,
+        name=name, kind=kind, site=site, config=_config(config, kind), enabled=enabled, finalizers=[], due_at=now,
         created_at=now,
     )  # fmt: skip
     desired.created(row, "provider.created", actor=actor, at=now, name=name, kind=kind, site=site)
@@ -79,7 +79,7 @@ def update(
     if site is not None:
         changes["site"] = _slug(site, "site")
     if config is not None:
-        changes["config"] = _config(config)
+        changes["config"] = _config(config, row.kind)
     for field, value in changes.items():
         setattr(row, field, value)
     row.save(update_fields=sorted(changes))
@@ -135,20 +135,11 @@ def delete(*, provider: Provider, actor: Actor, now: datetime, version: int | No
     """
     allow(actor, None, "providers.delete")
     row = _live_provider(provider, version)
+    check_unused(row)  # before thousands of hosts are locked; once more when nothing can come to them any more
     hosts = list(Host.objects.select_for_update(no_key=True).filter(provider=row).order_by("pk"))
-    used = {
-        "boundaries": Boundary.objects.filter(provider=row, released_at__isnull=True).count(),
-        "holds": Hold.objects.filter(host__provider=row, kind=HoldKind.TENANT.value).count(),
-        "plans": HostPlan.objects.filter(host__provider=row, state="running").count(),
-    }
-    if any(used.values()):
-        words = ", ".join(f"{count} {noun}" for noun, count in used.items() if count)
-        msg = f"{row.name} is still used: {words}."
-        raise Conflict(msg, code="in-use", used=used)
-    for host in hosts:
-        if host.state != HostState.REMOVED.value:
-            host_plans.empty(host, now=now)
-            Host.objects.filter(pk=host.pk).update(state=HostState.REMOVED.value)
+    check_unused(row)
+    host_plans.empty_all(row.pk, now=now)
+    Host.objects.filter(provider=row).update(state=HostState.REMOVED.value)
     row.credentials.all().delete()
     for finding in Finding.objects.filter(provider=row, resolved_at__isnull=True):
         findings.close(finding, "its provider was deleted", now=now)
@@ -162,6 +153,25 @@ def delete(*, provider: Provider, actor: Actor, now: datetime, version: int | No
     return row
 
 
+def check_unused(provider: Provider) -> None:
+    """Raise what keeps a provider from being given up: `Conflict` (`deleting`, or `in-use` with the numbers).
+
+    Reads only, in the caller's transaction: a page asks it before somebody does the deed.
+    """
+    if provider.deletion_requested_at is not None:
+        msg = f"{provider.name} was deleted."
+        raise Conflict(msg, code="deleting")
+    used = {
+        "boundaries": Boundary.objects.filter(provider=provider, released_at__isnull=True).count(),
+        "holds": Hold.objects.filter(host__provider=provider, kind=HoldKind.TENANT.value).count(),
+        "plans": HostPlan.objects.filter(host__provider=provider, state="running").count(),
+    }
+    if any(used.values()):
+        words = ", ".join(f"{count} {noun}" for noun, count in used.items() if count)
+        msg = f"{provider.name} is still used: {words}."
+        raise Conflict(msg, code="in-use", used=used)
+
+
 @operation
 def set_credential(
     *, provider: Provider, name: str, secret: str, actor: Actor, now: datetime, version: int | None = None
@@ -173,6 +183,10 @@ def set_credential(
     if not secret or len(secret.encode()) > SECRET_BYTES or "\x00" in secret:
         msg = f"A secret has 1 to {SECRET_BYTES} bytes and no NUL."
         raise InvalidSpec(msg, field="secret")
+    described = provider_kinds.kind_of(row.kind)
+    one = described.credential(name) if described is not None else None
+    if one is not None and one.refuses is not None and (refusal := one.refuses(secret)):
+        raise InvalidSpec(refusal, field="secret")
     credential = ProviderCredential.objects.select_for_update().filter(provider=row, name=name).first()
     key = credential.pk if credential is not None else uuid4()
     sealed = vault.seal(secret, table=ProviderCredential._meta.db_table, column="sealed", row=key)
@@ -213,8 +227,9 @@ def _slug(value: str, field: str) -> str:
     return value
 
 
-def _config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a provider's configuration; plain values only, and nothing that looks like a secret."""
+def _config(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """Return a provider's configuration: plain values, nothing that looks like a secret or that its kind refuses."""
+    described = provider_kinds.kind_of(kind)
     if len(config) > CONFIG_KEYS:
         msg = f"At most {CONFIG_KEYS} entries."
         raise InvalidSpec(msg, field="config")
@@ -228,6 +243,10 @@ def _config(config: Mapping[str, Any]) -> dict[str, Any]:
         if re.search(r"password|secret|token|private[-_]?key", key, re.IGNORECASE):
             msg = "Secrets are stored as credentials, never in the configuration."
             raise InvalidSpec(msg, field=f"config.{key}", code="secret-in-config")
+        setting = described.setting(key) if described is not None else None
+        refuses = setting.refuses if setting is not None and value not in {None, ""} else None
+        if refuses is not None and (refusal := refuses(str(value))):
+            raise InvalidSpec(refusal, field=f"config.{key}")
     return dict(config)
 
 

@@ -1,0 +1,221 @@
+"""What a cluster can do for us, found by asking it: its version, what it serves, what our account may do there.
+
+`assess` is pure; `read` asks. A feature that is missing comes with the one line that mends it, a right that is missing
+is named by the API server itself (SelfSubjectAccessReview). Rights are keyed `right:<verb> <resource>` in `missing`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from provisioners.driver import Binding, BoundaryKind, Capabilities
+from provisioners.kubernetes import rbac
+from provisioners.kubernetes.objects import Object
+from provisioners.kubernetes.rbac import Right
+from provisioners.kubernetes.settings import Settings
+
+OLDEST: Final = (1, 34)
+RIGHT: Final = "right:"
+"""What keys of `missing` begin with where a right is missing."""
+NEUTRAL: Final = "kube-public"
+"""A namespace that every cluster has and where nobody binds our account: what it may there, it may everywhere."""
+
+Serves = Callable[[str, str], bool]
+"""(`apps/v1`, `Deployment` or `""`) → whether the cluster serves it."""
+
+
+class Asked(Protocol):
+    """What is needed of `client.Cluster`."""
+
+    def version(self) -> str:
+        """Return the server's version."""
+
+    def serves(self, api: str, kind: str = "") -> bool:
+        """Whether it serves an API."""
+
+    def get(self, api: str, kind: str, name: str, namespace: str = "") -> Object | None:
+        """Return one object."""
+
+    def create(self, obj: Object, *, subresource: str = "", name: str = "") -> Object:
+        """Create a review."""
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """Something optional that a cluster may serve."""
+
+    feature: str
+    apis: tuple[tuple[str, str], ...]
+    """Any one of these (API, kind) is enough."""
+    remedy: str
+
+
+ENGINES: Final = (
+    Engine("dra", (("resource.k8s.io/v1", "ResourceClaim"),),
+           "Devices are handed out by the device plugin only: which GPU a pod gets is the node's choice. Dynamic "
+           "Resource Allocation needs Kubernetes 1.34 and a driver that publishes devices."),
+    Engine("admission-pinning", (("admissionregistration.k8s.io/v1", "MutatingAdmissionPolicy"),),
+           "Pods are checked, not pinned to their node by admission: that needs Kubernetes 1.36."),
+    Engine("gateway-api", (("gateway.networking.k8s.io/v1", "HTTPRoute"),),
+           "Addresses cannot be published by routes. Install the Gateway API and a controller for it, or use another "
+           "way to reach endpoints."),
+    Engine("inference-extension", (("inference.networking.k8s.io/v1", "InferencePool"),),
+           "Requests are spread over replicas without looking at their load. Install the Gateway API Inference "
+           "Extension to change that."),
+    Engine("kueue", (("kueue.x-k8s.io/v1beta2", "ClusterQueue"), ("kueue.x-k8s.io/v1beta1", "ClusterQueue")),
+           "Batch work of tenants is not queued by the cluster. Install Kueue to change that."),
+    Engine("keda", (("keda.sh/v1alpha1", "ScaledObject"),),
+           "Endpoints do not scale by their own load. Install KEDA to change that."),
+    Engine("prometheus-operator", (("monitoring.coreos.com/v1", "PodMonitor"),),
+           "The cluster's own monitoring does not see endpoints. Install the Prometheus operator to change that."),
+    Engine("kyverno", (("policies.kyverno.io/v1", "ImageValidatingPolicy"), ("kyverno.io/v1", "ClusterPolicy")),
+           "Signatures of images are not checked; digests are. Install Kyverno to change that."),
+    Engine("gatekeeper", (("templates.gatekeeper.sh/v1", "ConstraintTemplate"),),
+           "Nothing is lost: the cluster's own admission policies are used."),
+    Engine("cilium", (("cilium.io/v2", "CiliumNetworkPolicy"),),
+           "Model servers reach a mirror by its networks, not by its name. Cilium would allow names."),
+    Engine("gpu-operator", (("nvidia.com/v1", "ClusterPolicy"),),
+           "GPUs are not carved by us and their labels may be missing. Install the NVIDIA GPU operator, or the device "
+           "plugin with GPU feature discovery."),
+)  # fmt: skip
+_ENFORCERS: Final = (
+    ("cilium.io/v2", "CiliumNetworkPolicy"),
+    ("crd.projectcalico.org/v1", "FelixConfiguration"),
+    ("projectcalico.org/v3", "FelixConfiguration"),
+    ("crd.antrea.io/v1beta1", "AntreaAgentInfo"),
+    ("k8s.ovn.org/v1", "EgressFirewall"),
+)
+"""APIs by which a network plug-in that enforces network policies is known."""
+_OWN: Final = ("isolate", "power", "logs", "evacuate", "acceptance")
+"""What the driver does by itself wherever the rights are there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What was asked of one cluster."""
+
+    version: str
+    serves: Serves
+    lacking: tuple[Right, ...] = ()
+    """Rights that the API server says our account has not."""
+    roles: Mapping[str, Object | None] | None = None
+    """Cluster role of people → what is installed, None for one that is not there."""
+    simulated: bool = False
+
+
+def assess(facts: Facts, settings: Settings) -> Capabilities:
+    """Return what the cluster can do and what mends what it cannot."""
+    features: dict[str, bool] = dict.fromkeys(_OWN, True)
+    missing: dict[str, str] = {}
+    for engine in ENGINES:
+        features[engine.feature] = any(facts.serves(api, kind) for api, kind in engine.apis)
+        if not features[engine.feature]:
+            missing[engine.feature] = engine.remedy
+    features["layout-change"] = features["gpu-operator"]
+    features["policies-enforced"] = any(facts.serves(api, kind) for api, kind in _ENFORCERS)
+    if not features["policies-enforced"]:
+        missing["policies-enforced"] = (
+            "No network plug-in that is known to enforce network policies was found: without one they are ignored."
+        )
+    missing |= _gaps(facts, settings)
+    for right in facts.lacking:
+        key = right.words if right.optional else f"{RIGHT}{right.words}"
+        missing[key] = f"Needed to {right.why}. Apply deploy/kubernetes/rbac.yaml."
+    features["people"] = "people" not in missing
+    features["admission"] = "admission" not in missing
+    bindings = {Binding.HOST} | ({Binding.DEVICE, Binding.GPU} if features["dra"] else set())
+    return Capabilities(
+        kind="kubernetes",
+        version=facts.version,
+        boundary_kinds=frozenset({BoundaryKind.NAMESPACE}),
+        bindings=frozenset(bindings),
+        features=features,
+        missing=missing,
+        simulated=facts.simulated,
+    )
+
+
+def _gaps(facts: Facts, settings: Settings) -> dict[str, str]:
+    missing: dict[str, str] = {}
+    if version_of(facts.version) < OLDEST:
+        missing["version"] = f"Kubernetes {facts.version} is older than 1.34, the oldest that is supported."
+    if not facts.serves("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicy"):
+        missing["admission"] = "Pods of tenants cannot be checked: that needs ValidatingAdmissionPolicy."
+    if settings.access == "route" and not facts.serves("gateway.networking.k8s.io/v1", "HTTPRoute"):
+        missing["routes"] = "Endpoints are to be reached by routes, and the Gateway API is not installed."
+    if not settings.storage_class and settings.cache_gib:
+        missing["cache"] = "A cache is asked for and no storage class is given: models are loaded again by each pod."
+    wrong = [
+        name
+        for word, name in rbac.ROLES.items()
+        if facts.roles is not None and not _is_role(facts.roles.get(name), word)
+    ]
+    if wrong:
+        missing["people"] = f"Not as they should be: {', '.join(wrong)}. Apply deploy/kubernetes/rbac.yaml."
+    return missing
+
+
+def _is_role(found: Object | None, word: str) -> bool:
+    """Whether a role of people is installed with exactly its rules."""
+    return found is not None and found.get("rules") == [rule.as_rule() for rule in rbac.PEOPLE[word]]
+
+
+def version_of(text: str) -> tuple[int, int]:
+    """Return (major, minor) of a version such as `v1.36.3+k3s1`; (0, 0) where it cannot be read."""
+    match = re.match(r"v?(\d+)\.(\d+)", text)
+    return (int(match[1]), int(match[2])) if match else (0, 0)
+
+
+# --- asking -----------------------------------------------------------------------------------------------
+
+
+def read(cluster: Asked, settings: Settings) -> Capabilities:
+    """Ask a cluster. Raises `DriverError`."""
+    version = cluster.version()
+    facts = Facts(
+        version,
+        cluster.serves,
+        lacking=lacking(cluster),
+        roles={name: cluster.get(_RBAC, "ClusterRole", name) for name in rbac.ROLES.values()},
+        simulated=settings.lab or settings.access == "lab",
+    )
+    return assess(facts, settings)
+
+
+_RBAC: Final = "rbac.authorization.k8s.io/v1"
+
+
+def lacking(cluster: Asked) -> tuple[Right, ...]:
+    """Return the rights of the control plane that its account has not.
+
+    What its rules show as given is not asked again; for the rest the API server is asked right by right. Raises
+    `DriverError`.
+    """
+    wanted = [right for right in rbac.needed() if not right.optional or _is_served(cluster, right)]
+    rules = {space: _rules(cluster, space or NEUTRAL) for space in {right.namespace for right in wanted}}
+    doubtful = [right for right in wanted if not rbac.allows(rules[right.namespace], right)]
+    return tuple(right for right in doubtful if not _is_allowed(cluster, right))
+
+
+def _is_served(cluster: Asked, right: Right) -> bool:
+    """Whether an optional right is about something that the cluster has at all."""
+    return any(
+        cluster.serves(api, kind)
+        for engine in ENGINES
+        for api, kind in engine.apis
+        if api.partition("/")[0] == right.group
+    )
+
+
+def _rules(cluster: Asked, namespace: str) -> Collection[Mapping[str, Any]]:
+    answer = cluster.create(rbac.rules_review(namespace))
+    rules: Iterable[Mapping[str, Any]] = (answer.get("status") or {}).get("resourceRules") or ()
+    return tuple(rules)
+
+
+def _is_allowed(cluster: Asked, right: Right) -> bool:
+    answer = cluster.create(right.review())
+    return bool((answer.get("status") or {}).get("allowed"))

@@ -1,0 +1,249 @@
+"""What connecting a cluster asks for, and how a pasted kubeconfig is read. Pure.
+
+A kubeconfig can name programs and files. Both would run or be read where the worker runs, by whoever may paste one,
+so exec plug-ins, auth providers and file references are refused by name before anything is stored.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import yaml
+
+from provisioners.kubernetes import rbac
+from tenants.provider_kinds import Credential, Document, ProviderKind, Setting
+
+LONGEST: Final = 65_536
+_PEM: Final = re.compile(r"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----")
+_NAME: Final = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+_FILES: Final = ("certificate-authority", "client-certificate", "client-key", "tokenFile")
+
+
+class Unusable(ValueError):
+    """A kubeconfig that cannot be used; its text says why and quotes no secret."""
+
+
+def check_kubeconfig(text: str) -> None:
+    """Raise `Unusable` unless the current context of a kubeconfig can be used as it stands, by itself."""
+    given = _document(text)
+    context = _named(given, "contexts", "context", str(given.get("current-context") or ""))
+    cluster = _named(given, "clusters", "cluster", str(context.get("cluster") or ""))
+    user = _named(given, "users", "user", str(context.get("user") or ""))
+    _refuse_programs_and_files(cluster, user)
+    if refusal := _refuse_url(str(cluster.get("server") or "")):
+        raise Unusable(refusal)
+    if not user.get("token") and not (user.get("client-key-data") and user.get("client-certificate-data")):
+        msg = "Its user has neither a token nor a client certificate with its key."
+        raise Unusable(msg)
+    for holder, name in (
+        (cluster, "certificate-authority-data"),
+        (user, "client-certificate-data"),
+        (user, "client-key-data"),
+    ):
+        _refuse_garbage(holder.get(name), name)
+
+
+def _document(text: str) -> dict[str, Any]:
+    if len(text) > LONGEST:
+        msg = f"It has more than {LONGEST} characters."
+        raise Unusable(msg)
+    try:
+        # An alias lets a few lines stand for gigabytes; no tool writes one into a kubeconfig.
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            msg = "It uses YAML aliases; write it without."
+            raise Unusable(msg)
+        found = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        if isinstance(error, Unusable):
+            raise
+        msg = "It is no YAML."
+        raise Unusable(msg) from error
+    if not isinstance(found, dict) or found.get("kind") != "Config":
+        msg = "It is no kubeconfig: the document must be of kind Config."
+        raise Unusable(msg)
+    return found
+
+
+def _named(given: Mapping[str, Any], listed: str, inner: str, name: str) -> dict[str, Any]:
+    entries = given.get(listed)
+    for entry in entries if isinstance(entries, list) else []:
+        if isinstance(entry, dict) and entry.get("name") == name and isinstance(entry.get(inner), dict):
+            found: dict[str, Any] = entry[inner]
+            return found
+    msg = f"It has no {inner} named {name[:60]!r}." if name else "Its current context names none."
+    raise Unusable(msg)
+
+
+def _refuse_programs_and_files(cluster: Mapping[str, Any], user: Mapping[str, Any]) -> None:
+    if "exec" in user:
+        command = str((user["exec"] or {}).get("command", "") if isinstance(user["exec"], dict) else "")[:60]
+        msg = (
+            f"It would run a program ({command or 'exec plug-in'}) on this machine, and that is refused. "
+            "Use the token of a service account instead."
+        )
+        raise Unusable(msg)
+    if "auth-provider" in user:
+        msg = "It uses an auth provider, and that is refused. Use the token of a service account instead."
+        raise Unusable(msg)
+    for name in _FILES:
+        if name in user or name in cluster:
+            msg = f"{name} names a file; put its content in, with {name.removesuffix('File')}-data or as text."
+            raise Unusable(msg)
+    if user.get("username") or user.get("password"):
+        msg = "A user name and password are refused. Use the token of a service account instead."
+        raise Unusable(msg)
+    if any(key in user for key in ("as", "as-uid", "as-groups", "as-user-extra")):
+        msg = "It impersonates somebody else, and that is refused."
+        raise Unusable(msg)
+    if cluster.get("insecure-skip-tls-verify"):
+        msg = "It does not check the server's certificate. Give the certificate authority instead."
+        raise Unusable(msg)
+    if cluster.get("proxy-url"):
+        msg = "It goes through a proxy of its own (proxy-url), and that is not supported."
+        raise Unusable(msg)
+
+
+def _refuse_garbage(value: object, name: str) -> None:
+    try:
+        base64.b64decode(str(value or ""), validate=True).decode("ascii")
+    except (binascii.Error, UnicodeDecodeError, ValueError) as error:
+        msg = f"{name} is no base64 of a PEM text."
+        raise Unusable(msg) from error
+
+
+# --- what the form asks for -------------------------------------------------------------------------------
+
+
+def _refuse_kubeconfig(text: str) -> str:
+    try:
+        check_kubeconfig(text)
+    except Unusable as error:
+        return str(error)
+    return ""
+
+
+def _refuse_url(text: str) -> str:
+    try:
+        url = urlsplit(text)
+        port_is_fine = url.port is None or url.port > 0
+    except ValueError:
+        return "This is no address."
+    if url.scheme != "https" or not url.hostname or not port_is_fine:
+        return "Give the API server's address, beginning with https://."
+    if url.username or url.password or url.query or url.fragment:
+        return "Give the address alone, without user, query or fragment."
+    return ""
+
+
+def _refuse_ca(text: str) -> str:
+    return "" if _PEM.search(text) else "Paste the certificate itself, from BEGIN CERTIFICATE to END CERTIFICATE."
+
+
+def _refuse_token(text: str) -> str:
+    return "A token is one word." if re.search(r"\s", text.strip()) else ""
+
+
+def _matching(pattern: str, sentence: str) -> Callable[[str], str]:
+    expression = re.compile(pattern)
+    return lambda text: "" if expression.fullmatch(text) else sentence
+
+
+def _lacks(config: Mapping[str, Any], secrets: Collection[str]) -> tuple[str, str] | None:
+    if "kubeconfig" not in secrets:
+        if "token" not in secrets:
+            return "secret.kubeconfig", "Paste a kubeconfig, or give address, certificate authority and token."
+        if not config.get("url"):
+            return "config.url", "With a token, the API server's address is needed."
+    for key in ("gateway_image", "vllm_image"):
+        if not config.get(key) and config.get("access") != "lab":
+            return f"config.{key}", "This is needed, pinned by digest."
+    return None
+
+
+_IMAGE: Final = _matching(
+    r"[a-z0-9][a-z0-9._-]*(:\d+)?(/[a-z0-9][a-z0-9._-]*)+(:[\w.-]+)?@sha256:[0-9a-f]{64}",
+    "Pin it by digest: registry/name@sha256:… with 64 hex digits.",
+)
+_OBJECT_NAME: Final = _matching(_NAME, "Use a name as Kubernetes writes it: a-z, 0-9, '-'.")
+
+CONNECTION: Final = ProviderKind(
+    slug="kubernetes",
+    title="Kubernetes cluster",
+    sentence="Namespaces and GPUs of a cluster, through its API.",
+    icon="boxes",
+    settings=(
+        Setting(
+            "url", "Address of the API server", "Not needed with a kubeconfig.",
+            example="https://10.20.0.1:6443", refuses=_refuse_url,
+        ),
+        Setting(
+            "ca_pem", "Certificate authority", "The certificate that signed the API server's. Not needed with a "
+            "kubeconfig, or where this machine trusts it already.", is_long=True, refuses=_refuse_ca,
+        ),
+        Setting(
+            "access", "How clients reach an endpoint", "The address of each endpoint follows from it.",
+            choices=(
+                ("route", "By a route of a shared Gateway (HTTPRoute)"),
+                ("load-balancer", "By the platform's own load balancer"),
+                ("cluster", "From inside the cluster only"),
+                ("lab", "Laboratory: simulated pods on this machine"),
+            ),
+        ),
+        Setting(
+            "zone", "Zone", "The DNS zone of endpoint addresses.", example="models.example.net",
+            refuses=_matching(rf"{_NAME}(\.{_NAME})*", "Use a DNS name such as models.example.net."),
+        ),
+        Setting(
+            "route_parent", "Shared Gateway", "Namespace, name and listener of the Gateway that routes attach to.",
+            example="gateway-system/shared/https",
+            refuses=_matching(rf"{_NAME}/{_NAME}(/{_NAME})?", "Write namespace/name or namespace/name/listener."),
+        ),
+        Setting(
+            "gateway_image", "Image of the gateway", "Pinned by digest.",
+            example="registry.internal/tenantry/gateway@sha256:…", refuses=_IMAGE,
+        ),
+        Setting(
+            "vllm_image", "Image of vLLM", "Pinned by digest.",
+            example="registry.internal/vllm/vllm-openai@sha256:…", refuses=_IMAGE,
+        ),
+        Setting(
+            "registries", "Registries", "Images of tenants come from these only, separated by commas.",
+            example="registry.internal/",
+        ),
+        Setting(
+            "storage_class", "Storage class", "For model caches. Empty: the node's own disk, gone with the pod.",
+            example="fast", refuses=_OBJECT_NAME,
+        ),
+        Setting(
+            "monitoring_namespace", "Namespace of the monitoring",
+            "Its pods may read the metrics of endpoints. Empty: none may.", example="monitoring",
+            refuses=_OBJECT_NAME,
+        ),
+    ),
+    credentials=(
+        Credential(
+            "kubeconfig", "Kubeconfig", "The whole file. One that would run a program or read a file is refused.",
+            optional=True, is_long=True, refuses=_refuse_kubeconfig,
+        ),
+        Credential(
+            "token", "Token", "Instead of a kubeconfig: the token of the service account in the file of rights.",
+            optional=True, refuses=_refuse_token,
+        ),
+    ),
+    rights=rbac.SENTENCES,
+    documents=(
+        Document(
+            "The least it needs",
+            "Apply this as an administrator of the cluster: it makes the account, its rights and the roles of "
+            "people. The test names each right that is missing.",
+            "rbac.yaml",
+            rbac.document(),
+        ),
+    ),
+    lacks=_lacks,
+)  # fmt: skip
