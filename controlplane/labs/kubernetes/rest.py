@@ -13,9 +13,10 @@ import ssl
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import aiohttp
+import yaml
 
 from provisioners.driver import Secret
 
@@ -49,10 +50,12 @@ class Access:
 
     @classmethod
     def of(cls, folder: Path) -> Access:
-        """Read a cluster's `access.json`."""
-        text = json.loads((folder / "access.json").read_text())
-        ca_file = Path(text["ca_file"]) if text.get("ca_file") else None
-        return cls(text["url"].rstrip("/"), Secret(text["token"]), ca_file)
+        """Read a cluster's `kubeconfig` (JSON or YAML, with a token)."""
+        text = yaml.safe_load((folder / "kubeconfig").read_text())
+        cluster = text["clusters"][0]["cluster"]
+        ca_file = cluster.get("certificate-authority")
+        token = text["users"][0]["user"]["token"]
+        return cls(cluster["server"].rstrip("/"), Secret(token), Path(ca_file) if ca_file else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,7 @@ class Api:
         self._access = access
         self._session: aiohttp.ClientSession | None = None
 
-    async def __aenter__(self) -> Api:
+    async def __aenter__(self) -> Self:
         """Open the connections."""
         tls: ssl.SSLContext | bool = True
         if self._access.url.startswith("https"):
