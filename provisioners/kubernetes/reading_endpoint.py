@@ -1,15 +1,15 @@
 """What was read of an endpoint (and of a gateway) → its parts, units and address. Pure.
 
-A part's `have` is the want on its objects, if all of them carry the same and none is missing, superfluous or changed
-by others; else it is empty and the step is done again. What depends on time (a pod that loads its model) is
-`ready`. Objects on their way out are *changing* until an exact read shows none.
+What a part has is `reading.part`'s work; here is said whether it works: the pod that loads its model, the route that
+no controller has taken, the gateway that only a fresh token can help (it shows as absent).
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from ipaddress import ip_address
 from typing import Final
 from uuid import UUID
@@ -17,7 +17,8 @@ from uuid import UUID
 from provisioners.driver import Observed, ObservedUnit, Part, Power, Presence, Ref
 from provisioners.kubernetes import objects as marks
 from provisioners.kubernetes import pods as making
-from provisioners.kubernetes import symptoms
+from provisioners.kubernetes import reading, symptoms
+from provisioners.kubernetes.applying import removal_handle
 from provisioners.kubernetes.gateways import DELIVERY_ANNOTATION, GATEWAY_NAME, GATEWAY_STEP, HOPELESS_EXIT, delivery_in
 from provisioners.kubernetes.objects import COMPONENT_LABEL, UNIT_LABEL, Object, dig, is_deleting, name_of, namespace_of
 from provisioners.kubernetes.pods import GATEWAY
@@ -28,15 +29,12 @@ from provisioners.kubernetes.workloads import (
     PROFILE_ANNOTATION,
     REPLICA_STEP,
     REVISION_ANNOTATION,
-    SECRET_STEP,
     SERVICE_STEP,
 )
 from provisioners.steps import in_order, split
 
 LAB_PORT_ANNOTATION: Final = "lab.tenantry.internal/port"
 """On a pod that a lab plays: where its process listens on loopback."""
-_MAIN: Final = {SECRET_STEP: "Secret", REPLICA_STEP: "Deployment", SERVICE_STEP: "Service", GATEWAY_STEP: "Deployment"}
-"""The kind that is applied last: without it a step has not been done."""
 _PROTECTING: Final = frozenset(
     {
         "foregroundDeletion",
@@ -50,8 +48,6 @@ _PROTECTING: Final = frozenset(
 
 UnitReader = Callable[[UUID, Object | None, str], tuple[ObservedUnit, ...]]
 """(unit, its pod, backend) → where it runs by what the cluster reports; empty where it has no node."""
-Differs = Callable[[Object], bool]
-"""Whether an object is no longer what we applied."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +71,7 @@ class EndpointSeen:
     gateway: GatewaySeen = GatewaySeen()
 
 
-def observed(
-    seen: EndpointSeen, settings: Settings, *, units: UnitReader, differs: Differs = marks.has_drifted
-) -> Observed:
+def observed(seen: EndpointSeen, settings: Settings, *, units: UnitReader, now: datetime) -> Observed:
     """Return an endpoint as it is."""
     if not seen.objects and not seen.pods:
         return Observed(seen.ref, exists=False, simulated=settings.lab)
@@ -89,7 +83,7 @@ def observed(
         ref=seen.ref,
         exists=True,
         parts=tuple(
-            _part(name, steps.get(name, []), running.get(name, []), seen, settings, differs)
+            _part(name, steps.get(name, []), running.get(name, []), seen, settings, now)
             for name in in_order({*steps, *running})
         ),
         units=tuple(
@@ -119,38 +113,32 @@ def _by_step(objects: Iterable[Object]) -> dict[str, list[Object]]:
 
 
 def _part(
-    name: str, objects: list[Object], pods: list[Object], seen: EndpointSeen, settings: Settings, differs: Differs
+    name: str, objects: list[Object], pods: list[Object], seen: EndpointSeen, settings: Settings, now: datetime
 ) -> Part:
     bare = split(name)[0]
-    part = part_of(name, objects, _MAIN.get(bare, ""), differs)
+    if not objects:
+        return _stopping(seen.ref, name)
+    part = reading.part(seen.ref, name, objects, now=now)
+    if bare == REPLICA_STEP:
+        return _judged(part, why_not_ready(objects, pods, seen.events))
+    if bare == SERVICE_STEP and settings.access == "route":
+        return _judged(part, why_no_route(objects))
+    return part
+
+
+def _judged(part: Part, waiting: str) -> Part:
+    """Return a part that works unless `waiting` says why not; what it says of itself otherwise stays."""
     if part.presence is not Presence.PRESENT:
         return part
-    if not objects:
-        return Part(name, Presence.CHANGING, message="its pod is still stopping", ready=False)
-    waiting = ""
-    if bare == REPLICA_STEP:
-        waiting = why_not_ready(objects, pods, seen.events)
-    elif bare == SERVICE_STEP and settings.access == "route":
-        waiting = why_no_route(objects)
-    return Part(name, part.presence, part.have, message=waiting, ready=not waiting)
+    if not waiting and part.ready:
+        return part
+    return replace(part, message=waiting, ready=not waiting)
 
 
-def part_of(name: str, objects: Sequence[Object], main: str, differs: Differs = marks.has_drifted) -> Part:
-    """Return the part of one step from its objects, its readiness left aside; `main`: the kind applied last."""
-    staying = [obj for obj in objects if not is_deleting(obj)]
-    if objects and not staying:
-        return Part(name, Presence.CHANGING, message=blocked_by(objects) or "being removed", ready=False)
-    if any(is_deleting(obj) and obj["kind"] == main for obj in objects):
-        return Part(name, Presence.CHANGING, message=blocked_by(objects) or "being removed", ready=False)
-    intents = {marks.intent_of(obj) for obj in staying}
-    is_whole = (
-        len(intents) == 1
-        and any(obj["kind"] == main for obj in staying)
-        and {dig(obj, "metadata", "annotations", marks.SET_ANNOTATION, default="") for obj in staying}
-        == {marks.set_digest(staying)}
-        and not any(differs(obj) for obj in staying)
-    )
-    return Part(name, Presence.PRESENT, have=intents.pop() if is_whole else "")
+def _stopping(ref: Ref, name: str) -> Part:
+    """Return the part of which only pods are left."""
+    handle = removal_handle(ref, name).value
+    return Part(name, Presence.CHANGING, handle=handle, message="its pod is still stopping", ready=False)
 
 
 def why_not_ready(objects: Sequence[Object], pods: Sequence[Object], events: Sequence[Object] = ()) -> str:
@@ -339,30 +327,24 @@ def _is_ready(pod: Object) -> bool:
 
 
 def gateway_part(
-    objects: Sequence[Object],
-    pods: Sequence[Object],
-    events: Sequence[Object] = (),
-    differs: Differs = marks.has_drifted,
+    ref: Ref, objects: Sequence[Object], pods: Sequence[Object], events: Sequence[Object] = (), *, now: datetime
 ) -> Part | None:
     """Return the part of a namespace's gateway, None where there is none, or one that only a fresh token can help.
 
     `objects` are those of its step, `pods` those of the namespace with its component's label.
     """
-    deployment = next((obj for obj in objects if obj["kind"] == "Deployment"), None)
+    deployment = next((obj for obj in objects if obj["kind"] == "Deployment" and not is_deleting(obj)), None)
     mine = [pod for pod in pods if marks.labels(pod).get(COMPONENT_LABEL) == GATEWAY]
-    if not objects and not mine:
-        return None
-    part = part_of(GATEWAY_STEP, objects, _MAIN[GATEWAY_STEP], differs)
     if not objects:
-        return Part(GATEWAY_STEP, Presence.CHANGING, message="its pod is still stopping", ready=False)
+        return _stopping(ref, GATEWAY_STEP) if mine else None
+    part = reading.part(ref, GATEWAY_STEP, objects, now=now)
     if part.presence is not Presence.PRESENT or deployment is None:
         return part
     current = [pod for pod in mine if _delivery(pod) == delivery_in(deployment) and not is_deleting(pod)]
     if any(is_hopeless(pod) for pod in current):
         return None
     waiting = why_not_ready(objects, mine, events)
-    words = "the gateway has not enrolled yet" if waiting == "loading the model" else waiting
-    return Part(GATEWAY_STEP, part.presence, part.have, message=words, ready=not words)
+    return _judged(part, "the gateway has not enrolled yet" if waiting == symptoms.LOADING else waiting)
 
 
 def is_hopeless(pod: Object) -> bool:

@@ -57,6 +57,7 @@ _UNSCHEDULED: Final = (
     ("no nodes available", "its node is not there"),
 )
 """(part of the scheduler's message, our words); the first that fits."""
+LOADING: Final = "loading the model"
 SIGKILL_EXIT: Final = 137
 
 
@@ -118,7 +119,7 @@ def _starting(pod: Object) -> str:
     starting = next((_STARTING[one] for one in map(_waiting_reason, statuses) if one in _STARTING), "")
     if starting:
         return starting
-    return "loading the model" if any("running" in (one.get("state") or {}) for one in statuses) else "starting"
+    return LOADING if any("running" in (one.get("state") or {}) for one in statuses) else "starting"
 
 
 def exit_code(pod: Object) -> int | None:
