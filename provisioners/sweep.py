@@ -104,13 +104,14 @@ def sweep(engine: Engine, *, budget_s: float | None = None) -> int:
     tenants.resume_due(actor=SYSTEM, now=engine.clock())
     start_providers(engine.clock())
     housekeeping.run(engine.clock())
-    for _ in range(passes.MOST_STEPS):
+    for number in range(passes.MOST_STEPS):
         round_made = 0
         for item in due(engine.clock()):
             if ends is not None and time.monotonic() >= ends:
                 return made + round_made
             round_made += _safely(item, engine)
-        round_made += queue.run(engine.clock)
+        if round_made or number == 0:  # else nothing has changed since the queue was asked last
+            round_made += queue.run(engine.clock)
         made += round_made
         if not round_made:
             break

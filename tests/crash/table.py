@@ -245,7 +245,6 @@ def _to_the_end(
     problems: list[str] = []
     if sweeps is None:
         return {"sweeps": -1, "begun": {}, "problems": ["the end was not reached"], "explain": here.explain()}
-    explain = here.explain()
     problems += world.double_use(here)
     if expected is not None:
         more = Counter(here.estate.everything()["begun"]) - Counter(expected)
@@ -254,8 +253,8 @@ def _to_the_end(
     if not end():
         problems.append("the end did not last")
     problems += world.contradictions(here)
+    explain = here.explain() if problems else []
     if not problems and removing:
-        explain = []
         here.estate.control("PATCH", "settings", **scenarios.AT_ONCE)
         scenarios.delete_everything(here)
         if here.drive(scenarios.gone, most=MOST) is None and not scenarios.gone():
