@@ -45,12 +45,13 @@ class Place:
     host: str
     slots: tuple[str, ...]
     tokens_s: float
+    origin: str = "simulated by Tenantry's sandbox"
 
     @property
     def words(self) -> str:
         """Return the place as a sentence for the answer's text."""
         where = ", ".join(self.slots) or "no GPU"
-        return f"simulated by Tenantry's sandbox: {self.model}, revision {self.revision}, on {self.host} ({where})"
+        return f"{self.origin}: {self.model}, revision {self.revision}, on {self.host} ({where})"
 
     def as_json(self) -> dict[str, Any]:
         """Return the place as the answer's `tenantry` field."""
@@ -264,6 +265,10 @@ class Stub:
         place, why = place_of(estate, unit)
         if place is None:
             return _problem(404 if why == "no such replica" else 503, why)
+        return await self.answer_at(request, place, path)
+
+    async def answer_at(self, request: web.Request, place: Place, path: str) -> web.StreamResponse:
+        """Answer one request to a replica that serves at `place`."""
         match request.method, path:
             case "GET", "health":
                 return web.Response(headers=SIMULATED)

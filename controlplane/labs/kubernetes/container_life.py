@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 import shutil
+import signal
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -116,9 +116,9 @@ class ContainerLife:
                 await self._start()
             except ImageMissing as error:
                 await self._wait_with("ErrImagePull", str(error))
-                await self._tell("Failed", f"Failed to pull image \"{self.spec['image']}\": {error}")
+                await self._tell("Failed", f'Failed to pull image "{self.spec["image"]}": {error}')
                 await self._ground.rest(1)
-                await self._wait_with("ImagePullBackOff", f"Back-off pulling image \"{self.spec['image']}\"")
+                await self._wait_with("ImagePullBackOff", f'Back-off pulling image "{self.spec["image"]}"')
                 await self._ground.rest(CONFIG_RETRY_S)
             except ConfigError as error:
                 await self._wait_with("CreateContainerConfigError", str(error))
@@ -168,9 +168,7 @@ class ContainerLife:
         self.record.since = stamp(self._ground.now())
         if self._ground.run_programs:
             log = folders.log(self.spec["name"])
-            self._process = await asyncio.to_thread(
-                processes.start, launch, marker=self._marker, folder=layer, log=log
-            )
+            self._process = await asyncio.to_thread(processes.start, launch, marker=self._marker, folder=layer, log=log)
             self.record.pid = self._process.pid
         self.view.running_since = self.record.since
         self.view.started = self.view.ready = False
@@ -193,7 +191,9 @@ class ContainerLife:
             await asyncio.wait({probing, exiting}, return_when=asyncio.FIRST_COMPLETED)
             if not exiting.done():
                 killed_by = probing.result()
-                await self._tell("Killing", f"Container {self.spec['name']} failed {killed_by} probe, will be restarted")
+                await self._tell(
+                    "Killing", f"Container {self.spec['name']} failed {killed_by} probe, will be restarted"
+                )
                 await self.stop(self._grace_s(), with_hook=True)
             code = await exiting
         finally:

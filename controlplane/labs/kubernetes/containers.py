@@ -78,9 +78,7 @@ class _Program:
     default_host: str
 
 
-GATEWAY: Final = _Program(
-    (sys.executable, "-m", "provisioners.gateway"), ("--port", "--metrics-port"), {}, "127.0.0.1"
-)
+GATEWAY: Final = _Program((sys.executable, "-m", "provisioners.gateway"), ("--port", "--metrics-port"), {}, "127.0.0.1")
 MODEL_SERVER: Final = _Program(
     (sys.executable, "-m", "controlplane.labs.kubernetes.model_stub", "serve"), ("--port",), {"--port": 8000}, "0.0.0.0"
 )  # fmt: skip
@@ -125,7 +123,9 @@ def launch(
 ) -> Launch:
     """Return the process for `words`, the container's whole command line. Raises `NotStarted`."""
     program, arguments = _program(words)
-    paths = _Paths(mounts, layer, read_only=bool((container.get("securityContext") or {}).get("readOnlyRootFilesystem")))
+    paths = _Paths(
+        mounts, layer, read_only=bool((container.get("securityContext") or {}).get("readOnlyRootFilesystem"))
+    )
     arguments, ports = _networked(program, arguments, free_port)
     if program is GATEWAY:
         arguments = [paths.in_word(word) for word in arguments]

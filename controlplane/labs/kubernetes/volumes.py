@@ -106,9 +106,7 @@ def _files(pod: Object, name: str, kind: str, source: Object, sources: Sources) 
                 yield from _chosen(name, part["configMap"], part["configMap"].get("name", ""), "configmap", sources)
 
 
-def _chosen(
-    name: str, source: Object, wanted: str, resource: str, sources: Sources
-) -> Iterator[tuple[str, bytes]]:
+def _chosen(name: str, source: Object, wanted: str, resource: str, sources: Sources) -> Iterator[tuple[str, bytes]]:
     there = sources.secrets if resource == "secret" else sources.config_maps
     found = there.get(wanted)
     failed = f'MountVolume.SetUp failed for volume "{name}" : '
