@@ -210,9 +210,10 @@ class ContainerLife:
         if self._process is None:  # it had ended before it could be adopted
             return processes.UNKNOWN_EXIT
         await _ended(self._process.pid)
-        code = None
-        while (code := self._process.exit_code()) is None:  # readable a moment before it can be reaped
+        code = self._process.exit_code()
+        while code is None:  # noqa: ASYNC110 - its end shows a moment before it can be reaped
             await asyncio.sleep(0.01)
+            code = self._process.exit_code()
         return code
 
     async def _probe_all(self) -> str:

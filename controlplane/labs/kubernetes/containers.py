@@ -80,9 +80,12 @@ class _Program:
 
 GATEWAY: Final = _Program((sys.executable, "-m", "provisioners.gateway"), ("--port", "--metrics-port"), {}, "127.0.0.1")
 MODEL_SERVER: Final = _Program(
-    (sys.executable, "-m", "controlplane.labs.kubernetes.model_stub", "serve"), ("--port",), {"--port": 8000}, "0.0.0.0"
-)  # fmt: skip
-_INTERPRETERS: Final = frozenset({"python", "python3", "/usr/bin/python3", "/usr/local/bin/python", "/opt/venv/bin/python"})  # fmt: skip
+    (sys.executable, "-m", "controlplane.labs.kubernetes.model_stub", "serve"),
+    ("--port",),
+    {"--port": 8000},
+    "0.0.0.0",  # noqa: S104 - what vLLM does without --host; here it listens on loopback
+)
+_INTERPRETERS: Final = frozenset({"python", "python3", "/usr/bin/python3", "/usr/local/bin/python"})
 
 
 def image_of(reference: str) -> Image:

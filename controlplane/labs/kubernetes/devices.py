@@ -69,7 +69,7 @@ class Devices:
         self._folder = folder / "truth"
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._policy = policy
-        self._dice = random.Random(seed)
+        self._dice = random.Random(seed)  # noqa: S311 - a choice that a test can repeat
         self.truths = {name: NodeTruth.of(given) for name, given in _read(self._folder / "devices.json").items()}
         self._claimed: dict[str, dict[tuple[str, str, str], str]] = {}
         """Claims: (driver, pool, device) → pod uid, by pod uid."""

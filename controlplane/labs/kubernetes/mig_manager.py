@@ -196,9 +196,10 @@ class MigManager:
         self._handled[name] = entry
         self._store()
         truth = self._devices.truths.get(name)
+        if truth is None or not truth.gpus:
+            await self._say(name, "failed")
+            return
         try:
-            if truth is None or not truth.gpus:
-                raise BadEntry("no GPU was found")
             wanted = layouts(await self._text_for(name), entry, truth.gpus)
         except BadEntry as error:
             _log.info("mig manager of %s: %s", name, error)

@@ -41,7 +41,7 @@ _CACHE_DTYPES: Final = ("auto", "bfloat16", "float16", "fp8", "fp8_ds_mla", "fp8
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return a parser for the flags of `vllm serve` that anybody of ours writes; others are refused, as wrong ones are."""
+    """Return a parser for the flags of `vllm serve` that ours may write; any other is refused."""
     made = argparse.ArgumentParser(prog="vllm serve", allow_abbrev=False)
     made.add_argument("model_tag", nargs="?")
     made.add_argument("--model")
@@ -132,16 +132,21 @@ async def _serve(given: argparse.Namespace, where: dict[str, Any], keys: list[st
     )
     await runner.setup()
     await web.TCPSite(runner, given.host, given.port).start()
-    print(f"simulated: {origin.model} is served on port {given.port}; no model runs", flush=True)
+    _say(f"simulated: {origin.model} is served on port {given.port}; no model runs")
     await stopping.wait()
     await runner.cleanup()
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
 
 
 def main(arguments: list[str]) -> int:
     """Run until told to stop; 2 for wrong arguments, 1 where vLLM would fail at its start."""
     command, *rest = arguments or [""]
     if command != "serve":
-        print(f"vllm: error: invalid choice: {command!r}", file=sys.stderr)
+        _say(f"vllm: error: invalid choice: {command!r}")
         return 2
     own = parser()
     given = own.parse_args(rest)
@@ -155,7 +160,7 @@ def main(arguments: list[str]) -> int:
         check_environment(dict(os.environ))
         asyncio.run(_serve(given, json.loads(os.environ.get(PLACE_VARIABLE, "{}")), keys))
     except (CannotStart, OSError) as error:
-        print(f"ERROR {error}", file=sys.stderr)
+        _say(f"ERROR {error}")
         return 1
     return 0
 

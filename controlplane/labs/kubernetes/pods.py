@@ -108,7 +108,7 @@ class PodLife:
             except ApiError as error:
                 _log.info("pod %s: %s", self.pod["metadata"]["name"], error)
                 await asyncio.sleep(WRITE_RETRY_S)
-            except Exception:
+            except Exception:  # noqa: BLE001
                 # One pod's trouble must not end the others'; it is not Ready, and the log says why.
                 _log.exception("playing pod %s failed", self.pod["metadata"]["name"])
                 await asyncio.sleep(RETRY_S)
@@ -264,7 +264,7 @@ class PodLife:
             except ApiError as error:
                 if error.status in {404, 409}:  # gone, or another one with its name
                     return None
-                if error.status and error.status not in {429} and error.status < 500:
+                if error.status and error.status != 429 and error.status < 500:
                     raise
                 await asyncio.sleep(WRITE_RETRY_S)
             else:

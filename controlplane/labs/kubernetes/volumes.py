@@ -58,7 +58,7 @@ def set_up(pod: Object, folders: Folders, sources: Sources) -> dict[str, Path]:
             msg = f'MountVolume.SetUp failed for volume "{name}" : the lab has no volumes of type {other}'
             raise MountFailed(msg)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _fill(folder, name, dict(_files(pod, name, kind, volume[kind] or {}, sources)))
+        _fill(folder, name, dict(_files(name, kind, volume[kind] or {}, sources)))
         made[name] = folder
     return made
 
@@ -93,7 +93,7 @@ def _fill(folder: Path, name: str, files: Mapping[str, bytes]) -> None:
         target.write_bytes(content)
 
 
-def _files(pod: Object, name: str, kind: str, source: Object, sources: Sources) -> Iterator[tuple[str, bytes]]:
+def _files(name: str, kind: str, source: Object, sources: Sources) -> Iterator[tuple[str, bytes]]:
     if kind == "secret":
         yield from _chosen(name, source, source.get("secretName", ""), "secret", sources)
     elif kind == "configMap":
