@@ -38,6 +38,7 @@ DISCOVERY_LIFE_S: Final = 300.0
 DISCOVERY_AGAIN_S: Final = 5.0
 """How soon discovery is read again for something that was not there."""
 _AGGREGATED: Final = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json"
+_BARE: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _PATCHES: Final = {
     "merge": "application/merge-patch+json",
     "json": "application/json-patch+json",
@@ -149,29 +150,34 @@ class Cluster:
             return None
         return self._object(answer, kind)
 
-    def list(self, api: str, kind: str, *, namespace: str = "", labels: str = "", fields: str = "") -> Listing:
+    def list(
+        self, api: str, kind: str, *, namespace: str = "", labels: str = "", fields: str = "", bare: bool = False
+    ) -> Listing:
         """Return all objects of a kind that match, read in pages from the store; all namespaces without `namespace`.
 
-        Raises `TransientDriverError` where the list cannot be read whole.
+        `bare`: their metadata only, so that the values of Secrets stay where they are. Raises `TransientDriverError`
+        where the list cannot be read whole.
         """
         for attempt in (1, 2):
-            listing = self._list_once(self._path(api, kind, namespace), api, kind, labels, fields, last=attempt == 2)
+            path, accept = self._path(api, kind, namespace), _BARE if bare else ""
+            listing = self._list_once(path, api, kind, labels, fields, accept=accept, last=attempt == 2)
             if listing is not None:
                 return listing
         raise AssertionError  # the second attempt raises rather than return None
 
-    def _list_once(self, path: str, api: str, kind: str, labels: str, fields: str, *, last: bool) -> Listing | None:
+    def _list_once(
+        self, path: str, api: str, kind: str, labels: str, fields: str, *, accept: str, last: bool
+    ) -> Listing | None:
         """Return a whole list, None where its pages grew too old on the way and it is worth another try."""
         items: list[Object] = []
         query = {"limit": str(self.settings.page), "labelSelector": labels, "fieldSelector": fields}
         while True:
-            answer = self._send("list", "GET", path, query)
+            answer = self._send("list", "GET", path, query, accept=accept)
             if answer.status == 410 and is_gone_list(answer.body) and not last:
                 return None
             page = self._object(answer, kind)
             for item in page.get("items") or []:
-                item.setdefault("apiVersion", api)
-                item.setdefault("kind", kind)
+                item["apiVersion"], item["kind"] = api, kind
                 items.append(item)
             metadata = page.get("metadata") or {}
             if not metadata.get("continue"):
@@ -268,7 +274,7 @@ class Cluster:
         answer = self._send("write", "PATCH", path, query, obj, "application/apply-patch+yaml")
         return self._object(answer, obj["kind"])
 
-    def create(self, obj: Object, *, subresource: str = "", name: str = "") -> Object:
+    def create(self, obj: Object, *, subresource: str = "", name: str = "", dry_run: bool = False) -> Object:
         """Create an object, a review, or through a subresource (`token`, `eviction`) of the object `name`."""
         kind = obj["kind"]
         if subresource:
@@ -276,7 +282,7 @@ class Cluster:
             path = f"{self._path('v1', owner, namespace_of(obj), name or name_of(obj))}/{subresource}"
         else:
             path = self._path(obj["apiVersion"], kind, namespace_of(obj))
-        query = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}
+        query = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict", "dryRun": "All" if dry_run else ""}
         return self._object(self._send("write", "POST", path, query, obj, "application/json"), kind)
 
     def patch(
@@ -424,7 +430,7 @@ class Expired(TransientDriverError):
 def _api_client(settings: Settings, tls: ssl.SSLContext) -> Any:
     configuration = official.Configuration(host=settings.url)
     configuration.retries = False  # ours alone: a silent retry would hide 429 and double the deadline
-    configuration.proxy = None  # type: ignore[assignment]  # a cluster is reached as configured, not by the environment
+    configuration.proxy = None  # a cluster is reached as configured, not by the environment
     configuration.connection_pool_maxsize = 8
     made = official.ApiClient(configuration)
     made.rest_client.pool_manager.connection_pool_kw["ssl_context"] = tls

@@ -112,7 +112,7 @@ def ref_of(obj: Object) -> Ref | None:
     """Return whose an object is by its mark (labels, else the annotation), None where it has none that is whole."""
     found = labels(obj)
     text = (found.get(KIND_LABEL, ""), found.get(UID_LABEL, ""), found.get(TENANT_LABEL, ""))
-    kind, _, rest = annotations(obj).get(MARK_ANNOTATION, "").partition("/")
+    kind, _, rest = annotations_of(obj).get(MARK_ANNOTATION, "").partition("/")
     return _ref(*text) or _ref(kind, *rest.partition("/")[::2])
 
 
@@ -129,8 +129,8 @@ def is_ours(obj: Object, ref: Ref) -> bool:
 
 
 def set_digest(objects: Iterable[Object]) -> str:
-    """Return what stands for the kinds and names of a set of objects."""
-    return _digest(sorted(f"{obj['kind']}/{name_of(obj)}" for obj in objects))
+    """Return what stands for the kinds and names of a set of objects; Secrets come and go with what they deliver."""
+    return _digest(sorted(f"{obj['kind']}/{name_of(obj)}" for obj in objects if obj["kind"] != "Secret"))
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -142,7 +142,7 @@ def labels(obj: Object) -> Mapping[str, str]:
     return found
 
 
-def annotations(obj: Object) -> Mapping[str, str]:
+def annotations_of(obj: Object) -> Mapping[str, str]:
     """Return an object's annotations."""
     found: Mapping[str, str] = obj.get("metadata", {}).get("annotations") or {}
     return found
@@ -165,7 +165,7 @@ def uid_of(obj: Object) -> str:
 
 def intent_of(obj: Object) -> str:
     """Return the want that an object was applied for."""
-    return annotations(obj).get(INTENT_ANNOTATION, "")
+    return annotations_of(obj).get(INTENT_ANNOTATION, "")
 
 
 def is_deleting(obj: Object) -> bool:
@@ -210,6 +210,11 @@ def owned_fields(obj: Object) -> frozenset[str]:
     return frozenset(found)
 
 
+def paths_of(entry: Mapping[str, Any]) -> frozenset[str]:
+    """Return the paths of one entry of managed fields."""
+    return frozenset(_leaves(entry.get("fieldsV1") or {}, ""))
+
+
 def _leaves(fields: Mapping[str, Any], path: str) -> Iterator[str]:
     for key, below in fields.items():
         if key == ".":
@@ -232,7 +237,7 @@ def fields_digest(obj: Object) -> str:
 
 def has_drifted(obj: Object) -> bool:
     """Whether a field that we applied has been changed or taken by somebody else since."""
-    return annotations(obj).get(FIELDS_ANNOTATION) != fields_digest(obj)
+    return annotations_of(obj).get(FIELDS_ANNOTATION) != fields_digest(obj)
 
 
 def fingerprint(objects: Iterable[Object]) -> str:

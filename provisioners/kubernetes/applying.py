@@ -1,0 +1,271 @@
+"""Makes a step's objects true on a cluster and takes them away again, touching nothing that is not ours.
+
+Everything is looked at before it is touched. An object that carries another mark, or none, is a conflict. One
+whose recorded intent and fields are as wanted gets no call; one that differs is dry-run first, which tells the
+set of fields that will be ours, and then applied with the uid that was looked at.
+
+A field that others take back again and again is left to people (three times in ten minutes), except on objects
+that isolate: those are always restored.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from provisioners.driver import Conflicting, Done, Handle, Poll, Ref, Step, TransientDriverError
+from provisioners.kubernetes import objects as marks
+from provisioners.kubernetes.client import Cluster
+from provisioners.kubernetes.objects import Object, name_of, namespace_of, title, uid_of
+
+FIGHT_WINDOW: Final = timedelta(minutes=10)
+FIGHT_ROUNDS: Final = 3
+ISOLATING: Final = frozenset(
+    {"Namespace", "NetworkPolicy", "ResourceQuota", "LimitRange", "Role", "RoleBinding", "ServiceAccount", "ConfigMap"}
+)
+"""Kinds that are restored however often somebody changes them."""
+MADE_BY_THE_CLUSTER: Final = frozenset({("ServiceAccount", "default")})
+"""What a namespace of ours gets by itself: the only objects that we change without having made them."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class KindRef:
+    """One kind of object that steps make."""
+
+    api: str
+    kind: str
+
+
+class Applier:
+    """Applies and removes the objects of steps on one cluster. Thread-safe."""
+
+    def __init__(self, cluster: Cluster, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        """Work on `cluster`."""
+        self._cluster = cluster
+        self._now = now
+        self._digests: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    # --- making -----------------------------------------------------------------------------------
+
+    def make(
+        self,
+        step: Step,
+        wanted: Iterable[Object],
+        *,
+        prune: Sequence[KindRef] = (),
+        namespace: str = "",
+        keep: Collection[tuple[str, str]] = (),
+    ) -> Done:
+        """Make the objects of `step` exist as wanted; of `prune` kinds, remove what it made before and wants no more.
+
+        `keep`: (kind, name) of what it made before and still needs. Raises `Conflicting` for what is not ours,
+        `TransientDriverError` for what is on its way out.
+        """
+        made = marks.marked_set(wanted, step.ref, step=step.name, want=step.want)
+        for obj in made:
+            self._make_one(obj, step.ref)
+        kept = {(obj["kind"], name_of(obj)) for obj in made} | set(keep)
+        for kind in prune:
+            for live in self.of_step(kind, step.ref, step.name, namespace):
+                if (live["kind"], name_of(live)) not in kept and not marks.is_deleting(live):
+                    self._delete(kind, live)
+        return Done()
+
+    def _make_one(self, wanted: Object, ref: Ref) -> Object:
+        live = self._cluster.get(wanted["apiVersion"], wanted["kind"], name_of(wanted), namespace_of(wanted))
+        if live is None:
+            return self._remember_self(self._apply(wanted))
+        by_cluster = (wanted["kind"], name_of(wanted)) in MADE_BY_THE_CLUSTER and marks.ref_of(live) is None
+        if not marks.is_ours(live, ref) and not by_cluster:
+            msg = f"{title(wanted)} is there and is not ours"
+            raise Conflicting(msg)
+        if marks.is_deleting(live):
+            msg = f"{title(wanted)} is still being removed"
+            raise TransientDriverError(msg)
+        if marks.intent_of(live) == marks.intent_of(wanted) and not is_different(live) and _same_set(live, wanted):
+            return live
+        wanted["metadata"]["uid"] = uid_of(live)
+        return self._remember_self(self._apply(wanted, live))
+
+    def _apply(self, wanted: Object, live: Object | None = None) -> Object:
+        """Apply one object; where others changed it, note when, who, and leave it be after too many times."""
+        notes = wanted["metadata"]["annotations"]
+        shape = _shape(wanted)
+        digest = self._digests.get(shape)
+        dry: Object | None = None
+        drifted = (
+            live is not None and marks.has_drifted(live) and marks.annotations_of(live).get(marks.FIELDS_ANNOTATION)
+        )
+        if digest is None or drifted:
+            dry = self._cluster.apply(wanted | {}, dry_run=True)
+            digest = marks.fields_digest(dry)
+            with self._lock:
+                self._digests[shape] = digest
+        if live is not None and drifted and marks.intent_of(live) == marks.intent_of(wanted):
+            fight = fight_of(live).again(self._now(), *_taken(live, dry or wanted))
+            if fight.is_lost(self._now()) and live["kind"] not in ISOLATING:
+                return live
+            _log.warning("%s was changed by %s; restoring %s", title(live), fight.by, ", ".join(fight.fields[:5]))
+            notes[marks.RESTORED_ANNOTATION] = fight.text()
+        notes[marks.FIELDS_ANNOTATION] = digest
+        if wanted["kind"] == "Namespace" and live is not None:
+            notes[marks.SELF_ANNOTATION] = uid_of(live)
+        return self._cluster.apply(wanted)
+
+    def _remember_self(self, live: Object) -> Object:
+        """Write a namespace's own uid on it, so that one made anew under its name is noticed."""
+        if live["kind"] != "Namespace" or marks.annotations_of(live).get(marks.SELF_ANNOTATION) == uid_of(live):
+            return live
+        note = {"metadata": {"uid": uid_of(live), "annotations": {marks.SELF_ANNOTATION: uid_of(live)}}}
+        return self._cluster.patch("v1", "Namespace", name_of(live), "", note)
+
+    # --- removing ---------------------------------------------------------------------------------
+
+    def remove(
+        self,
+        step: Step,
+        kinds: Sequence[KindRef],
+        *,
+        namespace: str = "",
+        may: Callable[[Object], bool] = lambda _live: True,
+    ) -> Handle | Done:
+        """Ask for the end of what `step` made and `may` allows; `Done` once an exact read finds nothing of it."""
+        for kind in kinds:
+            for live in self.of_step(kind, step.ref, step.name, namespace):
+                if not marks.is_deleting(live) and may(live):
+                    self._delete(kind, live)
+        if self.is_gone(step.ref, step.name, kinds, namespace):
+            return Done()
+        return removal_handle(step.ref, step.name)
+
+    def is_gone(self, ref: Ref, step: str, kinds: Sequence[KindRef], namespace: str = "") -> bool:
+        """Whether nothing that a step made is there any more."""
+        return not any(self.of_step(kind, ref, step, namespace) for kind in kinds)
+
+    def of_step(self, kind: KindRef, ref: Ref, step: str, namespace: str = "") -> list[Object]:
+        """Return the objects of one kind that one step of a ref made; none where the cluster does not serve it."""
+        if not self._cluster.serves(kind.api, kind.kind):
+            return []
+        labels = f"{marks.selector(ref)},{marks.STEP_LABEL}={marks.step_label(step)}"
+        bare = kind.kind == "Secret"
+        return list(self._cluster.list(kind.api, kind.kind, namespace=namespace, labels=labels, bare=bare).items)
+
+    def _delete(self, kind: KindRef, live: Object) -> None:
+        self._cluster.delete(kind.api, kind.kind, name_of(live), namespace_of(live), uid=uid_of(live))
+
+
+# --- handles --------------------------------------------------------------------------------------
+
+
+def removal_handle(ref: Ref, step: str) -> Handle:
+    """Return the handle of a removal: everything needed to look again, and no secret."""
+    return Handle(f"removal {ref.kind}/{ref.uid}/{ref.tenant_uid} {step}")
+
+
+def poll_of(gone: bool) -> Poll:  # noqa: FBT001  the one thing there is to say
+    """Return what a poll says of a removal."""
+    return Poll("done" if gone else "running")
+
+
+# --- drift ----------------------------------------------------------------------------------------
+
+
+def is_different(live: Object) -> bool:
+    """Whether an object is no longer what we applied: fields of ours changed, or made anew under its name."""
+    if marks.has_drifted(live) or is_made_anew(live):
+        return True
+    return marks.labels(live).get(marks.STEP_LABEL) is None
+
+
+def is_made_anew(live: Object) -> bool:
+    """Whether a namespace carries the mark of one that was there before it."""
+    return live.get("kind") == "Namespace" and marks.annotations_of(live).get(marks.SELF_ANNOTATION) != uid_of(live)
+
+
+def _same_set(live: Object, wanted: Object) -> bool:
+    return marks.annotations_of(live).get(marks.SET_ANNOTATION) == marks.annotations_of(wanted).get(
+        marks.SET_ANNOTATION
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Fight:
+    """How often fields of one object were taken back lately."""
+
+    at: tuple[datetime, ...] = ()
+    by: str = ""
+    fields: tuple[str, ...] = ()
+
+    def again(self, now: datetime, by: str, fields: Sequence[str]) -> Fight:
+        """Return it after one more time."""
+        recent = tuple(when for when in self.at if now - when <= FIGHT_WINDOW)
+        if len(recent) >= FIGHT_ROUNDS:
+            return Fight(recent, self.by, self.fields)
+        return Fight((*recent, now), by or self.by, tuple(fields) or self.fields)
+
+    def is_lost(self, now: datetime) -> bool:
+        """Whether it has been tried often enough for now."""
+        recent = [when for when in self.at if now - when <= FIGHT_WINDOW]
+        return len(recent) >= FIGHT_ROUNDS and recent[-1] != now
+
+    def text(self) -> str:
+        """Return it as it is kept on the object."""
+        return json.dumps(
+            {"at": [when.isoformat() for when in self.at], "by": self.by, "fields": list(self.fields)[:10]}
+        )
+
+
+def fight_of(live: Object) -> Fight:
+    """Return what an object remembers of its fights."""
+    try:
+        told: Any = json.loads(marks.annotations_of(live).get(marks.RESTORED_ANNOTATION, "") or "{}")
+        return Fight(
+            tuple(datetime.fromisoformat(text) for text in told.get("at", ())),
+            str(told.get("by", "")),
+            tuple(str(field) for field in told.get("fields", ())),
+        )
+    except (ValueError, TypeError, AttributeError):
+        return Fight()
+
+
+def _taken(live: Object, applied: Object) -> tuple[str, list[str]]:
+    """Return (who took them, which fields): what would be ours and is not."""
+    lost = marks.owned_fields(applied) - marks.owned_fields(live)
+    names = [_plain(path) for path in sorted(lost) if not path.startswith("/f:metadata/f:annotations")]
+    others = [
+        entry
+        for entry in live.get("metadata", {}).get("managedFields") or []
+        if lost & frozenset(marks.paths_of(entry)) or not lost
+    ]
+    others.sort(key=lambda entry: str(entry.get("time", "")))
+    others = [entry for entry in others if entry.get("manager") != "tenantry" or entry.get("operation") != "Apply"]
+    return (str(others[-1].get("manager", "somebody")) if others else "somebody", names)
+
+
+def _plain(path: str) -> str:
+    """Return a path of managed fields for people: `/f:spec/f:replicas` → `spec.replicas`."""
+    return ".".join(part.removeprefix("f:") for part in path.strip("/").split("/"))
+
+
+def _shape(obj: Object) -> str:
+    """Return what decides which fields an apply of this object would own: everything but plain values of mappings."""
+    bookkeeping = {marks.FIELDS_ANNOTATION, marks.RESTORED_ANNOTATION, marks.SELF_ANNOTATION}
+
+    def bare(value: Any, *, in_list: bool) -> Any:
+        if isinstance(value, dict):
+            return {key: bare(below, in_list=in_list) for key, below in value.items() if key not in bookkeeping}
+        if isinstance(value, list):
+            return [bare(below, in_list=True) for below in value]
+        return value if in_list else type(value).__name__
+
+    body = {key: value for key, value in obj.items() if key not in {"apiVersion", "kind"}}
+    body["metadata"] = {key: value for key, value in obj["metadata"].items() if key != "uid"}
+    return json.dumps([obj["apiVersion"], obj["kind"], bare(body, in_list=False)], sort_keys=True)

@@ -1,0 +1,174 @@
+"""Objects of one ref, as read → its parts and its boundary. Pure.
+
+A part is present as wanted only if all objects of its step are there, agree on one want, and none has been
+changed by somebody else since; otherwise it shows with no want at all, and the plan makes it anew.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+
+from provisioners.driver import Observed, Part, Presence, Ref
+from provisioners.kubernetes import objects as marks
+from provisioners.kubernetes.applying import ISOLATING, fight_of, is_different, is_made_anew, removal_handle
+from provisioners.kubernetes.objects import Object, dig, name_of, title
+from provisioners.kubernetes.reading_endpoint import gateway_part
+from provisioners.steps import REGISTRY, in_order, split
+
+CREATE: Final = "namespace.create"
+GATEWAY: Final = "namespace.gateway"
+STUCK: Final = (
+    "NamespaceDeletionDiscoveryFailure",
+    "NamespaceDeletionGroupVersionParsingFailure",
+    "NamespaceDeletionContentFailure",
+    "NamespaceFinalizersRemaining",
+)
+"""Conditions of a namespace that time alone does not mend."""
+_REMAINING: Final = re.compile(r"([a-z0-9.-]+?)\.? has \d+ resource instances")
+
+
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """What was read of a namespace of ours."""
+
+    namespace: Object | None
+    marked: Sequence[Object] = ()
+    """Everything in it with our mark, pods left out; Secrets without their values."""
+    pods: Sequence[Object] = ()
+    events: Sequence[Object] = ()
+    remaining: Mapping[str, Sequence[Object]] = field(default_factory=dict)
+    """Resource → objects that a namespace on its way out still holds."""
+
+
+def parts(ref: Ref, found: Iterable[Object], *, now: datetime) -> tuple[Part, ...]:
+    """Return one part per step that any of these objects is of, in the order of steps."""
+    by_step: dict[str, list[Object]] = defaultdict(list)
+    for obj in found:
+        step = marks.step_of(obj)
+        if _is_step(step):
+            by_step[step].append(obj)
+    return tuple(part(ref, step, by_step[step], now=now) for step in in_order(by_step))
+
+
+def part(ref: Ref, step: str, found: Sequence[Object], *, now: datetime) -> Part:
+    """Return what the objects of one step (at least one) say of it."""
+    staying = [obj for obj in found if not marks.is_deleting(obj)]
+    if not staying:
+        held = next(iter(finalizers(found)), "")
+        message = f"being removed{f': {held}' if held else ''}"
+        return Part(step, Presence.CHANGING, handle=removal_handle(ref, step).value, message=message, ready=False)
+    changed = [obj for obj in staying if is_different(obj)]
+    lost = [obj for obj in changed if obj["kind"] not in ISOLATING and fight_of(obj).is_lost(now)]
+    if any(obj not in lost for obj in changed):
+        return Part(step, Presence.PRESENT, message=_changed(changed))
+    wants = {marks.intent_of(obj) for obj in staying}
+    sets = {marks.annotations_of(obj).get(marks.SET_ANNOTATION, "") for obj in staying}
+    whole = sets == {marks.set_digest(staying)}
+    if len(wants) != 1 or (not whole and not lost):
+        return Part(step, Presence.PRESENT, message="something of it is missing or left over")
+    return Part(step, Presence.PRESENT, have=wants.pop(), message="; ".join(_fight(obj) for obj in lost))
+
+
+def _changed(changed: Sequence[Object]) -> str:
+    anew = [obj for obj in changed if is_made_anew(obj)]
+    if anew:
+        return f"{title(anew[0])} was made anew by somebody else; its isolation is restored first"
+    return f"changed by somebody else: {', '.join(title(obj) for obj in changed[:3])}"
+
+
+def _fight(obj: Object) -> str:
+    fight = fight_of(obj)
+    fields = ", ".join(fight.fields[:3]) or "a field"
+    return f"{fight.by} takes {fields} of {title(obj)} back again and again; left to people"
+
+
+def _is_step(name: str) -> bool:
+    try:
+        return split(name)[0] in REGISTRY
+    except LookupError:
+        return False
+
+
+# --- boundary -------------------------------------------------------------------------------------
+
+
+def boundary(
+    ref: Ref, inside: Inside, *, now: datetime, gpu_resources: Collection[str] = (), simulated: bool = False
+) -> Observed:
+    """Return a namespace boundary; one that is not there, or not ours, is `exists=False`."""
+    namespace = inside.namespace
+    if namespace is None or not marks.is_ours(namespace, ref):
+        return Observed(ref, exists=False, simulated=simulated)
+    if marks.is_deleting(namespace):
+        blocked = stuck(namespace, inside.remaining)
+        leaving = part(ref, CREATE, [namespace], now=now)
+        return Observed(ref, exists=True, parts=(leaving,), blocked_by=blocked, simulated=simulated)
+    own = [namespace, *(obj for obj in inside.marked if marks.is_ours(obj, ref))]
+    of_gateway = [obj for obj in own if marks.step_of(obj) == GATEWAY]
+    found = [_complete(one, own, gpu_resources) for one in parts(ref, own, now=now) if one.step != GATEWAY]
+    gateway = gateway_part(of_gateway, inside.pods, inside.events, differs=is_different)
+    return Observed(
+        ref,
+        exists=True,
+        parts=(*found, *((gateway,) if gateway is not None else ())),
+        blocked_by=holds(ref, inside.marked),
+        simulated=simulated,
+    )
+
+
+def _complete(one: Part, own: Iterable[Object], gpu_resources: Collection[str]) -> Part:
+    """Show a quota as different that does not name every GPU resource that the cluster has by now."""
+    if one.step != "namespace.limits" or one.presence is not Presence.PRESENT:
+        return one
+    named = {name for obj in own if obj["kind"] == "ResourceQuota" for name in dig(obj, "spec", "hard", default={})}
+    lacking = sorted(name for name in gpu_resources if f"requests.{name}" not in named)
+    if not lacking:
+        return one
+    return Part(one.step, one.presence, message=f"the quota does not name {', '.join(lacking[:3])} yet")
+
+
+def holds(ref: Ref, marked: Iterable[Object]) -> str:
+    """Return what of ours stands inside a boundary and would go with it, `""` where nothing does."""
+    others = {found.name for obj in marked if (found := marks.ref_of(obj)) is not None and found != ref}
+    return f"it still holds {', '.join(sorted(others))}" if others else ""
+
+
+def stuck(namespace: Object, remaining: Mapping[str, Sequence[Object]]) -> str:
+    """Return why a namespace does not go, by object and finalizer, `""` while it is only a matter of time."""
+    told = {
+        condition["type"]: str(condition.get("message", ""))
+        for condition in dig(namespace, "status", "conditions", default=[])
+        if condition.get("status") == "True"
+    }
+    reasons = [name for name in STUCK if name in told]
+    if not reasons:
+        return ""
+    named = [text for found in remaining.values() for text in finalizers(found)]
+    return "; ".join(named[:5] or [told[name][:300] for name in reasons])
+
+
+def remaining_resources(namespace: Object) -> list[str]:
+    """Return the resources (`configmaps`, `deployments.apps`) that a namespace on its way out says it still holds."""
+    return list(_remaining(namespace))
+
+
+def _remaining(namespace: Object) -> Iterator[str]:
+    for condition in dig(namespace, "status", "conditions", default=[]):
+        if condition.get("type") == "NamespaceContentRemaining" and condition.get("status") == "True":
+            yield from _REMAINING.findall(str(condition.get("message", "")))
+
+
+def finalizers(found: Iterable[Object]) -> Iterator[str]:
+    """Yield `ConfigMap x is held by example.com/y` for what is on its way out and held by somebody."""
+    for obj in found:
+        held = [name for name in dig(obj, "metadata", "finalizers", default=[]) if name not in _OF_THE_CLUSTER]
+        if marks.is_deleting(obj) and held:
+            yield f"{obj.get('kind', 'object')} {name_of(obj)} is held by {', '.join(held)}"
+
+
+_OF_THE_CLUSTER: Final = frozenset({"foregroundDeletion", "kubernetes.io/pvc-protection", "kubernetes"})
