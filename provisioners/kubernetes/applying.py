@@ -43,6 +43,9 @@ class KindRef:
     kind: str
 
 
+_POD: Final = KindRef("v1", "Pod")
+
+
 class Applier:
     """Applies and removes the objects of steps on one cluster. Thread-safe."""
 
@@ -147,8 +150,9 @@ class Applier:
         return removal_handle(step.ref, step.name)
 
     def is_gone(self, ref: Ref, step: str, kinds: Sequence[KindRef], namespace: str = "") -> bool:
-        """Whether nothing that a step made is there any more."""
-        return not any(self.of_step(kind, ref, step, namespace) for kind in kinds)
+        """Whether nothing that a step made is there any more, the pods of its Deployments included."""
+        pods = [_POD] if any(kind.kind == "Deployment" for kind in kinds) else []
+        return not any(self.of_step(kind, ref, step, namespace) for kind in (*kinds, *pods))
 
     def of_step(self, kind: KindRef, ref: Ref, step: str, namespace: str = "") -> list[Object]:
         """Return the objects of one kind that one step of a ref made; none where the cluster does not serve it."""

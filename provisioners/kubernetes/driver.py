@@ -41,6 +41,7 @@ from provisioners.driver import (
     ObservedProvider,
     ObservedUnit,
     ObservedUse,
+    Part,
     Poll,
     Power,
     Ref,
@@ -54,7 +55,7 @@ from provisioners.kubernetes import boundary as boundaries
 from provisioners.kubernetes import capabilities as asking
 from provisioners.kubernetes import gateways, gpu, inventory, reading, reading_endpoint, workloads
 from provisioners.kubernetes import objects as marks
-from provisioners.kubernetes.applying import Applier, KindRef, is_different, is_made_anew, poll_of, removal_handle
+from provisioners.kubernetes.applying import Applier, KindRef, is_made_anew, poll_of, removal_handle
 from provisioners.kubernetes.boundary import CUT_OFF, ClusterFacts
 from provisioners.kubernetes.client import Cluster
 from provisioners.kubernetes.objects import COMPONENT_LABEL, CUT_OFF_LABEL, Object, dig, name_of, namespace_of, uid_of
@@ -184,20 +185,28 @@ class KubernetesDriver:
         return self.settings.lab or self.settings.access == "lab"
 
     def _observe_boundary(self, ref: Ref) -> Observed:
-        inside = self._inside(ref)
-        gpu_resources = self._facts().gpu_resources if inside.marked else frozenset()
-        return reading.boundary(ref, inside, now=self._now(), gpu_resources=gpu_resources, simulated=self._is_simulated)
-
-    def _inside(self, ref: Ref) -> reading.Inside:
-        """Read a boundary's namespace, and what of ours is in it if it is ours and stays."""
         namespace = self.cluster.get("v1", "Namespace", ref.name)
-        if namespace is None or not marks.is_ours(namespace, ref):
-            return reading.Inside(namespace)
-        if marks.is_deleting(namespace):
-            return reading.Inside(namespace, remaining=self._remaining(namespace))
+        inside, gateway, gpu_resources = reading.Inside(namespace), None, frozenset[str]()
+        if namespace is not None and marks.is_ours(namespace, ref):
+            if marks.is_deleting(namespace):
+                inside = reading.Inside(namespace, remaining=self._remaining(namespace))
+            else:
+                inside = reading.Inside(namespace, self._listed(INSIDE, marks.EVERYTHING, namespace=ref.name))
+                gateway = self._gateway_part(ref, inside.marked)
+                gpu_resources = self._facts().gpu_resources
+        return reading.boundary(
+            ref,
+            inside,
+            gateway=gateway,
+            now=self._now(),
+            gpu_resources=gpu_resources,
+            simulated=self._is_simulated,
+        )
+
+    def _gateway_part(self, ref: Ref, marked: Sequence[Object]) -> Part | None:
         pods = self.cluster.list("v1", "Pod", namespace=ref.name, labels=marks.selector(ref)).items
-        marked = self._listed(INSIDE, marks.EVERYTHING, namespace=ref.name)
-        return reading.Inside(namespace, marked, pods, self._warnings(ref.name, pods))
+        own = [obj for obj in marked if marks.step_of(obj) == reading.GATEWAY and marks.is_ours(obj, ref)]
+        return reading_endpoint.gateway_part(ref, own, pods, self._warnings(ref.name, pods), now=self._now())
 
     def _listed(self, kinds: Sequence[KindRef], labels: str, *, namespace: str = "") -> tuple[Object, ...]:
         found: list[Object] = []
@@ -229,7 +238,7 @@ class KubernetesDriver:
             node = known.nodes.get(str(dig(pod, "spec", "nodeName", default="")))
             return gpu.observed(uid, pod, node, known.claims, known.pools, backend=backend)
 
-        return reading_endpoint.observed(seen, self.settings, units=units, differs=is_different)
+        return reading_endpoint.observed(seen, self.settings, units=units, now=self._now())
 
     def _gateway_of(self, namespace: str) -> GatewaySeen:
         if not namespace:

@@ -17,7 +17,6 @@ from provisioners.driver import Observed, Part, Presence, Ref
 from provisioners.kubernetes import objects as marks
 from provisioners.kubernetes.applying import ISOLATING, fight_of, is_different, is_made_anew, removal_handle
 from provisioners.kubernetes.objects import Object, dig, name_of, title
-from provisioners.kubernetes.reading_endpoint import gateway_part
 from provisioners.steps import REGISTRY, in_order, split
 
 CREATE: Final = "namespace.create"
@@ -39,8 +38,6 @@ class Inside:
     namespace: Object | None
     marked: Sequence[Object] = ()
     """Everything in it with our mark, pods left out; Secrets without their values."""
-    pods: Sequence[Object] = ()
-    events: Sequence[Object] = ()
     remaining: Mapping[str, Sequence[Object]] = field(default_factory=dict)
     """Resource → objects that a namespace on its way out still holds."""
 
@@ -98,9 +95,18 @@ def _is_step(name: str) -> bool:
 
 
 def boundary(
-    ref: Ref, inside: Inside, *, now: datetime, gpu_resources: Collection[str] = (), simulated: bool = False
+    ref: Ref,
+    inside: Inside,
+    *,
+    gateway: Part | None,
+    now: datetime,
+    gpu_resources: Collection[str] = (),
+    simulated: bool = False,
 ) -> Observed:
-    """Return a namespace boundary; one that is not there, or not ours, is `exists=False`."""
+    """Return a namespace boundary; one that is not there, or not ours, is `exists=False`.
+
+    `gateway` is the part of its gateway, which looks at pods too.
+    """
     namespace = inside.namespace
     if namespace is None or not marks.is_ours(namespace, ref):
         return Observed(ref, exists=False, simulated=simulated)
@@ -109,9 +115,7 @@ def boundary(
         leaving = part(ref, CREATE, [namespace], now=now)
         return Observed(ref, exists=True, parts=(leaving,), blocked_by=blocked, simulated=simulated)
     own = [namespace, *(obj for obj in inside.marked if marks.is_ours(obj, ref))]
-    of_gateway = [obj for obj in own if marks.step_of(obj) == GATEWAY]
     found = [_complete(one, own, gpu_resources) for one in parts(ref, own, now=now) if one.step != GATEWAY]
-    gateway = gateway_part(of_gateway, inside.pods, inside.events, differs=is_different)
     return Observed(
         ref,
         exists=True,
@@ -171,4 +175,14 @@ def finalizers(found: Iterable[Object]) -> Iterator[str]:
             yield f"{obj.get('kind', 'object')} {name_of(obj)} is held by {', '.join(held)}"
 
 
-_OF_THE_CLUSTER: Final = frozenset({"foregroundDeletion", "kubernetes.io/pvc-protection", "kubernetes"})
+_OF_THE_CLUSTER: Final = frozenset(
+    {
+        "foregroundDeletion",
+        "kubernetes",
+        "kubernetes.io/pvc-protection",
+        "orphan",
+        "resource.kubernetes.io/delete-protection",
+        "service.kubernetes.io/load-balancer-cleanup",
+    }
+)
+"""Finalizers of Kubernetes itself, which go by themselves."""
