@@ -6,16 +6,25 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from provisioners.driver import Driver, NotSupported, Secret
+from provisioners.kubernetes import connection as kubernetes_connection
 from provisioners.sandbox import connection as sandbox_connection
 from provisioners.sandbox import driver as sandbox
 from tenants.provider_kinds import ProviderKind
 
 DriverFactory = Callable[[Mapping[str, Any], Mapping[str, Secret]], Driver]
 
+
+def _kubernetes(config: Mapping[str, Any], secrets: Mapping[str, Secret]) -> Driver:
+    from provisioners.kubernetes import driver
+
+    return driver.make(config, secrets)
+
+
 DRIVERS: Final[Mapping[str, DriverFactory]] = {
+    "kubernetes": _kubernetes,
     "sandbox": sandbox.make,
 }
-CONNECTIONS: Final[tuple[ProviderKind, ...]] = (sandbox_connection.CONNECTION,)
+CONNECTIONS: Final[tuple[ProviderKind, ...]] = (kubernetes_connection.CONNECTION, sandbox_connection.CONNECTION)
 """What people are asked for when they connect one."""
 
 

@@ -27,8 +27,10 @@ ROLES: Final[Mapping[str, str]] = {
     "viewer": "tenantry-viewer",
 }
 """Role of a membership → cluster role, bound in the tenant's namespace only."""
-POLICIES: Final = ("tenantry-pods", "tenantry-gpus", "tenantry-services", "tenantry-marks", "tenantry-pods-defaults",
-                   "tenantry-gpus-pinned")  # fmt: skip
+POLICIES: Final = (
+    "tenantry-pods", "tenantry-gpus", "tenantry-services", "tenantry-marks", "tenantry-templates",
+    "tenantry-pod-defaults", "tenantry-gpu-nodes",
+)  # fmt: skip
 """Names of our admission policies and of their bindings."""
 SENTENCES: Final = (
     "Read nodes, pods, device slices and what the cluster serves",

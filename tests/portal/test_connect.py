@@ -221,3 +221,86 @@ def test_nothing_is_handed_over_by_a_form_with_a_mistake(browse, ole, worker, gi
     assert answer.status_code == 422
     assert field in answer.content.decode()
     assert (Provider.objects.get().enabled, Price.objects.count()) == (False, 0)
+
+
+# --- a cluster ---------------------------------------------------------------------------------------------
+
+CLUSTER = {
+    "kind": "kubernetes", "name": "oslo-k8s", "site": "oslo", "config.access": "lab",
+    "config.url": "https://127.0.0.1:6443", "secret.token": "the-token-of-the-account",
+}  # fmt: skip
+KUBECONFIG = """kind: Config
+current-context: it
+contexts: [{name: it, context: {cluster: c, user: u}}]
+clusters: [{name: c, cluster: {server: "https://127.0.0.1:6443"}}]
+users: [{name: u, user: {USER}}]
+"""
+
+
+def test_the_form_of_a_cluster_shows_the_file_of_its_least_rights(browse, ole):
+    answer = browse(ole).get(f"{NEW}?kind=kubernetes")
+
+    shown = answer.content.decode()
+    assert "Copy the file" in shown
+    assert "name: tenantry-viewer" in html.unescape(shown)
+    assert '<textarea class="input mono" name="secret.kubeconfig"' in shown
+
+
+def test_a_cluster_is_stored_with_a_token_or_a_kubeconfig(browse, ole):
+    browser = browse(ole)
+
+    by_token = browser.post(NEW, CLUSTER)
+    by_file = browser.post(
+        NEW,
+        {**CLUSTER, "name": "other", "config.url": "", "secret.token": "",
+         "secret.kubeconfig": KUBECONFIG.replace("USER", "token: abc")},
+    )  # fmt: skip
+
+    assert (by_token.status_code, by_file.status_code) == (302, 302)
+    assert sorted(ProviderCredential.objects.values_list("provider__name", "name")) == [
+        ("oslo-k8s", "token"), ("other", "kubeconfig")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "words"),
+    [
+        ({"secret.token": ""}, "secret.kubeconfig", "Paste a kubeconfig"),
+        ({"config.url": ""}, "config.url", "address is needed"),
+        ({"config.url": "http://127.0.0.1"}, "config.url", "https://"),
+        ({"config.ca_pem": "nonsense"}, "config.ca_pem", "BEGIN CERTIFICATE"),
+        ({"config.access": "cluster"}, "config.gateway_image", "pinned by digest"),
+        (
+            {"secret.kubeconfig": KUBECONFIG.replace("USER", "exec: {command: rm}")},
+            "secret.kubeconfig",
+            "would run a program (rm)",
+        ),
+    ],
+)
+def test_what_cannot_be_used_of_a_cluster_is_said_at_its_field_and_nothing_is_made(browse, ole, change, field, words):
+    answer = browse(ole).post(NEW, {**CLUSTER, **change})
+
+    assert answer.status_code == 422
+    assert f'id="{field}-error"' in answer.content.decode()
+    assert words in text(answer)
+    assert Provider.objects.count() == 0
+
+
+def test_each_right_that_is_missing_stands_on_the_page_of_the_test(browse, ole):
+    browser = browse(ole)
+    browser.post(NEW, CLUSTER)
+    row = Provider.objects.get()
+    row.observed = {
+        "test": {
+            "passed": False, "at": timezone.now().isoformat(), "took_ms": 3,
+            "checks": [
+                {"name": "connect", "passed": True, "seen": "v1.36.3", "raw": "", "needed": True},
+                {"name": "right:patch nodes", "passed": False, "seen": "Needed to cordon.", "raw": "", "needed": True},
+            ],
+        }
+    }  # fmt: skip
+    row.save(update_fields=["observed"])
+
+    shown = text(browser.get("/ops/providers/oslo-k8s/connect/check"))
+
+    assert "Its account may: patch nodes failed Needed to cordon." in shown

@@ -151,7 +151,7 @@ ProviderName = Annotated[str, typer.Argument(metavar="PROVIDER", help="A provide
 def provider_create(
     ctx: typer.Context,
     name: ProviderName,
-    kind: Annotated[str, typer.Option(help="sandbox; kubernetes and vsphere come later.")],
+    kind: Annotated[str, typer.Option(help="kubernetes or sandbox; vsphere comes later.")],
     site: Annotated[str, typer.Option(help="Where it stands.")],
     config: Annotated[list[str] | None, typer.Option(help="key=value; may be repeated.")] = None,
 ) -> None:
