@@ -149,7 +149,11 @@ def _go_for(modules: Sequence[Module]) -> Path:
             mend=f"install Go {text} or newer (go.dev/dl) and put it on PATH",
         )
     answer = subprocess.run(
-        [found, "env", "GOVERSION"], capture_output=True, text=True, check=False, env={**os.environ, "GOTOOLCHAIN": "local"}
+        [found, "env", "GOVERSION"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "GOTOOLCHAIN": "local"},
     )
     have = _version(answer.stdout)
     if answer.returncode != 0 or have < needed:
@@ -203,7 +207,13 @@ def _run(command: list[str], folder: Path, environ: dict[str, str], name: str, s
     words: list[str] = []
     compiled, told_at = 0, time.monotonic()
     with subprocess.Popen(
-        command, cwd=folder, env=environ, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        command,
+        cwd=folder,
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
     ) as child:
         assert child.stderr is not None
         try:

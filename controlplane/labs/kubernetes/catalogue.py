@@ -1,7 +1,7 @@
 """Figures of GPU models as NVIDIA's tools print them: memory, engines, profiles and where they may start.
 
-Read from the product's own catalogue (`tenants/data/mig-profiles.json`, which names its sources); the few figures that it
-has no use for stand here with theirs.
+Read from the product's own catalogue (`tenants/data/mig-profiles.json`, which names its sources); the few figures
+that it has no use for stand here with theirs.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import json
 import ssl
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import httpx
 
@@ -51,7 +51,7 @@ class Api:
         self._http = httpx.Client(base_url=url, headers=headers, verify=context, timeout=30, trust_env=False)
         self._kinds: dict[tuple[str, str], tuple[str, bool]] = {}
 
-    def __enter__(self) -> Api:
+    def __enter__(self) -> Self:
         """Return itself."""
         return self
 
@@ -135,7 +135,15 @@ class Api:
         return done
 
     def patch(
-        self, api: str, kind: str, name: str, body: object, *, namespace: str = "", how: str = "merge", subresource: str = ""
+        self,
+        api: str,
+        kind: str,
+        name: str,
+        body: object,
+        *,
+        namespace: str = "",
+        how: str = "merge",
+        subresource: str = "",
     ) -> Object:
         """Patch an object; `how` is merge, strategic or json."""
         path = self.path(api, kind, name, namespace, subresource)

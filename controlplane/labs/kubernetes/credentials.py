@@ -6,7 +6,7 @@ it lies in a file of mode 0600 and in the kubeconfig, never on a command line.
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import ipaddress
 import json
 import secrets
@@ -83,7 +83,9 @@ class Credentials:
             key = ec.generate_private_key(ec.SECP256R1())
             name = _name("lab-ca")
             _store(self.ca_key, _pem(key))
-            made = _builder(name, name, key.public_key()).add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            made = _builder(name, name, key.public_key()).add_extension(
+                x509.BasicConstraints(ca=True, path_length=None), critical=True
+            )
             _store(self.ca, made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
         if not self.certificate("apiserver").exists():
             self._signed("apiserver", "kube-apiserver", groups=(), server=True)
@@ -108,7 +110,9 @@ class Credentials:
         assert isinstance(ca_key, ec.EllipticCurvePrivateKey)
         issuer = x509.load_pem_x509_certificate(self.ca.read_bytes()).subject
         usage = ExtendedKeyUsageOID.SERVER_AUTH if server else ExtendedKeyUsageOID.CLIENT_AUTH
-        made = _builder(_name(user, groups), issuer, key.public_key()).add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+        made = _builder(_name(user, groups), issuer, key.public_key()).add_extension(
+            x509.ExtendedKeyUsage([usage]), critical=False
+        )
         if server:
             addresses = [x509.IPAddress(ipaddress.ip_address(text)) for text in (LOOPBACK, SERVICE_ADDRESS)]
             made = made.add_extension(
@@ -140,10 +144,10 @@ def store_private(file: Path, text: str) -> None:
 
 
 def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
-    now = datetime.datetime.now(datetime.UTC)
+    now = dt.datetime.now(dt.UTC)
     made = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key)
-    made = made.serial_number(x509.random_serial_number()).not_valid_before(now - datetime.timedelta(minutes=5))
-    return made.not_valid_after(now + datetime.timedelta(days=_DAYS))
+    made = made.serial_number(x509.random_serial_number()).not_valid_before(now - dt.timedelta(minutes=5))
+    return made.not_valid_after(now + dt.timedelta(days=_DAYS))
 
 
 def _name(common: str, organisations: tuple[str, ...] = ()) -> x509.Name:

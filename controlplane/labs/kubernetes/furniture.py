@@ -1,4 +1,4 @@
-"""What a usable cluster has beside its nodes: DNS, an ingress proxy, the GPU operator's daemons, a monitoring namespace.
+"""What a usable cluster has beside its nodes: DNS, an ingress proxy, the GPU operator's daemons, monitoring.
 
 Stand-ins: real Deployments, DaemonSets and Services whose pods are simulated. Their names and labels are what the
 driver's readiness checks and network policies look for.

@@ -1,8 +1,9 @@
 """Simulated GPU nodes: what a node with NVIDIA's device plugin and GPU feature discovery v0.20 publishes.
 
 Pure but for `install` and `publish`. Labels say per-node totals and no device, as the real ones do
-(NVIDIA/k8s-device-plugin, internal/lm): `single` needs one profile on every GPU, else the product ends in `-MIG-INVALID`;
-`mixed` counts whole GPUs as `nvidia.com/gpu` and each profile by its own name; `none` counts GPUs whatever their mode.
+(NVIDIA/k8s-device-plugin, internal/lm): `single` needs one profile on every GPU, else the product ends in
+`-MIG-INVALID`; `mixed` counts whole GPUs as `nvidia.com/gpu` and each profile by its own name; `none` counts GPUs
+whatever their mode.
 """
 
 from __future__ import annotations
@@ -198,7 +199,14 @@ def labels(node: Node, *, now: int | None = None) -> dict[str, str]:
 
 def _deployed(mig_capable: bool) -> dict[str, object]:  # noqa: FBT001
     """Labels by which the GPU operator places its daemons."""
-    names = ["device-plugin", "gpu-feature-discovery", "dcgm-exporter", "driver", "container-toolkit", "operator-validator"]
+    names = [
+        "device-plugin",
+        "gpu-feature-discovery",
+        "dcgm-exporter",
+        "driver",
+        "container-toolkit",
+        "operator-validator",
+    ]
     if mig_capable:
         names.append("mig-manager")
     return {f"gpu.deploy.{name}": "true" for name in names}

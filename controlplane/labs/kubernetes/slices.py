@@ -1,8 +1,9 @@
 """Simulated DRA nodes: the ResourceSlices and DeviceClasses of NVIDIA's DRA driver v0.5.
 
 Attributes and capacities are those of the driver (kubernetes-sigs/dra-driver-nvidia-gpu, deviceinfo.go, mig.go,
-partitions.go) that a tenant platform may count on, and no others. Partitionable devices follow KEP-4815 as Kubernetes 1.36
-wants it: the counter sets stand in slices of their own, devices in further slices of the same pool. Pure but for `publish`.
+partitions.go) that a tenant platform may count on, and no others. Partitionable devices follow KEP-4815 as Kubernetes
+1.36 wants it: the counter sets stand in slices of their own, devices in further slices of the same pool.
+Pure but for `publish`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,131 @@
+"""`python -m controlplane.labs.kubernetes`: build, start, show and stop lab clusters from a terminal."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+
+from controlplane.labs.kubernetes import build, furniture
+from controlplane.labs.kubernetes.client import Api
+from controlplane.labs.kubernetes.cluster import Cluster, existing
+from controlplane.labs.kubernetes.errors import LabError
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run one command; 0 when it did what it says, 1 with a reason on standard error."""
+    given = _parser().parse_args(words)
+    command: Callable[[argparse.Namespace], int] = given.command
+    try:
+        return command(given)
+    except LabError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def _build(_: argparse.Namespace) -> int:
+    built = build.ensure()
+    print("\n".join(str(folder) for folder in built.folders))
+    return 0
+
+
+def _up(given: argparse.Namespace) -> int:
+    cluster = _cluster(given)
+    cluster.start(tell=lambda text: print(text, file=sys.stderr, flush=True))
+    with cluster.api() as api:
+        if given.crds:
+            install_definitions(api, Path(given.crds))
+        nodes = (furniture.SYSTEM_NODE,) if given.nodes == "none" else furniture.usual_nodes()
+        furniture.furnish(api, nodes, extended_resource=given.extended_resource)
+    return _status(given)
+
+
+def _down(given: argparse.Namespace) -> int:
+    cluster = _cluster(given)
+    ran = cluster.stop()
+    if given.delete:
+        cluster.delete()
+    print(f"cluster {cluster.name} {'stopped' if ran else 'did not run'}{', data deleted' if given.delete else ''}")
+    return 0
+
+
+def _status(given: argparse.Namespace) -> int:
+    clusters = [_cluster(given)] if given.name or given.folder else existing()
+    states = [cluster.status() for cluster in clusters]
+    if given.json:
+        listed = [
+            {"name": s.name, "url": s.url, "ready": s.ready, "folder": str(s.folder), "processes": dict(s.processes)}
+            for s in states
+        ]
+        print(json.dumps(listed, indent=2))
+    else:
+        for cluster, state in zip(clusters, states, strict=True):
+            word = "ready" if state.ready else "starting or broken" if state.runs else "stopped"
+            print(f"{state.name}: {word}  {state.url}\n  kubeconfig {cluster.kubeconfig}")
+            print("  " + (", ".join(f"{name} {pid}" for name, pid in state.processes.items()) or "no process"))
+    return 0 if all(state.ready for state in states) else 1
+
+
+def install_definitions(api: Api, folder: Path) -> int:
+    """Apply every CustomResourceDefinition found in the YAML files below `folder`; return how many."""
+    count = 0
+    for file in sorted(folder.rglob("*.y*ml")):
+        for made in yaml.safe_load_all(file.read_text()):
+            if isinstance(made, dict) and made.get("kind") == "CustomResourceDefinition":
+                made.pop("status", None)
+                api.apply(made)
+                count += 1
+    return count
+
+
+def _cluster(given: argparse.Namespace) -> Cluster:
+    folder = Path(given.folder) if given.folder else None
+    return Cluster(
+        given.name or "lab",
+        folder=folder,
+        pods=getattr(given, "pods", "played"),
+        audit=getattr(given, "audit", False),
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m controlplane.labs.kubernetes", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    _add(commands, "build", _build, "build the programs that are missing")
+    up = _add(commands, "up", _up, "build if need be, start, make nodes; repeat it safely")
+    up.add_argument(
+        "--pods",
+        choices=("played", "ready"),
+        default="played",
+        help="who makes our pods ready: the player, or nobody has to",
+    )
+    up.add_argument("--nodes", choices=("usual", "none"), default="usual", help="GPU nodes of every kind, or none")
+    up.add_argument("--crds", help="folder of CustomResourceDefinitions to install")
+    up.add_argument("--audit", action="store_true", help="write every request to logs/audit.jsonl")
+    up.add_argument("--extended-resource", action="store_true", help="DRA's class of whole GPUs serves nvidia.com/gpu")
+    down = _add(commands, "down", _down, "stop")
+    down.add_argument("--delete", action="store_true", help="and delete its data")
+    _add(commands, "status", _status, "show what runs (all clusters without a name)")
+    return parser
+
+
+def _add(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    command: Callable[[argparse.Namespace], int],
+    text: str,
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text)
+    parser.add_argument("--name", default="", help="name of the cluster (default: lab)")
+    parser.add_argument("--folder", default="", help="its folder (default: below the state folder)")
+    parser.add_argument("--json", action="store_true", help="status as JSON")
+    parser.set_defaults(command=command)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

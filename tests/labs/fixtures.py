@@ -1,0 +1,112 @@
+"""Plugin (`-p tests.labs.fixtures`): the lab's clusters for any test that asks for one.
+
+Mark such a test `real` and `kube_apiserver`. Without the built programs it is skipped with the reason, or builds them
+where TENANTRY_LAB_BUILD=1 (twelve minutes cold; `make test-real` does it before). TENANTRY_TEST_CLUSTER=NAME takes the
+cluster of that name, which must run, and leaves it running: for the tenth run of the same test. Every test makes its
+own namespaces and nodes and takes them away; the cluster is shared.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import pytest
+
+from tests import environment
+
+if TYPE_CHECKING:  # importing them costs every run a tenth of a second
+    from controlplane.labs.kubernetes.client import Api
+    from controlplane.labs.kubernetes.cluster import Cluster
+
+LABS = environment.STATE / "labs"
+
+
+@pytest.fixture(scope="session")
+def kube_programs() -> None:
+    """Skip where the lab's programs are neither built nor to be built."""
+    from controlplane.labs.kubernetes import build
+    from controlplane.labs.kubernetes.errors import NotBuilt
+
+    if build.is_built():
+        return
+    if os.environ.get("TENANTRY_LAB_BUILD") != "1":
+        why = (
+            build.why_not_here()
+            or "the Kubernetes lab is not built\n  mend: python -m controlplane.labs.kubernetes build"
+        )
+        pytest.skip(why)
+    try:
+        build.ensure()
+    except NotBuilt as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def kube_clusters(kube_programs: None) -> Iterator[Callable[..., Cluster]]:
+    """Start clusters by name, for this run only; `Cluster`'s own keywords. Stopped and deleted at the end of the run."""
+    from controlplane.labs.kubernetes.cluster import Cluster
+
+    sweep_left_ones()
+    folder = LABS / f"{os.getpid()}"
+    made: dict[str, Cluster] = {}
+
+    def start(name: str, **options: Any) -> Cluster:
+        if name not in made:
+            made[name] = Cluster(name, folder=folder / name, **options)
+            made[name].start()
+        return made[name]
+
+    yield start
+    for cluster in made.values():
+        cluster.delete()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def kube_cluster(request: pytest.FixtureRequest, kube_programs: None) -> Cluster:
+    """One shared cluster with the stand-ins and nodes of `furniture.usual_nodes()`; pods of ours are played."""
+    from controlplane.labs.kubernetes import furniture
+    from controlplane.labs.kubernetes.cluster import Cluster
+
+    if name := os.environ.get("TENANTRY_TEST_CLUSTER"):
+        cluster = Cluster(name)
+        assert cluster.status().ready, (
+            f"cluster {name} does not run: python -m controlplane.labs.kubernetes up --name {name}"
+        )
+    else:
+        cluster = request.getfixturevalue("kube_clusters")("shared")
+    with cluster.api() as api:
+        furniture.furnish(api, furniture.usual_nodes())
+    return cluster
+
+
+@pytest.fixture
+def kube_api(kube_cluster: Cluster) -> Iterator[Api]:
+    """The lab's own client of the shared cluster, as administrator."""
+    with kube_cluster.api() as api:
+        yield api
+
+
+@pytest.fixture
+def kube_namespace(kube_api: Api) -> Iterator[str]:
+    """A fresh namespace without our mark, deleted after the test."""
+    name = f"test-{uuid4().hex[:10]}"
+    kube_api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    yield name
+    kube_api.delete("v1", "Namespace", name)
+
+
+def sweep_left_ones() -> None:
+    """Stop and delete the clusters of runs that were killed."""
+    from controlplane.labs.kubernetes.cluster import Cluster
+
+    for folder in LABS.glob("[0-9]*"):
+        if not Path(f"/proc/{folder.name}").exists():
+            for left in folder.iterdir():
+                Cluster(left.name, folder=left).delete()
+            shutil.rmtree(folder, ignore_errors=True)
