@@ -211,7 +211,7 @@ class ContainerLife:
             return processes.UNKNOWN_EXIT
         await _ended(self._process.pid)
         code = self._process.exit_code()
-        while code is None:  # noqa: ASYNC110 - its end shows a moment before it can be reaped
+        while code is None:
             await asyncio.sleep(0.01)
             code = self._process.exit_code()
         return code
