@@ -51,6 +51,7 @@ _EVENTS: Final[Mapping[str, str]] = {
     "ProvisioningFailed": "its volume cannot be made",
 }
 _UNSCHEDULED: Final = (
+    ("untolerated taint", "its node is tainted"),
     ("unschedulable", "its node takes no new pods"),
     ("volume", "its volume is not where the node can reach it"),
     ("didn't match Pod's node affinity/selector", "its node is not there"),
@@ -155,7 +156,8 @@ def _unscheduled(pod: Object) -> str:
     if lacking:
         return f"its node has no free {' and no free '.join(one.rstrip('.') for one in lacking)}"
     if taint is not None:
-        return f"its node is tainted: {taint[1]}"
+        is_down = taint[1].startswith(("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"))
+        return "its node is not ready" if is_down else f"its node is tainted: {taint[1]}"
     return next((words for sign, words in _UNSCHEDULED if sign in message), "no node takes it yet")
 
 
