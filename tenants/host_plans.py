@@ -141,6 +141,15 @@ def keep_empty(plan: HostPlan, *, now: datetime) -> int:
     return put
 
 
+def empty_all(provider: UUID, *, now: datetime) -> None:
+    """Do what `empty` does for every host of a provider, all being locked; statements do not grow with the hosts."""
+    held = Hold.objects.filter(host__provider=provider).order_by("device_number", "start")
+    for pk in held.values_list("pk", flat=True):
+        ledger.drop(pk, now=now)
+    GpuDevice.objects.filter(provider=provider, removed_at__isnull=True).update(removed_at=now, placeable=False)
+    ledger.recount_all(provider, now=now)
+
+
 def empty(host: Host, *, now: datetime) -> None:
     """Drop what is no tenant's and take the GPUs off the list, the host being locked."""
     for pk in Hold.objects.filter(host=host).order_by("device_number", "start").values_list("pk", flat=True):

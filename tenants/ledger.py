@@ -388,6 +388,11 @@ def recount(host: UUID, *, now: datetime) -> None:
     _scalar("SELECT ledger_recount(%s, %s)", [host, now])
 
 
+def recount_all(provider: UUID, *, now: datetime) -> None:
+    """Bring masks and counters of every host of a provider in line with its holds."""
+    _scalar("SELECT count(ledger_recount(id, %s)) FROM tenants_host WHERE provider_id = %s", [now, provider])
+
+
 def turn_dated(*, now: datetime) -> int:
     """Begin and end dated holds whose time has come; returns how many."""
     return int(_scalar("SELECT ledger_turn_dated(%s)", [now]))

@@ -1,7 +1,8 @@
 """The heat map of a large estate: a cell per host of about 90 bytes, so that 10,000 GPUs stay one light page.
 
 Hosts that look alike share one picture. A picture sorts its GPUs by what they are: at this size nobody reads which
-GPU it is, but how much of the host is taken shows at a glance. In small estates a cell shows every slot.
+GPU it is, but how much of the host is taken shows at a glance. In small estates a cell shows every slot; in the
+largest a cell is a block of neighbouring hosts, a line in it a host.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from frontend.design.strip import SAFE, SIGNS, SlotState, face
 
 STEPS: Final = 2
 """Parts into which the taken share of a GPU is rounded: more are not seen at this size, and each makes pictures."""
+BLOCK_STEPS: Final = 4
+"""The same of a host, where a cell is a block of them."""
 Look = tuple[str, int]
-"""State of a GPU, and how many of the `STEPS` parts of it have that state."""
+"""State of a GPU (of a host in a block), and how many parts of it have that state."""
 Runs = Sequence[tuple[SlotState, int]]
 WORST: Final = (SlotState.FAULT, SlotState.MAINTENANCE, SlotState.FOREIGN, SlotState.RESERVED)
 
@@ -39,23 +42,39 @@ class Cell:
     """Shown below a "named" cell."""
 
 
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Neighbouring hosts as one cell."""
+
+    url: str
+    words: str
+    looks: tuple[Look, ...]
+    """Of each host, the worst first."""
+    is_chosen: bool = False
+    is_closed: bool = False
+
+
 class Pictures:
     """The pictures of one page: each look is drawn once and named."""
 
-    def __init__(self) -> None:
-        """No picture yet."""
+    def __init__(self, steps: int = STEPS) -> None:
+        """No picture yet; `steps` are the parts of which looks speak."""
+        self.steps = steps
         self.names: dict[tuple[Look, ...], str] = {}
 
     def of(self, gpus: Sequence[Runs]) -> str:
         """Return the name of the picture of a host, `""` for an empty one: that is the ground."""
-        found = tuple(sorted(map(look, gpus), reverse=True))
-        if not any(parts for _code, parts in found):
+        return self.named(tuple(sorted(map(look, gpus), reverse=True)))
+
+    def named(self, looks: tuple[Look, ...]) -> str:
+        """Return the name of the picture with these lines, `""` where all are empty."""
+        if not any(parts for _code, parts in looks):
             return ""
-        return self.names.setdefault(found, f"h{len(self.names)}")
+        return self.names.setdefault(looks, f"h{len(self.names)}")
 
     def drawn(self) -> SafeString:
         """Return every picture, for one place on the page."""
-        drawn = "".join(f"<symbol id={name} {symbol(looks)}</symbol>" for looks, name in self.names.items())
+        drawn = "".join(f"<symbol id={name} {symbol(looks, self.steps)}</symbol>" for looks, name in self.names.items())
         return mark_safe(f'<svg class="defs" width="0" height="0" aria-hidden="true">{drawn}</svg>')  # noqa: S308 - no text
 
 
@@ -73,8 +92,8 @@ def look(runs: Runs) -> Look:
 
 
 @lru_cache(maxsize=16_384)
-def symbol(looks: tuple[Look, ...]) -> str:
-    """Return the rest of a `<symbol>`: GPUs down, the taken part across; equal neighbours are one rectangle."""
+def symbol(looks: tuple[Look, ...], steps: int = STEPS) -> str:
+    """Return the rest of a `<symbol>`: lines down, the taken part across; equal neighbours are one rectangle."""
     paths: dict[str, str] = {}
     row = 0
     while row < len(looks):
@@ -86,7 +105,7 @@ def symbol(looks: tuple[Look, ...]) -> str:
             paths[code] = f"{paths.get(code, '')}M0 {row}h{parts}v{end - row}h-{parts}z"
         row = end
     drawn = "".join(f'<path class={code} d="{path}"/>' for code, path in sorted(paths.items()))
-    return f'viewBox="0 0 {STEPS} {len(looks)}" preserveAspectRatio=none>{drawn}'
+    return f'viewBox="0 0 {steps} {len(looks)}" preserveAspectRatio=none>{drawn}'
 
 
 def cells(hosts: Iterable[Cell], label: str, size: str, pictures: Pictures | None = None) -> SafeString:
@@ -95,26 +114,44 @@ def cells(hosts: Iterable[Cell], label: str, size: str, pictures: Pictures | Non
     With `pictures`, the page holds `pictures.drawn()` once, after all maps are made; without, each cell holds its own
     picture, which shows every slot of every GPU.
     """
-    made = "".join(_cell(host, pictures, size) for host in hosts)
+    return _map("".join(_cell(host, pictures, size) for host in hosts), label, size)
+
+
+def blocks(found: Iterable[Block], label: str, pictures: Pictures) -> SafeString:
+    """Return blocks of hosts as cells; the page holds `pictures.drawn()` once, after all maps are made."""
+    made = []
+    for one in found:
+        marks = {"is-chosen": one.is_chosen, "is-closed": one.is_closed}
+        classes = " ".join(word for word, wanted in marks.items() if wanted)
+        extra = f' class="{classes}"' if classes else ""
+        made.append(f'<a href={_url(one.url)} title="{escape(one.words)}"{extra}>{_use(pictures.named(one.looks))}</a>')
+    return _map("".join(made), label, "block")
+
+
+def _map(made: str, label: str, size: str) -> SafeString:
     return format_html(
         '<div class="heat is-{}" role="group" aria-label="{}">{}</div>',
         size,
         label,
-        mark_safe(made),  # noqa: S308 - escaped in _cell
+        mark_safe(made),  # noqa: S308 - escaped by the callers
     )
 
 
+def _url(url: str) -> str:
+    return url if SAFE.match(url) else f'"{escape(url)}"'
+
+
+def _use(name: str) -> str:
+    return f"<svg><use href=#{name} /></svg>" if name else ""
+
+
 def _cell(host: Cell, pictures: Pictures | None, size: str) -> str:
-    url = host.url if SAFE.match(host.url) else f'"{escape(host.url)}"'
+    url = _url(host.url)
     marks = {"is-chosen": host.is_chosen, "is-closed": host.is_closed, f"g{len(host.gpus)}": size != "dense"}
     classes = " ".join(word for word, wanted in marks.items() if wanted)
     extra = f' class="{classes}"' if classes else ""
     extra += f' data-holders="{escape(" ".join(host.holders))}"' if host.holders else ""
-    if pictures is None:
-        picture = face(host.gpus)[1]
-    else:
-        name = pictures.of(host.gpus)
-        picture = f"<svg><use href=#{name} /></svg>" if name else ""
+    picture = face(host.gpus)[1] if pictures is None else _use(pictures.of(host.gpus))
     if size == "named":
         return (
             f'<a href={url} title="{escape(host.words)}"{extra}><span class="heat-face">{picture}</span>'

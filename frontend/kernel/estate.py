@@ -16,13 +16,13 @@ from urllib.parse import urlencode
 from uuid import UUID
 
 from django.db import connection
-from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.db.models import Count, Exists, OuterRef, Q, QuerySet, Sum
 from django.http import QueryDict
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy
 
 from frontend.design.strip import SlotState
-from tenants.models import Finding, GpuDevice, Hold, Host
+from tenants.models import Finding, GpuDevice, Hold, Host, Tenant
 from tenants.states import HoldKind, HostState
 
 STATES: Final[Mapping[str, tuple[str | Promise, str, str | Promise]]] = {
@@ -66,6 +66,8 @@ ORDER: Final = (
     SlotState.FAULT, SlotState.MAINTENANCE, SlotState.FOREIGN, SlotState.RESERVED, SlotState.USED,
 )  # fmt: skip
 """Whose slot it is where two speak of it: the first."""
+BLOCK: Final = 24
+"""Hosts on one page of their list, and in one cell of the map of a large estate."""
 NOBODY: Final = "-"
 """No tenant has this name."""
 Runs = tuple[tuple[SlotState, int], ...]
@@ -109,7 +111,8 @@ def hosts(filters: Filters) -> QuerySet[Host]:
     if filters.provider:
         rows = rows.filter(provider__name=filters.provider)
     if filters.product:
-        rows = rows.filter(Exists(devices.filter(product=filters.product)))
+        mixed = Q(gpu_product="") & Exists(devices.filter(product=filters.product))
+        rows = rows.filter(Q(gpu_product=filters.product, gpu_count__gt=0) | mixed)
     if filters.state != HostState.REMOVED:
         rows = rows.exclude(state=HostState.REMOVED)
     if filters.state in STATES:
@@ -188,8 +191,24 @@ class Share:
     slots: int
 
 
+def products(rows: QuerySet[Host]) -> list[str]:
+    """Return the products of the GPUs of some hosts; of a host whose GPUs are all alike it says the host itself."""
+    alike = rows.exclude(gpu_product="").values_list("gpu_product", flat=True).distinct().order_by()
+    mixed = GpuDevice.objects.filter(removed_at__isnull=True, host__in=rows.filter(gpu_product="", gpu_count__gt=0))
+    return sorted({*alike, *mixed.values_list("product", flat=True).distinct().order_by()})
+
+
+def page_of(rows: QuerySet[Host], after: str, *, size: int = BLOCK) -> tuple[list[Host], str]:
+    """Return one page by name, and the cursor of the next; the cursor is the short id of the last one shown."""
+    last = Host.objects.filter(short_id=after).first() if after else None
+    if last is not None:
+        rows = rows.filter(Q(name__gt=last.name) | Q(name=last.name, pk__gt=last.pk))
+    found = list(rows.order_by("name", "pk")[: size + 1])
+    return found[:size], found[size - 1].short_id if len(found) > size else ""
+
+
 def read(filters: Filters, *, now: datetime, most_lit: int) -> Estate:
-    """Return the estate that the filters leave, by site, provider and name; four statements.
+    """Return the estate that the filters leave, by site, provider and name; five statements.
 
     Hosts know all their tenants up to `most_lit` hosts, beyond that only the one that the filters light up.
     """
@@ -208,7 +227,7 @@ def read(filters: Filters, *, now: datetime, most_lit: int) -> Estate:
         faces[host] = tuple(runs_in(gpu) for gpu in gpus)
     holders = _holders(within, "" if len(rows) <= most_lit else filters.tenant or NOBODY)
     seen = [Seen(*row, gpus=faces.get(row[0], ()), holders=tuple(holders.get(row[0], ()))) for row in rows]
-    return Estate(seen, _sums(counted), _shares(within))
+    return Estate(seen, _sums(counted), shares(filters, now=now))
 
 
 def _sums(counted: Mapping[str, int]) -> dict[str, dict[SlotState, int]]:
@@ -270,23 +289,19 @@ def runs_of(slots: int, *masks: int) -> Runs:
     return tuple(runs)
 
 
-def _shares(within: Mapping[str, Any]) -> list[Share]:
-    """Return what each tenant holds, the largest first."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """
-            SELECT t.name, t.display_name, count(*), sum(held.slots)::int
-            FROM (SELECT h.tenant_id, h.host_id, sum(h.size) AS slots
-                  FROM tenants_hold h JOIN tenants_gpudevice d ON d.id = h.device_id
-                  WHERE h.kind = 'tenant' AND h.during @> %(now)s AND (%(every)s OR h.host_id = ANY (%(hosts)s::uuid[]))
-                    AND (%(product)s = '' OR d.product = %(product)s)
-                  GROUP BY h.tenant_id, h.host_id) AS held
-            JOIN tenants_tenant t ON t.id = held.tenant_id
-            GROUP BY t.id ORDER BY sum(held.slots) DESC, t.name
-            """,
-            within,
-        )
-        return [Share(*row) for row in cursor.fetchall()]
+def shares(filters: Filters, *, now: datetime) -> list[Share]:
+    """Return what each tenant holds of what the filters leave, the largest first."""
+    held = Hold.objects.filter(kind=HoldKind.TENANT.value, during__contains=now)
+    if filters.any:
+        held = held.filter(host__in=hosts(filters))
+    if filters.product:
+        held = held.filter(device__product=filters.product)
+    found = held.values_list("tenant").annotate(hosts=Count("host", distinct=True), slots=Sum("size"))
+    tenants = Tenant.objects.in_bulk([key for key, _hosts, _slots in found])
+    found_shares = [
+        Share(tenants[key].name, tenants[key].display_name, of, slots) for key, of, slots in found if key in tenants
+    ]
+    return sorted(found_shares, key=lambda share: (-share.slots, share.name))
 
 
 def _holders(within: Mapping[str, Any], tenant: str) -> dict[UUID, list[str]]:

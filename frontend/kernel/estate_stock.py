@@ -1,6 +1,7 @@
 """Stock per product: what is free by size, the biggest part left, and how much of the free room is of no use.
 
-Pure but for `read`, which is two statements in the caller's read block: masks are few, so GPUs are counted by mask.
+Pure but for `read`, which is three statements in the caller's read block: masks are few, so GPUs are counted by mask,
+those that are open from the index by which they are claimed.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
 
-from django.db.models import Count
+from django.db.models import Count, QuerySet
 from django.utils.translation import gettext as _
 
 from frontend.kernel import estate
 from tenants import geometry, gpu_catalogue
-from tenants.models import GpuDevice, Unit
+from tenants.models import GpuDevice, Provider, Unit
 
 SHOWN_KINDS = frozenset({"base", "double-memory"})
 """Kinds of profiles in the table: the others repeat the places of these."""
@@ -52,34 +53,44 @@ class Stock:
 
 def read(filters: estate.Filters) -> list[Stock]:
     """Return the stock of what the filters leave, the product with most GPUs first."""
-    rows = GpuDevice.objects.filter(removed_at__isnull=True)
-    if filters.any:
-        rows = rows.filter(host__in=estate.hosts(filters))
-    if filters.product:
-        rows = rows.filter(product=filters.product)
+    rows = _chosen(filters)
     masks: dict[str, Counter[int]] = {}
     closed: Counter[str] = Counter()
     slots: Counter[str] = Counter()
-    counted = rows.values("product", "slots", "free", "placeable").annotate(count=Count("pk")).order_by()
-    for row in counted:
-        product, count = row["product"], row["count"]
-        slots[product] += row["slots"] * count
-        free = masks.setdefault(product, Counter())
-        if row["placeable"]:
-            free[row["free"]] += count
-        else:
-            closed[product] += count
+    open_ones = rows.filter(placeable=True).values_list("product", "slots", "free").annotate(n=Count("*"))
+    for product, size, mask, count in open_ones:
+        slots[product] += size * count
+        masks.setdefault(product, Counter())[mask] += count
+    shut = rows.filter(placeable=False, removed_at__isnull=True)
+    for product, size, count in shut.values_list("product", "slots").annotate(n=Count("*")):
+        slots[product] += size * count
+        masks.setdefault(product, Counter())
+        closed[product] += count
     asked = _asked()
     found = [_stock(name, free, closed[name], slots[name], asked.get(name, {})) for name, free in masks.items()]
     return sorted(found, key=lambda one: (-one.gpus, one.product))
 
 
+def _chosen(filters: estate.Filters) -> QuerySet[GpuDevice]:
+    """Return the GPUs that the filters leave, by what an index of GPUs knows where that is enough."""
+    rows = GpuDevice.objects.order_by()
+    if filters.product:
+        rows = rows.filter(product=filters.product)
+    if filters.state:
+        return rows.filter(host__in=estate.hosts(filters))
+    if filters.site:
+        rows = rows.filter(provider__in=Provider.objects.filter(site=filters.site))
+    if filters.provider:
+        rows = rows.filter(provider__in=Provider.objects.filter(name=filters.provider))
+    return rows
+
+
 def _asked() -> dict[str, dict[str, int]]:
     """Return product → profile → how many are in use or waited for: what the next ask will look like."""
-    rows = Unit.objects.filter(released_at__isnull=True).exclude(product="")
+    rows = Unit.objects.filter(released_at__isnull=True, product__gt="").order_by()
     answer: dict[str, dict[str, int]] = {}
-    for row in rows.values("product", "profile").annotate(count=Count("pk")).order_by():
-        answer.setdefault(row["product"], {})[row["profile"]] = row["count"]
+    for product, profile, count in rows.values_list("product", "profile").annotate(n=Count("*")):
+        answer.setdefault(product, {})[profile] = count
     return answer
 
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from django.conf import settings
+from django.db import connection
 from django.db.models import Count, Q, Sum
 from django.urls import NoReverseMatch, reverse
 from django.utils.dateparse import parse_datetime
@@ -226,6 +227,22 @@ def counts_of(providers: Iterable[Provider]) -> Mapping[UUID, Counts]:
             found[one["boundary__provider_id"]].here += one["all"]
             found[one["boundary__provider_id"]].building += one["n"]
     return found
+
+
+def gpus_of(row: Provider) -> list[dict[str, Any]]:
+    """Return product, mode, layout_change, binding → gpus and hosts; one statement, GPUs being summed by host first."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT g.product, g.mode, g.layout_change, h.binding, sum(g.gpus)::int AS gpus, count(*)::int AS hosts
+            FROM (SELECT host_id, product, mode, layout_change, count(*) AS gpus FROM tenants_gpudevice
+                  WHERE provider_id = %s AND removed_at IS NULL GROUP BY 1, 2, 3, 4) AS g
+            JOIN tenants_host h ON h.id = g.host_id GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
+            """,
+            [row.pk],
+        )
+        names = ("product", "mode", "layout_change", "binding", "gpus", "hosts")
+        return [dict(zip(names, found, strict=True)) for found in cursor.fetchall()]
 
 
 # --- tests ------------------------------------------------------------------------------------------------

@@ -60,9 +60,8 @@ def of(products: Collection[str], sites: Collection[str]) -> Room:
     whole: dict[str, dict[int, int]] = {}
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT g.product, g.free, count(*) FROM tenants_gpudevice g JOIN tenants_provider p "
-            "ON p.id = g.provider_id WHERE g.placeable AND g.free <> 0 AND g.product = ANY (%s) "
-            "AND p.site = ANY (%s) GROUP BY 1, 2",
+            "SELECT product, free, count(*) FROM tenants_gpudevice WHERE placeable AND free <> 0 AND product = ANY (%s) "
+            "AND provider_id IN (SELECT id FROM tenants_provider WHERE site = ANY (%s)) GROUP BY 1, 2",
             [list(products), list(sites)],
         )
         for product, mask, devices in cursor.fetchall():

@@ -10,7 +10,6 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from django.conf import settings
-from django.db.models import Count, Sum
 from django.http import HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 from django.urls import reverse
@@ -24,7 +23,7 @@ from frontend.kernel.page import PageRequest, page
 from frontend.views import providers as pages
 from tenants import access, provider_kinds
 from tenants.errors import Conflict, ControlPlaneError, InvalidSpec
-from tenants.models import Finding, GpuDevice, Provider
+from tenants.models import Finding, Provider
 from tenants.operations import providers
 from tenants.provider_kinds import Credential, ProviderKind, Setting
 from tenants.transactions import reading
@@ -382,10 +381,6 @@ def test(request: PageRequest, provider: str) -> HttpResponse:
 def found(request: PageRequest, provider: str) -> HttpResponse:
     """Show what the provider has: hosts, GPUs and how they are carved, what others use, what does not fit."""
     row = access.find(pages.rows_of(), provider)
-    live = GpuDevice.objects.filter(provider=row, removed_at__isnull=True)
-    products = live.values("product", "mode", "layout_change", "host__binding").annotate(
-        gpus=Count("pk"), hosts=Count("host", distinct=True), slots=Sum("slots")
-    )
     findings = Finding.objects.filter(provider=row, resolved_at__isnull=True).order_by("first_seen_at")[:20]
     values = frame(row, "found") | {
         "test": kernel.tested(row, now=request.now),
@@ -396,9 +391,9 @@ def found(request: PageRequest, provider: str) -> HttpResponse:
                 **one,
                 "mode": str(MODES.get(one["mode"], one["mode"])),
                 "layout": str(LAYOUTS.get(one["layout_change"], one["layout_change"])),
-                "binding": str(kernel.BINDINGS.get(one["host__binding"], one["host__binding"])),
+                "binding": str(kernel.BINDINGS.get(one["binding"], one["binding"])),
             }
-            for one in products.order_by("product", "mode")
+            for one in kernel.gpus_of(row)
         ],
         "foreign": pages.foreign_on(row),
         "findings": [{"row": one, "url": kernel.address("finding", key=one.short_id)} for one in findings],

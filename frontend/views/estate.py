@@ -1,8 +1,13 @@
-"""The estate: heat map of every site, stock per product, who holds how much. One page for ten or ten thousand GPUs."""
+"""The estate: heat map of every site, stock per product, who holds how much. One page for ten or 100,000 GPUs.
+
+Zooms of the map: each slot of each host, hosts by their looks, and for the largest estates blocks of hosts, from which
+a click leads to their page of the list.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from django.db.models import Count, Q
@@ -15,10 +20,10 @@ from django.utils.translation import gettext as _
 
 from frontend.design import heat, numbers
 from frontend.design.strip import FOR_PLATFORM, SIGNS, SlotState
-from frontend.kernel import estate, estate_stock, lists
+from frontend.kernel import estate, estate_blocks, estate_stock, lists
 from frontend.kernel.page import PageRequest, page
 from tenants import access
-from tenants.models import Allocation, Finding, GpuDevice, Host, Provider
+from tenants.models import Allocation, Finding, Host, Provider
 from tenants.policies import ROUTES
 from tenants.states import HostState
 
@@ -26,6 +31,8 @@ MOST_DRAWN: Final = 320
 """Hosts up to which each cell shows every slot and lights up with its tenants; beyond, looks are shared."""
 MOST_NAMED: Final = 64
 """Hosts up to which each cell has room for its name."""
+MOST_CELLS: Final = 1_500
+"""Hosts up to which each has a cell; beyond, a cell is a block of neighbours."""
 TENANTS_SHOWN: Final = 12
 TENANTS_OFFERED: Final = 200
 """The largest holders: more are found by the search."""
@@ -38,26 +45,23 @@ BAR: Final = (
 def show(request: PageRequest) -> HttpResponse:
     """Show the estate that the filters leave."""
     filters = estate.Filters.of(request.GET)
-    found = estate.read(filters, now=request.now, most_lit=MOST_DRAWN)
     stock = estate_stock.read(filters)
     form = request.GET.get("format", "")
     if form in {"csv", "json"}:
         return _exported(stock, form)
-    small = len(found.hosts) <= MOST_DRAWN
-    pictures = None if small else heat.Pictures()
-    size = "named" if len(found.hosts) <= MOST_NAMED else "plain" if small else "dense"
-    maps = [_site(name, hosts, filters, pictures, size) for name, hosts in found.sites()]
+    found = _map(filters, request)
     shared = frame(filters, request)
     values = {
         **shared,
-        "fields": [*shared["fields"], _lights(found, filters)],
-        "maps": maps,
-        "pictures": pictures.drawn() if pictures is not None else "",
-        "is_small": small,
+        "fields": [*shared["fields"], _lights(found.shares, filters)],
+        "maps": found.maps,
+        "pictures": found.pictures,
+        "zoom": found.zoom,
+        "block": estate.BLOCK,
         "is_plain_page": True,
         "legend": FOR_PLATFORM,
         "figures": _figures(found, stock),
-        "stock": [_line(line, found.slots.get(line.product, {}), filters) for line in stock],
+        "stock": [_line(line, _by_state(found, line), filters) for line in stock],
         "stock_columns": [
             {"key": "product", "label": _("Product")},
             {"key": "state", "label": _("Slots by state")},
@@ -66,9 +70,8 @@ def show(request: PageRequest) -> HttpResponse:
             {"key": "biggest", "label": _("Biggest part left")},
             {"key": "waste", "label": _("Fragmentation"), "numeric": True},
         ],
-        "shares": _shares(found, filters),
+        "shares": _shares(found.shares, filters),
         "more_shares": max(0, len(found.shares) - TENANTS_SHOWN),
-        "chosen": next((share for share in found.shares if share.name == filters.tenant), None),
         "hosts_url": f"{reverse('frontend:hosts')}{filters.query(tenant='')}",
         "read_at": request.now,
     }
@@ -78,10 +81,7 @@ def show(request: PageRequest) -> HttpResponse:
 def frame(filters: estate.Filters, request: PageRequest) -> dict[str, Any]:
     """Return the filters of the estate's pages, and where to connect a provider for who may; three statements."""
     providers = list(Provider.objects.filter(deletion_requested_at__isnull=True).order_by("site", "name"))
-    hosts = Host.objects.exclude(state=HostState.REMOVED.value)  # a tenth of the rows of the GPUs
-    alike = hosts.exclude(gpu_product="").values_list("gpu_product", flat=True).distinct().order_by()
-    mixed = GpuDevice.objects.filter(removed_at__isnull=True, host__in=hosts.filter(gpu_product=""))
-    products = {*alike, *mixed.values_list("product", flat=True).distinct().order_by()}
+    products = estate.products(Host.objects.exclude(state=HostState.REMOVED.value))
     may_connect = access.allowed(request.actor, None, ROUTES["providers.create"])
     connect = (_address("provider-connect") or _address("providers")) if may_connect else ""
     every = {"value": "", "label": _("All")}
@@ -89,7 +89,7 @@ def frame(filters: estate.Filters, request: PageRequest) -> dict[str, Any]:
     choices = (
         ("site", _("Site"), [(name, name) for name in sorted({row.site for row in providers})]),
         ("provider", _("Provider"), [(row.name, row.name) for row in providers]),
-        ("product", _("Product"), [(name, name) for name in sorted(products)]),
+        ("product", _("Product"), [(name, name) for name in products]),
         ("state", _("Shows"), [*estate.LOOKS.items(), *states]),
     )
     return {
@@ -117,8 +117,7 @@ def _address(name: str) -> str:
         return ""
 
 
-def _figures(found: estate.Estate, stock: Sequence[estate_stock.Stock]) -> dict[str, Any]:
-    keys = [host.id for host in found.hosts]
+def _figures(found: Map, stock: Sequence[estate_stock.Stock]) -> dict[str, Any]:
     waiting = Allocation.objects.filter(queued_at__isnull=False, released_at__isnull=True).count()
     open_findings = Finding.objects.filter(resolved_at__isnull=True).aggregate(
         all=Count("pk"), blocking=Count("pk", filter=Q(blocks_placement=True))
@@ -126,9 +125,9 @@ def _figures(found: estate.Estate, stock: Sequence[estate_stock.Stock]) -> dict[
     slots = sum(line.slots for line in stock)
     free = sum(line.free for line in stock)
     return {
-        "hosts": len(keys),
-        "gpus": found.gpus,
-        "sites": len({host.site for host in found.hosts}),
+        "hosts": sum(site["hosts"] for site in found.maps),
+        "gpus": sum(site["gpus"] for site in found.maps),
+        "sites": len(found.maps),
         "slots": slots,
         "free": free,
         "free_share": numbers.percent(free / slots) if slots else numbers.UNKNOWN,
@@ -140,6 +139,84 @@ def _figures(found: estate.Estate, stock: Sequence[estate_stock.Stock]) -> dict[
 
 
 # --- the map --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Map:
+    """The map at the zoom that the number of hosts allows."""
+
+    zoom: str
+    """`slots`, `hosts` or `blocks`: what a line of a cell is read from."""
+    maps: list[dict[str, Any]]
+    """One of each site."""
+    slots: Mapping[str, Mapping[SlotState, int]]
+    """Product → state → slots."""
+    shares: list[estate.Share]
+    pictures: str = ""
+
+
+def _map(filters: estate.Filters, request: PageRequest) -> Map:
+    count = estate.hosts(filters).count()
+    if count > MOST_CELLS:
+        blocks = estate_blocks.read(filters, now=request.now)
+        pictures = heat.Pictures(heat.BLOCK_STEPS)
+        maps = [_blocks_of(name, found, filters, pictures) for name, found in blocks.sites()]
+        return Map("blocks", maps, blocks.kept, blocks.shares, pictures.drawn())
+    seen = estate.read(filters, now=request.now, most_lit=MOST_DRAWN)
+    small = count <= MOST_DRAWN
+    shared = None if small else heat.Pictures()
+    size = "named" if count <= MOST_NAMED else "plain" if small else "dense"
+    maps = [_site(name, hosts, filters, shared, size) for name, hosts in seen.sites()]
+    return Map(
+        "slots" if small else "hosts", maps, seen.slots, seen.shares, shared.drawn() if shared is not None else ""
+    )
+
+
+def _by_state(found: Map, line: estate_stock.Stock) -> dict[SlotState, int]:
+    """Return the slots of a product by state; what nobody keeps is free."""
+    kept = {state: size for state, size in found.slots.get(line.product, {}).items() if state is not SlotState.FREE}
+    return {**kept, SlotState.FREE: max(0, line.slots - sum(kept.values()))}
+
+
+def _blocks_of(
+    name: str, blocks: Sequence[estate_blocks.Block], filters: estate.Filters, pictures: heat.Pictures
+) -> dict[str, Any]:
+    words = _block_speaker(filters)
+    cells = [
+        heat.Block(
+            url=f"hosts{filters.query(provider=block.provider, tenant='')}" + (block.after and f"&after={block.after}"),
+            words=words(block),
+            looks=block.looks,
+            is_chosen=block.lit > 0,
+            is_closed=block.closed == block.hosts,
+        )
+        for block in blocks
+    ]
+    return {
+        "name": name,
+        "hosts": sum(block.hosts for block in blocks),
+        "gpus": sum(block.gpus for block in blocks),
+        "free": sum(block.open_free for block in blocks),
+        "providers": sorted({block.provider for block in blocks}),
+        "picture": heat.blocks(cells, _("Hosts of %(site)s") % {"site": name}, pictures),
+        "url": f"{reverse('frontend:hosts')}{filters.query(site=name, tenant='')}",
+    }
+
+
+def _block_speaker(filters: estate.Filters) -> Callable[[estate_blocks.Block], str]:
+    """Return what says a block: its first and last host, then free room, what is not to be had, and who is lit."""
+    room = _("%(first)s to %(last)s: %(n)s free")
+    closed, lit = _("%(n)s hosts not available"), _("%(n)s with %(tenant)s")
+
+    def words(block: estate_blocks.Block) -> str:
+        parts = [room % {"first": block.first, "last": block.last, "n": numbers.number(block.free)}]
+        if block.closed:
+            parts.append(closed % {"n": block.closed})
+        if block.lit:
+            parts.append(lit % {"n": block.lit, "tenant": filters.tenant})
+        return ", ".join(parts)
+
+    return words
 
 
 def _site(
@@ -236,20 +313,20 @@ def _exported(stock: Sequence[estate_stock.Stock], form: str) -> HttpResponse:
     return lists.exported(body, columns, name="stock", form=form)
 
 
-def _lights(found: estate.Estate, filters: estate.Filters) -> dict[str, Any]:
+def _lights(shares: Sequence[estate.Share], filters: estate.Filters) -> dict[str, Any]:
     """Return the choice of a tenant to light up, among those that hold anything here."""
     nobody = {"value": "", "label": _("Nobody")}
-    names = sorted((share.title, share.name) for share in found.shares[:TENANTS_OFFERED])
+    names = sorted((share.title, share.name) for share in shares[:TENANTS_OFFERED])
     options = [{"value": name, "label": title} for title, name in names]
     return {"name": "tenant", "label": _("Light up"), "value": filters.tenant, "options": [nobody, *options]}
 
 
-def _shares(found: estate.Estate, filters: estate.Filters) -> list[dict[str, Any]]:
+def _shares(shares: Sequence[estate.Share], filters: estate.Filters) -> list[dict[str, Any]]:
     return [
         {
             "share": share,
             "url": filters.query(tenant="" if share.name == filters.tenant else share.name) or "?",
             "is_chosen": share.name == filters.tenant,
         }
-        for share in found.shares[:TENANTS_SHOWN]
+        for share in shares[:TENANTS_SHOWN]
     ]

@@ -1,7 +1,8 @@
 """The last two steps of connecting a provider: what is handed over, and the acceptance of each host.
 
 Handing over stores site, networks and prices, switches the provider on and has its hosts tested by a worker. A host
-is used once its acceptance has passed and somebody opened it; those left out can be handed over later.
+is used once its acceptance has passed and somebody opened it; those left out can be handed over later. Hosts are shown
+a page at a time with the counts of all; a click on "all" takes `AT_ONCE` of them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from django.contrib import messages
-from django.db.models import Count
+from django.db.models import Count, Q, QuerySet
 from django.http import HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 from django.utils.dateparse import parse_datetime
@@ -21,7 +22,8 @@ from django.utils.functional import Promise
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
-from frontend.kernel import problems
+from frontend.design.numbers import number
+from frontend.kernel import estate, problems
 from frontend.kernel import providers as kernel
 from frontend.kernel.page import PageRequest, page
 from frontend.views import provider_changes
@@ -35,8 +37,16 @@ from tenants.operations import pricing as price_lists
 from tenants.states import HoldKind, HostState
 from tenants.transactions import reading
 
-SHOWN: Final = 500
-"""Hosts on one page; a provider with more hands over by API."""
+SHOWN: Final = 50
+"""Hosts on one page."""
+AT_ONCE: Final = 500
+"""Hosts that one click hands over or opens; of more, it is done again, or by API."""
+TICKED: Final = "ticked"
+WELL: Final = "well"
+ASKED: Final = "requested_at"
+"""In a host's acceptance: a worker tests it, or will."""
+PASSED: Final = "passed"
+"""In a host's acceptance: how the last test ended."""
 MODES: Final[Mapping[str, str | Promise]] = {
     "dynamic": gettext_lazy("wholes and parts"),
     "on-idle": gettext_lazy("wholes, and parts while empty"),
@@ -66,10 +76,10 @@ def hand_over(request: PageRequest, provider: str) -> HttpResponse:
         return _hand_over_form(request, row, {})
     given = request.POST
     with reading(request.actor):
-        waiting = {host.short_id: host for host in _joining(row)}
+        chosen = _chosen(row, given.get("which", TICKED), given.getlist("host"))
         priced = _prices(row, request)
     try:
-        chosen = _chosen(waiting, given.getlist("host"))
+        _some(chosen)
         prices = _changed(priced, given)
         providers.update(
             provider=row,
@@ -95,12 +105,17 @@ def hand_over(request: PageRequest, provider: str) -> HttpResponse:
     return HttpResponseRedirect(address(row, "acceptance"))
 
 
-def _chosen(waiting: Mapping[str, Host], keys: Sequence[str]) -> list[Host]:
-    """Return the hosts that were ticked. Raises `InvalidSpec` where none was."""
-    chosen = [waiting[key] for key in keys if key in waiting]
+def _chosen(row: Provider, which: str, keys: Sequence[str]) -> list[Host]:
+    """Return the hosts that were ticked, or the next ones of all that are well and were not tested yet."""
+    rows = _joining(row)
+    rows = _untried(rows) if which == WELL else rows.filter(short_id__in=keys[:AT_ONCE])
+    return list(rows.order_by("name", "pk")[:AT_ONCE])
+
+
+def _some(chosen: Sequence[Host]) -> None:
+    """Raise `InvalidSpec` where no host was chosen."""
     if not chosen:
         raise InvalidSpec(_("Choose at least one host."), field="host")
-    return chosen
 
 
 def _field(name: str) -> str:
@@ -109,14 +124,19 @@ def _field(name: str) -> str:
     return {f"config.{providers.RANGES}": "ranges"}.get(name, name)
 
 
-def _joining(row: Provider) -> list[Host]:
-    """Return the hosts that may be handed over."""
-    return list(Host.objects.filter(provider=row, state=HostState.JOINING.value).order_by("name")[:SHOWN])
+def _joining(row: Provider) -> QuerySet[Host]:
+    """Return the hosts that may be handed over: not those that are being tested."""
+    return Host.objects.filter(provider=row, state=HostState.JOINING.value).exclude(acceptance__has_key=ASKED)
 
 
-def _modes(row: Provider) -> dict[UUID, str]:
+def _untried(rows: QuerySet[Host]) -> QuerySet[Host]:
+    """Return those of them that are well and were never tested."""
+    return rows.filter(healthy=True).exclude(acceptance__has_key=PASSED)
+
+
+def _modes(hosts: Sequence[Host]) -> dict[UUID, str]:
     """Return host → how its GPUs can be given out, in words."""
-    devices = GpuDevice.objects.filter(provider=row, removed_at__isnull=True)
+    devices = GpuDevice.objects.filter(host__in=hosts, removed_at__isnull=True)
     found: dict[UUID, list[str]] = {}
     for host, product, change in devices.values_list("host_id", "product", "layout_change").distinct():
         has_parts = len(gpu_catalogue.product(product).placeable) > 0
@@ -132,9 +152,8 @@ def _currency(request: PageRequest) -> str:
 def _prices(row: Provider, request: PageRequest) -> list[Priced]:
     """Return what a slot of each GPU of the provider costs an hour there now."""
     known = price_lists.all_prices()
-    products = GpuDevice.objects.filter(provider=row, removed_at__isnull=True).values_list("product", flat=True)
     found_prices = []
-    for product in sorted(set(products.distinct())):
+    for product in estate.products(Host.objects.filter(provider=row)):
         item = f"gpu.{product}.slices"
         try:
             amount: Decimal | None = known.hourly({item: 1}, request.now, provider=row.name, site=row.site)
@@ -164,30 +183,24 @@ def _hand_over_form(
     request: PageRequest, row: Provider, errors: Mapping[str, str], *, status: int = 200
 ) -> HttpResponse:
     given = request.POST
-    is_again = request.method == "POST"
     with reading(request.actor):
         row = access.find(pages.rows_of(), row.pk)
         around = frame(row, "hand-over")
         stored = row.config.get(providers.RANGES) or (["127.0.0.0/8"] if around["simulated"] else [])
-        foreign = dict(
-            Hold.objects.filter(host__provider=row, kind=HoldKind.FOREIGN.value)
-            .values_list("host").annotate(n=Count("pk"))
+        counts = _joining(row).aggregate(
+            waiting=Count("pk"), sick=Count("pk", filter=Q(healthy=False)),
+            well=Count("pk", filter=Q(healthy=True) & ~Q(acceptance__has_key=PASSED)),
         )  # fmt: skip
-        chosen = set(given.getlist("host"))
-        modes = _modes(row)
-        hosts = [
-            {
-                "row": host,
-                "checked": host.short_id in chosen if is_again else host.healthy,
-                "gpus": f"{host.gpu_count} × {host.gpu_product}" if host.gpu_product else str(host.gpu_count),
-                "takes": ", ".join(str(kernel.BOUNDARY_KINDS.get(k, k)) for k in host.boundary_kinds),
-                "modes": modes.get(host.pk, ""),
-                "foreign": foreign.get(host.pk, 0),
-            }
-            for host in _joining(row)
-        ]
+        shown, after = estate.page_of(_joining(row), request.GET.get("after", ""), size=SHOWN)
+        is_paged = bool(after or request.GET.get("after"))
         values = around | {
-            "hosts": hosts,
+            "hosts": _waiting(shown, given.getlist("host") if request.method == "POST" else None),
+            "waiting": counts["waiting"],
+            "count": _counted(counts) if is_paged else "",
+            "which": _which(counts["well"]) if is_paged and counts["well"] else [],
+            "which_value": given.get("which", TICKED),
+            "more_url": f"?after={after}" if after else "",
+            "previous_url": request.path if request.GET.get("after") else "",
             "site": given.get("site", row.site),
             "ranges": given.get("ranges", "\n".join(stored)),
             "prices": [
@@ -221,6 +234,44 @@ def _hand_over_form(
         return render(request, "frontend/pages/connect/hand_over.html", values, status=status)
 
 
+def _waiting(shown: Sequence[Host], ticked: Sequence[str] | None) -> list[dict[str, Any]]:
+    """Return what the form says of each host; without `ticked` those that are well are."""
+    holds = Hold.objects.filter(host__in=shown, kind=HoldKind.FOREIGN.value)
+    foreign, modes = set(holds.values_list("host_id", flat=True)), _modes(shown)
+    return [
+        {
+            "row": host,
+            "checked": host.healthy if ticked is None else host.short_id in ticked,
+            "gpus": f"{host.gpu_count} × {host.gpu_product}" if host.gpu_product else str(host.gpu_count),
+            "takes": ", ".join(str(kernel.BOUNDARY_KINDS.get(k, k)) for k in host.boundary_kinds),
+            "modes": modes.get(host.pk, ""),
+            "foreign": host.pk in foreign,
+        }
+        for host in shown
+    ]
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    text = ngettext("%(n)s host waits", "%(n)s hosts wait", counts["waiting"]) % {"n": number(counts["waiting"])}
+    return text + ", " + _("%(n)s not well") % {"n": number(counts["sick"])} if counts["sick"] else text
+
+
+def _which(well: int) -> list[dict[str, Any]]:
+    """Return the choice between the hosts of this page and all of them, where there is more than one page."""
+    most = min(well, AT_ONCE)
+    title = ngettext("%(n)s host that is well", "%(n)s hosts that are well", most) % {"n": number(most)}
+    text = _("All that are well and were not tested yet, whatever is ticked.")
+    if well > AT_ONCE:
+        title = _("The next %(n)s hosts that are well") % {"n": number(AT_ONCE)}
+        text = _("Of %(all)s that were not tested yet, by name, whatever is ticked. Then do it again.") % {
+            "all": number(well)
+        }
+    return [
+        {"value": TICKED, "label": _("Those ticked below"), "text": _("Only of the page that is shown.")},
+        {"value": WELL, "label": title, "text": text},
+    ]
+
+
 # --- 5. acceptance ----------------------------------------------------------------------------------------
 
 
@@ -228,19 +279,24 @@ def _hand_over_form(
 def acceptance(request: PageRequest, provider: str) -> HttpResponse:
     """Show how each host's acceptance goes; passed ones can be opened."""
     row = access.find(pages.rows_of(), provider)
-    hosts = list(Host.objects.filter(provider=row).exclude(state=HostState.REMOVED.value).order_by("name")[:SHOWN])
-    lines = [_line(host) for host in hosts]
-    asked = [line for line in lines if line["key"] != "left"]
-    done = sum(line["key"] in {"open", "accepted"} for line in asked)
-    values = frame(row, "acceptance") | {
-        "lines": lines,
-        "asked": len(asked),
-        "done": done,
-        "is_pending": any(line["key"] == "waiting" for line in lines),
-        "accepted": sum(line["key"] == "accepted" for line in lines),
-        "failed": sum(line["key"] == "failed" for line in lines),
-        "left": sum(line["key"] == "left" for line in lines),
-        "opened": sum(line["key"] == "open" for line in lines),
+    hosts = Host.objects.filter(provider=row).exclude(state=HostState.REMOVED.value)
+    counts = hosts.aggregate(**{key: Count("pk", filter=found) for key, found in STANDS.items()})
+    asked = sum(counts.values()) - counts["left"]
+    only = request.GET.get("stands", "")
+    chosen = hosts.filter(STANDS[only]) if only in STANDS else hosts
+    shown, after = estate.page_of(chosen, request.GET.get("after", ""), size=SHOWN)
+    query = request.GET.copy()
+    query["after"] = after
+    values = frame(row, "acceptance") | counts | {
+        "lines": [_line(host) for host in shown],
+        "asked": asked,
+        "done": counts["open"] + counts["accepted"],
+        "is_pending": counts["waiting"] > 0,
+        "opened": counts["open"],
+        "at_once": min(counts["accepted"], AT_ONCE),
+        "fields": [_stands(counts, only)] if sum(counts.values()) > SHOWN else [],
+        "more_url": f"?{query.urlencode()}" if after else "",
+        "previous_url": f"?stands={only}" if request.GET.get("after") else "",
         "back_url": address(row, "hand-over"),
         "columns": [
             {"key": "name", "label": _("Host")},
@@ -248,9 +304,34 @@ def acceptance(request: PageRequest, provider: str) -> HttpResponse:
             {"key": "checks", "label": _("Checks")},
             {"key": "action", "label": _("Action"), "hidden_label": True},
         ],
-    }
+    }  # fmt: skip
     template = "_acceptance" if request.htmx else "acceptance"
     return render(request, f"frontend/pages/connect/{template}.html", values)
+
+
+_JOINING: Final = Q(state=HostState.JOINING.value)
+STANDS: Final[Mapping[str, Q]] = {
+    "failed": _JOINING & ~Q(acceptance__has_key=ASKED) & Q(acceptance__has_key=PASSED),
+    "waiting": _JOINING & Q(acceptance__has_key=ASKED),
+    "accepted": Q(state=HostState.ACCEPTED.value),
+    "open": ~Q(state__in=[HostState.JOINING.value, HostState.ACCEPTED.value]),
+    "left": _JOINING & ~Q(acceptance__has_any_keys=[ASKED, PASSED]),
+}
+"""How a host's acceptance stands; of each host one is true."""
+
+
+def _stands(counts: Mapping[str, int], only: str) -> dict[str, Any]:
+    words = {
+        "failed": _("Did not pass"), "waiting": _("Being tested"), "accepted": _("Accepted"), "open": _("In use"),
+        "left": _("Left out"),
+    }  # fmt: skip
+    options = [{"value": key, "label": text, "count": counts[key]} for key, text in words.items()]
+    return {
+        "name": "stands",
+        "label": _("Shows"),
+        "value": only,
+        "options": [{"value": "", "label": _("All")}, *options],
+    }
 
 
 def _line(host: Host) -> dict[str, Any]:
@@ -260,9 +341,9 @@ def _line(host: Host) -> dict[str, Any]:
     key = "open" if host.state != HostState.JOINING.value else "left"
     if host.state == HostState.ACCEPTED.value:
         key = "accepted"
-    elif host.state == HostState.JOINING.value and "requested_at" in record:
+    elif host.state == HostState.JOINING.value and ASKED in record:
         key = "waiting"
-    elif host.state == HostState.JOINING.value and "passed" in record:
+    elif host.state == HostState.JOINING.value and PASSED in record:
         key = "failed"
     return {
         "row": host,
@@ -294,19 +375,19 @@ def accept(request: PageRequest, provider: str) -> HttpResponse:
 
 @page("hosts.open", methods=("POST",))
 def open_hosts(request: PageRequest, provider: str) -> HttpResponse:
-    """Open the chosen accepted hosts, or all of them."""
+    """Open the chosen accepted hosts, or the next of all of them."""
     row = pages.found(request, provider)
     _each(request, row, HostState.ACCEPTED, inventory.open_host, _("%(n)d host is open."), _("%(n)d hosts are open."))
     return HttpResponseRedirect(address(row, "acceptance"))
 
 
 def _each(request: PageRequest, row: Provider, state: HostState, act: Any, one_text: str, many_text: str) -> None:
-    """Do something to the named hosts of a provider in a state, to all of them where none is named."""
+    """Do something to the named hosts of a provider in a state; where none is named, to the next `AT_ONCE` of all."""
     with reading(request.actor):
         hosts = Host.objects.filter(provider=row, state=state.value).order_by("name")
         if names := request.POST.getlist("host"):
             hosts = hosts.filter(short_id__in=names)
-        chosen = list(hosts[:SHOWN])
+        chosen = list(hosts[:AT_ONCE])
     done = 0
     for host in chosen:
         try:

@@ -22,7 +22,6 @@ from tenants import access
 from tenants.models import Finding, GpuDevice, Hold, Host, HostPlan
 from tenants.states import HoldKind, HostState
 
-PAGE_ROWS: Final = 24
 BACK: Final = timedelta(days=3)
 RANGES: Final[Mapping[str, timedelta]] = {
     "2d": timedelta(days=2),
@@ -51,7 +50,7 @@ def listed(request: PageRequest) -> HttpResponse:
     form = request.GET.get("format", "")
     if form in {"csv", "json"}:
         return _exported(rows, form)
-    shown, after = _page(rows, request.GET.get("after", ""))
+    shown, after = estate.page_of(rows, request.GET.get("after", ""))
     query = request.GET.copy()
     query["after"] = after
     strips = _strips(shown, filters, request)
@@ -85,15 +84,6 @@ def listed(request: PageRequest) -> HttpResponse:
         ],
     }
     return render(request, "frontend/pages/hosts/list.html", values)
-
-
-def _page(rows: QuerySet[Host], after: str) -> tuple[list[Host], str]:
-    """Return one page by name, and the cursor of the next; the cursor is the short id of the last one shown."""
-    last = Host.objects.filter(short_id=after).first() if after else None
-    if last is not None:
-        rows = rows.filter(Q(name__gt=last.name) | Q(name=last.name, pk__gt=last.pk))
-    found = list(rows.order_by("name", "pk")[: PAGE_ROWS + 1])
-    return found[:PAGE_ROWS], found[PAGE_ROWS - 1].short_id if len(found) > PAGE_ROWS else ""
 
 
 def _strips(shown: Sequence[Host], filters: estate.Filters, request: PageRequest) -> dict[Any, list[Any]]:

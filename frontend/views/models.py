@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from functools import cache
 from typing import Any, Final
 from urllib.parse import urlencode
 
+from django.db.models import Prefetch
 from django.http import HttpResponse
 from django.shortcuts import render
 from django.urls import reverse
@@ -25,7 +27,7 @@ from frontend.kernel.room import Room
 from frontend.kernel.stock import Served, Stock
 from tenants import fit
 from tenants.fit import CannotServe, Offer
-from tenants.models import ServedModel, Unit
+from tenants.models import Allocation, ServedModel, Unit
 from tenants.models_catalogue import NoSuchQuantisation, Quantisation
 from tenants.operations.pricing import all_prices, currency
 from tenants.pricing import PriceList
@@ -147,7 +149,7 @@ def _lines(request: PageRequest, held: Stock, models: list[Served], users: int, 
     exact = bool(request.actor.platform_roles)
     visibility = StockVisibility.EXACT.value if exact else str(request.tenant.stock_visibility)
     address = reverse("frontend:new-endpoint", kwargs={"tenant": request.tenant.name})
-    ends = _own_ends(request)
+    ends = cache(lambda: _own_ends(request))
     found = []
     for served in models:
         verdict, sentence, offer = _verdict(request, held, served, free, prices, users, context, ends)
@@ -170,7 +172,7 @@ def _verdict(
     prices: PriceList,
     users: int,
     context: int,
-    ends: Sequence[End],
+    ends: Callable[[], Sequence[End]],
 ) -> tuple[str, str, Offer | None]:
     """Return whether a model fits now, a sentence that says why, and the size that it is about."""
     if served.facts is None:
@@ -197,7 +199,7 @@ def _verdict(
         return NOW, "", fitting
     sizes = ngettext("%(n)s size would serve it", "%(n)s sizes would serve it", len(usable)) % {"n": len(usable)}
     text = _("%(sizes)s; none is free now. Ask, and it starts by itself when one is.") % {"sizes": sizes}
-    own = next((end for end in ends if any(end.makes_room_for(offer) for offer in usable)), None)
+    own = next((end for end in ends() if any(end.makes_room_for(offer) for offer in usable)), None)
     if own is not None:
         text += " " + _("Your %(name)s, of such a size, ends %(when)s.") % {"name": own.name, "when": absolute(own.at)}
     return WAIT, text, usable[0]
@@ -205,14 +207,14 @@ def _verdict(
 
 def _own_ends(request: PageRequest) -> list[End]:
     """Return what of the tenant's own ends by itself, the next first: all that he may know of others' is nothing."""
-    rows = Unit.objects.filter(
-        tenant=request.tenant, host__isnull=False, allocation__expires_at__gt=request.now
-    ).exclude(allocation__service_class=ServiceClass.PRODUCTION.value)
-    rows = rows.select_related("allocation").order_by("allocation__expires_at", "pk")[:MOST_ENDS]
+    ending = Allocation.objects.filter(tenant=request.tenant, released_at__isnull=True, expires_at__gt=request.now)
+    ending = ending.exclude(service_class=ServiceClass.PRODUCTION.value).order_by("expires_at", "pk")
+    units = Unit.objects.filter(host__isnull=False).order_by("pk")
     return [
-        End(row.allocation.expires_at, row.allocation.name, row.product, row.profile, max(1, row.gpu_count))
-        for row in rows
-        if row.allocation.expires_at is not None
+        End(row.expires_at, row.name, unit.product, unit.profile, max(1, unit.gpu_count))
+        for row in ending.prefetch_related(Prefetch("units", units))[:MOST_ENDS]
+        for unit in row.units.all()
+        if row.expires_at is not None
     ]
 
 

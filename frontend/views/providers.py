@@ -218,7 +218,7 @@ def _page(
         "simulated": kernel.is_simulated(row),
         "test": kernel.tested(row, now=request.now),
         "capabilities": kernel.capabilities(row),
-        "hosts": [_host(host) for host in hosts],
+        "hosts": [host_line(host) for host in hosts],
         "more_hosts": max(0, counts.hosts - len(hosts)),
         "estate_url": kernel.address("estate"),
         "foreign": foreign_on(row),
@@ -256,7 +256,8 @@ def crumbs(row: Provider, *rest: str) -> list[dict[str, str]]:
     return [*above, *({"label": each, "url": ""} for each in rest)]
 
 
-def _host(host: Host) -> dict[str, Any]:
+def host_line(host: Host) -> dict[str, Any]:
+    """Return what a list of hosts says of one."""
     return {
         "row": host,
         "url": kernel.host_address(host),
