@@ -44,6 +44,7 @@ from tenants.models.quota import (
 from tenants.models.reconciled import Intent, Reconciled
 from tenants.models.system import SystemReport
 from tenants.models.tenant import Membership, Suspension, Tenant
+from tenants.models.usage_days import UsageChange, UsageDay, UsageRollup, UsageStanding
 from tenants.models.work import HostPlan, Notice
 
 __all__ = [
@@ -102,7 +103,11 @@ __all__ = [
     "SystemReport",
     "Tenant",
     "Unit",
+    "UsageChange",
+    "UsageDay",
     "UsageRecord",
+    "UsageRollup",
+    "UsageStanding",
     "UsageSubject",
     "Webhook",
 ]

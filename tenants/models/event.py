@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from django.db import models
+from django.db.models import Q
 
 from tenants.models.fields import WordField, primary_key
 
@@ -38,6 +39,11 @@ class Event(models.Model):
         indexes: ClassVar[list[models.Index]] = [
             models.Index(fields=["object_id", "seq"], name="event_object"),
             models.Index(fields=["tenant_id", "at"], name="event_tenant_at"),
+            models.Index(
+                fields=["tenant_id", "object_id", "at"],
+                condition=Q(kind="access.reviewed"),
+                name="event_access_reviewed",
+            ),
             models.Index(fields=["at", "id"], name="event_at"),
         ]
 

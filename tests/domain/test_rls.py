@@ -65,7 +65,11 @@ from tenants.models import (
     SystemReport,
     Tenant,
     Unit,
+    UsageChange,
+    UsageDay,
     UsageRecord,
+    UsageRollup,
+    UsageStanding,
     UsageSubject,
     Webhook,
 )
@@ -83,7 +87,8 @@ OWNED: tuple[type[models.Model], ...] = (
     AccountLink, Allocation, ApiToken, Boundary, Budget, ChainHead, Decision, Delegation, Delivery, DeliveryAttempt,
     Endpoint, EndpointKey, EndpointUsage, Event, GatewayReplica, GatewayUsage, Hold, Intent, Machine, Membership,
     Namespace, Notice, Person, PlatformMembership, Quota, QuotaCharge, Request, RequestComment, RequestStage, Revision,
-    ServiceAccount, Suspension, Tenant, Unit, UsageRecord, UsageSubject, Webhook,
+    ServiceAccount, Suspension, Tenant, Unit, UsageChange, UsageDay, UsageRecord, UsageRollup, UsageStanding,
+    UsageSubject, Webhook,
 )  # fmt: skip
 """Every table with rows of tenants or people that an operator sees, too."""
 OPERATORS_ONLY: tuple[type[models.Model], ...] = (
@@ -181,6 +186,11 @@ def _reached(tenant: Tenant, endpoint: models.Model, owner: Person) -> None:
         EndpointUsage, tenant=tenant, endpoint_id=endpoint.pk, hour=NOW, requests=1, errors=0, prompt_tokens=1,
         completion_tokens=1,
     )  # fmt: skip
+    provider = Provider.objects.get()
+    insert(UsageRollup, tenant=tenant, through=NOW, ends=NOW + timedelta(days=30))
+    insert(UsageDay, tenant=tenant, provider=provider, day=NOW.date(), item="vcpu", quantity=1)
+    insert(UsageStanding, tenant=tenant, provider=provider, item="vcpu", since=NOW, amount=1, to_come=1)
+    insert(UsageChange, tenant=tenant, at=NOW - timedelta(days=1))
     insert(UsageSubject, allocation_id=uuid4(), tenant=tenant, kind="endpoint", name="gone", short_id="ep-gone")
     insert(Notification, person=owner, tenant=tenant, kind="x", event_id=uuid4(), at=NOW, created_at=NOW)
     insert(NotificationPreference, person=owner, kind="x", bell=True, mail="off")
@@ -260,7 +270,9 @@ def test_the_look_up_of_principals_sees_people_and_tokens_and_nothing_else(world
 
 
 def test_a_stranger_changes_nothing_by_plain_sql(world):
-    without_the_right = {ChainHead, DeliveryAttempt, Event, Hold, UsageRecord}
+    without_the_right = {
+        ChainHead, DeliveryAttempt, Event, Hold, UsageChange, UsageDay, UsageRecord, UsageRollup, UsageStanding,
+    }  # fmt: skip
     keys = {m._meta.db_table: m._meta.pk.column for m in OWNED if m not in without_the_right}
     stranger = strangers()["owner elsewhere"]
     before = counts(OWNED, factories.actor(world["operator"]))
