@@ -48,7 +48,7 @@ def kube_programs() -> None:
 
 @pytest.fixture(scope="session")
 def kube_clusters(kube_programs: None) -> Iterator[Callable[..., Cluster]]:
-    """Start clusters by name, for this run only; `Cluster`'s own keywords. Stopped and deleted at the end of the run."""
+    """Start clusters by name with `Cluster`'s own keywords; stopped and deleted at the end of the run."""
     from controlplane.labs.kubernetes.cluster import Cluster
 
     sweep_left_ones()

@@ -248,3 +248,18 @@ def _locked(say: Tell) -> Iterator[None]:
 def _say(text: str) -> None:
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
+
+
+def main() -> int:
+    """`python -m controlplane.labs.kubernetes.build`: build what is missing; needs the standard library only."""
+    try:
+        for folder in ensure().folders:
+            print(folder)
+    except LabError as error:
+        _say(str(error))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
