@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from provisioners.driver import BoundaryKind, BoundarySpec, NotSupported, Ref, Step
-from provisioners.kubernetes import gateways, rbac
+from provisioners.kubernetes import admission, gateways, rbac
 from provisioners.kubernetes.objects import (
     COMPONENT_LABEL,
     CUT_OFF_LABEL,
@@ -86,7 +86,7 @@ def objects(step: str, spec: BoundarySpec, settings: Settings, facts: ClusterFac
         case "namespace.create":
             return creation(spec, settings)
         case "namespace.limits":
-            return [quota(spec, settings, facts), limit_range(spec)]
+            return [quota(spec, settings, facts), limit_range(spec), admitted(spec, settings)]
         case "namespace.policies":
             return [cut_off_policy(namespace)] if spec.cut_off else allow_policies(namespace, settings)
         case "namespace.access":
@@ -214,6 +214,12 @@ def limit_range(spec: BoundarySpec) -> Object:
         {"type": "PersistentVolumeClaim", "max": {"storage": f"{max(1, spec.storage_gib)}Gi"}},
     ]
     return _in(spec.ref.name, "v1", "LimitRange", QUOTA, {"limits": limits})
+
+
+def admitted(spec: BoundarySpec, settings: Settings) -> Object:
+    """Return the parameters of our admission policies in this namespace; placements are patched in one by one."""
+    classes = [settings.runtime_class] if settings.runtime_class else []
+    return admission.params(spec.ref.name, settings.allowed_registries, runtime_classes=classes)
 
 
 # --- network --------------------------------------------------------------------------------------

@@ -51,13 +51,14 @@ from provisioners.driver import (
     TransientDriverError,
     UnitSpec,
 )
+from provisioners.kubernetes import admission, gateways, gpu, inventory, reading, reading_endpoint, workloads
 from provisioners.kubernetes import boundary as boundaries
 from provisioners.kubernetes import capabilities as asking
-from provisioners.kubernetes import gateways, gpu, inventory, reading, reading_endpoint, workloads
 from provisioners.kubernetes import objects as marks
 from provisioners.kubernetes.applying import Applier, KindRef, is_made_anew, poll_of, removal_handle
 from provisioners.kubernetes.boundary import CUT_OFF, ClusterFacts
 from provisioners.kubernetes.client import Cluster
+from provisioners.kubernetes.failures import AdmissionRefused, AdmissionUnready
 from provisioners.kubernetes.objects import COMPONENT_LABEL, CUT_OFF_LABEL, Object, dig, name_of, namespace_of, uid_of
 from provisioners.kubernetes.pods import GATEWAY
 from provisioners.kubernetes.reading_endpoint import EndpointSeen, GatewaySeen
@@ -66,6 +67,8 @@ from provisioners.steps import split
 
 FACTS_LIFE_S: Final = 60.0
 """For how long names of GPU resources and capabilities are taken as known."""
+ADMISSION_WAITS_S: Final = (0.1, 0.3, 0.6, 1.0, 2.0, 0.0)
+"""How long a new placement may take until admission knows it: its parameters come by a watch of the API server."""
 ALLOWED_ANNOTATION: Final = "tenantry.internal/allowed"
 """On the policy of a cut-off boundary: the allows that it stands for."""
 NO_MACHINES: Final = "a cluster runs no virtual machines; use a vm boundary elsewhere"
@@ -83,9 +86,9 @@ _BUDGET: Final = KindRef("policy/v1", "PodDisruptionBudget")
 _CONFIG: Final = KindRef("v1", "ConfigMap")
 MADE_BY: Final[Mapping[str, tuple[KindRef, ...]]] = {
     "namespace.create": (_POLICY,),
-    "namespace.limits": (KindRef("v1", "ResourceQuota"), KindRef("v1", "LimitRange")),
+    "namespace.limits": (KindRef("v1", "ResourceQuota"), KindRef("v1", "LimitRange"), _CONFIG),
     "namespace.policies": (_POLICY,),
-    "namespace.access": (_BINDING, _CONFIG),
+    "namespace.access": (_BINDING,),
     "namespace.gateway": (_DEPLOYMENT, _SERVICE, _SECRET, _VOLUME, _MONITOR),
     "serving.secret": (_SECRET,),
     "serving.replica": (_DEPLOYMENT, _SERVICE, _CLAIM, _VOLUME),
@@ -123,6 +126,7 @@ class KubernetesDriver:
         self._applier = Applier(self.cluster, now=now)
         self._known: dict[str, tuple[float, Any]] = {}
         self._knowing = threading.Lock()
+        self._never = threading.Event()
 
     def __repr__(self) -> str:
         """Show which cluster, and no credential."""
@@ -324,6 +328,8 @@ class KubernetesDriver:
             return self._remove_namespace(step.ref)
         if step.undo:
             namespace = self._namespace_of(step.ref)
+            if bare == workloads.REPLICA_STEP:
+                self._unplace(step)
             return self._applier.remove(step, MADE_BY[bare], namespace=namespace, may=self._is_within(step.ref))
         if bare == "namespace.create":
             return self._make_namespace(step)
@@ -355,9 +361,16 @@ class KubernetesDriver:
 
     def _make_namespace(self, step: Step) -> Done:
         spec = _payload(step, BoundarySpec)
+        self._recall("admission", self._make_policies)
         return self._applier.make(
             step, boundaries.objects(step.name, spec, self.settings, ClusterFacts()), namespace=step.ref.name
         )
+
+    def _make_policies(self) -> None:
+        """Make our admission policies be there before anything that they watch over; what is not served is left out."""
+        for wanted in admission.cluster_objects():
+            if self.cluster.serves(wanted["apiVersion"], wanted["kind"]):
+                self.cluster.apply(wanted)
 
     def _make_inside(self, step: Step) -> Done:
         self._check_namespace(step.ref)
@@ -419,7 +432,9 @@ class KubernetesDriver:
         if bare == workloads.SECRET_STEP:
             return self._applier.make(step, workloads.secret_objects(spec), prune=MADE_BY[bare], namespace=namespace)
         if bare == workloads.REPLICA_STEP and part.unit is not None:
-            wanted = workloads.replica_objects(spec, part.unit, self.settings, self._share(spec, part.unit))
+            share = self._share(spec, part.unit)
+            wanted = workloads.replica_objects(spec, part.unit, self.settings, share)
+            self._place(spec, part.unit, share)
             self._try_out(wanted)
             return self._applier.make(step, wanted, prune=MADE_BY[bare], namespace=namespace)
         wanted = workloads.service_objects(spec, self.settings, self._served())
@@ -440,6 +455,24 @@ class KubernetesDriver:
         name = workloads.replica_name(spec.ref, unit.index)
         return gpu.request(unit, node, name=name, namespace=spec.boundary.name, occupied=used)
 
+    def _place(self, spec: EndpointSpec, unit: UnitSpec, share: gpu.Request) -> None:
+        """Tell admission where the unit's pod may run and what it may ask for; nothing while it is off."""
+        body = admission.unplace(unit.uid)
+        if spec.power is Power.ON:
+            host = share.node_selector.get(admission.HOSTNAME, "")
+            claims = [name_of(claim) for claim in share.claims]
+            body = admission.place(unit.uid, host, resources=share.resources, claims=claims)
+        self.cluster.patch("v1", "ConfigMap", admission.PARAMS, spec.boundary.name, body)
+
+    def _unplace(self, step: Step) -> None:
+        """Take the placements of a step's units back, before its pods go: none comes up again."""
+        within = self._is_within(step.ref)
+        for live in self._applier.of_step(_DEPLOYMENT, step.ref, step.name):
+            unit, namespace = marks.labels(live).get(marks.UNIT_LABEL, ""), namespace_of(live)
+            if unit and within(live) and self.cluster.get("v1", "ConfigMap", admission.PARAMS, namespace):
+                body = admission.unplace(UUID(unit))
+                self.cluster.patch("v1", "ConfigMap", admission.PARAMS, namespace, body)
+
     def _try_out(self, wanted: Sequence[Object]) -> None:
         """Ask the cluster whether it would take a new replica's pod: a Deployment is taken whatever it holds.
 
@@ -452,7 +485,15 @@ class KubernetesDriver:
         template = deployment["spec"]["template"]
         metadata = {**template["metadata"], "generateName": f"{name}-", "namespace": namespace}
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
-        self.cluster.create(pod, dry_run=True)
+        for wait_s in ADMISSION_WAITS_S:
+            try:
+                self.cluster.create(pod, dry_run=True)
+            except (AdmissionRefused, AdmissionUnready):
+                if not wait_s:
+                    raise
+                self._never.wait(wait_s)  # admission hears of a placement a moment later
+            else:
+                return
 
     # --- network ----------------------------------------------------------------------------------
 

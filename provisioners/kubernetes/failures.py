@@ -26,6 +26,14 @@ class QuotaExceeded(TransientDriverError):
     """The namespace's quota has no room for it at the moment."""
 
 
+class AdmissionRefused(DriverRejected):
+    """An admission policy refuses it; one whose parameters have just changed may not know them yet."""
+
+
+class AdmissionUnready(TransientDriverError):
+    """An admission policy does not find its parameters, or not yet."""
+
+
 class AccessDenied(TransientDriverError):
     """Our account may not do this; an operator can mend it at any time."""
 
@@ -60,8 +68,10 @@ def _forbidden(told: Mapping[str, Any], message: str, kind: str, raw: str) -> Dr
         return QuotaExceeded("the namespace's quota has no room for it", raw=raw)
     if "violates PodSecurity" in message:
         return DriverRejected("Pod Security of the namespace refuses it", raw=raw)
+    if "no params found" in message:
+        return AdmissionUnready("the namespace's admission parameters are not known yet", raw=raw)
     if "denied request" in message or "is forbidden: ValidatingAdmissionPolicy" in message:
-        return DriverRejected(f"an admission policy of the cluster refuses this {kind}", raw=raw)
+        return AdmissionRefused(f"an admission policy of the cluster refuses this {kind}", raw=raw)
     return AccessDenied(f"our account may not do this with a {kind}", raw=raw)
 
 

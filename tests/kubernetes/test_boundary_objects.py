@@ -37,7 +37,10 @@ SETTINGS = Settings(
 )
 
 
-def objects(step: str, spec: BoundarySpec = SPEC, facts: ClusterFacts = ClusterFacts()) -> dict[str, Object]:
+NO_FACTS = ClusterFacts()
+
+
+def objects(step: str, spec: BoundarySpec = SPEC, facts: ClusterFacts = NO_FACTS) -> dict[str, Object]:
     found = boundary.objects(step, spec, SETTINGS, facts)
     return {f"{obj['kind']}/{name_of(obj)}": obj for obj in found}
 
@@ -94,12 +97,8 @@ def test_a_quota_names_every_gpu_resource_and_class_with_nothing_where_nothing_w
 def test_the_network_allows_dns_and_the_way_from_proxy_to_replica_and_home_and_nothing_else() -> None:
     found = objects("namespace.policies")
 
-    assert set(found) == {
-        f"NetworkPolicy/tenantry-{name}"
-        for name in (
-            "dns", "gateway-in", "gateway-out", "replica-in", "gateway-home", "replica-mirror", "monitoring",
-        )  # fmt: skip
-    }
+    names = ("dns", "gateway-in", "gateway-out", "replica-in", "gateway-home", "replica-mirror", "monitoring")
+    assert set(found) == {f"NetworkPolicy/tenantry-{name}" for name in names}
     (rule,) = found["NetworkPolicy/tenantry-gateway-in"]["spec"]["ingress"]
     assert rule == {
         "from": [

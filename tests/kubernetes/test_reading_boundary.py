@@ -1,0 +1,180 @@
+"""What was read of a namespace → parts: whole, changed, fought over, on its way out, stuck."""
+
+from __future__ import annotations
+
+import copy
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from provisioners.driver import Kind, Part, Presence, Ref
+from provisioners.kubernetes import reading
+from provisioners.kubernetes.applying import Fight
+from provisioners.kubernetes.objects import (
+    FIELDS_ANNOTATION,
+    RESTORED_ANNOTATION,
+    SELF_ANNOTATION,
+    Object,
+    fields_digest,
+    marked_set,
+)
+
+NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
+REF = Ref(Kind.BOUNDARY, UUID(int=1), UUID(int=2))
+OTHER = Ref(Kind.ENDPOINT, UUID(int=7), UUID(int=2))
+
+
+def live(obj: Object, uid: str = "u-1") -> Object:
+    """Return an applied object as the server would show it: our fields owned, their digest noted."""
+    made = copy.deepcopy(obj)
+    owned: dict[str, Any] = {"f:metadata": {"f:labels": {f"f:{name}": {} for name in made["metadata"]["labels"]}}}
+    owned |= {f"f:{name}": {} for name in made if name not in {"apiVersion", "kind", "metadata"}}
+    made["metadata"] |= {
+        "uid": uid,
+        "managedFields": [{"manager": "tenantry", "operation": "Apply", "fieldsV1": owned}],
+    }
+    made["metadata"]["annotations"][FIELDS_ANNOTATION] = fields_digest(made)
+    if made["kind"] == "Namespace":
+        made["metadata"]["annotations"][SELF_ANNOTATION] = uid
+    return made
+
+
+def of_step(step: str, *kinds: str, want: str = "w", ref: Ref = REF) -> list[Object]:
+    plain = [{"apiVersion": "v1", "kind": kind, "metadata": {"name": kind.lower()}, "spec": {}} for kind in kinds]
+    return [live(obj) for obj in marked_set(plain, ref, step=step, want=want)]
+
+
+def namespace() -> Object:
+    (made,) = of_step("namespace.create", "Namespace")
+    return made
+
+
+def taken_by(obj: Object, manager: str, field: str) -> None:
+    """Let another manager change a field of ours: it owns it now, we do no more."""
+    own = obj["metadata"]["managedFields"][0]
+    del own["fieldsV1"][f"f:{field}"]
+    obj["metadata"]["managedFields"].append(
+        {"manager": manager, "operation": "Update", "time": "2026-11-21T11:59:00Z", "fieldsV1": {f"f:{field}": {}}}
+    )
+
+
+def only(found: tuple[Part, ...], step: str) -> Part:
+    return next(part for part in found if part.step == step)
+
+
+def test_a_step_whose_objects_agree_is_as_wanted() -> None:
+    found = reading.parts(REF, of_step("namespace.limits", "ResourceQuota", "LimitRange"), now=NOW)
+
+    assert found == (Part("namespace.limits", Presence.PRESENT, have="w"),)
+
+
+def test_an_object_that_is_missing_or_left_over_makes_the_part_different() -> None:
+    whole = of_step("namespace.limits", "ResourceQuota", "LimitRange")
+    older = of_step("namespace.limits", "ConfigMap", want="older")
+
+    assert only(reading.parts(REF, whole[:1], now=NOW), "namespace.limits").have == ""
+    assert only(reading.parts(REF, [*whole, *older], now=NOW), "namespace.limits").have == ""
+
+
+def test_a_field_that_somebody_changed_makes_the_part_different_and_says_whose_object() -> None:
+    whole = of_step("namespace.limits", "ResourceQuota", "LimitRange")
+    taken_by(whole[0], "kubectl-edit", "spec")
+
+    part = only(reading.parts(REF, whole, now=NOW), "namespace.limits")
+
+    assert (part.presence, part.have) == (Presence.PRESENT, "")
+    assert "ResourceQuota resourcequota" in part.message
+
+
+def test_a_lost_fight_is_left_to_people_unless_the_object_isolates() -> None:
+    times = tuple(NOW - timedelta(minutes=minute) for minute in (8, 5, 2))
+    text = Fight(times, "argocd", ("spec.replicas",)).text()
+    workload, policy = of_step("serving.service", "Service"), of_step("namespace.policies", "NetworkPolicy")
+    for found in (workload, policy):
+        taken_by(found[0], "argocd", "spec")
+        found[0]["metadata"]["annotations"][RESTORED_ANNOTATION] = text
+
+    left = only(reading.parts(REF, workload, now=NOW), "serving.service")
+    restored = only(reading.parts(REF, policy, now=NOW), "namespace.policies")
+    later = only(reading.parts(REF, workload, now=NOW + timedelta(minutes=9)), "serving.service")
+
+    assert left.have == "w"
+    assert "argocd takes spec.replicas of Service service back" in left.message
+    assert (restored.have, later.have) == ("", "")
+
+
+def test_a_fight_counts_three_times_in_ten_minutes() -> None:
+    fight = Fight()
+    for minute in range(3):
+        assert not fight.is_lost(NOW + timedelta(minutes=minute))
+        fight = fight.again(NOW + timedelta(minutes=minute), "argocd", ["spec.replicas"])
+
+    assert fight.is_lost(NOW + timedelta(minutes=4))
+    assert not fight.is_lost(NOW + timedelta(minutes=11))
+
+
+def test_a_namespace_made_anew_under_its_name_is_different_and_says_so() -> None:
+    made = namespace()
+    made["metadata"]["uid"] = "u-2"
+
+    seen = reading.boundary(REF, reading.Inside(made), gateway=None, now=NOW)
+
+    assert seen.exists
+    assert seen.part("namespace.create").have == ""
+    assert "made anew" in seen.part("namespace.create").message
+
+
+def test_what_is_not_ours_does_not_exist_for_us() -> None:
+    stranger = Ref(Kind.BOUNDARY, REF.uid, UUID(int=9))
+    foreign = {"kind": "Namespace", "metadata": {"name": REF.name, "labels": {}}}
+
+    assert not reading.boundary(stranger, reading.Inside(namespace()), gateway=None, now=NOW).exists
+    assert not reading.boundary(REF, reading.Inside(foreign), gateway=None, now=NOW).exists
+    assert not reading.boundary(REF, reading.Inside(None), gateway=None, now=NOW).exists
+
+
+def test_a_boundary_names_what_it_still_holds() -> None:
+    inside = reading.Inside(namespace(), of_step("serving.secret", "Secret", ref=OTHER))
+
+    assert OTHER.name in reading.boundary(REF, inside, gateway=None, now=NOW).blocked_by
+
+
+def test_a_quota_that_does_not_name_a_new_resource_is_different() -> None:
+    limits = of_step("namespace.limits", "ResourceQuota", "LimitRange")
+    limits[0]["spec"]["hard"] = {"requests.nvidia.com/gpu": "0"}
+    inside = reading.Inside(namespace(), limits)
+
+    known = reading.boundary(REF, inside, gateway=None, now=NOW, gpu_resources={"nvidia.com/gpu"})
+    newer = reading.boundary(REF, inside, gateway=None, now=NOW, gpu_resources={"nvidia.com/gpu", "amd.com/gpu"})
+
+    assert known.part("namespace.limits").have == "w"
+    assert newer.part("namespace.limits").have == ""
+    assert "amd.com/gpu" in newer.part("namespace.limits").message
+
+
+def test_a_namespace_on_its_way_out_is_changing_and_only_stuck_when_it_says_so() -> None:
+    leaving = namespace()
+    leaving["metadata"]["deletionTimestamp"] = "2026-11-21T11:59:00Z"
+    going = reading.boundary(REF, reading.Inside(leaving), gateway=None, now=NOW)
+    leaving["status"] = {
+        "conditions": [
+            {
+                "type": "NamespaceContentRemaining",
+                "status": "True",
+                "message": "Some resources are remaining: configmaps. has 1 resource instances, deployments.apps has "
+                "2 resource instances",
+            },
+            {"type": "NamespaceFinalizersRemaining", "status": "True", "message": "example.com/x in 1 instances"},
+        ]
+    }
+    held = {
+        "kind": "ConfigMap",
+        "metadata": {"name": "theirs", "deletionTimestamp": "x", "finalizers": ["example.com/x"]},
+    }
+
+    stuck = reading.boundary(REF, reading.Inside(leaving, remaining={"configmaps": [held]}), gateway=None, now=NOW)
+
+    assert (going.part("namespace.create").presence, going.blocked_by) == (Presence.CHANGING, "")
+    assert going.part("namespace.create").handle == f"removal boundary/{REF.uid}/{REF.tenant_uid} namespace.create"
+    assert reading.remaining_resources(leaving) == ["configmaps", "deployments.apps"]
+    assert stuck.blocked_by == "ConfigMap theirs is held by example.com/x"
