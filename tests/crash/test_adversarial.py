@@ -177,6 +177,7 @@ def test_the_worst_choice_told_late_is_never_refused_and_the_ledger_ends_as_the_
     assert_ledger_is_the_truth(walk)
 
 
+@pytest.mark.slow  # the same choice at a smaller size is in tests/provisioners/test_inventory_units.py
 def test_wrong_and_missing_reports_never_lead_to_double_use_and_are_corrected_within_two_looks() -> None:
     walk = walked(seed=8, steps=16, wrong=True)
 
