@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from controlplane.labs.kubernetes import environment
 from provisioners.driver import Binding, BoundaryKind, DriverRejected, NotSupported, Power, Secret
 from provisioners.kubernetes import gateways, objects, pods, workloads
 from provisioners.kubernetes.gpu import Request
@@ -116,6 +117,32 @@ def test_argv_and_environment_reach_the_program_as_the_revision_has_them(
     assert set(seen[len(argv) :]) <= {"--shutdown-timeout=120"}
     assert {name: expanded(given_environment[name], leaked) for name in variables} == variables
     assert "args" not in made
+
+
+@given(TEXT | DOLLARS)
+def test_the_labs_player_expands_as_the_kubelet_does(text: str) -> None:
+    values = {"HOME": "/tmp", "A": "$(HOME)"}
+
+    assert environment.expand(text, values) == expanded(text, values)
+
+
+def test_the_labs_player_gives_a_model_server_its_secrets_and_its_words() -> None:
+    spec = endpoint(serving=hostile_serving())
+    (secret,) = workloads.secret_objects(spec)
+    deployment = workloads.replica_objects(spec, spec.units[0], settings(), PLUGIN)[-1]
+    template = deployment["spec"]["template"]
+    pod = {"metadata": {**template["metadata"], "namespace": BOUNDARY.name, "name": "p"}, "spec": template["spec"]}
+    sources = environment.Sources(secrets={secret["metadata"]["name"]: secret})
+
+    seen = environment.environment_of(pod, container(deployment), sources)
+    command, arguments = environment.argv_of(container(deployment), seen)
+
+    assert command == [*spec.serving.argv, "--shutdown-timeout=120"]
+    assert arguments == []
+    assert {name: seen[name] for name in spec.serving.environment} == spec.serving.environment
+    assert {name: seen[name] for name in spec.serving.secrets} == {
+        name: secret.reveal() for name, secret in spec.serving.secrets.items()
+    }
 
 
 def test_a_lone_surrogate_and_nul_are_refused() -> None:
