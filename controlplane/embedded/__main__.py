@@ -23,8 +23,10 @@ from controlplane.embedded.supervisor import Supervisor
 DEMO_SWITCH = "TENANTRY_DEMO"
 LOOPBACK_WEBHOOKS = {"TENANTRY_WEBHOOK_NETWORKS": "127.0.0.0/8"}
 """In a demo a webhook may lead to a program on the same machine."""
-WALK = "from controlplane.cli import main; main()"
+WALK = ("-c", "from controlplane.cli import main; main()", "demo-walk")
 """The walk runs as a process of its own, as any user of the command line would."""
+LABS = {"kubernetes": ("-m", "controlplane.labs.kubernetes.demo")}
+"""Name in LAB → what walks the golden path on that lab; with `--stop` it stops what it has started."""
 
 
 def up(asked: argparse.Namespace) -> int:
@@ -39,6 +41,10 @@ def demo(asked: argparse.Namespace) -> int:
 
 def _run(asked: argparse.Namespace, *, walk: bool) -> int:
     began = time.monotonic()
+    lab = os.environ.get("LAB", "") if walk else ""
+    if lab and lab not in LABS:
+        say(f"there is no lab {lab!r}; LAB is {' or '.join(LABS)}")
+        return 2
     places = Places.from_environ(os.environ)
     findings = machine.check(root=ROOT, state=places.state, fresh=False)
     for finding in findings:
@@ -58,10 +64,10 @@ def _run(asked: argparse.Namespace, *, walk: bool) -> int:
                 say(f"  sandbox        {installation.sandbox_url}   (a simulated estate)")
                 if places.logins_file.exists():
                     say(f"  log-ins        {places.logins_file}")
-                status = _walk(master, installation) if walk else 0
+                status = _walk(master, installation, LABS.get(lab, WALK)) if walk else 0
                 if walk and (asked.exit or os.environ.get("EXIT") == "1"):
                     return status
-                if walk and status == 0 and not master.stop_asked:
+                if walk and not lab and status == 0 and not master.stop_asked:
                     _live_in(master)
                 if not master.stop_asked:
                     say("Ctrl-C stops everything; `make reset` forgets everything")
@@ -73,13 +79,17 @@ def _run(asked: argparse.Namespace, *, walk: bool) -> int:
             finally:
                 say("stopping")
                 master.stop()
+                if lab:
+                    subprocess.run(
+                        [sys.executable, *LABS[lab], "--stop"], env=installation.environ("web"), cwd=ROOT, check=False
+                    )
                 say("stopped")
     return 0
 
 
-def _walk(master: Supervisor, installation: Installation) -> int:
+def _walk(master: Supervisor, installation: Installation, words: Sequence[str]) -> int:
     """Walk the golden path from the command line while everything is kept alive; returns its exit status."""
-    child = subprocess.Popen([sys.executable, "-c", WALK, "demo-walk"], env=installation.environ("web"), cwd=ROOT)
+    child = subprocess.Popen([sys.executable, *words], env=installation.environ("web"), cwd=ROOT)
     try:
         master.watch(until=lambda: child.poll() is not None)
     finally:
