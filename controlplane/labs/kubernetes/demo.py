@@ -1,0 +1,326 @@
+"""`python -m controlplane.labs.kubernetes.demo`: the golden path on two lab clusters, for `make demo LAB=kubernetes`.
+
+Starts the clusters, gives the control plane the least rights that it needs (`deploy/kubernetes/rbac.yaml`, a token of
+its own account), connects both as an operator does, and walks the path on each kind of node: GPUs of DRA that are
+carved on demand, MIG devices that DRA publishes, MIG devices of the device plugin. What the ledger says is compared
+with what the real scheduler and the lab's nodes really did. API, scheduler and admission are real; GPUs, containers
+and models are simulated. `--stop` stops the clusters.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from rich.console import Console
+
+from controlplane.cli.client import Client, Json, pause
+from controlplane.cli.failures import CliError
+from controlplane.cli.walk import OPERATOR, Route, Timeline, Walk, WalkFailed, log_in
+from controlplane.labs.kubernetes import devices, furniture, slices
+from controlplane.labs.kubernetes.client import Api
+from controlplane.labs.kubernetes.cluster import Cluster
+from controlplane.labs.kubernetes.errors import LabError
+from controlplane.labs.kubernetes.nodes import Gpu, Kind, Node, gpu_node
+
+RIGHTS: Final = Path(__file__).resolve().parents[3] / "deploy" / "kubernetes" / "rbac.yaml"
+ACCOUNT: Final = ("tenantry-system", "tenantry")
+TOKEN_S: Final = 24 * 3600
+PATIENCE_S: Final = 90.0
+_DIGEST: Final = "sha256:" + "0" * 64
+IMAGES: Final = {
+    "gateway_image": f"registry.lab.internal/tenantry/gateway@{_DIGEST}",
+    "vllm_image": f"registry.lab.internal/vllm/vllm-openai@{_DIGEST}",
+}
+"""Nothing is pulled: the lab plays them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One lab cluster and the provider that it is connected as."""
+
+    provider: str
+    site: str
+    nodes: tuple[Node, ...]
+    player: tuple[str, ...] = ()
+
+
+def sites() -> tuple[Site, ...]:
+    """Return the demo's two clusters."""
+    carved = (("3g.40gb", 4), ("2g.20gb", 0), ("1g.10gb", 2), ("1g.10gb", 3))
+    return (
+        Site(
+            "k8s-dra",
+            "berlin",
+            (
+                furniture.SYSTEM_NODE,
+                gpu_node("h100-parts", "H100-80GB", count=2, kind=Kind.PARTITIONABLE),
+                gpu_node("a100-carved", "A100-80GB", count=2, kind=Kind.STATIC, layouts={0: carved, 1: carved}),
+            ),
+        ),
+        Site(
+            "k8s-plugin",
+            "oslo",
+            (
+                furniture.SYSTEM_NODE,
+                gpu_node("h100-mixed-a", "H100-80GB", count=2, layouts={0: carved, 1: carved}),
+                gpu_node("h100-mixed-b", "H100-80GB", count=2, layouts={0: carved}),
+            ),
+            ("--choice", "adversarial"),
+        ),
+    )
+
+
+PATHS: Final = (
+    Route(
+        "an endpoint on Kubernetes, its MIG device carved by DRA when the claim is allocated",
+        "hello-parts",
+        {"kind": "namespace", "provider": "k8s-dra"},
+        {"product": "H100-80GB", "profile": "2g.20gb"},
+        "H100-80GB/2g.20gb",
+    ),
+    Route(
+        "an endpoint on Kubernetes, on one MIG device that DRA publishes",
+        "hello-carved",
+        {"kind": "namespace", "provider": "k8s-dra"},
+        {"product": "A100-80GB", "profile": "3g.40gb"},
+        "A100-80GB/3g.40gb",
+    ),
+    Route(
+        "an endpoint on Kubernetes, its device chosen by the device plugin (adversarially)",
+        "hello-plugin",
+        {"kind": "namespace", "provider": "k8s-plugin"},
+        {"product": "H100-80GB", "profile": "2g.20gb"},
+        "H100-80GB/2g.20gb",
+    ),
+)
+
+
+# --- clusters ---------------------------------------------------------------------------------------
+
+
+def cluster_of(site: Site) -> Cluster:
+    """Return a site's cluster, started or not."""
+    return Cluster(f"demo-{site.provider}", player=site.player)
+
+
+def start(site: Site, timeline: Timeline) -> Cluster:
+    """Start a cluster with its nodes. Raises `LabError`."""
+    began = time.monotonic()
+    cluster = cluster_of(site)
+    cluster.start(tell=timeline.plain)
+    with cluster.api() as api:
+        furniture.furnish(api, site.nodes)
+    names = ", ".join(node.name for node in site.nodes if node.gpus)
+    took = time.monotonic() - began
+    timeline.say("lab", f"cluster {cluster.name} is up after {took:.1f} s: {cluster.url}, simulated nodes {names}")
+    return cluster
+
+
+def rights(api: Api) -> str:
+    """Give the control plane its least rights in a cluster and return a token of its account. Raises `LabError`."""
+    for document in yaml.safe_load_all(RIGHTS.read_text()):
+        if document:
+            api.apply(document)
+    namespace, name = ACCOUNT
+    request = {
+        "apiVersion": "authentication.k8s.io/v1",
+        "kind": "TokenRequest",
+        "spec": {"expirationSeconds": TOKEN_S},
+    }
+    path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token"
+    answer = api.request("POST", path, body=request)
+    token: str = answer["status"]["token"]
+    return token
+
+
+def provider_config(cluster: Cluster) -> dict[str, Any]:
+    """Return what a lab cluster's provider is configured with."""
+    namespace, labels = furniture.PROXY
+    return {
+        "url": cluster.url,
+        "ca_pem": cluster.ca_pem,
+        "access": "lab",
+        "lab": True,
+        **IMAGES,
+        "proxy": {"namespace": namespace, "labels": dict(labels)},
+        "monitoring_namespace": furniture.MONITORING,
+        "control_plane_cidrs": ["127.0.0.1/32"],
+    }
+
+
+# --- connecting, as an operator does ------------------------------------------------------------------
+
+
+def connect(site: Site, cluster: Cluster, ole: Client, timeline: Timeline) -> None:
+    """Connect a cluster, accept its hosts and open them, through the API. Raises `WalkFailed`, `CliError`."""
+    with cluster.api() as api:
+        token = rights(api)
+    config = provider_config(cluster)
+    there = ole.find(f"/providers/{site.provider}")
+    if there is None:
+        ole.post("/providers", {"name": site.provider, "kind": "kubernetes", "site": site.site, "config": config})
+    elif there["config"] != config:  # other ports than last time
+        ole.patch(f"/providers/{site.provider}", {"config": config}, version=there["version"])
+    ole.put(f"/providers/{site.provider}/credentials/token", {"value": token})
+    timeline.say("Ole", f"connects {site.provider} with the least rights that it needs and a token of its own account")
+    _probe(site, ole, timeline)
+    wanted = {node.name for node in site.nodes if node.gpus}
+    _until(f"{site.provider} shows its hosts", lambda: wanted <= {h["name"] for h in _hosts(site, ole)})
+    for host in _hosts(site, ole):
+        if host["name"] in wanted and host["state"] == "joining" and "requested_at" not in host["acceptance"]:
+            ole.post(f"/hosts/{host['id']}/accept")
+    _until(f"the hosts of {site.provider} pass their acceptance", lambda: _passed(site, ole, wanted))
+    for host in _hosts(site, ole):
+        if host["name"] in wanted and host["state"] == "accepted":
+            ole.post(f"/hosts/{host['id']}/open")
+            timeline.say(
+                "Ole", f"opens {host['name']}: {host['gpu_count']} × {host['gpu_product']} ({host['binding']})"
+            )
+
+
+def _probe(site: Site, ole: Client, timeline: Timeline) -> None:
+    answer: Json = ole.post(f"/providers/{site.provider}/test").body
+    timeline.say("tenantry", f"tests the connection: {json.dumps(answer)[:220]}")
+
+
+def _passed(site: Site, ole: Client, wanted: set[str]) -> bool:
+    hosts = [host for host in _hosts(site, ole) if host["name"] in wanted]
+    for host in hosts:
+        if host["acceptance"].get("passed") is False:
+            raise WalkFailed(f"{host['name']} was not accepted: {host['acceptance']}")
+    return all(host["state"] != "joining" for host in hosts)
+
+
+def _hosts(site: Site, ole: Client) -> list[Json]:
+    return [host for host in ole.items("/hosts", most=1000) if host["provider"] == site.provider]
+
+
+def _until(words: str, is_true: Any) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not is_true():
+        if time.monotonic() > end:
+            raise WalkFailed(f"not so after {PATIENCE_S:.0f} s: {words}")
+        pause(0.5)
+
+
+# --- the walk -----------------------------------------------------------------------------------------
+
+
+@dataclass
+class LabWalk(Walk):
+    """The walk, with a look into the clusters beside the ledger."""
+
+    clusters: Mapping[str, Cluster] | None = None
+    nodes: Mapping[str, Node] | None = None
+
+    def _check_held(self, ready: Json) -> None:
+        """Compare what the ledger holds with what scheduler and nodes did. Raises `WalkFailed`."""
+        super()._check_held(ready)
+        story = self.mia.get(f"/tenants/aurora/endpoints/{ready['id']}/explain")
+        provider = story["boundary"]["provider"]
+        cluster = (self.clusters or {})[provider]
+        with cluster.api() as api:
+            pods = api.list("v1", "Pod", labels=f"tenantry.internal/uid={ready['id']}")
+            claims = api.list(slices.API, "ResourceClaim")
+        for unit in story["placement"]:
+            for window in unit["windows"]:
+                self._check_window(window, unit, pods, claims, cluster)
+        wrong = devices.violations(cluster.folder)
+        if wrong:
+            raise WalkFailed("; ".join(wrong))
+
+    def _check_window(self, window: Json, unit: Json, pods: list[Json], claims: list[Json], cluster: Cluster) -> None:
+        nodes = {pod["spec"].get("nodeName") for pod in pods}
+        if nodes != {window["host"]}:
+            raise WalkFailed(f"the ledger says {window['host']}, the scheduler chose {sorted(map(str, nodes))}")
+        node = (self.nodes or {})[window["host"]]
+        if node.kind is Kind.DEVICE_PLUGIN:
+            self._check_counts(node, cluster)
+            self.timeline.say("scheduler", f"bound the pod to {window['host']}, as the ledger says", style="green")
+            return
+        uids = {pod["metadata"]["uid"] for pod in pods}
+        got = sorted(
+            f"{result['pool']}/{result['device']}"
+            for claim in claims
+            if uids & {user["uid"] for user in (claim.get("status") or {}).get("reservedFor") or ()}
+            for result in claim["status"]["allocation"]["devices"]["results"]
+        )
+        profile = next((p for p in node.model.profiles.values() if p.name == self._profile(window, unit)), None)
+        wanted = f"{node.name}/{slices.device_name(Gpu(window['gpu']), profile, window['start'])}"
+        if got != [wanted]:
+            raise WalkFailed(f"the ledger says {wanted}, the scheduler allocated {got}")
+        self.timeline.say("scheduler", f"allocated {wanted}: the ledger's very device", style="green")
+
+    def _profile(self, window: Json, unit: Json) -> str:
+        return str(window.get("profile") or unit.get("profile") or "")
+
+    def _check_counts(self, node: Node, cluster: Cluster) -> None:
+        """See that as many devices of each profile are in use on the node as the ledger holds there."""
+        truth = devices.truths(cluster.folder)[node.name]
+        real = Counter(slot.profile for held in truth.held.values() for _, slot in held)
+        if not real:
+            raise WalkFailed(f"the ledger holds a device of {node.name}, and nobody uses one there")
+        self.timeline.say("lab", f"in use on {node.name}: " + ", ".join(f"{n} × {p}" for p, n in real.items()))
+
+
+def walk(url: str, logins: Path) -> int:
+    """Start, connect and walk everything; return the exit status."""
+    timeline = Timeline(Console(highlight=False, soft_wrap=True))
+    people: dict[str, Client] = {}
+    took = {}
+    try:
+        timeline.plain(
+            "The golden path on a real Kubernetes control plane. Nodes, GPUs and containers are SIMULATED: "
+            "the pods' programs run on this machine.",
+            style="yellow",
+        )
+        timeline.title("Two clusters")
+        clusters = {site.provider: start(site, timeline) for site in sites()}
+        people = log_in(url, json.loads(logins.read_text(encoding="utf-8")))
+        for site in sites():
+            connect(site, clusters[site.provider], people[OPERATOR], timeline)
+        nodes = {node.name: node for site in sites() for node in site.nodes}
+        for number, path in enumerate(PATHS, start=1):
+            timeline.title(f"{number}. {path.title[0].upper()}{path.title[1:]}")
+            took[path.title] = LabWalk(people, timeline, clusters=clusters, nodes=nodes).walk(path)
+    except (WalkFailed, CliError, LabError, OSError, ValueError, KeyError) as error:
+        timeline.say("walk", f"FAILED: {type(error).__name__}: {error}", style="bold red")
+        return 1
+    finally:
+        for client in people.values():
+            client.close()
+    timeline.plain()
+    for title, seconds in took.items():
+        timeline.plain(f"{title}: {seconds:.1f} s from submit to the first answer", style="bold green")
+    return 0
+
+
+def stop() -> None:
+    """Stop the demo's clusters; their data stays."""
+    for site in sites():
+        cluster_of(site).stop()
+
+
+def main(arguments: list[str]) -> int:
+    """Walk, or stop the clusters."""
+    parser = argparse.ArgumentParser(prog="python -m controlplane.labs.kubernetes.demo", description=__doc__)
+    parser.add_argument("--stop", action="store_true")
+    if parser.parse_args(arguments).stop:
+        stop()
+        return 0
+    state = Path(os.environ["TENANTRY_STATE_DIR"])
+    return walk(os.environ["TENANTRY_PUBLIC_URL"], state / "demo-logins.json")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
