@@ -16,6 +16,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, Final
 
 from aiohttp import web
@@ -74,7 +75,10 @@ def check_environment(environment: dict[str, str]) -> None:
             "issue, check the warning in: https://docs.vllm.ai/en/stable/serving/env_vars.html"
         )
         raise CannotStart(msg)
-    if "HOME" in environment and not os.access(environment["HOME"], os.W_OK):
+    home = Path(environment.get("HOME", "/"))
+    while not home.exists():
+        home = home.parent
+    if "HOME" in environment and not os.access(home, os.W_OK):
         msg = f"PermissionError: [Errno 13] Permission denied: '{environment['HOME']}/.cache'"
         raise CannotStart(msg)
 
