@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.conformance.rigs import HttpRig, InProcessRig, Rig, SandboxThread
 
-RIGS = ("in-process", "http")
+if TYPE_CHECKING:
+    from controlplane.labs.kubernetes.cluster import Cluster
+
+RIGS = (
+    "in-process",
+    "http",
+    pytest.param("kubernetes", marks=[pytest.mark.real, pytest.mark.kube_apiserver, pytest.mark.timeout(300)]),
+)
 
 
 @pytest.fixture(scope="session")
@@ -18,8 +26,26 @@ def sandbox_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox
     server.close()
 
 
+@pytest.fixture(scope="session")
+def conformance_cluster(request: pytest.FixtureRequest) -> Cluster:
+    """A cluster of the lab whose pods become ready by themselves: conformance asks for objects, not for answers."""
+    from tests.conformance.kubernetes_rig import furnish
+
+    cluster: Cluster = request.getfixturevalue("kube_clusters")("conformance", pods="ready")
+    furnish(cluster)
+    return cluster
+
+
 @pytest.fixture(params=RIGS)
 def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
-    made = InProcessRig() if request.param == "in-process" else HttpRig(request.getfixturevalue("sandbox_server"))
+    made: Rig
+    if request.param == "in-process":
+        made = InProcessRig()
+    elif request.param == "http":
+        made = HttpRig(request.getfixturevalue("sandbox_server"))
+    else:
+        from tests.conformance.kubernetes_rig import KubernetesRig
+
+        made = KubernetesRig(request.getfixturevalue("conformance_cluster"))
     yield made
     made.close()

@@ -1,7 +1,7 @@
 """What conformance needs of a driver under test: the driver, a clock to move, and ways to hurt its provider.
 
-A new driver joins by one `Rig` and one line in `conftest.RIGS`. Optional abilities say so by raising
-`pytest.skip` themselves.
+A new driver joins by one `Rig` and one line in `conftest.RIGS`. What it lacks stands in its `lacks`, with the reason:
+tests ask for it by `specs.needs`.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import threading
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import httpx
 from aiohttp import web
 
-from provisioners.driver import Driver, Secret
+from provisioners.driver import Driver, Secret, UnitSpec
 from provisioners.sandbox import control, files, views
 from provisioners.sandbox.driver import InProcessSandbox, SandboxDriver
 from provisioners.sandbox.estate import Estate
@@ -68,6 +69,12 @@ DOCUMENT: dict[str, Any] = {
 }
 
 
+class Time(Protocol):
+    """What lets time pass."""
+
+    def tick(self, seconds: float = 0.5) -> None: ...
+
+
 class Clock:
     """A clock that only tests move."""
 
@@ -84,9 +91,18 @@ class Clock:
 class Rig(Protocol):
     """One driver with its provider."""
 
-    driver: Driver
-    clock: Clock
+    @property
+    def driver(self) -> Driver: ...
+    @property
+    def clock(self) -> Time: ...
 
+    lacks: Mapping[str, str]
+    """Ability → why it has none; tests that need it are skipped with that."""
+    address: str
+    """How addresses of endpoints begin."""
+    reachable_from: str
+
+    def backend(self, unit: UnitSpec) -> str: ...
     def fault(self, match: str, effect: str, **options: Any) -> None: ...
     def mend(self) -> None: ...
     def settings(self, **changes: Any) -> None: ...
@@ -97,9 +113,21 @@ class Rig(Protocol):
     def leftovers(self) -> list[str]: ...
     def truth(self) -> list[dict[str, Any]]: ...
     def stored(self) -> str: ...
+    def close(self) -> None: ...
 
 
-class InProcessRig:
+class SandboxRig:
+    """What both rigs of the sandbox have in common."""
+
+    lacks: Mapping[str, str] = {}
+    address = "http://127.0.0.1:"
+    reachable_from = "lab"
+
+    def backend(self, unit: UnitSpec) -> str:
+        return f"/replicas/{unit.uid}/v1"
+
+
+class InProcessRig(SandboxRig):
     """The driver on the core in this process."""
 
     def __init__(self) -> None:
@@ -184,7 +212,7 @@ class SandboxThread:
         self._loop.close()
 
 
-class HttpRig:
+class HttpRig(SandboxRig):
     """The driver over HTTP, in an estate of its own."""
 
     def __init__(self, server: SandboxThread) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 from uuid import UUID, uuid4
 
+import pytest
+
 from provisioners.driver import (
     Binding,
     BoundaryKind,
@@ -20,6 +22,7 @@ from provisioners.driver import (
     Kind,
     MachineSpec,
     NamespaceSpec,
+    NotSupported,
     Observed,
     Presence,
     Ref,
@@ -122,6 +125,17 @@ def namespace(boundary: BoundarySpec) -> NamespaceSpec:
         units=(),
         access=(("p-1", "member"),),
     )
+
+
+def needs(rig: Rig, ability: str) -> None:
+    """Skip where the driver under test lacks an ability, with the reason; a boundary of VMs must be refused then."""
+    why = rig.lacks.get(ability)
+    if why is None:
+        return
+    if ability == "vm":
+        with pytest.raises(NotSupported):
+            rig.driver.steps(vm_boundary(uuid4()))
+    pytest.skip(why)
 
 
 # --- walking --------------------------------------------------------------------------------------

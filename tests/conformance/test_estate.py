@@ -25,6 +25,7 @@ from tests.conformance.specs import (
     finish,
     machine,
     namespace_boundary,
+    needs,
     remove,
     started,
     unit,
@@ -35,6 +36,7 @@ TENANT = UUID("33333333-3333-4333-8333-333333333333")
 
 
 def test_a_snapshot_is_complete_and_shows_hosts_gpus_and_what_may_run_there(rig: Rig) -> None:
+    needs(rig, "document")
     shown = rig.driver.snapshot()
 
     assert shown.complete
@@ -53,6 +55,7 @@ def test_a_snapshot_is_complete_and_shows_hosts_gpus_and_what_may_run_there(rig:
 
 
 def test_capabilities_say_that_the_sandbox_is_simulated(rig: Rig) -> None:
+    needs(rig, "document")
     found = rig.driver.capabilities()
 
     assert found.simulated
@@ -91,13 +94,13 @@ def test_ours_and_foreign_use_are_told_apart(rig: Rig) -> None:
 
 def test_binding_device_gets_exactly_the_window_asked_for(rig: Rig) -> None:
     boundary = namespace_boundary(TENANT)
-    spec = endpoint(boundary, replace(unit(0, start=5), devices=("node-a-gpu-1",)))
+    spec = endpoint(boundary, replace(unit(0, start=2), devices=("node-a-gpu-1",)))
     finish(rig, boundary)
 
     seen = finish(rig, spec)
 
-    assert [(one.device, one.start, one.exact) for one in seen.units] == [("node-a-gpu-1", 5, True)]
-    assert [(use["device"], use["start"]) for use in rig.truth()] == [("node-a-gpu-1", 5)]
+    assert [(one.device, one.start, one.exact) for one in seen.units] == [("node-a-gpu-1", 2, True)]
+    assert [(use["device"], use["start"]) for use in rig.truth()] == [("node-a-gpu-1", 2)]
 
 
 def test_binding_gpu_gets_the_gpu_asked_for_and_any_legal_start(rig: Rig) -> None:
@@ -131,6 +134,7 @@ def test_a_report_that_moves_a_window_in_the_ledger_changes_no_step(rig: Rig) ->
 
 
 def test_binding_host_reports_the_device_late_and_then_exactly(rig: Rig) -> None:
+    needs(rig, "vm")
     boundary = vm_boundary(TENANT)
     spec = machine(boundary, unit(host="esx-a"))
     finish(rig, boundary)
@@ -149,6 +153,7 @@ def test_binding_host_reports_the_device_late_and_then_exactly(rig: Rig) -> None
 
 
 def test_a_wrong_report_names_another_window_than_the_true_one(rig: Rig) -> None:
+    needs(rig, "vm")
     boundary = vm_boundary(TENANT)
     spec = machine(boundary, unit(host="esx-a"))
     rig.fault("report:esx-a", "wrong-report")
@@ -162,6 +167,7 @@ def test_a_wrong_report_names_another_window_than_the_true_one(rig: Rig) -> None
 
 
 def test_a_whole_gpu_unit_of_two_takes_both_and_shows_both(rig: Rig) -> None:
+    needs(rig, "recarve")
     boundary = namespace_boundary(TENANT)
     spec = endpoint(boundary, unit(0, count=2))
     finish(rig, boundary)
@@ -178,7 +184,7 @@ def test_a_whole_gpu_unit_of_two_takes_both_and_shows_both(rig: Rig) -> None:
 
 def test_a_window_in_use_is_never_given_a_second_time(rig: Rig) -> None:
     boundary = namespace_boundary(TENANT)
-    rig.foreign_use("render", "node-a", [("node-a-gpu-0", 0, "2g.20gb")])
+    rig.foreign_use("render", "node-a", [("node-a-gpu-0", 1, "1g.10gb")])
     finish(rig, boundary)
 
     errors = [started(rig, step) for step in rig.driver.steps(endpoint(boundary, unit(0, start=1)))[:2]]
@@ -215,6 +221,7 @@ def test_what_cannot_be_is_rejected_and_leaves_no_replica(rig: Rig, wrong: objec
 
 
 def test_a_host_without_vcpu_left_has_no_capacity(rig: Rig) -> None:
+    needs(rig, "vm")
     boundary = vm_boundary(TENANT)
     spec = machine(boundary, replace(unit(host="esx-a"), vcpu=33))
     finish(rig, boundary)
@@ -238,6 +245,7 @@ def test_a_namespace_holds_its_own_limits(rig: Rig) -> None:
 
 
 def test_an_evacuated_host_takes_nothing_new_says_who_is_there_and_comes_back(rig: Rig) -> None:
+    needs(rig, "vm")
     boundary = vm_boundary(TENANT)
     spec = machine(boundary, unit(host="esx-a"))
     later = machine(boundary, unit(host="esx-a"))
@@ -256,6 +264,7 @@ def test_an_evacuated_host_takes_nothing_new_says_who_is_there_and_comes_back(ri
 
 
 def test_acceptance_names_each_gpu_and_fails_with_a_faulty_one(rig: Rig) -> None:
+    needs(rig, "acceptance")
     good = rig.driver.acceptance("node-b")
     rig.gpu_health("node-b-gpu-1", healthy=False)
     bad = rig.driver.acceptance("node-b")
@@ -269,6 +278,7 @@ def test_acceptance_names_each_gpu_and_fails_with_a_faulty_one(rig: Rig) -> None
 
 
 def test_a_layout_is_applied_to_an_idle_gpu_shown_and_usable(rig: Rig) -> None:
+    needs(rig, "recarve")
     rig.settings(enforce_limits=False)
     change = LayoutChange("node-a", "node-a-gpu-2", ((0, 4, "4g.40gb"), (4, 4, "3g.40gb")))
     (step,) = rig.driver.layout_steps(change)
@@ -296,6 +306,7 @@ def test_a_layout_is_applied_to_an_idle_gpu_shown_and_usable(rig: Rig) -> None:
 
 
 def test_a_layout_that_overlaps_or_cannot_change_is_refused(rig: Rig) -> None:
+    needs(rig, "recarve")
     overlapping = LayoutChange("node-a", "node-a-gpu-2", ((0, 4, "4g.40gb"), (2, 2, "2g.20gb")))
     fixed = LayoutChange("node-a", "node-a-gpu-3", ())
 
@@ -304,6 +315,7 @@ def test_a_layout_that_overlaps_or_cannot_change_is_refused(rig: Rig) -> None:
 
 
 def test_under_the_adversarial_choice_no_window_is_used_twice(rig: Rig) -> None:
+    needs(rig, "vm")
     rig.settings(policy="adversarial", delays_s={"": 0.0})
     boundary = vm_boundary(TENANT)
     finish(rig, boundary)

@@ -28,6 +28,7 @@ from tests.conformance.specs import (
     finish,
     machine,
     namespace_boundary,
+    needs,
     remove,
     started,
     unit,
@@ -101,6 +102,10 @@ def tear_down(rig: Rig, specs: tuple[object, ...], *, tries: int = 6) -> None:
 def test_every_step_failed_or_its_answer_lost_converges_to_one_object_and_leaves_nothing(
     rig: Rig, kind: str, step: str, effect: str
 ) -> None:
+    if kind == "vm":
+        needs(rig, "vm")
+    if effect == "forget":
+        needs(rig, "tasks")
     rig.fault(f"start:{step}", effect)
     rig.fault(f"undo:{step}", effect)
 
@@ -115,6 +120,7 @@ def test_every_step_failed_or_its_answer_lost_converges_to_one_object_and_leaves
 
 @pytest.mark.parametrize(("word", "kind"), CLASSES.items())
 def test_an_error_keeps_its_class_from_the_call_and_from_the_task(rig: Rig, word: str, kind: type[DriverError]) -> None:
+    needs(rig, "tasks")
     spec = namespace_boundary(TENANT)
     first = rig.driver.steps(spec)[0]
     rig.fault("start:namespace.create", "fail", error=word, detail="words for people")
@@ -131,6 +137,7 @@ def test_an_error_keeps_its_class_from_the_call_and_from_the_task(rig: Rig, word
 
 
 def test_a_lost_answer_is_settled_by_looking(rig: Rig) -> None:
+    needs(rig, "tasks")
     spec = namespace_boundary(TENANT)
     first = rig.driver.steps(spec)[0]
     rig.fault("start:namespace.create", "lost-answer")
@@ -172,6 +179,7 @@ def test_a_call_that_hangs_ends_with_a_transient_error(rig: Rig) -> None:
 
 
 def test_a_forgotten_task_polls_as_unknown_and_its_work_goes_on(rig: Rig) -> None:
+    needs(rig, "tasks")
     spec = namespace_boundary(TENANT)
     first = rig.driver.steps(spec)[0]
     rig.fault("start:namespace.create", "forget")
@@ -186,6 +194,7 @@ def test_a_forgotten_task_polls_as_unknown_and_its_work_goes_on(rig: Rig) -> Non
 
 
 def test_a_forgotten_task_without_effect_leaves_nothing(rig: Rig) -> None:
+    needs(rig, "tasks")
     spec = namespace_boundary(TENANT)
     rig.fault("start:namespace.create", "forget", lying=True)
 
@@ -196,6 +205,7 @@ def test_a_forgotten_task_without_effect_leaves_nothing(rig: Rig) -> None:
 
 
 def test_refusal_at_power_on_is_no_capacity_and_keeps_the_machine_off(rig: Rig) -> None:
+    needs(rig, "vm")
     boundary = vm_boundary(TENANT)
     spec = machine(boundary, unit(host="esx-b"))
     rig.foreign_use("other", "esx-b", [("esx-b-gpu-0", 0, "")])
@@ -214,6 +224,7 @@ def test_refusal_at_power_on_is_no_capacity_and_keeps_the_machine_off(rig: Rig) 
 
 @pytest.mark.parametrize("kind", ["namespace", "vm"])
 def test_a_start_that_failed_in_its_task_gives_its_window_back(rig: Rig, kind: str) -> None:
+    needs(rig, "tasks")
     boundary = namespace_boundary(TENANT) if kind == "namespace" else vm_boundary(TENANT)
     spec = endpoint(boundary, unit(0, host="node-a" if kind == "namespace" else "esx-a"))
     finish(rig, boundary)
@@ -242,6 +253,7 @@ def test_something_that_is_not_ours_under_our_name_is_a_conflict_and_stays_untou
 
 
 def test_a_foreign_machine_under_the_name_of_a_replica_is_a_conflict(rig: Rig) -> None:
+    needs(rig, "vm")
     boundary = vm_boundary(TENANT)
     spec = endpoint(boundary, unit(0, host="esx-a"))
     finish(rig, boundary)
@@ -252,6 +264,7 @@ def test_a_foreign_machine_under_the_name_of_a_replica_is_a_conflict(rig: Rig) -
 
 @pytest.mark.parametrize("lying", [False, True])
 def test_a_stale_list_says_so_unless_it_lies_and_an_exact_read_is_right_anyway(rig: Rig, *, lying: bool) -> None:
+    needs(rig, "stale-lists")
     rig.fault("snapshot", "stale", times=-1, lying=lying)
     spec = namespace_boundary(TENANT)
     finish(rig, spec)
@@ -266,6 +279,7 @@ def test_a_stale_list_says_so_unless_it_lies_and_an_exact_read_is_right_anyway(r
 
 
 def test_duplicates_in_a_list_are_the_same_object_twice(rig: Rig) -> None:
+    needs(rig, "stale-lists")
     spec = namespace_boundary(TENANT)
     finish(rig, spec)
     rig.fault("snapshot", "duplicates")
@@ -277,6 +291,7 @@ def test_duplicates_in_a_list_are_the_same_object_twice(rig: Rig) -> None:
 
 
 def test_a_host_that_does_not_respond_is_no_proof_that_its_workloads_are_gone(rig: Rig) -> None:
+    needs(rig, "vm")
     boundary = vm_boundary(TENANT)
     spec = machine(boundary, unit(host="esx-a"))
     finish(rig, boundary)
@@ -294,6 +309,7 @@ def test_a_host_that_does_not_respond_is_no_proof_that_its_workloads_are_gone(ri
 
 
 def test_a_faulty_gpu_shows_on_the_gpu_and_on_what_runs_there(rig: Rig) -> None:
+    needs(rig, "gpu-health")
     boundary = namespace_boundary(TENANT)
     spec = endpoint(boundary, unit(0))
     finish(rig, boundary)
