@@ -165,6 +165,7 @@ class Cluster:
         """Start those that do not run and wait until all are ready."""
         for one in group:
             if not one.is_alive():
+                _reap()
                 one.start()
                 _STARTED.append(one)
         self._await(group, deadline)
@@ -180,9 +181,7 @@ class Cluster:
     def _stop(self, name: str) -> bool:
         file = self.places.run / f"{name}.json"
         ran = programs.stop_recorded(file, self._work(name), grace_s=_GRACE_S)
-        for one in [one for one in _STARTED if one.record_file == file]:
-            one.is_alive()  # reaps it
-            _STARTED.remove(one)
+        _reap()
         if name == PLAYER and (self.folder / "pods").is_dir():
             words = [sys.executable, "-m", _PLAYING, "--cluster", str(self.folder), "--end"]
             subprocess.run(words, check=False, cwd=_ROOT, env=_plain_environ())
@@ -323,6 +322,11 @@ def existing(*, base: Path | None = None) -> list[Cluster]:
 
 def _context(ca: Path) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=str(ca))
+
+
+def _reap() -> None:
+    """Forget processes of ours that ended; asking reaps them."""
+    _STARTED[:] = [one for one in _STARTED if one.is_alive()]
 
 
 def _plain_environ() -> dict[str, str]:

@@ -73,7 +73,9 @@ def _namespace(name: str, labels: dict[str, str] | None = None) -> Object:
 
 
 def _deployment(namespace: str, name: str, labels: dict[str, str]) -> Object:
-    spec = {"replicas": 1, "selector": {"matchLabels": labels}, "template": _pod(name, labels)}
+    template = _pod(name, labels)
+    template["spec"]["nodeSelector"] = {"kubernetes.io/hostname": SYSTEM_NODE.name}
+    spec = {"replicas": 1, "selector": {"matchLabels": labels}, "template": template}
     meta = {"name": name, "namespace": namespace, "labels": labels}
     return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": meta, "spec": spec}
 

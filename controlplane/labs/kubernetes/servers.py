@@ -98,6 +98,12 @@ class Servers:
             f"--tls-cert-file={pki.certificate('apiserver')}",
             f"--tls-private-key-file={pki.key('apiserver')}",
             f"--client-ca-file={pki.ca}",
+            # without it controller-manager and scheduler complain every few seconds; nobody has such a certificate
+            f"--requestheader-client-ca-file={pki.ca}",
+            "--requestheader-allowed-names=front-proxy",
+            "--requestheader-username-headers=X-Remote-User",
+            "--requestheader-group-headers=X-Remote-Group",
+            "--requestheader-extra-headers-prefix=X-Remote-Extra-",
             f"--token-auth-file={pki.tokens}",
             f"--service-account-key-file={pki.service_accounts_public}",
             f"--service-account-signing-key-file={pki.service_accounts}",
