@@ -1,4 +1,4 @@
-"""What is done once a minute, by whichever worker is first: checkpoint, ends that have come, purges.
+"""What is done once a minute, by whichever worker is first: checkpoint, ends that have come, usage by day, purges.
 
 The checkpoint of a minute is the mark: who writes it does the rest of that minute's work. Every job is a
 transaction (or several) of its own and may be repeated or lost; one that fails is logged and the others go on.
@@ -19,7 +19,7 @@ from django.db import connection
 from django.db.models import QuerySet
 
 from provisioners.agent_api import config
-from tenants import gateway_config
+from tenants import gateway_config, usage_days
 from tenants.actor import SYSTEM
 from tenants.errors import DependencyDown
 from tenants.models import (
@@ -208,5 +208,6 @@ JOBS: Final[Mapping[str, Job]] = {
     "sessions-purged": purge_sessions,
     "intents-purged": purge_intents,
     "batches-purged": purge_batches,
+    "usage-rolled": usage_days.roll_all,
     "released-purged": purge_released,
 }

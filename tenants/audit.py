@@ -10,6 +10,8 @@ from typing import Final
 
 from django.db import connection
 
+from tenants import usage_days
+
 
 @dataclass(frozen=True, slots=True)
 class AuditFinding:
@@ -122,15 +124,20 @@ CHECKS: Final[dict[str, str]] = {
 
 TRAIL: Final = tuple(name for name in CHECKS if name.startswith(("chain", "checkpoint")))
 """Checks of the event chains: `audit verify`."""
-LEDGER: Final = tuple(name for name in CHECKS if name not in TRAIL)
+USAGE_DAYS: Final = "usage-days"
+"""The roll-up of usage against the records it is made from; by `usage_days.differences`."""
+LEDGER: Final = (*(name for name in CHECKS if name not in TRAIL), USAGE_DAYS)
 """Checks of the ledger: `ledger audit`."""
 
 
 def findings(checks: tuple[str, ...] | None = None) -> list[AuditFinding]:
     """Run the checks (all by default) and return what contradicts. Shows all rows only to a worker or owner role."""
     found: list[AuditFinding] = []
-    with connection.cursor() as cursor:
-        for name in checks or tuple(CHECKS):
+    for name in checks or (*LEDGER, *TRAIL):
+        if name == USAGE_DAYS:
+            found += [AuditFinding(name, str(tenant), detail) for tenant, detail in usage_days.differences()]
+            continue
+        with connection.cursor() as cursor:
             cursor.execute(CHECKS[name])
             found += [AuditFinding(name, str(subject), str(detail)) for subject, detail in cursor.fetchall()]
     return found

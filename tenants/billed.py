@@ -1,8 +1,9 @@
 """What every tenant was billed for over a time, summed in the database: for pages over the whole platform.
 
 The same facts as `tenants.costs` (which gives the lines of one tenant): slices from usage records, vCPU and memory
-from units, storage from allocations, tokens where they have a price; billed from the first ready to the asking for
-deletion. Reads only, in the caller's read block; the number of statements does not depend on what there is.
+from units, storage from allocations, tokens; billed from the first ready to the asking for deletion. From the roll-up
+by day (`tenants.usage_days`) as far as it goes, from the records themselves for the rest: exact either way. Reads only,
+in the caller's read block; the number of statements does not depend on what there is.
 """
 
 from __future__ import annotations
@@ -11,68 +12,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any, Final
+from itertools import pairwise
+from typing import Final
 from uuid import UUID
 
-from django.db import connection
-
-from tenants import pricing, quota
+from tenants import pricing, quota, usage_days, usage_sums
 from tenants.models import Price, Provider
 from tenants.operations.pricing import TOKEN, all_prices
+from tenants.usage_sums import Piece
 
 SECONDS: Final = 3600
-
-_QUERY: Final = """
-WITH span AS (SELECT lo, hi FROM unnest(%(lows)s::timestamptz[], %(highs)s::timestamptz[]) AS s(lo, hi)),
-record AS (
-  SELECT r.tenant_id, r.provider_id, r.allocation_id, r.unit_id, r.size, d.product,
-         greatest(r.held_from, r.billable_from, %(start)s::timestamptz) AS lo,
-         least(coalesce(r.held_to, %(end)s::timestamptz), coalesce(r.billable_to, %(end)s::timestamptz),
-               %(end)s::timestamptz) AS hi
-  FROM tenants_usagerecord r JOIN tenants_gpudevice d ON d.id = r.device_id
-  WHERE r.allocation_id IS NOT NULL AND r.tenant_id IS NOT NULL AND r.billable_from IS NOT NULL
-    AND (%(tenants)s::uuid[] IS NULL OR r.tenant_id = ANY (%(tenants)s::uuid[]))
-    AND r.held_from < %(end)s::timestamptz AND (r.held_to IS NULL OR r.held_to > %(start)s::timestamptz)
-),
-billed AS (SELECT * FROM record WHERE lo < hi),
-unit AS (
-  SELECT b.tenant_id, b.provider_id, b.unit_id, min(b.lo) AS lo, max(b.hi) AS hi
-  FROM billed b WHERE b.unit_id IS NOT NULL GROUP BY 1, 2, 3
-),
-whole AS (
-  SELECT b.tenant_id, b.provider_id, b.allocation_id, min(b.lo) AS lo, max(b.hi) AS hi
-  FROM billed b GROUP BY 1, 2, 3
-),
-used AS (
-  SELECT tenant_id, provider_id, 'gpu.' || product || '.slices' AS item, size::numeric AS amount, lo, hi FROM billed
-  UNION ALL
-  SELECT n.tenant_id, n.provider_id, x.item, x.amount::numeric, n.lo, n.hi
-  FROM unit n JOIN tenants_unit u ON u.id = n.unit_id
-  CROSS JOIN LATERAL (VALUES ('vcpu', u.vcpu), ('memory_gib', u.memory_gib)) AS x(item, amount) WHERE x.amount > 0
-  UNION ALL
-  SELECT w.tenant_id, w.provider_id, 'storage_gib', (a.spec ->> 'storage_gib')::numeric, w.lo, w.hi
-  FROM whole w JOIN tenants_allocation a ON a.id = w.allocation_id
-  WHERE coalesce((a.spec ->> 'storage_gib')::numeric, 0) > 0
-)
-SELECT u.tenant_id, u.provider_id, u.item, s.lo,
-       sum(u.amount * extract(epoch FROM least(u.hi, s.hi) - greatest(u.lo, s.lo)))
-FROM used u JOIN span s ON s.lo < u.hi AND s.hi > u.lo
-GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
-"""
-_TOKENS: Final = """
-SELECT u.tenant_id, b.provider_id, u.lo, sum(u.tokens)
-FROM (
-  SELECT e.tenant_id, e.endpoint_id, s.lo, sum(e.prompt_tokens + e.completion_tokens) AS tokens
-  FROM tenants_endpointusage e
-  JOIN unnest(%(lows)s::timestamptz[], %(highs)s::timestamptz[]) AS s(lo, hi) ON e.hour >= s.lo AND e.hour < s.hi
-  WHERE e.hour >= %(start)s::timestamptz AND e.hour < %(end)s::timestamptz
-    AND (%(tenants)s::uuid[] IS NULL OR e.tenant_id = ANY (%(tenants)s::uuid[]))
-  GROUP BY 1, 2, 3
-) AS u
-JOIN tenants_endpoint p ON p.id = u.endpoint_id JOIN tenants_boundary b ON b.id = p.boundary_id
-GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
-"""
-"""Summed by endpoint first: a third less time than joining each hour."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,22 +46,22 @@ def read(start: datetime, end: datetime, *, now: datetime, tenants: Sequence[UUI
     end = min(end, now)
     if end <= start:
         return []
-    changes = Price.objects.filter(price_list__valid_from__gt=start, price_list__valid_from__lt=end)
-    edges = [start, *sorted(set(changes.values_list("price_list__valid_from", flat=True))), end]
-    only = list(tenants) if tenants is not None else None
-    values: dict[str, Any] = {"start": start, "end": end, "lows": edges[:-1], "highs": edges[1:], "tenants": only}
-    with connection.cursor() as cursor:
-        cursor.execute(_QUERY, values)
-        found = [
-            Billed(tenant, provider, item, since, Decimal(seconds) / SECONDS)
-            for tenant, provider, item, since, seconds in cursor.fetchall()
-        ]
-        cursor.execute(_TOKENS, values)
-        found += [
-            Billed(tenant, provider, TOKEN, since, Decimal(count))
-            for tenant, provider, since, count in cursor.fetchall()
-        ]
-    return found
+    edges = usage_days.edges_of(start, end)
+    known = usage_days.state(tenants)
+    unrolled = list(known.others) if known.tenants else tenants
+    sums = list(usage_days.read(edges, known)) if known.tenants else []
+    if not known.tenants or known.others:
+        pieces = [Piece(lo, hi, lo) for lo, hi in pairwise(edges)]
+        sums += [*usage_sums.capacity(pieces, tenants=unrolled), *usage_sums.tokens(pieces, tenants=unrolled)]
+    total: dict[tuple[UUID, UUID, str, datetime], Decimal] = {}
+    for one in sums:
+        key = (one.tenant, one.provider, one.item, one.since)
+        total[key] = total.get(key, Decimal(0)) + one.quantity
+    return [
+        Billed(tenant, provider, item, since, quantity if item == TOKEN else quantity / SECONDS)
+        for (tenant, provider, item, since), quantity in total.items()
+        if quantity
+    ]
 
 
 def by_tenant(

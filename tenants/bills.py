@@ -6,24 +6,25 @@ at published prices to its end or the end of the time, tokens at their average s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any, Final
+from itertools import pairwise
+from typing import Final
 from uuid import UUID
 
-from django.db import connection
 from django.db.models import Count, Max, Min, Q, Sum, Value
 from django.db.models.functions import Coalesce
 
-from tenants import billed, costs
-from tenants.models import Endpoint, EndpointUsage, Price, PriceList, Provider, Tenant, UsageRecord
+from tenants import billed, costs, usage_days, usage_sums
+from tenants.models import Endpoint, EndpointUsage, PriceList, Provider, Tenant, UsageRecord
 from tenants.operations.pricing import all_prices
 from tenants.pricing import HOUR_US, MICROSECOND, NoPrice, money
 from tenants.pricing import Price as DatedPrice
 from tenants.pricing import PriceList as DatedPrices
+from tenants.usage_sums import BilledSum, Piece
 
 MOST_SPANS: Final = 500
 """Of one answer."""
@@ -154,6 +155,8 @@ class Forecast:
     """Of what is billed now, to its end or the end of the time, at prices published so far."""
     tokens: Decimal
     """At the average of the time so far."""
+    as_of: datetime | None = None
+    """When what runs was looked at, at most about an hour ago; None: just now."""
 
     @property
     def total(self) -> Decimal:
@@ -182,36 +185,6 @@ def forecast(
     return Forecast(money(spent), money(running(tenant, now, end, allocation=allocation)), money(more))
 
 
-_RUNNING: Final = """
-WITH span AS (SELECT lo, hi FROM unnest(%(lows)s::timestamptz[], %(highs)s::timestamptz[]) AS s(lo, hi)),
-record AS (
-  SELECT r.provider_id, r.allocation_id, r.unit_id, r.size, d.product,
-         least(coalesce(r.billable_to, %(end)s::timestamptz), coalesce(r.held_to, %(end)s::timestamptz),
-               coalesce(a.expires_at, %(end)s::timestamptz), %(end)s::timestamptz) AS hi
-  FROM tenants_usagerecord r JOIN tenants_gpudevice d ON d.id = r.device_id
-  JOIN tenants_allocation a ON a.id = r.allocation_id
-  WHERE r.tenant_id = ANY (%(tenants)s::uuid[]) AND r.billable_from <= %(now)s::timestamptz
-    AND (r.held_to IS NULL OR r.held_to > %(now)s::timestamptz)
-    AND (%(allocation)s::uuid IS NULL OR r.allocation_id = %(allocation)s::uuid)
-),
-billed AS (SELECT * FROM record WHERE hi > %(now)s::timestamptz),
-unit AS (SELECT provider_id, unit_id, max(hi) AS hi FROM billed WHERE unit_id IS NOT NULL GROUP BY 1, 2),
-whole AS (SELECT provider_id, allocation_id, max(hi) AS hi FROM billed GROUP BY 1, 2),
-used AS (
-  SELECT provider_id, 'gpu.' || product || '.slices' AS item, size AS amount, hi FROM billed
-  UNION ALL
-  SELECT n.provider_id, x.item, x.amount, n.hi FROM unit n JOIN tenants_unit u ON u.id = n.unit_id
-  CROSS JOIN LATERAL (VALUES ('vcpu', u.vcpu), ('memory_gib', u.memory_gib)) AS x(item, amount) WHERE x.amount > 0
-  UNION ALL
-  SELECT w.provider_id, 'storage_gib', (a.spec ->> 'storage_gib')::integer, w.hi
-  FROM whole w JOIN tenants_allocation a ON a.id = w.allocation_id
-  WHERE coalesce((a.spec ->> 'storage_gib')::integer, 0) > 0
-)
-SELECT u.provider_id, u.item, s.lo, sum(u.amount * extract(epoch FROM least(u.hi, s.hi) - s.lo))
-FROM used u JOIN span s ON s.lo < u.hi GROUP BY 1, 2, 3
-"""
-
-
 def running(tenant: Tenant, now: datetime, end: datetime, *, allocation: UUID | None = None) -> Fraction:
     """Return what is billed now will cost over [now, end), each to its own end, at published prices.
 
@@ -219,18 +192,27 @@ def running(tenant: Tenant, now: datetime, end: datetime, *, allocation: UUID | 
     """
     if end <= now:
         return Fraction(0)
-    changes = Price.objects.filter(price_list__valid_from__gt=now, price_list__valid_from__lt=end)
-    edges = [now, *sorted(set(changes.values_list("price_list__valid_from", flat=True))), end]
-    values: dict[str, Any] = {"now": now, "end": end, "lows": edges[:-1], "highs": edges[1:], "allocation": allocation}
-    with connection.cursor() as cursor:
-        cursor.execute(_RUNNING, values | {"tenants": costs.below(tenant)})
-        rows = cursor.fetchall()
+    pieces = [Piece(lo, hi, lo) for lo, hi in pairwise(usage_days.edges_of(now, end))]
+    only = [allocation] if allocation is not None else None
+    return _cost(usage_sums.to_come(pieces, tenants=costs.below(tenant), allocations=only))
+
+
+def running_as_rolled(tenants: Sequence[UUID], now: datetime, end: datetime) -> tuple[Fraction, datetime] | None:
+    """Return the same of many tenants, as the roll-up knew it, and when that was; None where it does not know."""
+    known = usage_days.state(tenants)
+    sums = usage_days.to_come(known, now, end)
+    if sums is None or known.through is None:
+        return None
+    return max(Fraction(0), _cost(sums)), known.through
+
+
+def _cost(sums: Iterable[BilledSum]) -> Fraction:
     book = billed.Book.read()
     total = Fraction(0)
-    for provider, item, since, seconds in rows:
-        price = book.price(item, since, provider)
+    for one in sums:
+        price = book.price(one.item, one.since, one.provider)
         if price is not None:
-            total += Fraction(seconds) / 3600 * Fraction(price)
+            total += Fraction(one.quantity) / 3600 * Fraction(price)
     return total
 
 

@@ -337,6 +337,8 @@ class Pace:
     """At the end of the month, by the forecast."""
     passed: float
     """Share of the month that is over."""
+    as_of: datetime | None = None
+    """When what runs was looked at for the forecast; None: just now."""
 
     @property
     def share(self) -> float:
@@ -358,7 +360,7 @@ class Pace:
 
 def pace(budget: Budget, forecast: bills.Forecast, start: datetime, end: datetime, *, now: datetime) -> Pace:
     """Return how the present month goes."""
-    return Pace(budget, forecast.spent, forecast.total, (now - start) / (end - start))
+    return Pace(budget, forecast.spent, forecast.total, (now - start) / (end - start), forecast.as_of)
 
 
 def month_so_far(tenant: Tenant, *, now: datetime) -> bills.Forecast:
@@ -367,7 +369,7 @@ def month_so_far(tenant: Tenant, *, now: datetime) -> bills.Forecast:
     The sums are those of `of`, to the sixth decimal, without what tokens will still cost.
     """
     start, end = billed.this_month(now)
-    return sums(tenant, start, end, now=now).forecast
+    return sums(tenant, start, end, now=now, large=is_large(tenant, start, now=now)).forecast
 
 
 # --- more than a page can hold --------------------------------------------------------------------
@@ -401,8 +403,11 @@ def is_large(tenant: Tenant, start: datetime, *, now: datetime) -> bool:
     return rows.order_by()[: MOST_LISTED + 1].count() > MOST_LISTED
 
 
-def sums(tenant: Tenant, start: datetime, end: datetime, *, now: datetime) -> Sums:
-    """Return a month of a tenant and all below it in sums, worked out in the database."""
+def sums(tenant: Tenant, start: datetime, end: datetime, *, now: datetime, large: bool) -> Sums:
+    """Return a month of a tenant and all below it in sums, worked out in the database.
+
+    What it has cost is exact. What is to come of a `large` one is what ran at the last full hour: `forecast.as_of`.
+    """
     tenants = dict(Tenant.objects.filter(path__contains=[tenant.pk]).values_list("pk", "name"))
     book = billed.Book.read()
     items: dict[str, Group] = {}
@@ -419,12 +424,15 @@ def sums(tenant: Tenant, start: datetime, end: datetime, *, now: datetime) -> Su
     spent = sum((group.exact for group in items.values()), start=Fraction(0))
     for group in (*items.values(), *owners.values()):
         group.share = float(group.exact / spent) if spent else 0.0
-    more = money(bills.running(tenant, now, end)) if start <= now < end else Decimal(0)
+    more, as_of = Fraction(0), None
+    if start <= now < end:
+        rolled = bills.running_as_rolled(list(tenants), now, end) if large else None
+        more, as_of = rolled if rolled is not None else (bills.running(tenant, now, end), None)
     return Sums(
         start=start,
         end=end,
         now=now,
-        forecast=bills.Forecast(money(spent), more, Decimal(0)),
+        forecast=bills.Forecast(money(spent), money(more), Decimal(0), as_of),
         currency=currency(),
         by_item=sorted(items.values(), key=lambda group: (-group.exact, group.label)),
         by_tenant=sorted(owners.values(), key=lambda group: (-group.exact, group.label)),

@@ -81,7 +81,7 @@ def _large(request: PageRequest, start: datetime) -> HttpResponse:
     """Show a month with more objects than a page lists: its sums."""
     end = quota.month_of(start).end
     assert end is not None
-    found = bill.sums(request.tenant, start, end, now=request.now)
+    found = bill.sums(request.tenant, start, end, now=request.now, large=True)
     row = _budget(request.tenant)
     values = {
         "bill": found,

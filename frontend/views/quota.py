@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from django.contrib import messages
-from django.db.models import Sum
 from django.http import HttpResponse, HttpResponseRedirect, QueryDict
 from django.shortcuts import render
 from django.urls import reverse
@@ -20,7 +19,7 @@ from frontend.kernel.page import PageRequest, page
 from frontend.views.requests import read_number
 from tenants.errors import Conflict, ControlPlaneError, InvalidSpec
 from tenants.gpu_catalogue import is_optional
-from tenants.models import Quota, QuotaCharge, Request, Tenant
+from tenants.models import Quota, Request, Tenant
 from tenants.operations import quotas, requests
 from tenants.quota import TenantLimits
 from tenants.states import RequestKind, RequestState
@@ -158,21 +157,16 @@ def _requested(tenant: Tenant) -> dict[str, int]:
 
 def _holders(tenant: Tenant, chosen: Dimension) -> list[dict[str, Any]]:
     """Return who holds most of a dimension, as far as the actor may see; the rest in one line."""
-    rows = (
-        QuotaCharge.objects.filter(tenant__path__contains=[tenant.pk], dimension=chosen.key)
-        .values("tenant__name", "allocation__name", "allocation__product_kind")
-        .annotate(total=Sum("amount"))
-        .order_by("-total", "tenant__name", "allocation__name")[:HOLDERS]
-    )
+    most, _all = quotas.largest(tenant.pk, chosen.key, most=HOLDERS)
     found: list[dict[str, Any]] = [
         {
-            "name": row["allocation__name"] or _("isolation of the tenant"),
-            "kind": row["allocation__product_kind"] or "",
-            "tenant": row["tenant__name"],
-            "amount": int(row["total"]),
-            "url": _holder_url(row),
+            "name": each.name or _("isolation of the tenant"),
+            "kind": each.kind,
+            "tenant": each.tenant,
+            "amount": each.amount,
+            "url": _holder_url(each),
         }
-        for row in rows
+        for each in most
     ]
     used = int(chosen.bar.used or 0) + int(chosen.bar.pending)
     rest = used - sum(int(row["amount"]) for row in found)
@@ -181,11 +175,10 @@ def _holders(tenant: Tenant, chosen: Dimension) -> list[dict[str, Any]]:
     return found
 
 
-def _holder_url(row: Mapping[str, Any]) -> str:
-    kind, name = row["allocation__product_kind"], row["allocation__name"]
-    if kind not in asks.PRODUCTS or not name:
+def _holder_url(holder: quotas.Holder) -> str:
+    if holder.kind not in asks.PRODUCTS or not holder.name:
         return ""
-    return reverse(f"frontend:{kind}", kwargs={"tenant": row["tenant__name"], "name": name})
+    return reverse(f"frontend:{holder.kind}", kwargs={"tenant": holder.tenant, "name": holder.name})
 
 
 def _exported(request: PageRequest, found: Sequence[Dimension], form: str) -> HttpResponse:

@@ -7,19 +7,18 @@ which sums over tenants that the caller may not see; who holds what is named onl
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
 from django.db import connection
-from django.db.models import Sum
 
 from tenants import desired, quota
 from tenants.actor import Actor
 from tenants.errors import Conflict, InvalidSpec, QuotaExceeded
 from tenants.gpu_catalogue import BadDimension, parse_dimension
-from tenants.models import Quota, QuotaCharge, Request, Tenant
+from tenants.models import Quota, Request, Tenant
 from tenants.operations.guards import allow, expect_version, lock_path, locked
 from tenants.states import PlatformRole
 from tenants.transactions import operation
@@ -76,19 +75,36 @@ def path_limits(tenant: Tenant, dimensions: Sequence[str], *, endings: bool = Fa
 def dimensions_of(tenant: Tenant) -> list[str]:
     """Return every dimension that a limit or a use on the tenant's path speaks of, sorted."""
     limited = Quota.objects.filter(tenant_id__in=tenant.path).values_list("dimension", flat=True)
-    charged = QuotaCharge.objects.filter(tenant__path__contains=[tenant.pk]).values_list("dimension", flat=True)
-    return sorted({*limited, *charged})
+    return sorted({*limited, *_charged(tenant)})
+
+
+def _charged(tenant: Tenant) -> list[str]:
+    """Return every dimension charged below a tenant, from one step in the index to the next, not from row to row."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT DISTINCT found.dimension FROM tenants_tenant t CROSS JOIN LATERAL ("
+            "  WITH RECURSIVE step(dimension) AS ("
+            "    SELECT min(c.dimension) FROM tenants_quotacharge c WHERE c.tenant_id = t.id"
+            "    UNION ALL"
+            "    SELECT (SELECT min(c.dimension) FROM tenants_quotacharge c"
+            "            WHERE c.tenant_id = t.id AND c.dimension > step.dimension)"
+            "    FROM step WHERE step.dimension IS NOT NULL"
+            "  ) SELECT step.dimension FROM step WHERE step.dimension IS NOT NULL"
+            ") AS found WHERE t.path @> ARRAY[%s::uuid]",
+            [tenant.pk],
+        )
+        return [str(dimension) for (dimension,) in cursor.fetchall()]
 
 
 def position(tenant: Tenant, dimensions: Sequence[str] | None = None) -> tuple[quota.TenantLimits, ...]:
     """Return limits and use of a tenant's path, root first, by tenant name; all dimensions by default.
 
-    Raises `InvalidSpec` for a dimension that does not exist.
+    Without the promised ends of use: only a check asks for them. Raises `InvalidSpec` for a dimension that is none.
     """
     for dimension in dimensions or ():
         parsed(dimension)
     names = _names(tenant)
-    levels = path_limits(tenant, dimensions if dimensions is not None else dimensions_of(tenant), endings=True)
+    levels = path_limits(tenant, dimensions if dimensions is not None else dimensions_of(tenant))
     return tuple(replace(level, tenant=names.get(level.tenant, "another tenant")) for level in levels)
 
 
@@ -223,29 +239,58 @@ def ready_made(tenant: Tenant, verdict: quota.Verdict, names: Mapping[str, str])
 
 def holders(tenant_id: UUID, dimension: str, used: int) -> list[dict[str, Any]]:
     """Return who holds a dimension below a tenant: what the actor may see by name, the rest as another tenant."""
-    rows = (
-        QuotaCharge.objects.filter(tenant__path__contains=[tenant_id], dimension=dimension)
-        .values("tenant__name", "allocation__name", "allocation__product_kind")
-        .annotate(total=Sum("amount"))
-        .order_by("-total", "tenant__name", "allocation__name")
-    )
-    seen = [
-        {
-            "tenant": row["tenant__name"],
-            "name": row["allocation__name"] or "",
-            "kind": row["allocation__product_kind"] or "boundary",
-            "amount": row["total"],
-        }
-        for row in rows
+    most, seen = largest(tenant_id, dimension, most=HOLDERS_SHOWN)
+    shown: list[dict[str, Any]] = [
+        {"tenant": each.tenant, "name": each.name, "kind": each.kind or "boundary", "amount": each.amount}
+        for each in most
     ]
-    rest = used - sum(int(row["amount"]) for row in seen)
-    shown = seen[:HOLDERS_SHOWN]
-    more = sum(int(row["amount"]) for row in seen[HOLDERS_SHOWN:])
+    rest = used - seen
+    more = seen - sum(each.amount for each in most)
     if more:
         shown.append({"tenant": tenant_id, "name": "", "kind": "others", "amount": more})
     if rest > 0:
         shown.append({"tenant": "another tenant", "name": "", "kind": "", "amount": rest})
     return shown
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds so much of a dimension: an allocation, or all isolations of a tenant together."""
+
+    tenant: str
+    name: str
+    """Of the allocation; `""` for isolations."""
+    kind: str
+    """Of the product, `""` for isolations."""
+    amount: int
+
+
+_LARGEST: Final = """
+WITH charge AS (
+  SELECT c.id, c.tenant_id, c.allocation_id, c.amount FROM tenants_tenant s
+  JOIN tenants_quotacharge c ON c.tenant_id = s.id AND c.dimension = %(dimension)s
+  WHERE s.path @> ARRAY[%(tenant)s::uuid]
+),
+most AS (
+  (SELECT tenant_id, allocation_id, amount FROM charge WHERE allocation_id IS NOT NULL
+   ORDER BY amount DESC, id LIMIT %(most)s)
+  UNION ALL
+  SELECT tenant_id, NULL, sum(amount) FROM charge WHERE allocation_id IS NULL GROUP BY 1
+)
+SELECT t.name, a.name, a.product_kind, m.amount, (SELECT sum(amount) FROM charge)
+FROM most m JOIN tenants_tenant t ON t.id = m.tenant_id LEFT JOIN tenants_allocation a ON a.id = m.allocation_id
+ORDER BY m.amount DESC, t.name, a.name NULLS LAST LIMIT %(most)s
+"""
+"""An allocation has one charge of a dimension, so the largest are found before anything is looked up beside them."""
+
+
+def largest(tenant_id: UUID, dimension: str, *, most: int) -> tuple[list[Holder], int]:
+    """Return who holds most of a dimension below a tenant, and what all hold: as far as the actor may see."""
+    with connection.cursor() as cursor:
+        cursor.execute(_LARGEST, {"tenant": tenant_id, "dimension": dimension, "most": most})
+        rows = cursor.fetchall()
+    found = [Holder(tenant, name or "", kind or "", int(amount)) for tenant, name, kind, amount, _all in rows]
+    return found, int(rows[0][4]) if rows else 0
 
 
 # --- changing ---------------------------------------------------------------------------------------

@@ -21,6 +21,8 @@ from tests.benchmarks.api import percentile
 BUDGET_MS = (100.0, 200.0)
 TENANT = "t1"
 BATCH = 100
+NEW = 100
+"""Endpoints that began within the hour: the roll-up of usage has yet to take them in."""
 
 
 def main() -> None:
@@ -62,7 +64,8 @@ def furnish(count: int) -> dict[str, Any]:
 
     now = timezone.now()
     prices = PriceList.objects.create(name="first", valid_from=now - timedelta(days=40), created_at=now)
-    for item, amount in {"gpu.H100-80GB.slices": "0.4", "vcpu": "0.01", "memory_gib": "0.002"}.items():
+    hourly = {"gpu.H100-80GB.slices": "0.4", "vcpu": "0.01", "memory_gib": "0.002", "token": "0.0000004"}
+    for item, amount in hourly.items():
         Price.objects.create(price_list=prices, item=item, amount=amount)
     tenant = Tenant.objects.get(name=TENANT)
     member = Person.objects.get()
@@ -70,6 +73,7 @@ def furnish(count: int) -> dict[str, Any]:
     for dimension in ("endpoints", "machines", "storage_gib"):
         factories.set_limit(tenant, dimension, 1_000_000)
     make_endpoints(tenant, member, count, now)
+    make_bills(tenant, now)
     make_requests(tenant, member, 90, now)
     Membership.objects.update(role=3)
     platform = {role.value: factories.person(name=role.value, platform=(role,)) for role in PlatformRole}
@@ -133,6 +137,20 @@ def make_endpoints(tenant: Any, member: Any, count: int, now: Any) -> None:
             " date_trunc('hour', now()) - h * interval '1 hour', 120, 1, 90000, 60000 FROM tenants_endpoint e"
             " JOIN tenants_endpointkey k ON k.endpoint_id = e.id, generate_series(1, 24) h"
         )
+
+
+def make_bills(tenant: Any, now: Any) -> None:
+    """Bill the endpoints for ten days, the newest hundred for half an hour; set a budget; roll usage up by day."""
+    from tenants import usage_days
+    from tenants.models import Allocation, Budget, UsageRecord
+
+    late = Allocation.objects.order_by("name").values("pk")[:NEW]
+    records = UsageRecord.objects.filter(kind="tenant")
+    records.update(held_from=now - timedelta(days=10), billable_from=now - timedelta(days=10) + timedelta(minutes=3))
+    began = now - timedelta(minutes=30)
+    records.filter(allocation_id__in=late).update(held_from=began, billable_from=began + timedelta(minutes=3))
+    Budget.objects.create(tenant=tenant, amount=5_000_000, currency="EUR", created_at=now)
+    usage_days.roll_all(now)
 
 
 def make_requests(tenant: Any, member: Any, count: int, now: Any) -> None:
