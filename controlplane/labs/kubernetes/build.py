@@ -69,6 +69,29 @@ KUBERNETES: Final = Module(
 CONTROL_PLANE: Final = (ETCD, KWOK, KUBERNETES)
 """What a cluster of simulated nodes needs."""
 
+KUBELET: Final = Module("kubernetes", ("k8s.io/kubernetes/cmd/kubelet",), linker_flags=_VERSION_FLAGS)
+CONTAINERD: Final = Module(
+    "containerd",
+    tuple(
+        f"github.com/containerd/containerd/v2/cmd/{name}" for name in ("containerd", "containerd-shim-runc-v2", "ctr")
+    ),
+    linker_flags=f"{PLAIN_LINKER_FLAGS} -X github.com/containerd/containerd/v2/version.Version=2.4.2",
+    minutes=2,
+)
+RUNC: Final = Module("runc", ("github.com/opencontainers/runc",), tags="seccomp", cgo=True, minutes=0.5)
+"""Links Debian's libseccomp (`libseccomp-dev`): without it no pod may have the seccomp profile RuntimeDefault."""
+CNI: Final = Module(
+    "cni",
+    tuple(
+        f"github.com/containernetworking/plugins/plugins/{name}"
+        for name in ("main/bridge", "main/loopback", "ipam/host-local")
+    ),
+    minutes=0.5,
+)
+DEVICE_PLUGIN: Final = Module("device-plugin", ("tenantry.internal/lab/device-plugin",), minutes=0.5)
+REAL_NODE: Final = (KUBELET, CONTAINERD, RUNC, CNI, DEVICE_PLUGIN)
+"""What a real node needs beside `CONTROL_PLANE`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Programs:

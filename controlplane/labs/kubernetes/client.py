@@ -183,7 +183,7 @@ class Api:
 
 
 def _refused(answer: httpx.Response) -> Refused:
-    said: Object = {}
+    said: Any = None
     with contextlib.suppress(ValueError):
         said = answer.json()
     if not isinstance(said, dict):
