@@ -12,7 +12,7 @@ earlier try left; *gone* is only ever a successful exact read; every call has a 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from provisioners.driver.errors import (
     Conflicting,
@@ -38,6 +38,7 @@ from provisioners.driver.names import (
 from provisioners.driver.observations import (
     Acceptance,
     Capabilities,
+    Credential,
     LayoutChange,
     LogLine,
     Observed,
@@ -76,6 +77,7 @@ __all__ = [
     "BoundarySpec",
     "Capabilities",
     "Conflicting",
+    "Credential",
     "Done",
     "Driver",
     "DriverError",
@@ -85,6 +87,7 @@ __all__ = [
     "Handle",
     "Kind",
     "LayoutChange",
+    "LetsPeopleIn",
     "LogLine",
     "MachineSpec",
     "NamespaceSpec",
@@ -178,4 +181,16 @@ class Driver(Protocol):
 
     def close(self) -> None:
         """Give back sessions and connections."""
+        ...
+
+
+@runtime_checkable
+class LetsPeopleIn(Protocol):
+    """A driver whose namespaces people work in with an account of their own."""
+
+    def credential(self, boundary: Ref, principal: str, *, seconds: int) -> Credential:
+        """Return what lets a person into a boundary, for an hour at most; it ends with the person's membership.
+
+        Raises `TransientDriverError` while the person has no account there.
+        """
         ...

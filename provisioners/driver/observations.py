@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from uuid import UUID
 
-from provisioners.driver.names import Binding, BoundaryKind, Power, Presence, Ref
+from provisioners.driver.names import Binding, BoundaryKind, Power, Presence, Ref, Secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,8 @@ class ObservedHost:
     in_maintenance: bool = False
     boundary_kinds: frozenset[BoundaryKind] = frozenset({BoundaryKind.VM, BoundaryKind.NAMESPACE})
     """Which boundaries may place workloads here: a cluster's node takes `namespace`, an ESXi host takes `vm`."""
+    contradictions: tuple[str, ...] = ()
+    """What the host says of its GPUs that cannot all be true, or that nobody should build on, in words for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,9 +184,25 @@ class Acceptance:
 
 
 @dataclass(frozen=True, slots=True)
+class Credential:
+    """What lets one person into a boundary for a while."""
+
+    token: Secret
+    expires_at: datetime
+    url: str
+    ca_pem: str
+    """Certificates that the server's is checked with; `""`: the machine's own."""
+    namespace: str
+
+
+@dataclass(frozen=True, slots=True)
 class LayoutChange:
     """A wanted MIG layout of one GPU: the whole of it, not a difference."""
 
     host: str
     device: str
     windows: tuple[tuple[int, int, str], ...]
+    beside: tuple[tuple[str, tuple[tuple[int, int, str], ...]], ...] = ()
+    """(GPU, windows) of others on the host that are carved in the same go, where one go changes the whole host."""
+    evict: bool = False
+    """Whoever uses the GPUs was told and is to be evicted; otherwise only what nobody uses is carved."""

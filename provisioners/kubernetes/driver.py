@@ -25,6 +25,7 @@ from provisioners.driver import (
     BoundarySpec,
     Capabilities,
     Conflicting,
+    Credential,
     Done,
     Driver,
     DriverRejected,
@@ -51,7 +52,7 @@ from provisioners.driver import (
     TransientDriverError,
     UnitSpec,
 )
-from provisioners.kubernetes import admission, gateways, gpu, inventory, reading, reading_endpoint, workloads
+from provisioners.kubernetes import access, admission, gateways, gpu, inventory, reading, reading_endpoint, workloads
 from provisioners.kubernetes import boundary as boundaries
 from provisioners.kubernetes import capabilities as asking
 from provisioners.kubernetes import objects as marks
@@ -61,6 +62,7 @@ from provisioners.kubernetes.client import Cluster
 from provisioners.kubernetes.failures import AdmissionRefused, AdmissionUnready
 from provisioners.kubernetes.objects import COMPONENT_LABEL, CUT_OFF_LABEL, Object, dig, name_of, namespace_of, uid_of
 from provisioners.kubernetes.pods import GATEWAY
+from provisioners.kubernetes.rbac import ACCESS_NAMESPACE
 from provisioners.kubernetes.reading_endpoint import EndpointSeen, GatewaySeen
 from provisioners.kubernetes.settings import Settings, settings_of
 from provisioners.steps import split
@@ -89,6 +91,7 @@ MADE_BY: Final[Mapping[str, tuple[KindRef, ...]]] = {
     "namespace.limits": (KindRef("v1", "ResourceQuota"), KindRef("v1", "LimitRange"), _CONFIG),
     "namespace.policies": (_POLICY,),
     "namespace.access": (_BINDING,),
+    access.ACCOUNTS: access.MADE,
     "namespace.gateway": (_DEPLOYMENT, _SERVICE, _SECRET, _VOLUME, _MONITOR),
     "serving.secret": (_SECRET,),
     "serving.replica": (_DEPLOYMENT, _SERVICE, _CLAIM, _VOLUME),
@@ -182,11 +185,19 @@ class KubernetesDriver:
             return Observed(ref, exists=False, simulated=self._is_simulated)
         if ref.kind is Kind.ENDPOINT:
             return self._observe_endpoint(ref)
+        if ref.kind is Kind.NAMESPACE:
+            return self._observe_accounts(ref)
         raise NotSupported(f"not driven yet: {ref.kind}")
 
     @property
     def _is_simulated(self) -> bool:
         return self.settings.lab or self.settings.access == "lab"
+
+    def _observe_accounts(self, ref: Ref) -> Observed:
+        found = self._listed(access.MADE, marks.selector(ref), namespace=ACCESS_NAMESPACE)
+        own = [obj for obj in found if marks.is_ours(obj, ref)]
+        parts = reading.parts(ref, own, now=self._now())
+        return Observed(ref, exists=bool(parts), parts=parts, simulated=self._is_simulated)
 
     def _observe_boundary(self, ref: Ref) -> Observed:
         namespace = self.cluster.get("v1", "Namespace", ref.name)
@@ -319,7 +330,7 @@ class KubernetesDriver:
             case MachineSpec():
                 raise NotSupported(NO_MACHINES)
             case NamespaceSpec():
-                raise NotSupported("not driven yet: namespace")
+                return access.steps(spec)
 
     def start(self, step: Step) -> Handle | Done:
         """Start one step or its undo."""
@@ -330,6 +341,8 @@ class KubernetesDriver:
             namespace = self._namespace_of(step.ref)
             if bare == workloads.REPLICA_STEP:
                 self._unplace(step)
+            if bare == access.ACCOUNTS:  # they lie in a namespace of ours, not in the boundary's
+                return self._applier.remove(step, access.MADE, namespace=namespace)
             return self._applier.remove(step, MADE_BY[bare], namespace=namespace, may=self._is_within(step.ref))
         if bare == "namespace.create":
             return self._make_namespace(step)
@@ -339,6 +352,9 @@ class KubernetesDriver:
             return self._make_inside(step)
         if step.ref.kind is Kind.ENDPOINT:
             return self._make_endpoint_part(step, bare)
+        if bare == access.ACCOUNTS:
+            wanted = access.objects(_payload(step, NamespaceSpec))
+            return self._applier.make(step, wanted, prune=access.MADE, namespace=ACCESS_NAMESPACE)
         raise NotSupported(f"not driven yet: {step.name}")
 
     def poll(self, handle: Handle) -> Poll:
@@ -354,7 +370,9 @@ class KubernetesDriver:
         return poll_of(self._applier.is_gone(ref, step, MADE_BY[split(step)[0]], self._namespace_of(ref)))
 
     def _namespace_of(self, ref: Ref) -> str:
-        """Return where a ref's objects are looked for: a boundary's in its own namespace, others' by their mark."""
+        """Return where a ref's objects are looked for: a boundary's in its own namespace, endpoints' by their mark."""
+        if ref.kind is Kind.NAMESPACE:
+            return ACCESS_NAMESPACE
         return ref.name if ref.kind is Kind.BOUNDARY else ""
 
     # --- boundary ---------------------------------------------------------------------------------
@@ -572,6 +590,13 @@ class KubernetesDriver:
     def layout_steps(self, change: LayoutChange) -> Sequence[Step]:
         """Return the steps that carve one GPU."""
         raise NotSupported(f"not driven yet: layout of {change.host}")
+
+    # --- people -----------------------------------------------------------------------------------
+
+    def credential(self, boundary: Ref, principal: str, *, seconds: int) -> Credential:
+        """Return a token of one person in a boundary, an hour at most; it ends with the person's membership."""
+        token = access.mint(self.cluster, boundary, principal, seconds=seconds)
+        return Credential(token.value, token.expires_at, self.settings.url, self.settings.ca_pem, boundary.name)
 
     # --- logs -------------------------------------------------------------------------------------
 
