@@ -1,13 +1,14 @@
 """Plugin (`-p tests.labs.fixtures`): the lab's clusters for any test that asks for one.
 
-Mark such a test `real` and `kube_apiserver`. Without the built programs it is skipped with the reason, or builds them
-where TENANTRY_LAB_BUILD=1 (twelve minutes cold; `make test-real` does it before). TENANTRY_TEST_CLUSTER=NAME takes the
-cluster of that name, which must run, and leaves it running: for the tenth run of the same test. Every test makes its
-own namespaces and nodes and takes them away; the cluster is shared.
+Mark such a test `real` and `kube_apiserver`. Without the built programs it is skipped with the reason; with
+TENANTRY_LAB_BUILD=1 (`make test-real`) they are built before the first test, twelve minutes cold.
+TENANTRY_TEST_CLUSTER=NAME takes the cluster of that name, which must run, and leaves it running: for the tenth run of
+the same test. Every test makes its own namespaces and nodes and takes them away; the cluster is shared.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -26,24 +27,25 @@ if TYPE_CHECKING:  # importing them costs every run a tenth of a second
 LABS = environment.STATE / "labs"
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Build what the chosen tests need: here no test's own time runs."""
+    needed = any(item.get_closest_marker("kube_apiserver") for item in session.items)
+    if needed and os.environ.get("TENANTRY_LAB_BUILD") == "1" and not session.config.option.collectonly:
+        from controlplane.labs.kubernetes import build
+        from controlplane.labs.kubernetes.errors import NotBuilt
+
+        with contextlib.suppress(NotBuilt):  # then `kube_programs` skips and says why
+            build.ensure()
+
+
 @pytest.fixture(scope="session")
 def kube_programs() -> None:
-    """Skip where the lab's programs are neither built nor to be built."""
+    """Skip where the lab's programs are not built."""
     from controlplane.labs.kubernetes import build
-    from controlplane.labs.kubernetes.errors import NotBuilt
 
-    if build.is_built():
-        return
-    if os.environ.get("TENANTRY_LAB_BUILD") != "1":
-        why = (
-            build.why_not_here()
-            or "the Kubernetes lab is not built\n  mend: python -m controlplane.labs.kubernetes build"
-        )
-        pytest.skip(why)
-    try:
-        build.ensure()
-    except NotBuilt as error:
-        pytest.skip(str(error))
+    if not build.is_built():
+        todo = "the Kubernetes lab is not built\n  mend: python -m controlplane.labs.kubernetes build"
+        pytest.skip(build.why_not_here() or todo)
 
 
 @pytest.fixture(scope="session")
