@@ -117,6 +117,7 @@ def start(site: Site, timeline: Timeline) -> Cluster:
     """Start a cluster with its nodes. Raises `LabError`."""
     began = time.monotonic()
     cluster = cluster_of(site)
+    devices.write_truth(cluster.folder, site.nodes)
     cluster.start(tell=timeline.plain)
     with cluster.api() as api:
         furniture.furnish(api, site.nodes)

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from controlplane.labs.kubernetes.carving import GPU, MIG, STRATEGY, BadLayout, NodeTruth, Slot, double_use, from_node
 from controlplane.labs.kubernetes.ground import AdmissionRefused, NotYet
+from controlplane.labs.kubernetes.nodes import Node
 from controlplane.labs.kubernetes.rest import Api, path_of
 
 Object = dict[str, Any]
@@ -187,6 +188,24 @@ class Devices:
     def store(self) -> None:
         """Keep the truth for the next player and for tests."""
         _write(self._folder / "devices.json", {name: truth.as_json() for name, truth in sorted(self.truths.items())})
+
+
+def write_truth(folder: Path, nodes: Iterable[Node]) -> None:
+    """Say which GPU of a node is carved how, before the node is made: its labels tell counts only."""
+    file = folder / "truth" / "nodes.json"
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    known = dict(_read(file))
+    for node in nodes:
+        sizes = {name: profile.size for name, profile in node.model.profiles.items()} if node.gpus else {}
+        known[node.name] = [
+            {
+                "product": node.product,
+                "mig": gpu.mig is not None,
+                "windows": [[start, sizes[profile], profile] for profile, start in gpu.mig or ()],
+            }
+            for gpu in node.gpus
+        ]
+    _write(file, known)
 
 
 def truths(folder: Path) -> dict[str, NodeTruth]:
