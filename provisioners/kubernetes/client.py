@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import ssl
 import tempfile
 import threading
@@ -271,7 +272,7 @@ class Cluster:
         if dry_run:
             query["dryRun"] = "All"
         path = self._path(obj["apiVersion"], obj["kind"], namespace_of(obj), name_of(obj))
-        answer = self._send("write", "PATCH", path, query, obj, "application/apply-patch+yaml")
+        answer = self._send("write", "PATCH", path, query, json_as_yaml(obj).encode(), "application/apply-patch+yaml")
         return self._object(answer, obj["kind"])
 
     def create(self, obj: Object, *, subresource: str = "", name: str = "", dry_run: bool = False) -> Object:
@@ -425,6 +426,19 @@ class Cluster:
 
 class Expired(TransientDriverError):
     """What a watch started from is too old; read the list again."""
+
+
+_ESCAPED: Final = re.compile(r"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
+
+
+def json_as_yaml(value: object) -> str:
+    """Return JSON that a YAML parser takes as well, which is what an apply's body is read by.
+
+    YAML knows no surrogate pairs as escapes, so characters beyond the BMP stand as they are; all others beyond ASCII
+    stay escaped, because YAML refuses some of them in plain (control characters, U+FEFF).
+    """
+    text = json.dumps(value)
+    return _ESCAPED.sub(lambda found: str(json.loads(f'"{found[0]}"')) if len(found[0]) > 2 else found[0], text)
 
 
 def _api_client(settings: Settings, tls: ssl.SSLContext) -> Any:

@@ -57,6 +57,8 @@ def error_of(status: int, body: bytes, headers: Mapping[str, str], *, kind: str)
         return Conflicting(f"there is a {kind} of this name already", raw=raw)
     if status == 429 and "disruption budget" in message:
         return TransientDriverError("a disruption budget stands in the way", raw=raw, retry_after_s=wait_s)
+    if status == 500 and "failed to create typed patch object" in message:  # how an apply with a wrong field is told
+        return DriverRejected(f"the cluster refuses this {kind} as it is written", raw=raw)
     words = _WORDS.get(status, f"the cluster answered {status}")
     return TransientDriverError(words.format(kind=kind), raw=raw, retry_after_s=wait_s)
 

@@ -72,7 +72,7 @@ def _define(api: Api, definition: Object) -> None:
     name, deadline = definition["metadata"]["name"], time.monotonic() + 20
     while True:
         live = api.get("apiextensions.k8s.io/v1", "CustomResourceDefinition", name)
-        conditions = (live or {}).get("status", {}).get("conditions", [])
+        conditions = marks.dig(live, "status", "conditions", default=[])
         if any(one["type"] == "Established" and one["status"] == "True" for one in conditions):
             return
         assert time.monotonic() < deadline, f"{name} is not served in time"
