@@ -1,17 +1,19 @@
 """Home of a tenant: what needs you, what is being built, what ends soon, what is idle, quota, spend; the way there.
 
-A constant number of queries, each over an index of the tenant.
+A constant number of queries, each over an index of the tenant; what lives is looked at once for all cards.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID
 
+from django.db import connection
 from django.db.models import F, Max, Q, QuerySet
 from django.http import HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
@@ -71,26 +73,27 @@ class Need:
 def show(request: PageRequest) -> HttpResponse:
     """Show the home of one tenant."""
     money = products.Money.read()
-    parts = [products.days_price(_living(noun, request), money.prices, now=request.now) for noun in NOUNS]
-    count, day = sum(number for number, _price in parts), sum((price for _number, price in parts), start=Decimal(0))
+    living = _living(request)
+    lines = _lines(request, living, money)
+    day = sum(
+        (number * products.day_of(*like, money.prices, now=request.now) for like, number in living.like), Decimal(0)
+    )
     idle, all_looked_at = _idle(request)
     idle_day = products.days_price(_endpoints(request, idle), money.prices, now=request.now)[1]
-    ending = Q(allocation__expires_at__lt=request.now + SOON) & ~Q(phase=Phase.DELETING.value)
-    soon_count = sum(_living(noun, request).filter(ending).count() for noun in NOUNS)
     budget = Budget.objects.filter(tenant=request.tenant).first()
     month = bill.month_so_far(request.tenant, now=request.now) if budget is not None else None
     start, end = billed.this_month(request.now)
     values: dict[str, Any] = {
-        "needs": _needs(request, money),
-        "building": _card(request, Q(phase__in=BUILDING), money),
-        "soon": _card(request, ending, money, soonest=True),
-        "soon_more": max(0, soon_count - SHOWN),
+        "needs": _needs(request, _card(living, "trouble", lines)),
+        "building": _card(living, "building", lines),
+        "soon": _card(living, "soon", lines),
+        "soon_more": max(0, living.soon - SHOWN),
         "idle": _last_called(idle, request, money),
         "idle_more": max(0, len(idle) - SHOWN),
         "idle_day": idle_day if all_looked_at else None,  # the sum of a part would be wrong
         "bars": _bars(request),
-        "running": _card(request, Q(phase=Phase.READY.value), money),
-        "count": count,
+        "running": _card(living, "running", lines),
+        "count": sum(number for _like, number in living.like),
         "day": day,
         "month": month,
         "days_30": day * 30,
@@ -105,24 +108,93 @@ def show(request: PageRequest) -> HttpResponse:
     return response
 
 
-def _living(noun: products.Noun, request: PageRequest) -> QuerySet[Any]:
-    return products.rows_of(noun, request).filter(released_at__isnull=True)
+@dataclass(frozen=True, slots=True)
+class Living:
+    """What lives in the tenant, of all kinds together: counted, and the first of each card."""
+
+    cards: Mapping[str, Sequence[tuple[str, UUID]]]
+    """Card → kind and id, newest first, or by their end."""
+    like: Sequence[tuple[tuple[Mapping[str, Any], str, str], int]]
+    """(demand, provider, site) → how many have the same."""
+    soon: int
+    """How many end soon."""
 
 
-def _card(
-    request: PageRequest, which: Q, money: products.Money, *, soonest: bool = False, most: int = SHOWN
-) -> list[products.Row]:
-    """Return the first lines of what lives in the tenant, of all kinds together: newest first, or by their end."""
-    order = ("allocation__expires_at", "pk") if soonest else ("-created_at", "-id")
-    lines = []
+_LIVING: Final = """
+WITH living AS (
+  SELECT 'endpoint' AS kind, p.id, p.phase, p.created_at, p.boundary_id, a.demand, a.expires_at
+  FROM tenants_endpoint p JOIN tenants_allocation a ON a.id = p.allocation_id
+  WHERE p.tenant_id = %(tenant)s AND p.released_at IS NULL
+  UNION ALL
+  SELECT 'machine', p.id, p.phase, p.created_at, p.boundary_id, a.demand, a.expires_at
+  FROM tenants_machine p JOIN tenants_allocation a ON a.id = p.allocation_id
+  WHERE p.tenant_id = %(tenant)s AND p.released_at IS NULL
+  UNION ALL
+  SELECT 'namespace', p.id, p.phase, p.created_at, p.boundary_id, a.demand, a.expires_at
+  FROM tenants_namespace p JOIN tenants_allocation a ON a.id = p.allocation_id
+  WHERE p.tenant_id = %(tenant)s AND p.released_at IS NULL
+),
+alike AS (SELECT demand, boundary_id, count(*) AS number FROM living GROUP BY 1, 2),
+trouble AS (SELECT kind, id, row_number() OVER (ORDER BY created_at DESC, id DESC) AS place FROM living
+            WHERE phase = ANY (%(trouble)s) ORDER BY place LIMIT 2 * %(shown)s),
+building AS (SELECT kind, id, row_number() OVER (ORDER BY created_at DESC, id DESC) AS place FROM living
+             WHERE phase = ANY (%(building)s) ORDER BY place LIMIT %(shown)s),
+running AS (SELECT kind, id, row_number() OVER (ORDER BY created_at DESC, id DESC) AS place FROM living
+            WHERE phase = %(ready)s ORDER BY place LIMIT %(shown)s),
+soon AS (SELECT kind, id, row_number() OVER (ORDER BY expires_at, id) AS place, count(*) OVER () AS number FROM living
+         WHERE expires_at < %(soon)s AND phase <> %(deleting)s ORDER BY place LIMIT %(shown)s)
+SELECT 'like' AS card, NULL AS kind, NULL AS id, 0 AS place, l.number, l.demand, r.name, r.site
+FROM alike l LEFT JOIN tenants_boundary b ON b.id = l.boundary_id LEFT JOIN tenants_provider r ON r.id = b.provider_id
+UNION ALL SELECT 'trouble', kind, id, place, 0, NULL, NULL, NULL FROM trouble
+UNION ALL SELECT 'building', kind, id, place, 0, NULL, NULL, NULL FROM building
+UNION ALL SELECT 'running', kind, id, place, 0, NULL, NULL, NULL FROM running
+UNION ALL SELECT 'soon', kind, id, place, number, NULL, NULL, NULL FROM soon
+ORDER BY 1, 4
+"""
+"""One look at what lives, for all cards: each of them alone would go through it again."""
+
+
+def _living(request: PageRequest) -> Living:
+    values: dict[str, Any] = {
+        "tenant": request.tenant.pk,
+        "trouble": list(TROUBLE),
+        "building": list(BUILDING),
+        "ready": Phase.READY.value,
+        "deleting": Phase.DELETING.value,
+        "soon": request.now + SOON,
+        "shown": SHOWN,
+    }
+    with connection.cursor() as cursor:
+        cursor.execute(_LIVING, values)
+        rows = cursor.fetchall()
+    cards: dict[str, list[tuple[str, UUID]]] = {}
+    like: list[tuple[tuple[Mapping[str, Any], str, str], int]] = []
+    soon = 0
+    for card, kind, key, _place, number, demand, provider, site in rows:
+        if card == "like":
+            like.append(
+                ((json.loads(demand) if isinstance(demand, str) else demand, provider or "", site or ""), number)
+            )
+            continue
+        cards.setdefault(card, []).append((kind, key))
+        if card == "soon":
+            soon = number
+    return Living(cards, like, soon)
+
+
+def _lines(request: PageRequest, living: Living, money: products.Money) -> dict[UUID, products.Row]:
+    """Return the lines of all cards by id; one query for each kind that is there."""
+    found: dict[UUID, products.Row] = {}
     for noun in NOUNS:
-        rows = list(_living(noun, request).filter(which).order_by(*order)[:most])
-        lines += products.shown(noun, rows, request, money)
-    if soonest:
-        lines.sort(key=lambda line: line.product.allocation.expires_at or request.now)
-    else:
-        lines.sort(key=lambda line: line.product.created_at, reverse=True)
-    return lines[:most]
+        keys = {key for card in living.cards.values() for kind, key in card if kind == noun.word}
+        if keys:
+            rows = list(products.rows_of(noun, request).filter(pk__in=keys))
+            found |= {line.product.pk: line for line in products.shown(noun, rows, request, money)}
+    return found
+
+
+def _card(living: Living, name: str, lines: Mapping[UUID, products.Row]) -> list[products.Row]:
+    return [lines[key] for _kind, key in living.cards.get(name, ()) if key in lines]
 
 
 def _endpoints(request: PageRequest, keys: Sequence[UUID]) -> QuerySet[Any]:
@@ -132,7 +204,8 @@ def _endpoints(request: PageRequest, keys: Sequence[UUID]) -> QuerySet[Any]:
 def _idle(request: PageRequest) -> tuple[list[UUID], bool]:
     """Return ready endpoints that nobody called for a week, and whether all were looked at: the longest ready are."""
     before = request.now - IDLE
-    ready = _living(products.ENDPOINTS, request).filter(phase=Phase.READY.value, ready_at__lt=before)
+    ready = products.rows_of(products.ENDPOINTS, request).filter(released_at__isnull=True)
+    ready = ready.filter(phase=Phase.READY.value, ready_at__lt=before)
     keys = list(ready.order_by("ready_at", "pk").values_list("pk", flat=True)[: MOST + 1])
     keys, all_looked_at = keys[:MOST], len(keys) <= MOST
     if not keys:
@@ -160,7 +233,7 @@ def _last_called(keys: Sequence[UUID], request: PageRequest, money: products.Mon
     return [{"line": line, "last": called.get(line.product.pk)} for line in lines]
 
 
-def _needs(request: PageRequest, money: products.Money) -> list[Need]:
+def _needs(request: PageRequest, trouble: Sequence[products.Row]) -> list[Need]:
     found = [
         Need(
             line.product.name,
@@ -168,7 +241,7 @@ def _needs(request: PageRequest, money: products.Money) -> list[Need]:
             line.url,
             _("Look at it"),
         )
-        for line in _card(request, Q(phase__in=TROUBLE), money, most=2 * SHOWN)
+        for line in trouble
     ]
     if request.actor.role_on(request.tenant.path) == Role.OWNER:
         waiting = (

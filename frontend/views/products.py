@@ -245,6 +245,11 @@ def days_price(rows: QuerySet[Any], known: pricing.PriceList, *, now: datetime) 
     return count, total
 
 
+def day_of(demand: Mapping[str, Any], provider: str, site: str, known: pricing.PriceList, *, now: datetime) -> Decimal:
+    """Return what a demand costs a day at a place at present prices; nothing where something of it has none."""
+    return _day(demand, (provider, site), known, now=now) or Decimal(0)
+
+
 def _day(
     demand: Mapping[str, Any], place: tuple[str, str], known: pricing.PriceList, *, now: datetime
 ) -> Decimal | None:
