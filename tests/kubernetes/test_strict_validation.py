@@ -57,7 +57,11 @@ def cluster(kube_cluster: Any) -> Iterator[Cluster]:
     if not DEFINITIONS.is_dir():
         pytest.skip(f"{DEFINITIONS} is not there: the definitions of custom resources lie beside the checkout")
     chosen = samples.settings(
-        url=kube_cluster.url, ca_pem=kube_cluster.ca_pem, token=samples.Secret(kube_cluster.admin_token)
+        url=kube_cluster.url,
+        ca_pem=kube_cluster.ca_pem,
+        token=samples.Secret(kube_cluster.admin_token),
+        reads_per_s=1000.0,
+        writes_per_s=1000.0,
     )
     with kube_cluster.api() as api:
         for name in NEEDED:
