@@ -38,7 +38,9 @@ from provisioners.driver.names import (
 from provisioners.driver.observations import (
     Acceptance,
     Capabilities,
+    Certificate,
     Credential,
+    IsolationCheck,
     LayoutChange,
     LogLine,
     Observed,
@@ -76,6 +78,8 @@ __all__ = [
     "BoundaryKind",
     "BoundarySpec",
     "Capabilities",
+    "Certificate",
+    "Certifies",
     "Conflicting",
     "Credential",
     "Done",
@@ -85,6 +89,7 @@ __all__ = [
     "EndpointSpec",
     "GatewaySpec",
     "Handle",
+    "IsolationCheck",
     "Kind",
     "LayoutChange",
     "LetsPeopleIn",
@@ -193,4 +198,13 @@ class LetsPeopleIn(Protocol):
 
         Raises `TransientDriverError` while the person has no account there.
         """
+        ...
+
+
+@runtime_checkable
+class Certifies(Protocol):
+    """A driver that tries to break out of a boundary and says what held."""
+
+    def certify(self, boundary: Ref) -> Certificate:
+        """Try everything against one boundary; takes some seconds. Raises `DriverError` where it cannot begin."""
         ...

@@ -196,6 +196,36 @@ class Credential:
 
 
 @dataclass(frozen=True, slots=True)
+class IsolationCheck:
+    """One check of a boundary's isolation."""
+
+    key: str
+    title: str
+    outcome: str
+    """`passed`, `failed`, `withheld` (not given on purpose) or `unknown` (it could not be tried)."""
+    seen: str
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What was tried against a boundary at one time, and what held."""
+
+    ref: Ref
+    at: datetime
+    version: str
+    """The provider's own version."""
+    checks: tuple[IsolationCheck, ...]
+    unshown: tuple[str, ...]
+    """What no check can show, in sentences."""
+    simulated: bool = False
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing failed and everything could be tried."""
+        return all(check.outcome in {"passed", "withheld"} for check in self.checks)
+
+
+@dataclass(frozen=True, slots=True)
 class LayoutChange:
     """A wanted MIG layout of one GPU: the whole of it, not a difference."""
 

@@ -58,7 +58,7 @@ def params(
         "kind": "ConfigMap",
         "metadata": {"name": PARAMS, "namespace": namespace},
         "data": {
-            "registries": ",".join(sorted(_prefix(each) for each in registries)),
+            "registries": ",".join(sorted(prefix(each) for each in registries)),
             "free.nodes": ",".join(sorted(nodes)),
             "free.resources": ",".join(sorted(resources)),
             "free.claims": ",".join(sorted(claims)),
@@ -68,7 +68,7 @@ def params(
     }
 
 
-def _prefix(registry: str) -> str:
+def prefix(registry: str) -> str:
     """Return a registry so that `registry.internal` does not admit `registry.internal.evil.example/x`."""
     return registry if registry.endswith("/") else f"{registry}/"
 

@@ -24,6 +24,7 @@ from provisioners.driver import (
     Acceptance,
     BoundarySpec,
     Capabilities,
+    Certificate,
     Conflicting,
     Credential,
     Done,
@@ -52,7 +53,17 @@ from provisioners.driver import (
     TransientDriverError,
     UnitSpec,
 )
-from provisioners.kubernetes import access, admission, gateways, gpu, inventory, reading, reading_endpoint, workloads
+from provisioners.kubernetes import (
+    access,
+    admission,
+    certificate,
+    gateways,
+    gpu,
+    inventory,
+    reading,
+    reading_endpoint,
+    workloads,
+)
 from provisioners.kubernetes import boundary as boundaries
 from provisioners.kubernetes import capabilities as asking
 from provisioners.kubernetes import objects as marks
@@ -597,6 +608,10 @@ class KubernetesDriver:
         """Return a token of one person in a boundary, an hour at most; it ends with the person's membership."""
         token = access.mint(self.cluster, boundary, principal, seconds=seconds)
         return Credential(token.value, token.expires_at, self.settings.url, self.settings.ca_pem, boundary.name)
+
+    def certify(self, boundary: Ref) -> Certificate:
+        """Try everything against one boundary and say what held."""
+        return certificate.certify(self.cluster, self.settings, boundary, now=self._now)
 
     # --- logs -------------------------------------------------------------------------------------
 

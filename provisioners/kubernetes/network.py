@@ -52,6 +52,14 @@ class Network:
             return "ingress"
         return ""
 
+    def lets_out(self, source: Peer, target: Peer, port: Port) -> bool:
+        """Whether the source's own side lets a connection out, whatever the target's side says."""
+        return self._side(source, target, port, "Egress")
+
+    def lets_in(self, source: Peer, target: Peer, port: Port) -> bool:
+        """Whether the target's own side lets a connection in, whatever the source's side says."""
+        return self._side(target, source, port, "Ingress")
+
     def by(self, source: Peer, target: Peer, port: Port) -> tuple[str, ...]:
         """Return the names of the policies at the target that let a connection in."""
         return tuple(
@@ -75,9 +83,7 @@ class Network:
             return True  # a pod that no policy selects is open in that direction
         rules, peers = ("egress", "to") if direction == "Egress" else ("ingress", "from")
         return any(
-            self._matches(rule, peers, other, port)
-            for policy in applying
-            for rule in policy["spec"].get(rules) or []
+            self._matches(rule, peers, other, port) for policy in applying for rule in policy["spec"].get(rules) or []
         )
 
     def _matches(self, rule: Object, peers: str, other: Peer, port: Port) -> bool:
