@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import time
 from collections.abc import Callable
 from typing import Any
@@ -273,3 +275,25 @@ def test_a_pod_that_is_nobodys_runs_and_goes_at_once_and_a_job_ends_well(kube_ap
     )
     kube_api.delete("v1", "Pod", "plain", kube_namespace)
     until(lambda: kube_api.get("v1", "Pod", "plain", kube_namespace) is None, "plain gone", 10)
+
+
+def test_logs_of_played_and_unplayed_pods_come_through_the_api_server(kube_api, kube_cluster, kube_namespace):
+    until(lambda: kube_api.get("v1", "ServiceAccount", "default", kube_namespace), "the service account")
+    kube_api.create(pod(kube_namespace, "quiet", nodeSelector={"kubernetes.io/hostname": "system-0"}))
+    until(
+        lambda: condition(kube_api.get("v1", "Pod", "quiet", kube_namespace), "Ready").get("status") == "True", "ready"
+    )
+    path = f"/api/v1/namespaces/{kube_namespace}/pods/quiet/log"
+
+    assert kube_api.request("GET", path) == "simulated pod: no container runs here\n"
+
+    folder = kube_cluster.folder / "pods" / "made-by-a-test"
+    folder.mkdir(parents=True)
+    (folder / "state.json").write_text(json.dumps({"pod": f"{kube_namespace}/quiet"}))
+    (folder / "c.log").write_text("one\ntwo\nthree\n")
+    try:
+        assert kube_api.request("GET", path) == "one\ntwo\nthree\n"
+        lines = kube_api.request("GET", path, params={"tailLines": "1", "timestamps": "true"}).split()
+        assert (lines[0][-1], lines[1:]) == ("Z", ["three"])
+    finally:
+        shutil.rmtree(folder)

@@ -39,7 +39,9 @@ SERVERS: Final = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-sch
 """Its built programs in the order of their start; they stop in the opposite one."""
 PLAYER: Final = "player"
 """Our own program that plays the pods of ours; only with `pods="played"`."""
-NAMES: Final = (*SERVERS, PLAYER)
+KUBELET_API: Final = "kubelet-api"
+"""Our own program that answers for the nodes' kubelets when logs are asked for."""
+NAMES: Final = (*SERVERS, KUBELET_API, PLAYER)
 _PLAYING: Final = "controlplane.labs.kubernetes.playing"
 _ROOT: Final = Path(__file__).resolve().parents[3]
 _GRACE_S: Final = 5.0
@@ -158,8 +160,7 @@ class Cluster:
             deadline = time.monotonic() + timeout_s
             for group in (SERVERS[:2], SERVERS[2:]):
                 self._bring_up([self._server(name, built) for name in group], deadline)
-            if self.pods == "played":
-                self._bring_up([self._player()], deadline)
+            self._bring_up([self._kubelet_api(), *([self._player()] if self.pods == "played" else [])], deadline)
 
     def _bring_up(self, group: list[Running], deadline: float) -> None:
         """Start those that do not run and wait until all are ready."""
@@ -175,7 +176,7 @@ class Cluster:
         if not self.folder.is_dir():
             return False
         with self._locked():
-            ran = [self._stop(name) for name in (PLAYER, *reversed(SERVERS))]
+            ran = [self._stop(name) for name in reversed(NAMES)]
         return any(ran)
 
     def _stop(self, name: str) -> bool:
@@ -217,10 +218,18 @@ class Cluster:
         return self._running(name, (str(built.path(name)), *words), _plain_environ(), ready)
 
     def _player(self) -> Running:
-        """Our player; it needs the repository's packages and nothing of the caller's environment."""
-        words = (sys.executable, "-m", _PLAYING, "--cluster", str(self.folder), *self.player)
+        return self._own(PLAYER, _PLAYING, self.player, lambda: True)
+
+    def _kubelet_api(self) -> Running:
+        port = self.ports["kubelet"]
+        module = "controlplane.labs.kubernetes.kubelet_api"
+        return self._own(KUBELET_API, module, ("--port", str(port)), lambda: not ports.is_free(port))
+
+    def _own(self, name: str, module: str, words: tuple[str, ...], ready: Callable[[], bool]) -> Running:
+        """One of our programs; it needs the repository's packages and nothing of the caller's environment."""
+        command = (sys.executable, "-m", module, "--cluster", str(self.folder), *words)
         environ = _plain_environ() | {"PYTHONPATH": str(_ROOT), "PYTHONUNBUFFERED": "1"}
-        return self._running(PLAYER, words, environ, lambda: True)
+        return self._running(name, command, environ, ready)
 
     def _running(
         self, name: str, command: tuple[str, ...], environ: Mapping[str, str], ready: Callable[[], bool]
@@ -254,13 +263,16 @@ class Cluster:
         """Make credentials, choose ports, write every file that a program reads."""
         self.credentials.make()
         mine = self.ports
-        if not (mine and any(self._recorded(name) for name in NAMES)):
-            # the same as last time where they are free
-            base = _FIRST_PORT + zlib.crc32(str(self.folder).encode()) % 1_200 * 10
-            taken: dict[str, int] = {}
-            for offset, name in enumerate(PORTS):
-                taken[name] = ports.choose(mine.get(name, base + offset), taken=frozenset(taken.values()))
-            ports.remember(self.places.ports_file, taken)
+        runs = any(self._recorded(name) for name in SERVERS)
+        base = _FIRST_PORT + zlib.crc32(str(self.folder).encode()) % 1_200 * 10
+        taken: dict[str, int] = {}
+        for offset, name in enumerate(
+            PORTS
+        ):  # the same as last time where they are free, or our own servers listen there
+            wanted = mine.get(name, base + offset)
+            is_ours = runs and name in mine
+            taken[name] = wanted if is_ours else ports.choose(wanted, taken=frozenset(taken.values()))
+        ports.remember(self.places.ports_file, taken)
         self._servers().write_files(pods=self.pods)
         user = {"token": self.admin_token}
         store_private(self.kubeconfig, kubeconfig(url=self.url, ca=self.credentials.ca, user=user))

@@ -12,7 +12,7 @@ from controlplane.embedded.ports import LOOPBACK
 from controlplane.labs.kubernetes import stages
 from controlplane.labs.kubernetes.credentials import Credentials, kubeconfig, store_private
 
-PORTS: Final = ("apiserver", "etcd", "etcd-peer", "controller-manager", "scheduler", "kwok")
+PORTS: Final = ("apiserver", "etcd", "etcd-peer", "controller-manager", "scheduler", "kwok", "kubelet")
 SERVICE_RANGE: Final = "10.96.0.0/16"
 ISSUER: Final = "https://kubernetes.default.svc.cluster.local"
 _AUDIT_POLICY: Final = {
@@ -62,7 +62,7 @@ class Servers:
         pki.client("scheduler", user="system:kube-scheduler")
         pki.client("kwok", user="lab-kwok", groups=("system:masters",))
         pki.client("apiserver-kubelet", user="lab-apiserver", groups=("system:masters",))
-        for name in ("controller-manager", "scheduler", "kwok"):
+        for name in ("controller-manager", "scheduler", "kwok", "kubelet"):
             user = {"client-certificate": str(pki.certificate(name)), "client-key": str(pki.key(name))}
             store_private(self.config_of(name), kubeconfig(url=self.url, ca=pki.ca, user=user))
         store_private(self.kwok_config, stages.configuration(pods=pods))
@@ -172,7 +172,7 @@ class Servers:
             f"--manage-nodes-with-annotation-selector={stages.MANAGED}",
             "--node-lease-duration-seconds=40",
             f"--node-ip={LOOPBACK}",
-            f"--node-port={at['kwok']}",
+            f"--node-port={at['kubelet']}",
             f"--server-address={LOOPBACK}:{at['kwok']}",
             f"--tls-cert-file={self.credentials.certificate('apiserver')}",
             f"--tls-private-key-file={self.credentials.key('apiserver')}",
