@@ -30,10 +30,11 @@ BINDING_CHANGED: Final = "host-binding-changed"
 HOST_MISSING: Final = "host-missing"
 GPU_MISSING: Final = "gpu-missing"
 GPU_MOVED: Final = "gpu-moved"
+CONTRADICTORY: Final = "contradictory-host"
 KINDS: Final = frozenset(
     {
         UNKNOWN_PRODUCT, PRODUCT_CHANGED, LAYOUT_MISMATCH, HOST_SHRUNK, BINDING_CHANGED, HOST_MISSING, GPU_MISSING,
-        GPU_MOVED,
+        GPU_MOVED, CONTRADICTORY,
     }
 )  # fmt: skip
 NOT_SHOWN: Final = "The provider does not show it any more."
@@ -122,6 +123,16 @@ def _host(host: Host, seen: ObservedHost, around: Around, news: News) -> None:
         message=message[:500],
         boundary_kinds=sorted(str(kind) for kind in seen.boundary_kinds),
     )
+    if seen.contradictions:
+        news.findings.append(
+            Seen(
+                CONTRADICTORY,
+                host.provider_ref,
+                f"{host.name} contradicts itself: {'; '.join(seen.contradictions)}."[:1000],
+                host=host.pk,
+                blocks_placement=True,
+            )
+        )
     binding = str(seen.binding)
     if binding != host.binding:
         if host.free_vcpu == host.total_vcpu and host.empty_gpus == host.gpu_count:

@@ -147,6 +147,12 @@ MEANINGS: Final[Mapping[str, Meaning]] = {
         gettext_lazy("Put it back, or drain the old host so that it can be taken in at the new one."),
         "hardware",
     ),
+    "contradictory-host": Meaning(
+        gettext_lazy("The host contradicts itself"),
+        gettext_lazy("What it says of its GPUs cannot all be true or is not to be built on. Nothing new goes there."),
+        gettext_lazy("Read the detail, mend the host's GPU software or layout, and look again."),
+        "contradiction",
+    ),
 }
 UNKNOWN: Final = Meaning(
     gettext_lazy("Something does not fit"),

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Final
@@ -259,17 +259,26 @@ class Taken:
     """Reported, and not concluded from the node having one GPU only."""
 
 
-def taken_by(pod: Object, node: Node, claims: Mapping[tuple[str, str], Object], pools: Pools) -> tuple[Taken, ...]:
-    """Return what a pod on `node` has; `claims` by (namespace, name). Empty for a pod that has ended."""
+def taken_by(
+    pod: Object,
+    node: Node,
+    claims: Mapping[tuple[str, str], Object],
+    pools: Pools,
+    *,
+    told: Collection[tuple[str, str]] = (),
+) -> tuple[Taken, ...]:
+    """Return what a pod on `node` has; `claims` by (namespace, name). Empty for a pod that has ended.
+
+    `told` are claims that are left out: pods may share one, and its devices are then counted once.
+    """
     if dig(pod, "status", "phase") in _ENDED:
         return ()
     found: list[Taken] = []
-    seen: set[str] = set()
-    for name in claim_names(pod):
-        claim = claims.get((namespace_of(pod), name))
-        if claim is not None and name not in seen and name_of(pod) in _reserved_for(claim):
-            seen.add(name)
-            found += [taken for one in allocated(claim, pools) if (taken := _given(one, node)) is not None]
+    for name in dict.fromkeys(claim_names(pod)):
+        key = (namespace_of(pod), name)
+        claim = claims.get(key)
+        if claim is not None and key not in told and name_of(pod) in _reserved_for(claim):
+            found += [taken for one in allocated(claim, pools) if (taken := given(one, node)) is not None]
     if dig(pod, "status", "extendedResourceClaimStatus") is None:
         found += _from_plugin(pod, node)
     return tuple(found)
@@ -297,7 +306,7 @@ def _reserved_for(claim: Object) -> set[str]:
     }
 
 
-def _given(one: Given, node: Node) -> Taken | None:
+def given(one: Given, node: Node) -> Taken | None:
     """Return the window of an allocated device; one that is not published any more says no more than its name."""
     device = one.device
     if device is not None:
@@ -421,7 +430,7 @@ def occupied(
             continue
         for one in allocated(claim, pools):
             if one.device is not None and one.device.node == node.name:
-                taken = _given(one, node)
+                taken = given(one, node)
                 windows += [taken] if taken is not None else []
     carved: Counter[str] = Counter()
     for pod in pods:

@@ -19,7 +19,6 @@ from functools import lru_cache
 from typing import Any, Final
 
 from provisioners.driver import Binding
-from provisioners.kubernetes import objects
 from provisioners.kubernetes.objects import Object, dig, labels, name_of, uid_of
 from provisioners.kubernetes.slices import GPU, MIG, Published
 from tenants import geometry, gpu_catalogue, host_binding
@@ -38,6 +37,7 @@ SIMULATED: Final = "lab.tenantry.internal/simulated"
 WHOLE_RESOURCES: Final = ("nvidia.com/gpu", "amd.com/gpu", "gpu.intel.com/i915", "gpu.intel.com/xe", "habana.ai/gaudi")
 MIG_PREFIX: Final = "nvidia.com/mig-"
 SHARED_SUFFIX: Final = ".shared"
+_CONTROL_PLANE: Final = ("node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/master")
 _INVALID: Final = "-MIG-INVALID"
 _SINGLE: Final = re.compile(r"-MIG-(?P<profile>\S+)$")
 _SUFFIXES: Final = ((".me.all", "+me.all"), (".me", "+me"), (".gfx", "+gfx"))
@@ -95,6 +95,8 @@ class Node:
     published: tuple[Published, ...]
     mig_config: str = ""
     mig_state: str = ""
+    apart: bool = False
+    """It is of the control plane: without GPUs it is no host."""
     managed: bool = False
     """A MIG manager carves it by label."""
     resource_version: str = ""
@@ -331,9 +333,10 @@ class _Reading:
             published=self.published,
             mig_config=told.get(CONFIG_LABEL, ""),
             mig_state=told.get(STATE_LABEL, ""),
+            apart=any(label in told for label in _CONTROL_PLANE),
             managed=CONFIG_LABEL in told or STATE_LABEL in told,
             resource_version=str(dig(raw, "metadata", "resourceVersion", default="")),
-            simulated=SIMULATED in told or SIMULATED in objects.annotations(raw),
+            simulated=SIMULATED in told or SIMULATED in dig(raw, "metadata", "annotations", default={}),
             problems=tuple(dict.fromkeys(self.problems)),
         )
 
