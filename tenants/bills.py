@@ -194,20 +194,21 @@ def running(tenant: Tenant, now: datetime, end: datetime, *, allocation: UUID | 
         return Fraction(0)
     pieces = [Piece(lo, hi, lo) for lo, hi in pairwise(usage_days.edges_of(now, end))]
     only = [allocation] if allocation is not None else None
-    return _cost(usage_sums.to_come(pieces, tenants=costs.below(tenant), allocations=only))
+    return _cost(usage_sums.to_come(pieces, tenants=costs.below(tenant), allocations=only), billed.Book.read())
 
 
-def running_as_rolled(tenants: Sequence[UUID], now: datetime, end: datetime) -> tuple[Fraction, datetime] | None:
+def running_as_rolled(
+    tenants: Sequence[UUID], now: datetime, end: datetime, book: billed.Book
+) -> tuple[Fraction, datetime] | None:
     """Return the same of many tenants, as the roll-up knew it, and when that was; None where it does not know."""
     known = usage_days.state(tenants)
     sums = usage_days.to_come(known, now, end)
     if sums is None or known.through is None:
         return None
-    return max(Fraction(0), _cost(sums)), known.through
+    return max(Fraction(0), _cost(sums, book)), known.through
 
 
-def _cost(sums: Iterable[BilledSum]) -> Fraction:
-    book = billed.Book.read()
+def _cost(sums: Iterable[BilledSum], book: billed.Book) -> Fraction:
     total = Fraction(0)
     for one in sums:
         price = book.price(one.item, one.since, one.provider)

@@ -426,7 +426,7 @@ def sums(tenant: Tenant, start: datetime, end: datetime, *, now: datetime, large
         group.share = float(group.exact / spent) if spent else 0.0
     more, as_of = Fraction(0), None
     if start <= now < end:
-        rolled = bills.running_as_rolled(list(tenants), now, end) if large else None
+        rolled = bills.running_as_rolled(list(tenants), now, end, book) if large else None
         more, as_of = rolled if rolled is not None else (bills.running(tenant, now, end), None)
     return Sums(
         start=start,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
@@ -228,6 +229,53 @@ def test_a_change_at_the_very_moment_of_the_roll_up_counts_as_before_it(world):
     agree(world, now)
 
 
+def test_a_change_that_commits_after_a_roll_made_meanwhile_is_a_late_one(world, superuser):
+    take(world, JUNE, "alpha")
+    now = JUNE + 5 * HOUR + 6 * MINUTE
+
+    with superuser.transaction():
+        superuser.execute("UPDATE tenants_usagerecord SET billable_to = %s", [JUNE + 3 * HOUR])
+        usage_days.roll_all(now)
+        seen_meanwhile = is_used(world)
+
+    assert (seen_meanwhile, is_used(world)) == (True, False)
+    agree(world, now)
+    usage_days.roll_all(now)
+    assert is_used(world)
+    agree(world, now)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_histories_agree_at_every_moment(world, seed):
+    rng = random.Random(seed)
+    endpoint, at, held = serving(world, JUNE), JUNE + HOUR, []
+    with acting(SYSTEM):
+        usage.first_ready(endpoint.allocation, now=JUNE + HOUR)
+    for step in range(40):
+        at += rng.choice((0, 7, 60, 600)) * MINUTE + timedelta(microseconds=rng.randrange(3))
+        match rng.randrange(7):
+            case 0 | 1:
+                held.append(take(world, at, f"a{step}", gpus=rng.choice((1, 1, 2))))
+            case 2 if held:
+                give_back(world, held.pop(rng.randrange(len(held))), at + 15 * MINUTE)
+            case 3:
+                count(world, endpoint.pk, JUNE + rng.randrange((at - JUNE) // HOUR + 1) * HOUR, rng.randrange(9999))
+            case 4 if held:
+                since = at - rng.randrange(100) * HOUR
+                UsageRecord.objects.filter(allocation_id=rng.choice(held).pk, held_to=None).update(billable_from=since)
+            case 5:
+                listed(at + rng.randrange(1, 900) * MINUTE, slices="1", vcpu="2")
+            case _:
+                usage_days.roll_all(at)
+        if step % 8 == 7:
+            agree(world, at + rng.randrange(120) * MINUTE)
+            agree(world, at, start=JUNE + rng.randrange((at - JUNE) // HOUR) * HOUR, end=at + HOUR)
+    usage_days.roll_all(at)
+
+    assert is_used(world)
+    agree(world, at + 5 * MINUTE)
+
+
 def test_prices_that_change_within_a_day_cut_the_sums_there(world):
     take(world, JUNE, "alpha")
     listed(JUNE + 2 * DAY + 9 * HOUR + 30 * MINUTE, slices="1")
@@ -261,8 +309,9 @@ def test_what_is_to_come_is_what_stood_then_each_to_its_own_end(world):
 
     with reading(world.actor):
         exact = bills.running(world.tenant, now, JULY)
-        found = bills.running_as_rolled([world.tenant.pk], now, JULY)
-        elsewhere = bills.running_as_rolled([world.tenant.pk], now, JULY + DAY)
+        book = billed.Book.read()
+        found = bills.running_as_rolled([world.tenant.pk], now, JULY, book)
+        elsewhere = bills.running_as_rolled([world.tenant.pk], now, JULY + DAY, book)
 
     assert found == (exact, JUNE + 4 * DAY + 10 * HOUR)
     assert elsewhere is None
