@@ -46,6 +46,7 @@ from provisioners.kubernetes.objects import (
     namespace_of,
     ref_of,
 )
+from provisioners.kubernetes.rbac import ACCESS_NAMESPACE
 from provisioners.kubernetes.slices import Given, Pools
 
 OPERATOR_NAMESPACE: Final = "gpu-operator"
