@@ -54,6 +54,7 @@ from provisioners.driver import (
     UnitSpec,
 )
 from provisioners.kubernetes import (
+    acceptance,
     access,
     admission,
     certificate,
@@ -595,8 +596,13 @@ class KubernetesDriver:
             self.cluster.patch("v1", "Node", host, "", body)
 
     def acceptance(self, host: str) -> Acceptance:
-        """Run the acceptance pod of a node."""
-        raise NotSupported(f"not driven yet: acceptance of {host}")
+        """Run the acceptance pod of a node; it is looked at again until it has ended."""
+        seen = self._inventory_of({host}, pods=True)
+        node = seen.nodes.get(host)
+        if node is None:
+            raise DriverRejected(f"there is no node {host}")
+        occupied = gpu.occupied(node, seen.pods.get(host, ()), seen.claims, seen.pools)
+        return acceptance.run(self.cluster, self.settings, node, occupied, now=self._now())
 
     def layout_steps(self, change: LayoutChange) -> Sequence[Step]:
         """Return the steps that carve one GPU."""

@@ -148,6 +148,7 @@ class ContainerLife:
         words = [*command, *arguments] if command else [*image.entrypoint, *arguments]
         folders = self._ground.folders(pod["metadata"]["uid"])
         layer = folders.layer(self.spec["name"])
+        folders.termination(self.spec["name"]).unlink(missing_ok=True)
         shutil.rmtree(layer, ignore_errors=True)  # a container's own layer ends with it
         self.record.run += 1
         known = iter([*self.record.ports.values()])
@@ -161,6 +162,8 @@ class ContainerLife:
             layer=layer,
             free_port=lambda: next(known, 0) or self._ground.ports.free(),
             marker=self._marker,
+            termination=folders.termination(self.spec["name"]),
+            smi=await self._ground.devices.listed_by_smi(pod),
             load_s=float(annotations.get(LOAD_ANNOTATION, self._ground.load_s)),
         )
         self.record.ports = dict(launch.ports)
@@ -202,7 +205,7 @@ class ContainerLife:
             await asyncio.gather(probing, exiting, return_exceptions=True)
         adopted = self._process is None or self._process.child is None
         reason = "ContainerStatusUnknown" if adopted else "Completed" if code == 0 else "Error"
-        return Ended(code, reason, self.record.since, stamp(self._ground.now()), self._log_end() if code else "")
+        return Ended(code, reason, self.record.since, stamp(self._ground.now()), self._last_words(code))
 
     async def _exit_code(self) -> int:
         if not self._ground.run_programs:
@@ -336,6 +339,13 @@ class ContainerLife:
 
     def _grace_s(self) -> float:
         return float(self._pod()["spec"].get("terminationGracePeriodSeconds") or 30)
+
+    def _last_words(self, code: int) -> str:
+        """Return the termination message: what the program wrote there, else the end of its log where it failed."""
+        folders = self._ground.folders(self._pod()["metadata"]["uid"])
+        with contextlib.suppress(OSError):
+            return folders.termination(self.spec["name"]).read_bytes()[:4096].decode(errors="replace")
+        return self._log_end() if code else ""
 
     def _log_end(self) -> str:
         log = self._ground.folders(self._pod()["metadata"]["uid"]).log(self.spec["name"])

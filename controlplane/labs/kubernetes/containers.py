@@ -21,6 +21,8 @@ Object = dict[str, Any]
 START_ERROR: Final = 128
 """What containerd records for a program that it could not start."""
 PLACE_VARIABLE: Final = "TENANTRY_LAB_PLACE"
+TERMINATION_VARIABLE: Final = "TENANTRY_LAB_TERMINATION"
+"""File that becomes the container's termination message."""
 CONTAINER_VARIABLE: Final = "TENANTRY_LAB_CONTAINER"
 """Marks a process as one container's, so that it is found again and never mistaken."""
 _OURS: Final = "tenantry.internal"
@@ -85,6 +87,8 @@ MODEL_SERVER: Final = _Program(
     {"--port": 8000},
     "0.0.0.0",  # noqa: S104 - what vLLM does without --host; here it listens on loopback
 )
+ACCEPTANCE: Final = _Program((sys.executable, "-m", "controlplane.labs.kubernetes.smi"), (), {}, "127.0.0.1")
+_ACCEPTANCE_WORDS: Final = ["sh", "-c", "nvidia-smi -L > /dev/termination-log"]
 _INTERPRETERS: Final = frozenset({"python", "python3", "/usr/bin/python3", "/usr/local/bin/python"})
 
 
@@ -123,13 +127,17 @@ def launch(
     free_port: Callable[[], int],
     marker: str,
     load_s: float = 0.0,
+    termination: Path = Path("/dev/null"),
+    smi: Sequence[str] = (),
 ) -> Launch:
     """Return the process for `words`, the container's whole command line. Raises `NotStarted`."""
     program, arguments = _program(words)
     paths = _Paths(
         mounts, layer, read_only=bool((container.get("securityContext") or {}).get("readOnlyRootFilesystem"))
     )
-    arguments, ports = _networked(program, arguments, free_port)
+    ports: dict[int, int] = {}
+    if program is not ACCEPTANCE:
+        arguments, ports = _networked(program, arguments, free_port)
     if program is GATEWAY:
         arguments = [paths.in_word(word) for word in arguments]
     own = {name: paths.in_value(value) for name, value in environment.items()}
@@ -142,7 +150,9 @@ def launch(
             "PYTHONPATH": str(Path(provisioners.__file__).resolve().parent.parent),
             "HOSTNAME": pod["metadata"]["name"],
             CONTAINER_VARIABLE: marker,
+            TERMINATION_VARIABLE: str(termination),
             **({PLACE_VARIABLE: json.dumps(place_of(pod, container, load_s))} if program is MODEL_SERVER else {}),
+            **({PLACE_VARIABLE: json.dumps({"smi": list(smi)})} if program is ACCEPTANCE else {}),
         },
         ports=ports,
     )
@@ -155,6 +165,8 @@ def _program(words: Sequence[str]) -> tuple[_Program, list[str]]:
         raise NotStarted(msg)
     if given[0] in _INTERPRETERS and given[1:3] == ["-m", "provisioners.gateway"]:
         return GATEWAY, given[3:]
+    if given == _ACCEPTANCE_WORDS:
+        return ACCEPTANCE, []
     if given[:2] == ["vllm", "serve"]:
         return MODEL_SERVER, given[2:]
     if given[0] in _INTERPRETERS or given[0] == "vllm":

@@ -147,15 +147,16 @@ def rights(api: Api) -> str:
 def provider_config(cluster: Cluster) -> dict[str, Any]:
     """Return what a lab cluster's provider is configured with."""
     namespace, labels = furniture.PROXY
+    chosen = ",".join(f"{key}={value}" for key, value in labels.items())
     return {
         "url": cluster.url,
         "ca_pem": cluster.ca_pem,
         "access": "lab",
         "lab": True,
         **IMAGES,
-        "proxy": {"namespace": namespace, "labels": dict(labels)},
+        "proxy": f"{namespace}:{chosen}",
         "monitoring_namespace": furniture.MONITORING,
-        "control_plane_cidrs": ["127.0.0.1/32"],
+        "control_plane_cidrs": "127.0.0.1/32",
     }
 
 

@@ -12,18 +12,22 @@ import contextlib
 import json
 import logging
 import random
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
+from uuid import NAMESPACE_URL, uuid5
 
 from controlplane.labs.kubernetes.carving import GPU, MIG, STRATEGY, BadLayout, NodeTruth, Slot, double_use, from_node
 from controlplane.labs.kubernetes.ground import AdmissionRefused, NotYet
 from controlplane.labs.kubernetes.nodes import Node
 from controlplane.labs.kubernetes.rest import Api, path_of
+from tenants import gpu_catalogue
 
 Object = dict[str, Any]
 CHOICES: Final = ("first", "spread", "seeded", "adversarial")
 _DRA: Final = "resource.k8s.io/v1"
+_DEVICE: Final = re.compile(r"^gpu-(?P<gpu>\d+)(?:-mig-.+-\d+-(?P<start>\d+))?$")
 
 _log = logging.getLogger(__name__)
 
@@ -177,6 +181,30 @@ class Devices:
         if devices:
             self._claimed[meta["uid"]] = devices
 
+    # --- what a program in a pod sees -------------------------------------------------------------
+
+    async def listed_by_smi(self, pod: Object) -> list[str]:
+        """Return the lines that `nvidia-smi -L` prints in a pod: the one place where a program learns its devices."""
+        uid, node = pod["metadata"]["uid"], pod["spec"]["nodeName"]
+        truth = self.truths.get(node)
+        if truth is not None and uid in truth.held:
+            product = gpu_catalogue.product(truth.gpus[0].product).names[0]
+            seen = [(slot.gpu, slot.profile, slot.start) for _, slot in truth.held[uid]]
+            return _smi(node, product, seen)
+        lists = await self._api.list(path_of(_DRA, "resourceslices"), fields=f"spec.nodeName={node}")
+        there = {device["name"]: device for one in lists for device in one["spec"].get("devices") or ()}
+        found: list[tuple[int, str, int]] = []
+        product = ""
+        for _, pool, name in self._claimed.get(uid, {}):
+            match = _DEVICE.match(name)
+            if pool != node or match is None or name not in there:
+                continue
+            attributes = there[name].get("attributes") or {}
+            product = attributes.get("productName", {}).get("string", "")
+            profile = attributes.get("profile", {}).get("string", "")
+            found.append((int(match["gpu"]), profile, int(match["start"] or 0)))
+        return _smi(node, product, found)
+
     # --- truth ------------------------------------------------------------------------------------
 
     def _violation(self, sentence: str) -> None:
@@ -217,6 +245,22 @@ def violations(folder: Path) -> list[str]:
     """Return every violation that the lab has seen in a cluster, and what is wrong now. For tests."""
     seen = list(_read(folder / "truth" / "violations.json").get("violations", ()))
     return seen + [sentence for sentence in double_use(truths(folder).items()) if sentence not in seen]
+
+
+def _smi(node: str, product: str, seen: Iterable[tuple[int, str, int]]) -> list[str]:
+    """Return `nvidia-smi -L` for (GPU, profile or "", start)."""
+    lines: list[str] = []
+    by_gpu: dict[int, list[tuple[str, int]]] = {}
+    for gpu, profile, start in sorted(seen):
+        by_gpu.setdefault(gpu, [])
+        if profile:
+            by_gpu[gpu].append((profile, start))
+    for number, (gpu, parts) in enumerate(by_gpu.items()):
+        lines.append(f"GPU {number}: {product} (UUID: GPU-{uuid5(NAMESPACE_URL, f'lab/{node}/{gpu}')})")
+        for device, (profile, start) in enumerate(parts):
+            own = uuid5(NAMESPACE_URL, f"lab/{node}/{gpu}/{profile}/{start}")
+            lines.append(f"  MIG {profile:<10} Device {device:>2}: (UUID: MIG-{own})")
+    return lines
 
 
 def _read(file: Path) -> Mapping[str, Any]:

@@ -57,6 +57,10 @@ class Node(Protocol):
         """Give a pod its devices. Raises `AdmissionRefused`, `NotYet`."""
         ...
 
+    async def listed_by_smi(self, pod: Object) -> list[str]:
+        """Return the lines that `nvidia-smi -L` prints in a pod."""
+        ...
+
 
 @dataclass(slots=True)
 class Ground:

@@ -39,6 +39,10 @@ class Folders:
         """Return the folder of a container's own layer."""
         return self.pod / "layers" / container
 
+    def termination(self, container: str) -> Path:
+        """Return the file of a container's termination message."""
+        return self.pod / f"{container}.termination"
+
     def log(self, container: str) -> Path:
         """Return a container's log."""
         return self.pod / f"{container}.log"
