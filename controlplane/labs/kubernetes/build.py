@@ -88,7 +88,9 @@ CNI: Final = Module(
     ),
     minutes=0.5,
 )
-DEVICE_PLUGIN: Final = Module("device-plugin", ("tenantry.internal/lab/device-plugin",), minutes=0.5)
+DEVICE_PLUGIN: Final = Module(
+    "device-plugin", ("tenantry.internal/lab/device-plugin", "tenantry.internal/lab/device-plugin/pause"), minutes=0.5
+)
 REAL_NODE: Final = (KUBELET, CONTAINERD, RUNC, CNI, DEVICE_PLUGIN)
 """What a real node needs beside `CONTROL_PLANE`."""
 

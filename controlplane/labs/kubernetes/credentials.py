@@ -22,6 +22,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 LOOPBACK: Final = "127.0.0.1"
 SERVICE_ADDRESS: Final = "10.96.0.1"
 """First address of the service range: the service `kubernetes`."""
+NODE_ADDRESS: Final = "10.88.0.1"
+"""Of this machine on the bridge of the lab's real node."""
 ADMIN: Final = "lab-admin"
 _DAYS: Final = 3650
 _NAMES: Final = (
@@ -114,7 +116,7 @@ class Credentials:
             x509.ExtendedKeyUsage([usage]), critical=False
         )
         if server:
-            addresses = [x509.IPAddress(ipaddress.ip_address(text)) for text in (LOOPBACK, SERVICE_ADDRESS)]
+            addresses = [x509.IPAddress(ipaddress.ip_address(text)) for text in (LOOPBACK, SERVICE_ADDRESS, NODE_ADDRESS)]
             made = made.add_extension(
                 x509.SubjectAlternativeName([*(x509.DNSName(name) for name in _NAMES), *addresses]), critical=False
             )
