@@ -34,6 +34,7 @@ from provisioners.driver import (
 from provisioners.kubernetes import gpu as gpus
 from provisioners.kubernetes import nodes, slices
 from provisioners.kubernetes.client import Cluster
+from provisioners.kubernetes.layout_record import Phase, change_of
 from provisioners.kubernetes.nodes import Node, Strategy
 from provisioners.kubernetes.objects import (
     EVERYTHING,
@@ -59,11 +60,12 @@ _ENDED: Final = frozenset({"Succeeded", "Failed"})
 
 MARKED: Final = (
     ("v1", "Namespace"), ("v1", "ResourceQuota"), ("v1", "LimitRange"), ("v1", "ServiceAccount"), ("v1", "Service"),
-    ("v1", "ConfigMap"), ("networking.k8s.io/v1", "NetworkPolicy"), ("rbac.authorization.k8s.io/v1", "Role"),
+    ("v1", "ConfigMap"), ("v1", "Secret"), ("v1", "PersistentVolumeClaim"),
+    ("networking.k8s.io/v1", "NetworkPolicy"), ("rbac.authorization.k8s.io/v1", "Role"),
     ("rbac.authorization.k8s.io/v1", "RoleBinding"), ("apps/v1", "Deployment"), ("policy/v1", "PodDisruptionBudget"),
     ("gateway.networking.k8s.io/v1", "HTTPRoute"), ("monitoring.coreos.com/v1", "PodMonitor"),
 )  # fmt: skip
-"""Kinds of what our steps make, besides pods and claims, and Secrets, which nobody lists without need."""
+"""Kinds of what our steps make, besides pods and claims; of Secrets only the metadata are read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ def read(cluster: Cluster) -> Listed:
     marked: list[Object] = []
     for api, kind in MARKED:
         if cluster.serves(api, kind):
-            marked += cluster.list(api, kind, labels=EVERYTHING).items
+            marked += cluster.list(api, kind, labels=EVERYTHING, bare=kind == "Secret").items
     policy, layouts = layouts_of(cluster)
     found = cluster.list("v1", "Node")
     return Listed(
@@ -113,11 +115,9 @@ def layouts_of(cluster: Cluster) -> tuple[Object | None, tuple[Object, ...]]:
     if policy is None:
         return None, ()
     namespace = OPERATOR_NAMESPACE
-    own = cluster.get("v1", "ConfigMap", config_name(policy), namespace)
-    if dig(policy, "spec", "migManager", "config", "name"):
-        return policy, (own,) if own is not None else ()
+    found = [cluster.get("v1", "ConfigMap", name, namespace) for name in {DEFAULT_LAYOUTS, config_name(policy)}]
     generated = cluster.list("v1", "ConfigMap", namespace=namespace, labels=GENERATED_LABEL).items
-    return policy, (*generated, *((own,) if own is not None else ()))
+    return policy, (*generated, *(one for one in found if one is not None))
 
 
 def config_name(policy: Object | None) -> str:
@@ -126,16 +126,21 @@ def config_name(policy: Object | None) -> str:
 
 
 def mig_configs(layouts: Iterable[Object], node: str) -> dict[str, Any]:
-    """Return the `mig-configs` that hold for a node: its own generated ones, else those for all nodes."""
-    own: dict[str, Any] = {}
-    shared: dict[str, Any] = {}
+    """Return the `mig-configs` by which a node may have been carved, whatever file the manager reads now.
+
+    The static defaults count least, then what was generated for the node, then a file of its own name.
+    """
+    found: list[tuple[int, dict[str, Any]]] = []
     for one in layouts:
         of_node = labels(one).get(GENERATED_LABEL)
         if of_node is None:
-            shared |= parsed(one)
+            found.append((0 if name_of(one) == DEFAULT_LAYOUTS else 2, parsed(one)))
         elif of_node == node:
-            own |= parsed(one)
-    return own or shared
+            found.append((1, parsed(one)))
+    merged: dict[str, Any] = {}
+    for _, configs in sorted(found, key=lambda pair: pair[0]):
+        merged |= configs
+    return merged
 
 
 def parsed(config_map: Object | None) -> dict[str, Any]:
@@ -156,6 +161,8 @@ class Inventory:
     """What the lists of a cluster mean."""
 
     nodes: Mapping[str, Node]
+    raw: Mapping[str, Object]
+    """Node → its object."""
     pools: Pools
     claims: Mapping[tuple[str, str], Object]
     given: Mapping[str, tuple[tuple[tuple[str, str], Given], ...]]
@@ -186,6 +193,7 @@ def understood(listed: Listed) -> Inventory:
                 given[one.device.node].append((key, one))
     return Inventory(
         nodes=read_nodes,
+        raw={name_of(one): one for one in listed.nodes},
         pools=pools,
         claims=claims,
         given={node: tuple(found) for node, found in given.items()},
@@ -233,8 +241,10 @@ def snapshot(cluster: Cluster, capabilities: Capabilities) -> ObservedProvider:
 
 
 def _host(node: Node, seen: Inventory, uses: Sequence[ObservedUse]) -> ObservedHost:
-    contradictions = (*node.problems, *_overdrawn(node, seen), *_doubles(node, seen, uses))
-    busy = node.mig_state in {"pending", "rebooting"}
+    change = change_of(seen.raw[node.name])
+    stuck = (change.why,) if change is not None and change.phase is Phase.STUCK else ()
+    contradictions = (*stuck, *node.problems, *_overdrawn(node, seen), *_doubles(node, seen, uses))
+    busy = change is not None or node.mig_state in {"pending", "rebooting"}
     return ObservedHost(
         host=node.name,
         name=node.name,

@@ -23,6 +23,7 @@ from controlplane.labs.kubernetes.client import Api
 from controlplane.labs.kubernetes.cluster import Cluster as LabCluster
 from controlplane.labs.kubernetes.nodes import Gpu, Kind, Node, install
 from provisioners.driver import Handle, Observed, ObservedProvider, Poll, Ref, Secret, Step, TransientDriverError
+from provisioners.kubernetes import access, rbac
 from provisioners.kubernetes.client import Cluster
 from provisioners.kubernetes.driver import INSIDE, KubernetesDriver
 from provisioners.kubernetes.objects import EVERYTHING, UID_LABEL, UNIT_LABEL, dig, labels, name_of
@@ -68,6 +69,8 @@ NODES = (furniture.SYSTEM_NODE, NODE_A, NODE_B)
 def furnish(cluster: LabCluster) -> None:
     """Make what conformance needs in a cluster; safe to repeat."""
     with cluster.api() as api:
+        for made in rbac.objects():
+            api.apply(made)
         furniture.furnish(api, NODES)
         for node in (NODE_A, NODE_B):
             install(api, node)
@@ -321,6 +324,11 @@ class KubernetesRig:
     def close(self) -> None:
         """Take everything away and wait until it is gone: the next test has the same nodes."""
         self.mend()
+        for pod in self.api.list("v1", "Pod", labels=EVERYTHING):
+            self.api.delete("v1", "Pod", name_of(pod), pod["metadata"]["namespace"], grace_s=0)
+        for kind in access.MADE:
+            for one in self.api.list(kind.api, kind.kind, namespace=rbac.ACCESS_NAMESPACE, labels=EVERYTHING):
+                self.api.delete(kind.api, kind.kind, name_of(one), rbac.ACCESS_NAMESPACE)
         names = [name_of(one) for one in self.api.list("v1", "Namespace", labels=EVERYTHING)]
         for name in (*names, *self._foreign):
             self.api.delete("v1", "Namespace", name)

