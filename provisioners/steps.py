@@ -56,7 +56,7 @@ _DEFINITIONS: Final = (
     _definition("serving.replica[]", "Starting the model server", "Stopping the model server", 900, Kind.ENDPOINT),
     _definition("serving.service", "Publishing the address", "Withdrawing the address", 30, Kind.ENDPOINT),
     _definition("access.accounts", "Handing out accounts", "Closing accounts", 30, Kind.NAMESPACE),
-    _definition("layout.apply", "Carving the GPU", "Clearing the GPU's layout", 300, Kind.LAYOUT),
+    _definition("layout.apply", "Carving the GPU", "Clearing the GPU's layout", 3600, Kind.LAYOUT),
 )
 REGISTRY: Final[Mapping[str, StepDefinition]] = {definition.name: definition for definition in _DEFINITIONS}
 _POSITION: Final[Mapping[str, int]] = {definition.name: at for at, definition in enumerate(_DEFINITIONS)}

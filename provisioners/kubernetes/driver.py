@@ -61,6 +61,7 @@ from provisioners.kubernetes import (
     gateways,
     gpu,
     inventory,
+    layout,
     reading,
     reading_endpoint,
     workloads,
@@ -138,6 +139,9 @@ class KubernetesDriver:
         self.settings = settings
         self.cluster = cluster or Cluster(settings)
         self._now = now
+        self._layouts = layout.Layouts(
+            self.cluster, now=now, timing=layout.LAB_TIMING if settings.lab else layout.Timing()
+        )
         self._applier = Applier(self.cluster, now=now)
         self._known: dict[str, tuple[float, Any]] = {}
         self._knowing = threading.Lock()
@@ -199,6 +203,8 @@ class KubernetesDriver:
             return self._observe_endpoint(ref)
         if ref.kind is Kind.NAMESPACE:
             return self._observe_accounts(ref)
+        if ref.kind is Kind.LAYOUT:
+            return self._layouts.observe(ref)
         raise NotSupported(f"not driven yet: {ref.kind}")
 
     @property
@@ -347,6 +353,8 @@ class KubernetesDriver:
     def start(self, step: Step) -> Handle | Done:
         """Start one step or its undo."""
         bare = split(step.name)[0]
+        if bare == layout.STEP:
+            return self._layouts.start(step)
         if bare == reading.CREATE and step.undo:
             return self._remove_namespace(step.ref)
         if step.undo:
@@ -370,7 +378,9 @@ class KubernetesDriver:
         raise NotSupported(f"not driven yet: {step.name}")
 
     def poll(self, handle: Handle) -> Poll:
-        """Look at a removal: it is done once nothing of its step is left."""
+        """Look at a removal, which is done once nothing of its step is left, or go on with a layout change."""
+        if layout.is_layout(handle):
+            return self._layouts.poll(handle)
         match = _REMOVAL.match(handle.value)
         if match is None:
             return Poll("unknown")
@@ -606,7 +616,7 @@ class KubernetesDriver:
 
     def layout_steps(self, change: LayoutChange) -> Sequence[Step]:
         """Return the steps that carve one GPU."""
-        raise NotSupported(f"not driven yet: layout of {change.host}")
+        return layout.layout_steps(change)
 
     # --- people -----------------------------------------------------------------------------------
 

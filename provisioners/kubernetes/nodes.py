@@ -31,6 +31,7 @@ STRATEGY_LABEL: Final = "nvidia.com/mig.strategy"
 CAPABLE_LABEL: Final = "nvidia.com/mig.capable"
 CONFIG_LABEL: Final = "nvidia.com/mig.config"
 STATE_LABEL: Final = "nvidia.com/mig.config.state"
+MANAGER_LABEL: Final = "nvidia.com/gpu.deploy.mig-manager"
 SIMULATED: Final = "lab.tenantry.internal/simulated"
 """Label or annotation of a node that a lab plays."""
 
@@ -66,6 +67,8 @@ class Gpu:
     profiles: Profiles | None = ()
     """What it is carved into; None where nobody tells."""
     taint: str = ""
+    sure: bool = True
+    """`profiles` are told for this very GPU; False where counts of the node were spread over its GPUs."""
     trusted: bool = True
     """False where `windows` are the best legal guess for what is known of `profiles`."""
 
@@ -334,7 +337,7 @@ class _Reading:
             mig_config=told.get(CONFIG_LABEL, ""),
             mig_state=told.get(STATE_LABEL, ""),
             apart=any(label in told for label in _CONTROL_PLANE),
-            managed=CONFIG_LABEL in told or STATE_LABEL in told,
+            managed=any(label in told for label in (CONFIG_LABEL, STATE_LABEL, MANAGER_LABEL)),
             resource_version=str(dig(raw, "metadata", "resourceVersion", default="")),
             simulated=SIMULATED in told or SIMULATED in dig(raw, "metadata", "annotations", default={}),
             problems=tuple(dict.fromkeys(self.problems)),
@@ -431,7 +434,7 @@ class _Reading:
         if not trusted:
             windows = list(packed(product, profiles) or ())
         taint = next((one.taint for one in devices if one.taint), "")
-        return Gpu(gpu, index, tuple(sorted(windows)), profiles, taint, trusted)
+        return Gpu(gpu, index, tuple(sorted(windows)), profiles, taint=taint, trusted=trusted)
 
     # --- device plugin -----------------------------------------------------------------------------
 
@@ -447,13 +450,14 @@ class _Reading:
         if strategy is Strategy.NONE and carved:
             self.problems.append(f"it offers MIG devices ({', '.join(sorted(carved))}) with strategy none")
         number = self._physical(product, strategy, told, allocatable, profile)
-        layout = self._layout(product, number, whole, carved)
+        layout, sure = self._layout(product, number, whole, carved)
         if layout is None:
-            return tuple(Gpu(derived_id(name, index), index, (), None, "", False) for index in range(number))
+            return tuple(Gpu(derived_id(name, n), n, profiles=None, sure=False, trusted=False) for n in range(number))
         gpus = []
         for index, profiles in enumerate(layout):
             windows = packed(product, profiles) if _may_guess(product) else ()
-            gpus.append(Gpu(derived_id(name, index), index, windows or (), profiles, "", trusted=not profiles))
+            made = Gpu(derived_id(name, index), index, windows or (), profiles, sure=sure, trusted=not profiles)
+            gpus.append(made)
         return tuple(gpus)
 
     def _physical(
@@ -482,28 +486,31 @@ class _Reading:
             self.problems.append(f"it offers {whole} whole GPUs and has {count}")
         return max(count, 0) if count else whole
 
-    def _layout(self, product: str, number: int, whole: int, carved: Counter[str]) -> list[Profiles] | None:
-        """Return what each GPU is carved into, None where the counts allow no answer."""
+    def _layout(
+        self, product: str, number: int, whole: int, carved: Counter[str]
+    ) -> tuple[list[Profiles] | None, bool]:
+        """Return what each GPU is carved into (None where the counts allow no answer), and whether that is sure."""
+        told = labels(self.raw)
         if not carved:
-            return [()] * number
-        entry = entry_of(self.layouts, labels(self.raw).get(CONFIG_LABEL, ""), number)
+            return [()] * number, whole == number
+        entry = entry_of(self.layouts, told.get(CONFIG_LABEL, ""), number)
         if entry is not None:
             layout = [entry.get(index, ()) for index in range(number)]
             if Counter(name for profiles in layout for name in profiles) == carved:
-                return layout
+                return layout, told.get(STATE_LABEL, "success") == "success" and len(entry) == number
         names = tuple(sorted(carved.elements()))
         if whole >= number > 0:
             self.problems.append(
                 f"it offers {whole} whole GPUs and MIG devices ({_listed(carved)}) at once, and has {number} GPUs"
             )
-            return None
+            return None, False
         found = spread(product, number - whole, names)
         if found is None:
             self.problems.append(
                 f"its MIG devices ({_listed(carved)}) fit no legal layout of {number - whole} GPUs of {product}"
             )
-            return None
-        return [*found, *[()] * whole]
+            return None, False
+        return [*found, *[()] * whole], number == 1
 
 
 def _plus(dotted: str) -> str:
