@@ -1,7 +1,8 @@
 """Plugin (`-p tests.labs.fixtures`): the lab's clusters for any test that asks for one.
 
 Mark such a test `real` and `kube_apiserver`. Without the built programs it is skipped with the reason; with
-TENANTRY_LAB_BUILD=1 (`make test-real`) they are built before the first test, twelve minutes cold.
+TENANTRY_LAB_BUILD=1 (`make test-real`) they are built before the first test, twelve minutes cold, and with
+TENANTRY_LAB_NODE=real those of the real node too.
 TENANTRY_TEST_CLUSTER=NAME takes the cluster of that name, which must run, and leaves it running: for the tenth run of
 the same test. Every test makes its own namespaces and nodes and takes them away; the cluster is shared.
 """
@@ -35,7 +36,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         from controlplane.labs.kubernetes.errors import NotBuilt
 
         with contextlib.suppress(NotBuilt):  # then `kube_programs` skips and says why
-            build.ensure()
+            build.ensure(
+                build.CONTROL_PLANE + (build.REAL_NODE if os.environ.get("TENANTRY_LAB_NODE") == "real" else ())
+            )
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from controlplane.labs.kubernetes import build, furniture
 from controlplane.labs.kubernetes.client import Api
 from controlplane.labs.kubernetes.cluster import Cluster, existing
 from controlplane.labs.kubernetes.errors import LabError
+from controlplane.labs.kubernetes.real_node import RealNode
 
 
 def main(words: list[str] | None = None) -> int:
@@ -27,25 +29,32 @@ def main(words: list[str] | None = None) -> int:
         return 1
 
 
-def _build(_: argparse.Namespace) -> int:
-    built = build.ensure()
+def _build(given: argparse.Namespace) -> int:
+    built = build.ensure(build.CONTROL_PLANE + (build.REAL_NODE if given.node == "real" else ()))
     print("\n".join(str(folder) for folder in built.folders))
     return 0
 
 
 def _up(given: argparse.Namespace) -> int:
     cluster = _cluster(given)
-    cluster.start(tell=lambda text: print(text, file=sys.stderr, flush=True))
+    cluster.start(tell=_tell)
     with cluster.api() as api:
         if given.crds:
             install_definitions(api, Path(given.crds))
         nodes = (furniture.SYSTEM_NODE,) if given.nodes == "none" else furniture.usual_nodes()
         furniture.furnish(api, nodes, extended_resource=given.extended_resource)
+    if given.node == "real":
+        RealNode(cluster).start(tell=_tell)
     return _status(given)
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _down(given: argparse.Namespace) -> int:
     cluster = _cluster(given)
+    RealNode(cluster).stop()
     ran = cluster.stop()
     if given.delete:
         cluster.delete()
@@ -66,20 +75,39 @@ def _status(given: argparse.Namespace) -> int:
         for cluster, state in zip(clusters, states, strict=True):
             word = "ready" if state.ready else "starting or broken" if state.runs else "stopped"
             print(f"{state.name}: {word}  {state.url}\n  kubeconfig {cluster.kubeconfig}")
-            print("  " + (", ".join(f"{name} {pid}" for name, pid in state.processes.items()) or "no process"))
+            running = dict(state.processes) | RealNode(cluster).pids()
+            print("  " + (", ".join(f"{name} {pid}" for name, pid in running.items()) or "no process"))
     return 0 if all(state.ready for state in states) else 1
 
 
 def install_definitions(api: Api, folder: Path) -> int:
-    """Apply every CustomResourceDefinition found in the YAML files below `folder`; return how many."""
-    count = 0
+    """Apply every CustomResourceDefinition in the YAML files below `folder`, wait until they are served, return how many.
+
+    Raises `LabError` when one is not served within a minute.
+    """
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a hundred definitions are ten megabytes
+    names = []
     for file in sorted(folder.rglob("*.y*ml")):
-        for made in yaml.safe_load_all(file.read_text()):
+        for made in yaml.load_all(file.read_text(), Loader=loader):
             if isinstance(made, dict) and made.get("kind") == "CustomResourceDefinition":
                 made.pop("status", None)
                 api.apply(made)
-                count += 1
-    return count
+                names.append(made["metadata"]["name"])
+    deadline = time.monotonic() + 60
+    while waiting := set(names) - _served(api):
+        if time.monotonic() > deadline:
+            raise LabError(f"not served: {', '.join(sorted(waiting))}")
+        time.sleep(0.2)
+    return len(names)
+
+
+def _served(api: Api) -> set[str]:
+    found = set()
+    for made in api.list("apiextensions.k8s.io/v1", "CustomResourceDefinition"):
+        conditions = (made.get("status") or {}).get("conditions") or ()
+        if any(one["type"] == "Established" and one["status"] == "True" for one in conditions):
+            found.add(made["metadata"]["name"])
+    return found
 
 
 def _cluster(given: argparse.Namespace) -> Cluster:
@@ -95,7 +123,7 @@ def _cluster(given: argparse.Namespace) -> Cluster:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m controlplane.labs.kubernetes", description=__doc__)
     commands = parser.add_subparsers(required=True)
-    _add(commands, "build", _build, "build the programs that are missing")
+    builder = _add(commands, "build", _build, "build the programs that are missing")
     up = _add(commands, "up", _up, "build if need be, start, make nodes; repeat it safely")
     up.add_argument(
         "--pods",
@@ -107,6 +135,11 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--crds", help="folder of CustomResourceDefinitions to install")
     up.add_argument("--audit", action="store_true", help="write every request to logs/audit.jsonl")
     up.add_argument("--extended-resource", action="store_true", help="DRA's class of whole GPUs serves nvidia.com/gpu")
+    for one, what in (
+        (builder, "also those of the real node"),
+        (up, "also a real node: kubelet and containerd (root)"),
+    ):
+        one.add_argument("--node", choices=("none", "real"), default="none", help=what)
     down = _add(commands, "down", _down, "stop")
     down.add_argument("--delete", action="store_true", help="and delete its data")
     _add(commands, "status", _status, "show what runs (all clusters without a name)")
