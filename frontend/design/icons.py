@@ -15,10 +15,15 @@ SIZES = {"small": " is-small", "": "", "large": " is-large", "huge": " is-huge"}
 
 
 @cache
+def _archive() -> ZipFile:
+    """Return the package's drawings, read once: its list of contents alone takes longer than drawing an icon."""
+    return ZipFile(BytesIO(files("lucide").joinpath("lucide.zip").read_bytes()))
+
+
+@cache
 def drawing(name: str) -> str:
     """Return the inner SVG of one icon. Raises `KeyError` for a name that the package does not have."""
-    with ZipFile(BytesIO(files("lucide").joinpath("lucide.zip").read_bytes())) as archive:
-        root = ET.fromstring(archive.read(f"{name}.svg"))  # noqa: S314 - a file of an installed package
+    root = ET.fromstring(_archive().read(f"{name}.svg"))  # noqa: S314 - a file of an installed package
     for node in root.iter():
         node.tag = node.tag.rpartition("}")[2]
     return "".join(ET.tostring(child, encoding="unicode").strip() for child in root)

@@ -151,8 +151,8 @@ def _view(path: str) -> Any:
 
 # Changes are only planned, so principals share a world; who takes the owner's proof away comes last in his.
 NAMES = (
-    ("owner", "operator", "outsider", "anonymous"),
-    ("viewer", "member", "parent-owner", "approver", "auditor", "service-account"),
+    ("owner", "outsider", "anonymous"),
+    ("operator", "viewer", "member", "parent-owner", "approver", "auditor", "service-account"),
     ("agent", "read-only", "revoked", "suspended"),
 )
 GROUPS = [[who for name in names for who in PRINCIPALS if who.name == name] for names in NAMES]

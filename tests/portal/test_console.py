@@ -73,6 +73,7 @@ def snapshot() -> list[object]:
 # --- who gets in ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_auditor_opens_every_list(browse, wish):
     browser = browse(staff(PlatformRole.AUDITOR))
 

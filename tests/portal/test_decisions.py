@@ -312,6 +312,7 @@ def test_what_is_wrong_with_a_delegation_stands_at_its_field(world, browse, chan
 # --- who may ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_route_lets_only_those_in_whom_it_concerns(world, browse, ana, ole):
     row = rule()
     aud = factories.person(name="Aud", platform=(PlatformRole.AUDITOR,))

@@ -47,6 +47,7 @@ def expected(who: str, path: str, operation: str) -> set[int]:
     return {200, 302} if operation == "system.check" else {422} if operation == "evidence.make" else {200}
 
 
+@pytest.mark.slow
 def test_each_address_answers_each_person_as_declared(world, browse):
     people = {
         "visitor": None,

@@ -80,6 +80,7 @@ def test_every_route_is_here():
     assert {path for path, _declared in EVERY if not path.startswith("t/")} >= {"first", "first/tenant", "first/join"}
 
 
+@pytest.mark.slow
 def test_visitors_log_in_strangers_find_nothing_viewers_are_refused_and_nothing_changes(world, browse):
     visitor, stranger, viewer = browse(None), browse(world.foreign.owner), browse(world.acme.viewer)
     before, wrong = snapshot(), []

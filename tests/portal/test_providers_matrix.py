@@ -51,6 +51,7 @@ def snapshot() -> list[object]:
     return found
 
 
+@pytest.mark.slow
 def test_each_address_answers_each_person_as_declared(world, browse):
     people = {
         "visitor": None,

@@ -436,6 +436,7 @@ def test_the_number_of_queries_does_not_depend_on_the_number_of_things(world, br
 # --- who may ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_route_lets_only_those_in_whom_it_concerns(world, browse, ana):
     row = ask(world.acme, world.acme.member)
     one, decide = f"/t/acme/requests/{row.short_id}", f"{INBOX}/{row.short_id}"

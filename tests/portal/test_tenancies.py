@@ -427,6 +427,7 @@ def test_only_who_left_is_erased_and_the_name_is_typed(world, browse, ole):
 # --- who may ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_route_lets_only_those_in_whom_it_concerns(world, browse, ole):
     factories.tenant(name="acme-lab", parent=world.acme.tenant)
     ana = factories.person(name="Ana", platform=(PlatformRole.APPROVER,))

@@ -118,7 +118,15 @@ KINDS = {
 }
 
 
-@pytest.fixture(params=list(KINDS.values()), ids=list(KINDS))
+LONG = {"endpoint in VMs"}
+"""Left to CI, where the crash table kills in it, too."""
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(make, id=name, marks=[pytest.mark.slow] if name in LONG else []) for name, make in KINDS.items()
+    ]
+)
 def make(request: pytest.FixtureRequest) -> Callable[[World, Who], Any]:
     return request.param  # type: ignore[no-any-return]
 
