@@ -355,15 +355,8 @@ class KubernetesDriver:
         bare = split(step.name)[0]
         if bare == layout.STEP:
             return self._layouts.start(step)
-        if bare == reading.CREATE and step.undo:
-            return self._remove_namespace(step.ref)
         if step.undo:
-            namespace = self._namespace_of(step.ref)
-            if bare == workloads.REPLICA_STEP:
-                self._unplace(step)
-            if bare == access.ACCOUNTS:  # they lie in a namespace of ours, not in the boundary's
-                return self._applier.remove(step, access.MADE, namespace=namespace)
-            return self._applier.remove(step, MADE_BY[bare], namespace=namespace, may=self._is_within(step.ref))
+            return self._undo(step, bare)
         if bare == "namespace.create":
             return self._make_namespace(step)
         if bare == reading.GATEWAY:
@@ -376,6 +369,16 @@ class KubernetesDriver:
             wanted = access.objects(_payload(step, NamespaceSpec))
             return self._applier.make(step, wanted, prune=access.MADE, namespace=ACCESS_NAMESPACE)
         raise NotSupported(f"not driven yet: {step.name}")
+
+    def _undo(self, step: Step, bare: str) -> Handle | Done:
+        if bare == reading.CREATE:
+            return self._remove_namespace(step.ref)
+        namespace = self._namespace_of(step.ref)
+        if bare == workloads.REPLICA_STEP:
+            self._unplace(step)
+        if bare == access.ACCOUNTS:  # they lie in a namespace of ours, not in the boundary's
+            return self._applier.remove(step, access.MADE, namespace=namespace)
+        return self._applier.remove(step, MADE_BY[bare], namespace=namespace, may=self._is_within(step.ref))
 
     def poll(self, handle: Handle) -> Poll:
         """Look at a removal, which is done once nothing of its step is left, or go on with a layout change."""
