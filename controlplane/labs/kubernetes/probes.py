@@ -1,7 +1,7 @@
 """A container's own probes, run as a kubelet runs them: thresholds, periods and words are the pod's and the kubelet's.
 
-Time is the lab's: `hurry` 0.1 makes ten seconds one, for periods, delays and back-off; time-outs are real, because
-the programs behind are. Exec and gRPC probes are not played and fail with a message that says so.
+Time is the lab's: `hurry` 0.1 makes ten seconds one, for periods, delays and back-off. Time-outs, liveness and the
+whole of a startup budget are real, because the programs behind are. Exec and gRPC probes are not played and fail with a message that says so.
 """
 
 from __future__ import annotations
@@ -37,14 +37,18 @@ class Probe:
         given = container.get(f"{kind}Probe")
         if given is None:
             return None
+        # Programs start no faster in a hurry: what a container is killed for takes as long as it says.
+        period = float(given.get("periodSeconds") or DEFAULT_PERIOD_S)
+        failures = int(given.get("failureThreshold") or 3)
+        pace = 1.0 if kind == "liveness" else hurry
         return cls(
             kind,
             given,
-            delay_s=float(given.get("initialDelaySeconds") or 0) * hurry,
-            period_s=max(SHORTEST_S, float(given.get("periodSeconds") or DEFAULT_PERIOD_S) * hurry),
+            delay_s=float(given.get("initialDelaySeconds") or 0) * pace,
+            period_s=max(SHORTEST_S, period * pace),
             timeout_s=float(given.get("timeoutSeconds") or 1),
             successes=int(given.get("successThreshold") or 1),
-            failures=int(given.get("failureThreshold") or 3),
+            failures=round(failures / hurry) if kind == "startup" else failures,
         )
 
 
