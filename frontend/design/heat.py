@@ -8,6 +8,7 @@ largest a cell is a block of neighbouring hosts, a line in it a host.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -57,20 +58,23 @@ class Block:
 class Pictures:
     """The pictures of one page: each look is drawn once and named."""
 
-    def __init__(self, steps: int = STEPS) -> None:
-        """No picture yet; `steps` are the parts of which looks speak."""
+    def __init__(self, steps: int = STEPS, once: AbstractSet[tuple[Look, ...]] = frozenset()) -> None:
+        """No picture yet; `steps` are the parts of which looks speak, what is seen `once` is drawn where it stands."""
         self.steps = steps
+        self.once = once
         self.names: dict[tuple[Look, ...], str] = {}
 
     def of(self, gpus: Sequence[Runs]) -> str:
-        """Return the name of the picture of a host, `""` for an empty one: that is the ground."""
-        return self.named(tuple(sorted(map(look, gpus), reverse=True)))
+        """Return the picture of a host, `""` for an empty one: that is the ground."""
+        return self.showing(tuple(sorted(map(look, gpus), reverse=True)))
 
-    def named(self, looks: tuple[Look, ...]) -> str:
-        """Return the name of the picture with these lines, `""` where all are empty."""
+    def showing(self, looks: tuple[Look, ...]) -> str:
+        """Return the picture with these lines, `""` where all are empty."""
         if not any(parts for _code, parts in looks):
             return ""
-        return self.names.setdefault(looks, f"h{len(self.names)}")
+        if looks in self.once:
+            return f"<svg {symbol(looks, self.steps)}</svg>"
+        return f"<svg><use href=#{self.names.setdefault(looks, f'h{len(self.names)}')} /></svg>"
 
     def drawn(self) -> SafeString:
         """Return every picture, for one place on the page."""
@@ -102,7 +106,7 @@ def symbol(looks: tuple[Look, ...], steps: int = STEPS) -> str:
         while end < len(looks) and looks[end] == looks[row]:
             end += 1
         if parts:
-            paths[code] = f"{paths.get(code, '')}M0 {row}h{parts}v{end - row}h-{parts}z"
+            paths[code] = f"{paths.get(code, '')}M0 {row}h{parts}v{end - row}H0z"
         row = end
     drawn = "".join(f'<path class={code} d="{path}"/>' for code, path in sorted(paths.items()))
     return f'viewBox="0 0 {steps} {len(looks)}" preserveAspectRatio=none>{drawn}'
@@ -124,7 +128,7 @@ def blocks(found: Iterable[Block], label: str, pictures: Pictures) -> SafeString
         marks = {"is-chosen": one.is_chosen, "is-closed": one.is_closed}
         classes = " ".join(word for word, wanted in marks.items() if wanted)
         extra = f' class="{classes}"' if classes else ""
-        made.append(f'<a href={_url(one.url)} title="{escape(one.words)}"{extra}>{_use(pictures.named(one.looks))}</a>')
+        made.append(f'<a href={_url(one.url)} title="{escape(one.words)}"{extra}>{pictures.showing(one.looks)}</a>')
     return _map("".join(made), label, "block")
 
 
@@ -141,17 +145,13 @@ def _url(url: str) -> str:
     return url if SAFE.match(url) else f'"{escape(url)}"'
 
 
-def _use(name: str) -> str:
-    return f"<svg><use href=#{name} /></svg>" if name else ""
-
-
 def _cell(host: Cell, pictures: Pictures | None, size: str) -> str:
     url = _url(host.url)
     marks = {"is-chosen": host.is_chosen, "is-closed": host.is_closed, f"g{len(host.gpus)}": size != "dense"}
     classes = " ".join(word for word, wanted in marks.items() if wanted)
     extra = f' class="{classes}"' if classes else ""
     extra += f' data-holders="{escape(" ".join(host.holders))}"' if host.holders else ""
-    picture = face(host.gpus)[1] if pictures is None else _use(pictures.of(host.gpus))
+    picture = face(host.gpus)[1] if pictures is None else pictures.of(host.gpus)
     if size == "named":
         return (
             f'<a href={url} title="{escape(host.words)}"{extra}><span class="heat-face">{picture}</span>'

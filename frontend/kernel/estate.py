@@ -16,13 +16,13 @@ from urllib.parse import urlencode
 from uuid import UUID
 
 from django.db import connection
-from django.db.models import Count, Exists, OuterRef, Q, QuerySet, Sum
+from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.http import QueryDict
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy
 
 from frontend.design.strip import SlotState
-from tenants.models import Finding, GpuDevice, Hold, Host, Tenant
+from tenants.models import Finding, GpuDevice, Hold, Host
 from tenants.states import HoldKind, HostState
 
 STATES: Final[Mapping[str, tuple[str | Promise, str, str | Promise]]] = {
@@ -291,17 +291,23 @@ def runs_of(slots: int, *masks: int) -> Runs:
 
 def shares(filters: Filters, *, now: datetime) -> list[Share]:
     """Return what each tenant holds of what the filters leave, the largest first."""
-    held = Hold.objects.filter(kind=HoldKind.TENANT.value, during__contains=now)
-    if filters.any:
-        held = held.filter(host__in=hosts(filters))
+    chosen, given = hosts(filters).order_by().values("pk").query.sql_with_params()
+    narrowed = f"AND o.host_id IN ({chosen})" if filters.any else ""
     if filters.product:
-        held = held.filter(device__product=filters.product)
-    found = held.values_list("tenant").annotate(hosts=Count("host", distinct=True), slots=Sum("size"))
-    tenants = Tenant.objects.in_bulk([key for key, _hosts, _slots in found])
-    found_shares = [
-        Share(tenants[key].name, tenants[key].display_name, of, slots) for key, of, slots in found if key in tenants
-    ]
-    return sorted(found_shares, key=lambda share: (-share.slots, share.name))
+        narrowed += " AND EXISTS (SELECT 1 FROM tenants_gpudevice d WHERE d.id = o.device_id AND d.product = %s)"
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            SELECT t.name, t.display_name, held.hosts, held.slots
+            FROM (SELECT tenant_id, count(*)::int AS hosts, sum(slots)::int AS slots
+                  FROM (SELECT o.tenant_id, o.host_id, sum(o.size) AS slots FROM tenants_hold o
+                        WHERE o.kind = 'tenant' AND o.during @> %s {narrowed} GROUP BY o.tenant_id, o.host_id) AS each
+                  GROUP BY tenant_id) AS held
+            JOIN tenants_tenant t ON t.id = held.tenant_id ORDER BY held.slots DESC, t.name
+            """,  # noqa: S608 - ours; the choice of hosts comes from the ORM, with its parameters
+            [now, *(given if filters.any else ()), *([filters.product] if filters.product else ())],
+        )
+        return [Share(*row) for row in cursor.fetchall()]
 
 
 def _holders(within: Mapping[str, Any], tenant: str) -> dict[UUID, list[str]]:

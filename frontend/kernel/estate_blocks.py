@@ -25,6 +25,9 @@ from tenants.models import Provider
 STATES: Final = (*WORST, SlotState.USED)
 """What a host shows: the first that is true of any of its slots. The order of `_SIZES`."""
 
+COLUMNS: Final = ("id", "provider_id", "name", "short_id", "gpu_product", "placeable", "gpu_count")
+"""What the statements read of the hosts that the filters leave."""
+
 
 @dataclass(frozen=True, slots=True)
 class Block:
@@ -78,17 +81,16 @@ class Blocks:
 
 def read(filters: estate.Filters, *, now: datetime) -> Blocks:
     """Return the estate that the filters leave, by site, provider and name of the hosts."""
-    chosen, given = estate.hosts(filters).order_by().values("pk").query.sql_with_params()
+    chosen, given = estate.hosts(filters).order_by().values(*COLUMNS).query.sql_with_params()
     product, tenant = filters.product, filters.tenant
     known = gpu_catalogue.products()
     names, slots = [one.id for one in known], [one.slices for one in known]
     rows = _rows(
-        _BLOCKS.replace("<chosen>", f"h.id IN ({chosen})" if filters.any else "h.state <> 'removed'"),
-        [now, product, product, tenant, tenant, now, product, product, product, product, names, slots,
-         *(given if filters.any else ())],
-    )  # fmt: skip
+        _BLOCKS.replace("<chosen>", chosen),
+        [now, product, product, tenant, tenant, now, product, product, product, product, *given, names, slots],
+    )
     kept: dict[str, dict[SlotState, int]] = {}
-    mixed = _rows(_MIXED.replace("<chosen>", chosen), [now, product, product, *given])
+    mixed = _rows(_MIXED.replace("<chosen>", chosen), [*given, now, product, product])
     for row in [*mixed, *(row for row in rows if row["provider_id"] is None and row["gpu_product"])]:
         sums = kept.setdefault(row["gpu_product"], {})
         for number, state in enumerate(STATES):
@@ -114,8 +116,8 @@ def _merged(rows: Iterable[Mapping[str, Any]], places: Mapping[UUID, tuple[str, 
         looks = sorted(((SIGNS[STATES[row["state"]]].code, row["parts"], row["hosts"]) for row in parts), reverse=True)
         yield Block(
             *places[provider],
-            first=next(row["first"] for row in parts if row["first"] is not None),
-            last=next(row["last"] for row in parts if row["last"] is not None),
+            first=min(parts, key=itemgetter("near"))["first"],
+            last=max(parts, key=itemgetter("far"))["last"],
             after=end if number else "",
             hosts=sum(row["hosts"] for row in parts),
             gpus=sum(row["gpus"] for row in parts),
@@ -125,7 +127,7 @@ def _merged(rows: Iterable[Mapping[str, Any]], places: Mapping[UUID, tuple[str, 
             lit=sum(row["lit"] for row in parts),
             looks=tuple((code, size) for code, size, count in looks for _ in range(count)),
         )
-        end = next(row["last_id"] for row in parts if row["last_id"] is not None)
+        end = next((row["last_id"] for row in parts if row["last_id"] is not None), "")
 
 
 # Two holds of one slot never meet in time (`hold_no_overlap`), so sizes add up. A GPU that was taken out is no more.
@@ -152,7 +154,7 @@ WITH kept AS (
   WHERE %s <> '' AND t.name = %s AND o.kind = 'tenant' AND o.during @> %s
 ), numbered AS (
   SELECT h.provider_id, h.name, h.short_id, h.gpu_product, h.placeable AS is_open, lit.host_id IS NOT NULL AS is_lit,
-         (row_number() OVER by_name)::int - 1 AS place, lead(h.id) OVER by_name IS NULL AS is_end,
+         (row_number() OVER (PARTITION BY h.provider_id ORDER BY h.name, h.id))::int - 1 AS place,
          CASE WHEN c.slots IS NULL THEN (SELECT count(*)::int FROM tenants_gpudevice d WHERE d.host_id = h.id
                 AND d.removed_at IS NULL AND (%s = '' OR d.product = %s)) ELSE h.gpu_count END AS gpus,
          CASE WHEN c.slots IS NULL THEN (SELECT coalesce(sum(d.slots), 0)::int FROM tenants_gpudevice d
@@ -160,13 +162,10 @@ WITH kept AS (
               ELSE h.gpu_count * c.slots END AS slots,
          coalesce(k.s0, 0)::int AS s0, coalesce(k.s1, 0)::int AS s1, coalesce(k.s2, 0)::int AS s2,
          coalesce(k.s3, 0)::int AS s3, coalesce(k.s4, 0)::int AS s4
-  FROM tenants_host h LEFT JOIN unnest(%s::text[], %s::int[]) AS c(name, slots) ON c.name = h.gpu_product
+  FROM (<chosen>) AS h LEFT JOIN unnest(%s::text[], %s::int[]) AS c(name, slots) ON c.name = h.gpu_product
   LEFT JOIN kept k ON k.host_id = h.id LEFT JOIN lit ON lit.host_id = h.id
-  WHERE <chosen>
-  WINDOW by_name AS (PARTITION BY h.provider_id ORDER BY h.name, h.id)
 ), seen AS (
-  SELECT *, place / {estate.BLOCK} AS block, is_end OR mod(place, {estate.BLOCK}) = {estate.BLOCK - 1} AS is_last,
-         slots - s0 - s1 - s2 - s3 - s4 AS free,
+  SELECT *, place / {estate.BLOCK} AS block, slots - s0 - s1 - s2 - s3 - s4 AS free,
          CASE WHEN s0 > 0 THEN 0 WHEN s1 > 0 THEN 1 WHEN s2 > 0 THEN 2 WHEN s3 > 0 THEN 3 ELSE 4 END AS state,
          CASE WHEN s0 > 0 THEN s0 WHEN s1 > 0 THEN s1 WHEN s2 > 0 THEN s2 WHEN s3 > 0 THEN s3 ELSE s4 END AS taken
   FROM numbered
@@ -176,19 +175,19 @@ WITH kept AS (
 SELECT provider_id, block, state, parts, gpu_product, count(*)::int AS hosts, sum(gpus)::int AS gpus,
        sum(free)::int AS free, coalesce(sum(free) FILTER (WHERE is_open), 0)::int AS open_free,
        (count(*) FILTER (WHERE NOT is_open))::int AS closed, (count(*) FILTER (WHERE is_lit))::int AS lit,
-       max(name) FILTER (WHERE mod(place, {estate.BLOCK}) = 0) AS first, max(name) FILTER (WHERE is_last) AS last,
-       max(short_id) FILTER (WHERE is_last) AS last_id, sum(s0)::int AS s0, sum(s1)::int AS s1, sum(s2)::int AS s2,
-       sum(s3)::int AS s3, sum(s4)::int AS s4
+       min(place) AS near, min(name) AS first, max(place) AS far, max(name) AS last,
+       max(short_id) FILTER (WHERE mod(place, {estate.BLOCK}) = {estate.BLOCK - 1}) AS last_id,
+       sum(s0)::int AS s0, sum(s1)::int AS s1, sum(s2)::int AS s2, sum(s3)::int AS s3, sum(s4)::int AS s4
 FROM drawn GROUP BY GROUPING SETS ((provider_id, block, state, parts), (gpu_product)) ORDER BY provider_id, block
 """  # noqa: S608 - ours; the choice of hosts comes from the ORM, with its parameters
 
 # Hosts with GPUs of several products are few; the fence keeps the planner from reading all holds for them.
 _MIXED: Final = f"""
 SELECT o.product AS gpu_product, {_SIZES}
-FROM tenants_host h CROSS JOIN LATERAL (
+FROM (<chosen>) AS h CROSS JOIN LATERAL (
   SELECT d.product, k.kind, k.size FROM tenants_hold k JOIN tenants_gpudevice d ON d.id = k.device_id
   WHERE k.host_id = h.id AND k.during @> %s AND d.removed_at IS NULL OFFSET 0
 ) AS o
-WHERE h.gpu_product = '' AND (%s = '' OR o.product = %s) AND h.id IN (<chosen>)
+WHERE h.gpu_product = '' AND (%s = '' OR o.product = %s)
 GROUP BY o.product
 """  # noqa: S608 - as above

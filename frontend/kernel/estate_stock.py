@@ -1,23 +1,21 @@
 """Stock per product: what is free by size, the biggest part left, and how much of the free room is of no use.
 
-Pure but for `read`, which is three statements in the caller's read block: masks are few, so GPUs are counted by mask,
-those that are open from the index by which they are claimed.
+Pure but for `read`, which is two statements in the caller's read block: masks are few, so GPUs are counted by mask.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
 
-from django.db.models import Count, QuerySet
+from django.db.models import Count
 from django.utils.translation import gettext as _
 
-from frontend.kernel import estate
+from frontend.kernel import estate, free_masks
 from tenants import geometry, gpu_catalogue
-from tenants.models import GpuDevice, Provider, Unit
+from tenants.models import Unit
 
 SHOWN_KINDS = frozenset({"base", "double-memory"})
 """Kinds of profiles in the table: the others repeat the places of these."""
@@ -53,36 +51,12 @@ class Stock:
 
 def read(filters: estate.Filters) -> list[Stock]:
     """Return the stock of what the filters leave, the product with most GPUs first."""
-    rows = _chosen(filters)
-    masks: dict[str, Counter[int]] = {}
-    closed: Counter[str] = Counter()
-    slots: Counter[str] = Counter()
-    open_ones = rows.filter(placeable=True).values_list("product", "slots", "free").annotate(n=Count("*"))
-    for product, size, mask, count in open_ones:
-        slots[product] += size * count
-        masks.setdefault(product, Counter())[mask] += count
-    shut = rows.filter(placeable=False, removed_at__isnull=True)
-    for product, size, count in shut.values_list("product", "slots").annotate(n=Count("*")):
-        slots[product] += size * count
-        masks.setdefault(product, Counter())
-        closed[product] += count
-    asked = _asked()
-    found = [_stock(name, free, closed[name], slots[name], asked.get(name, {})) for name, free in masks.items()]
-    return sorted(found, key=lambda one: (-one.gpus, one.product))
-
-
-def _chosen(filters: estate.Filters) -> QuerySet[GpuDevice]:
-    """Return the GPUs that the filters leave, by what an index of GPUs knows where that is enough."""
-    rows = GpuDevice.objects.order_by()
+    counted = free_masks.of(estate.hosts(filters))
     if filters.product:
-        rows = rows.filter(product=filters.product)
-    if filters.state:
-        return rows.filter(host__in=estate.hosts(filters))
-    if filters.site:
-        rows = rows.filter(provider__in=Provider.objects.filter(site=filters.site))
-    if filters.provider:
-        rows = rows.filter(provider__in=Provider.objects.filter(name=filters.provider))
-    return rows
+        counted = {name: masks for name, masks in counted.items() if name == filters.product}
+    asked = _asked()
+    found = [_stock(name, masks, asked.get(name, {})) for name, masks in counted.items() if masks.slots]
+    return sorted(found, key=lambda one: (-one.gpus, one.product))
 
 
 def _asked() -> dict[str, dict[str, int]]:
@@ -94,14 +68,15 @@ def _asked() -> dict[str, dict[str, int]]:
     return answer
 
 
-def _stock(product: str, free: Counter[int], closed: int, slots: int, asked: Mapping[str, int]) -> Stock:
+def _stock(product: str, masks: free_masks.Masks, asked: Mapping[str, int]) -> Stock:
+    free = masks.open
     fits = sizes(product, free)
     biggest = next((fit.label for fit in fits if fit.count), "")
     return Stock(
         product=product,
-        gpus=free.total() + closed,
-        closed=closed,
-        slots=slots,
+        gpus=free.total() + masks.closed,
+        closed=masks.closed,
+        slots=masks.slots,
         free=sum(mask.bit_count() * count for mask, count in free.items()),
         fits=fits,
         biggest=biggest,

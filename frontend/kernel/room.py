@@ -16,8 +16,10 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from frontend.design import numbers
+from frontend.kernel import free_masks
 from tenants import geometry, gpu_catalogue
-from tenants.states import StockVisibility
+from tenants.models import Host
+from tenants.states import HostState, StockVisibility
 
 FEW: Final = 4
 """Up to so many are a few."""
@@ -56,16 +58,10 @@ def windows_in(product: str, profile: str, mask: int) -> int:
 
 def of(products: Collection[str], sites: Collection[str]) -> Room:
     """Return the room of products at sites."""
-    masks: dict[str, dict[int, int]] = {}
+    counted = free_masks.of(Host.objects.exclude(state=HostState.REMOVED.value).filter(provider__site__in=list(sites)))
+    masks = {name: {mask: count for mask, count in found.open.items() if mask} for name, found in counted.items()}
     whole: dict[str, dict[int, int]] = {}
     with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT product, free, count(*) FROM tenants_gpudevice WHERE placeable AND free <> 0 AND product = ANY (%s) "
-            "AND provider_id IN (SELECT id FROM tenants_provider WHERE site = ANY (%s)) GROUP BY 1, 2",
-            [list(products), list(sites)],
-        )
-        for product, mask, devices in cursor.fetchall():
-            masks.setdefault(product, {})[mask] = devices
         cursor.execute(
             "SELECT h.gpu_product, h.empty_gpus, count(*) FROM tenants_host h JOIN tenants_provider p "
             "ON p.id = h.provider_id WHERE h.placeable AND h.empty_gpus > 1 AND h.dedicated_tenant_id IS NULL "
@@ -74,7 +70,7 @@ def of(products: Collection[str], sites: Collection[str]) -> Room:
         )
         for product, empty, hosts in cursor.fetchall():
             whole.setdefault(product, {})[empty] = hosts
-    return Room(masks, whole)
+    return Room({name: masks[name] for name in products if masks.get(name)}, whole)
 
 
 def words(count: int, visibility: str) -> str:

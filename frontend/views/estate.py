@@ -6,8 +6,10 @@ a click leads to their page of the list.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 from django.db.models import Count, Q
@@ -159,7 +161,8 @@ def _map(filters: estate.Filters, request: PageRequest) -> Map:
     count = estate.hosts(filters).count()
     if count > MOST_CELLS:
         blocks = estate_blocks.read(filters, now=request.now)
-        pictures = heat.Pictures(heat.BLOCK_STEPS)
+        alike = Counter(block.looks for block in blocks.blocks)
+        pictures = heat.Pictures(heat.BLOCK_STEPS, once={looks for looks, count in alike.items() if count == 1})
         maps = [_blocks_of(name, found, filters, pictures) for name, found in blocks.sites()]
         return Map("blocks", maps, blocks.kept, blocks.shares, pictures.drawn())
     seen = estate.read(filters, now=request.now, most_lit=MOST_DRAWN)
@@ -174,17 +177,19 @@ def _map(filters: estate.Filters, request: PageRequest) -> Map:
 
 def _by_state(found: Map, line: estate_stock.Stock) -> dict[SlotState, int]:
     """Return the slots of a product by state; what nobody keeps is free."""
-    kept = {state: size for state, size in found.slots.get(line.product, {}).items() if state is not SlotState.FREE}
-    return {**kept, SlotState.FREE: max(0, line.slots - sum(kept.values()))}
+    found_slots = dict(found.slots.get(line.product, {}))
+    kept = sum(size for state, size in found_slots.items() if state is not SlotState.FREE)
+    return found_slots | {SlotState.FREE: max(0, line.slots - kept)}
 
 
 def _blocks_of(
     name: str, blocks: Sequence[estate_blocks.Block], filters: estate.Filters, pictures: heat.Pictures
 ) -> dict[str, Any]:
     words = _block_speaker(filters)
+    urls = {name: f"hosts{filters.query(provider=name, tenant='')}" for name in {block.provider for block in blocks}}
     cells = [
         heat.Block(
-            url=f"hosts{filters.query(provider=block.provider, tenant='')}" + (block.after and f"&after={block.after}"),
+            url=urls[block.provider] + (block.after and f"&after={block.after}"),
             words=words(block),
             looks=block.looks,
             is_chosen=block.lit > 0,
@@ -207,9 +212,10 @@ def _block_speaker(filters: estate.Filters) -> Callable[[estate_blocks.Block], s
     """Return what says a block: its first and last host, then free room, what is not to be had, and who is lit."""
     room = _("%(first)s to %(last)s: %(n)s free")
     closed, lit = _("%(n)s hosts not available"), _("%(n)s with %(tenant)s")
+    number = cache(numbers.number)  # a page speaks one language
 
     def words(block: estate_blocks.Block) -> str:
-        parts = [room % {"first": block.first, "last": block.last, "n": numbers.number(block.free)}]
+        parts = [room % {"first": block.first, "last": block.last, "n": number(block.free)}]
         if block.closed:
             parts.append(closed % {"n": block.closed})
         if block.lit:

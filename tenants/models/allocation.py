@@ -143,6 +143,9 @@ class Unit(models.Model):
         ]
         indexes: ClassVar[list[models.Index]] = [
             models.Index(fields=["host"], condition=Q(host__isnull=False), name="unit_host"),
+            models.Index(
+                fields=["product", "profile"], condition=Q(released_at__isnull=True, product__gt=""), name="unit_asked"
+            ),
         ]
 
 

@@ -165,6 +165,20 @@ class GpuDevice(models.Model):
             models.Index(
                 F("product"), F("free"), F("number") + Value(0), condition=Q(placeable=True), name="gpu_device_claim"
             ),
+            # What is neither wholly free nor wholly taken, and what is closed: hosts count the others.
+            models.Index(
+                fields=["product", "slots", "free"],
+                include=["host"],
+                condition=Q(placeable=True, free__gt=0) & ~Q(free=Value(1).bitleftshift(F("slots")) - Value(1)),  # type: ignore[arg-type]  # columns too
+                name="gpu_device_part",
+            ),
+            models.Index(
+                fields=["product", "slots"],
+                include=["host", "free"],
+                condition=Q(placeable=False, removed_at__isnull=True),
+                name="gpu_device_closed",
+            ),
+            models.Index(fields=["id"], condition=Q(removed_at__isnull=False), name="gpu_device_removed"),
             models.Index(fields=["created_at", "id"], name="gpu_device_created"),
         ]
 

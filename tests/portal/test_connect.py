@@ -7,11 +7,15 @@ import re
 from decimal import Decimal
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from frontend.views import handing_over
 from provisioners import sweep
 from provisioners.passes import Engine
-from provisioners.sandbox import connection, control, files
+from provisioners.sandbox import connection as sandbox
+from provisioners.sandbox import control, files
 from provisioners.sandbox.driver import InProcessSandbox
 from provisioners.sandbox.estate import Estate
 from tenants import vault
@@ -32,7 +36,7 @@ class Worker:
     """A worker with an estate in this process behind whatever provider it is asked about."""
 
     def __init__(self) -> None:
-        document = connection.document("kubernetes")
+        document = sandbox.document("kubernetes")
         assert document is not None
         self.estate = Estate(files.build(document), clock=lambda: timezone.now().timestamp(), url="http://x.invalid")
         control.no_delays(self.estate)
@@ -304,3 +308,98 @@ def test_each_right_that_is_missing_stands_on_the_page_of_the_test(browse, ole):
     shown = text(browser.get("/ops/providers/oslo-k8s/connect/check"))
 
     assert "Its account may: patch nodes failed Needed to cordon." in shown
+
+
+# --- many hosts -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def many(monkeypatch, db) -> Provider:
+    """A provider with five hosts that nobody handed over, one of them not well; two are shown on a page."""
+    monkeypatch.setattr(handing_over, "SHOWN", 2)
+    monkeypatch.setattr(handing_over, "AT_ONCE", 3)
+    row = factories.provider(name="oslo-lab", enabled=False, config={"url": "http://127.0.0.1:9"})
+    for _ in range(5):
+        factories.host(row, gpus=1, state="joining")
+    sick = Host.objects.order_by("name").first()
+    Host.objects.filter(pk=sick.pk).update(healthy=False)
+    return row
+
+
+def test_hosts_are_shown_by_the_page_with_the_counts_of_all(browse, ole, many):
+    browser = browse(ole)
+
+    seen, url, texts = [], f"{HOME}/connect/hand-over", []
+    while url:
+        body = browser.get(url).content.decode()
+        seen += re.findall(r'name="host" value="(ho-\w+)"', body)
+        texts.append(re.sub(r"<[^>]*>", " ", body))
+        after = re.search(r'href="(\?after=[^"]*)"', body)
+        url = f"{HOME}/connect/hand-over{after[1]}" if after else ""
+
+    assert seen == list(Host.objects.order_by("name").values_list("short_id", flat=True))
+    assert all("5 hosts wait, 1 not well" in text for text in texts)
+    assert all("The next 3 hosts that are well" in text for text in texts)
+
+
+def test_all_that_are_well_are_handed_over_some_at_a_time(browse, ole, many):
+    browser = browse(ole)
+    form = {"which": "well", "site": "oslo", "ranges": ""}
+
+    asked = []
+    for _ in range(2):
+        browser.post(f"{HOME}/connect/hand-over", form)
+        asked.append(Host.objects.filter(acceptance__has_key="requested_at").count())
+    again = browser.post(f"{HOME}/connect/hand-over", form)
+
+    assert asked == [3, 4]
+    assert again.status_code == 422
+    assert Host.objects.get(healthy=False).acceptance == {}
+
+
+def test_what_is_ticked_alone_is_handed_over_where_the_page_is_one_of_several(browse, ole, many):
+    key = Host.objects.filter(healthy=True).order_by("name").values_list("short_id", flat=True)[2]
+
+    browse(ole).post(f"{HOME}/connect/hand-over", {"which": "ticked", "host": [key], "site": "oslo", "ranges": ""})
+
+    assert Host.objects.get(acceptance__has_key="requested_at").short_id == key
+
+
+def test_acceptance_counts_all_hosts_and_shows_those_that_are_asked_for(browse, ole, many):
+    hosts = list(Host.objects.order_by("name"))
+    moment = timezone.now().isoformat()
+    failed = {"passed": False, "at": moment, "checks": [{"name": "nvidia-smi", "passed": False, "seen": "it is gone"}]}
+    for host, values in zip(
+        hosts,
+        [
+            {"acceptance": failed}, {"acceptance": {"requested_at": moment}}, {"state": "accepted"},
+            {"state": "accepted"}, {},
+        ],
+        strict=True,
+    ):  # fmt: skip
+        Host.objects.filter(pk=host.pk).update(**values)
+    browser = browse(ole)
+
+    every, bad = (browser.get(f"{HOME}/connect/acceptance{query}") for query in ("", "?stands=failed"))
+
+    assert "2 of 4 passed" in text(every)
+    assert "Did not pass (1) Being tested (1) Accepted (2) In use (0) Left out (1)" in text(every)
+    assert re.findall(r'value="(ho-\w+)"', every.content.decode()) == [hosts[0].short_id]  # the second is being tested
+    assert re.findall(r'data-label="Host"><a [^>]*>([^<]*)', bad.content.decode()) == [hosts[0].name]
+    assert "it is gone" in text(bad)
+    assert "Open 2 hosts" in text(bad)
+
+
+@pytest.mark.parametrize("step", ["found", "hand-over", "acceptance"])
+def test_the_number_of_queries_of_a_step_does_not_grow_with_the_hosts(browse, ole, many, step):
+    browser = browse(ole)
+    counted = []
+    for more in (0, 20):
+        for _ in range(more):
+            factories.host(many, gpus=1, state="joining")
+        browser.get(f"{HOME}/connect/{step}")
+        with CaptureQueriesContext(connection) as found:
+            assert browser.get(f"{HOME}/connect/{step}").status_code == 200
+        counted.append(len(found))
+
+    assert counted[0] == counted[1]

@@ -12,9 +12,10 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from tenants.models import Event, Provider, ProviderCredential
+from tenants import ledger
+from tenants.models import Event, GpuDevice, Hold, Host, Provider, ProviderCredential
 from tenants.operations import providers
-from tenants.states import PlatformRole
+from tenants.states import HoldKind, PlatformRole
 from tests import factories
 from tests.portal.world import World, build
 
@@ -189,6 +190,27 @@ def test_an_unused_provider_goes_when_its_name_is_typed(browse, ole, db):
     assert (gone.released_at is not None, gone.observed) == (True, {})
     assert "Its hosts were removed" in text(browser.get("/ops/providers/spare"))
     assert "spare" not in text(browser.get("/ops/providers")).replace("spare was given up", "")
+
+
+def test_giving_up_a_provider_with_many_hosts_takes_no_more_statements(browse, ole, db):
+    counted, pages = [], []
+    for name, number in (("few", 2), ("many", 30)):
+        row = factories.provider(name=name)
+        hosts = [factories.host(row, gpus=2) for _ in range(number)]
+        gpu = GpuDevice.objects.filter(host=hosts[0]).earliest("index")
+        ledger.put(HoldKind.FOREIGN, gpu.pk, 0, 4, from_at=timezone.now(), to_at=None, note="job", now=timezone.now())
+        browser = browse(ole)
+        for method, body in (("get", {}), ("post", {"confirm": name})):
+            with CaptureQueriesContext(connection) as found:
+                answer = getattr(browser, method)(f"/ops/providers/{name}/delete", body)
+            counted.append(len(found))
+            pages.append(text(answer))
+        live = GpuDevice.objects.filter(provider=row, removed_at__isnull=True)
+        assert (live.count(), Hold.objects.filter(host__provider=row).count()) == (0, 0)
+        assert set(Host.objects.filter(provider=row).values_list("state", "gpu_count")) == {("removed", 0)}
+
+    assert counted[:2] == counted[2:]
+    assert "30 hosts are removed. 60 GPUs count no longer." in pages[2]
 
 
 def test_the_number_of_queries_depends_neither_on_providers_nor_on_hosts(world, browse, aud):
