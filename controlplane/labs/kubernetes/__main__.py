@@ -5,14 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-import yaml
-
-from controlplane.labs.kubernetes import build, furniture
-from controlplane.labs.kubernetes.client import Api
+from controlplane.labs.kubernetes import build, definitions, furniture
 from controlplane.labs.kubernetes.cluster import Cluster, existing
 from controlplane.labs.kubernetes.errors import LabError
 from controlplane.labs.kubernetes.real_node import RealNode
@@ -40,7 +36,7 @@ def _up(given: argparse.Namespace) -> int:
     cluster.start(tell=_tell)
     with cluster.api() as api:
         if given.crds:
-            install_definitions(api, Path(given.crds))
+            definitions.install(api, Path(given.crds))
         nodes = (furniture.SYSTEM_NODE,) if given.nodes == "none" else furniture.usual_nodes()
         furniture.furnish(api, nodes, extended_resource=given.extended_resource)
     if given.node == "real":
@@ -78,36 +74,6 @@ def _status(given: argparse.Namespace) -> int:
             running = dict(state.processes) | RealNode(cluster).pids()
             print("  " + (", ".join(f"{name} {pid}" for name, pid in running.items()) or "no process"))
     return 0 if all(state.ready for state in states) else 1
-
-
-def install_definitions(api: Api, folder: Path) -> int:
-    """Apply every CustomResourceDefinition in the YAML files below `folder`, wait until they are served, return how many.
-
-    Raises `LabError` when one is not served within a minute.
-    """
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a hundred definitions are ten megabytes
-    names = []
-    for file in sorted(folder.rglob("*.y*ml")):
-        for made in yaml.load_all(file.read_text(), Loader=loader):
-            if isinstance(made, dict) and made.get("kind") == "CustomResourceDefinition":
-                made.pop("status", None)
-                api.apply(made)
-                names.append(made["metadata"]["name"])
-    deadline = time.monotonic() + 60
-    while waiting := set(names) - _served(api):
-        if time.monotonic() > deadline:
-            raise LabError(f"not served: {', '.join(sorted(waiting))}")
-        time.sleep(0.2)
-    return len(names)
-
-
-def _served(api: Api) -> set[str]:
-    found = set()
-    for made in api.list("apiextensions.k8s.io/v1", "CustomResourceDefinition"):
-        conditions = (made.get("status") or {}).get("conditions") or ()
-        if any(one["type"] == "Established" and one["status"] == "True" for one in conditions):
-            found.add(made["metadata"]["name"])
-    return found
 
 
 def _cluster(given: argparse.Namespace) -> Cluster:

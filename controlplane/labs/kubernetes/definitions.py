@@ -1,0 +1,41 @@
+"""CustomResourceDefinitions of a folder onto a lab cluster: what other projects bring to a customer's cluster."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import yaml
+
+from controlplane.labs.kubernetes.client import Api
+from controlplane.labs.kubernetes.errors import LabError
+
+
+def install(api: Api, folder: Path) -> int:
+    """Apply the definitions in the YAML files below `folder`, wait until they are served, return how many.
+
+    Raises `LabError` when one is not served within a minute.
+    """
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a hundred definitions are ten megabytes
+    names = []
+    for file in sorted(folder.rglob("*.y*ml")):
+        for made in yaml.load_all(file.read_text(), Loader=loader):
+            if isinstance(made, dict) and made.get("kind") == "CustomResourceDefinition":
+                made.pop("status", None)
+                api.apply(made)
+                names.append(made["metadata"]["name"])
+    deadline = time.monotonic() + 60
+    while waiting := set(names) - _served(api):
+        if time.monotonic() > deadline:
+            raise LabError(f"not served: {', '.join(sorted(waiting))}")
+        time.sleep(0.2)
+    return len(names)
+
+
+def _served(api: Api) -> set[str]:
+    found = set()
+    for made in api.list("apiextensions.k8s.io/v1", "CustomResourceDefinition"):
+        conditions = (made.get("status") or {}).get("conditions") or ()
+        if any(one["type"] == "Established" and one["status"] == "True" for one in conditions):
+            found.add(made["metadata"]["name"])
+    return found
