@@ -3,8 +3,8 @@
 Mark such a test `real` and `kube_apiserver`. Without the built programs it is skipped with the reason; with
 TENANTRY_LAB_BUILD=1 (`make test-real`) they are built before the first test, twelve minutes cold, and with
 TENANTRY_LAB_NODE=real those of the real node too.
-TENANTRY_TEST_CLUSTER=NAME takes the cluster of that name, which must run, and leaves it running: for the tenth run of
-the same test. Every test makes its own namespaces and nodes and takes them away; the cluster is shared.
+TENANTRY_TEST_CLUSTER=NAME (or its folder) takes a cluster that runs, and leaves it running: for the tenth run of the
+same test. Every test makes its own namespaces and nodes and takes them away; the cluster is shared.
 """
 
 from __future__ import annotations
@@ -76,13 +76,13 @@ def kube_clusters(kube_programs: None) -> Iterator[Callable[..., Cluster]]:
 def kube_cluster(request: pytest.FixtureRequest, kube_programs: None) -> Cluster:
     """One shared cluster with the stand-ins and nodes of `furniture.usual_nodes()`; pods of ours are played."""
     from controlplane.labs.kubernetes import furniture
-    from controlplane.labs.kubernetes.cluster import Cluster
+    from controlplane.labs.kubernetes.cluster import Cluster, home
 
     if name := os.environ.get("TENANTRY_TEST_CLUSTER"):
-        cluster = Cluster(name)
-        assert cluster.status().ready, (
-            f"cluster {name} does not run: python -m controlplane.labs.kubernetes up --name {name}"
-        )
+        # the state folder of these tests is their own; such a cluster lies where `up` put it
+        folder = Path(name) if "/" in name else home({}) / name
+        cluster = Cluster(folder.name, folder=folder)
+        assert cluster.status().ready, f"python -m controlplane.labs.kubernetes up --name {name}"
     else:
         cluster = request.getfixturevalue("kube_clusters")("shared")
     with cluster.api() as api:
