@@ -18,12 +18,14 @@ from provisioners import gateways, lease, outcome, plan, suspensions
 from provisioners.driver import BoundaryKind, BoundarySpec, Observed, Spec, Step
 from provisioners.passes import Prepared
 from provisioners.specs_from_rows import boundary_spec, ref_of
-from tenants import desired
+from tenants import certificates, desired
 from tenants.actor import SYSTEM
 from tenants.models import Allocation, Boundary, Endpoint, GatewayReplica, Machine, Membership, Namespace, Unit
 from tenants.operations import allocations as operations
 from tenants.states import ProductKind, Role
 
+KEPT = ("granted", "suspended", certificates.ASKED, certificates.LAST, certificates.RUNNING)
+"""What of `observed` is not what a pass saw."""
 PEOPLES = (ProductKind.BARE.value, ProductKind.NAMESPACE.value)
 """Kinds whose capacity people use by themselves: it is taken from them before its holds go."""
 
@@ -90,7 +92,7 @@ class BoundaryKindPass(outcome.ProviderKind):
 
     def looked(self, row: Boundary, observed: Observed, prepared: Prepared, *, now: datetime) -> None:
         """Keep where its gateway answers; tell its endpoints when that moves."""
-        kept = {name: row.observed[name] for name in ("granted", "suspended") if name in row.observed}
+        kept = {name: row.observed[name] for name in KEPT if name in row.observed}
         row.observed = {**outcome.seen_as_json(observed), **kept}
         if row.address != observed.address and not prepared.deleting:
             row.address = observed.address

@@ -134,6 +134,8 @@ ROUTES |= {
     "allocations.create_batch": tenant(Role.MEMBER),
     "allocations.delete": tenant(Role.MEMBER, P.OPERATOR),
     "allocations.renew": tenant(Role.MEMBER, P.OPERATOR),
+    "boundaries.certificate": view(),
+    "boundaries.certify": tenant(Role.MEMBER, P.OPERATOR),
     "endpoints.create": tenant(Role.MEMBER),
     "endpoints.update": tenant(Role.MEMBER),
     "endpoints.delete": tenant(Role.MEMBER, P.OPERATOR),

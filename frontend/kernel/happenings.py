@@ -86,6 +86,8 @@ SENTENCES: Final[Mapping[str, str | Promise]] = {
     "allocation.deletion-requested": later("asked for %(object)s to be given back"),
     "boundary.requested": later("began to build an isolation of the tenant"),
     "boundary.unused": later("began to take an isolation down that nothing uses"),
+    "boundary.certificate-asked": later("asked to have an isolation of the tenant certified"),
+    "boundary.certified": later("tried to break out of an isolation of the tenant and said what held"),
     "boundary.written-off": later("wrote an isolation of the tenant off"),
     "boundary.first-ready": later("finished %(object)s"),
     "boundary.unhealthy": later("saw an isolation of the tenant in trouble: %(why)s"),

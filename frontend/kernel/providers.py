@@ -47,6 +47,7 @@ FEATURES: Final[Mapping[str, Text]] = {
     "faults": gettext_lazy("Play faults, for tests"),
     "cluster": gettext_lazy("A cluster of its own for a tenant"),
     "real-gateways": gettext_lazy("Endpoints that really answer"),
+    "certificate": gettext_lazy("Certify a tenant's isolation by trying to break out of it"),
     "dra": gettext_lazy("Name the very GPU (Dynamic Resource Allocation)"),
     "admission": gettext_lazy("Check what tenants start"),
     "admission-pinning": gettext_lazy("Pin what tenants start to their node"),

@@ -340,7 +340,12 @@ def built(request: PageRequest, name: str) -> HttpResponse:
         "told_text": json.dumps({**told, "asked": row.allocation.spec, "seen": row.observed}, indent=1, default=str),
         "facts": [
             {"label": _("Id"), "value": str(row.pk), "copy": str(row.pk), "mono": True},
-            {"label": _("Isolation"), "value": row.boundary.short_id if row.boundary else "", "mono": True},
+            {
+                "label": _("Isolation"),
+                "value": row.boundary.short_id if row.boundary else "",
+                "href": reverse("frontend:isolation", kwargs={"tenant": request.tenant.name}) if row.boundary else "",
+                "mono": True,
+            },
             {"label": _("Provider"), "value": row.boundary.provider.name if row.boundary else ""},
             {"label": _("Capacity"), "value": row.allocation.short_id, "mono": True},
         ],

@@ -327,6 +327,7 @@ def frame(noun: Noun, request: PageRequest, row: Any, *, current: str) -> dict[s
         ],
         "live_url": reverse("frontend:live", kwargs={"tenant": tenant, "kind": noun.word, "key": row.pk}),
         "part_url": reverse(f"frontend:{noun.word}-state", kwargs={"tenant": tenant, "name": row.short_id}),
+        "isolation_url": reverse("frontend:isolation", kwargs={"tenant": tenant}) if row.boundary else "",
         "delete_url": reverse(f"frontend:{noun.word}-delete", kwargs={"tenant": tenant, "name": row.short_id}),
         "renew_url": reverse(f"frontend:{noun.word}-renew", kwargs={"tenant": tenant, "name": row.short_id}),
     }

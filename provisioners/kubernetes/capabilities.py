@@ -89,7 +89,7 @@ _ENFORCERS: Final = (
     ("k8s.ovn.org/v1", "EgressFirewall"),
 )
 """APIs by which a network plug-in that enforces network policies is known."""
-_OWN: Final = ("isolate", "power", "logs", "evacuate", "acceptance")
+_OWN: Final = ("isolate", "power", "logs", "evacuate", "acceptance", "certificate")
 """What the driver does by itself wherever the rights are there."""
 
 

@@ -65,7 +65,7 @@ TITLES: Final[Mapping[str, str]] = {
     "MTB-PL1-CC-DI-1": "Images are pulled anew, with the pod's own rights",
     "MTB-PL2-BC-OPS-3": "People make role bindings in their namespace",
     "MTB-PL2-BC-OPS-4": "People make network policies in their namespace",
-    "TEN-1-claim": "Nobody uses the claim of another",
+    "TEN-1-claim": "Nobody uses devices handed to another",
     "TEN-2-image": "Only images of the platform's registries, pinned by digest",
     "TEN-3-node": "GPUs only with a placement, and only on its node",
     "TEN-4-peer": "The network lets nobody else in, and nobody out",

@@ -51,6 +51,8 @@ PRODUCTS: list[Any] = [
     path(f"{TENANT}/allocations/<str:name>/renew", capacity.AllocationRenewal.as_view()),
     *_both("boundaries", capacity.Boundaries, capacity.Boundaries),
     path(f"{TENANT}/boundaries/<str:name>", capacity.BoundaryItem.as_view()),
+    path(f"{TENANT}/boundaries/<str:name>/certificate", capacity.BoundaryCertificate.as_view()),
+    path(f"{TENANT}/boundaries/<str:name>/certify", capacity.BoundaryCertifying.as_view()),
     *[path(f"{TENANT}/{noun}/<str:name>/explain", view.as_view()) for noun, view in capacity.EXPLAINED.items()],
 ]
 

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
+from tenants.actor import SYSTEM
 from tenants.models import (
     AutoApprovalRule,
     Boundary,
@@ -24,6 +25,7 @@ from tenants.models import (
     ServiceAccount,
     Tenant,
 )
+from tenants.operations import boundaries
 from tenants.states import PlatformRole, Role
 from tests import factories
 from tests.api.client import Api, token_of
@@ -226,6 +228,16 @@ def build() -> World:
     return world
 
 
+def _certified(tenant: Tenant) -> Boundary:
+    """Return a namespace boundary of a tenant, certified once."""
+    row = Boundary.objects.filter(tenant=tenant, kind="namespace")[0]
+    boundaries.certified(
+        boundary=row, checks=[("TEN-2-image", "Only pinned images", "passed", "Refused.")], passed=True,
+        facts={"version": "v1.36.3", "took_ms": 5, "unshown": [], "simulated": True}, actor=SYSTEM, now=NOW,
+    )  # fmt: skip
+    return row
+
+
 def _home(name: str, parent: Tenant | None) -> Home:
     tenant = factories.tenant(name=name, parent=parent)
     factories.generous(tenant)
@@ -265,7 +277,7 @@ def _home(name: str, parent: Tenant | None) -> Home:
         account=account,
         quota=Quota.objects.get(tenant=tenant, dimension="machines"),
         request=request,
-        boundary=Boundary.objects.filter(tenant=tenant).values_list("short_id", flat=True)[0],
+        boundary=_certified(tenant).short_id,
         key=made[4].body["id"],
         token=made[5].body["id"],
         delivery=made[7].body["id"],

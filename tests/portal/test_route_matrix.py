@@ -18,10 +18,10 @@ OTHERS = {"login", "logout", "style", ""}
 MEMBERS_ONLY = {
     "endpoints.create", "machines.create", "namespaces.create", "endpoint-keys.list", "endpoints.create_key",
     "endpoints.roll_key", "endpoints.revoke_key", "endpoints.revise", "endpoints.delete", "machines.delete",
-    "namespaces.delete", "machines.power", "allocations.renew",
+    "namespaces.delete", "machines.power", "allocations.renew", "boundaries.certify",
 }  # fmt: skip
 OWNERS_ONLY = {"budgets.set", "budgets.remove"}
-OURS = re.compile(r"^t/<str:tenant>(/live|/new|/endpoints|/machines|/namespaces|/cost|/activity|/renew|/models|$)")
+OURS = re.compile(r"^t/<str:tenant>(/live|/new|/endpoints|/machines|/namespaces|/cost|/activity|/renew|/models|/isolation|$)")
 MINE = [(path, declared) for path, declared in routes(urls.urlpatterns) if declared and OURS.match(path)]
 
 
@@ -35,6 +35,7 @@ def filled(path: str, world: World) -> str:
         "namespaces/<str:name>": "namespaces/space",
         "cost/<str:name>": f"cost/{home.endpoint.allocation.short_id}",
         "<int:number>": "1",
+        "<str:place>": home.endpoint.allocation.boundary.short_id,
         "<str:key>": home.key.public_id,
         "<str:kind>/<uuid:key>": f"endpoint/{home.endpoint.pk}",
     }

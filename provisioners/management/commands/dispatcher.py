@@ -7,7 +7,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from provisioners import dispatcher, examination
+from provisioners import certifying, dispatcher, examination
 
 
 class Command(BaseCommand):
@@ -20,6 +20,7 @@ class Command(BaseCommand):
         running = dispatcher.default()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: running.stop.set())
-        doctor = examination.beside(running.stop)
+        beside = (examination.beside(running.stop), certifying.beside(running.stop))
         running.run()
-        doctor.join(timeout=5)
+        for thread in beside:
+            thread.join(timeout=5)

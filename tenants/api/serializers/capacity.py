@@ -23,6 +23,7 @@ from tenants.api.serializers.base import (
     text,
     word,
 )
+from tenants.certificates import Stored
 from tenants.models import Allocation, Boundary, Tenant, Unit
 from tenants.specs import AllocationSpec, BareAsk, GpuAsk, Term, UnitAsk, Where
 from tenants.states import BoundaryKind, OnShortage, Phase, Priority, ProductKind, ServiceClass, Tier
@@ -300,6 +301,51 @@ class BoundaryOut(ReconciledOut):
             kind=BoundaryKind(row.kind),
             tier=Tier(row.tier),
             address=row.address,
+        )
+
+
+class CertificateCheckOut(Out):
+    """One check of a certificate."""
+
+    key: str
+    title: str
+    outcome: Literal["passed", "failed", "withheld", "unknown"]
+    seen: str
+
+
+class CertificateOut(Out):
+    """What was tried against a boundary, and what held. `hash` is its event's, number `seq` of the tenant's chain."""
+
+    boundary: str
+    at: Moment
+    passed: bool
+    simulated: bool
+    version: str
+    took_ms: int
+    checks: list[CertificateCheckOut]
+    unshown: list[str]
+    seq: int
+    hash: str
+
+    @classmethod
+    def of(cls, stored: Stored, boundary: Boundary) -> CertificateOut:
+        """Return a certificate."""
+        return cls(
+            boundary=boundary.short_id,
+            at=stored.at,
+            passed=stored.passed,
+            simulated=stored.simulated,
+            version=stored.version,
+            took_ms=stored.took_ms,
+            checks=[
+                CertificateCheckOut.model_validate(
+                    {"key": one.key, "title": one.title, "outcome": one.outcome, "seen": one.seen}
+                )
+                for one in stored.checks
+            ],
+            unshown=list(stored.unshown),
+            seq=stored.seq,
+            hash=stored.hash,
         )
 
 

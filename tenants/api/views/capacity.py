@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from django.db.models import Prefetch, QuerySet
 
-from tenants import access, queries
+from tenants import access, certificates, queries
 from tenants.api import idempotency
 from tenants.api.serializers.base import NoQuery, Out, Page, page_of
 from tenants.api.serializers.capacity import (
@@ -18,6 +18,7 @@ from tenants.api.serializers.capacity import (
     BatchOut,
     BoundaryOut,
     BoundaryQuery,
+    CertificateOut,
     ExplainOut,
     RenewIn,
 )
@@ -25,7 +26,7 @@ from tenants.api.views.base import ApiView, Call, reads, writes
 from tenants.api.views.filters import labelled, lived
 from tenants.errors import NotVisible
 from tenants.models import Allocation, Boundary, Endpoint, Machine, Namespace, Unit
-from tenants.operations import allocations
+from tenants.operations import allocations, boundaries
 
 UNITS = Prefetch("units", Unit.objects.select_related("host").order_by("index"))
 AllocationPage = page_of(AllocationOut)
@@ -172,6 +173,39 @@ class BoundaryItem(BoundaryView):
     def get(self, call: Call) -> Any:
         """Read a boundary."""
         return call.target
+
+
+class BoundaryCertificate(ApiView):
+    """What was tried against a boundary, and what held."""
+
+    key = "name"
+
+    def rows(self, call: Call) -> QuerySet[Boundary]:
+        """Return the boundaries the actor may see."""
+        return access.scoped(Boundary, call.actor, tenant=call.tenant).select_related("tenant", "provider")
+
+    def show(self, row: Boundary, call: Call, secrets: Mapping[str, str]) -> Out:  # noqa: ARG002
+        """Return the newest certificate. Raises `NotVisible` while there is none."""
+        stored = certificates.latest(row.pk)
+        if stored is None:
+            raise NotVisible("This boundary has no certificate yet.")
+        return CertificateOut.of(stored, row)
+
+    @reads("boundaries.certificate", answers=CertificateOut)
+    def get(self, call: Call) -> Any:
+        """Read the newest isolation certificate of a boundary; older ones are events of kind `boundary.certified`."""
+        return call.target
+
+
+class BoundaryCertifying(BoundaryView):
+    """Asking for a certificate."""
+
+    key = "name"
+
+    @writes("boundaries.certify", answers=BoundaryOut)
+    def post(self, call: Call) -> Any:
+        """Have a worker try to break out of the boundary now; `certificate` has what held, some seconds later."""
+        return boundaries.certify(boundary=call.target, actor=call.actor, now=call.now)
 
 
 class Explained(ApiView):
