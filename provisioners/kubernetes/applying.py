@@ -93,7 +93,7 @@ class Applier:
         if marks.is_deleting(live):
             msg = f"{title(wanted)} is still being removed"
             raise TransientDriverError(msg)
-        if marks.intent_of(live) == marks.intent_of(wanted) and not is_different(live) and _same_set(live, wanted):
+        if not is_different(live) and _says_the_same(live, wanted):
             return live
         wanted["metadata"]["uid"] = uid_of(live)
         return self._remember_self(self._apply(wanted, live))
@@ -194,9 +194,11 @@ def is_made_anew(live: Object) -> bool:
     return live.get("kind") == "Namespace" and marks.annotations_of(live).get(marks.SELF_ANNOTATION) != uid_of(live)
 
 
-def _same_set(live: Object, wanted: Object) -> bool:
-    return marks.annotations_of(live).get(marks.SET_ANNOTATION) == marks.annotations_of(wanted).get(
-        marks.SET_ANNOTATION
+def _says_the_same(live: Object, wanted: Object) -> bool:
+    """Whether an object was applied for the same want, set and delivery: what we write on it is on it."""
+    return (
+        marks.annotations_of(wanted).items() <= marks.annotations_of(live).items()
+        and marks.labels(wanted).items() <= marks.labels(live).items()
     )
 
 

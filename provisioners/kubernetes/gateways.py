@@ -153,6 +153,7 @@ def _gateway_deployment(
         ],
         "resources": {"requests": dict(room), "limits": dict(room)},
         "securityContext": pods.container_security(read_only_root=True),
+        "startupProbe": pods.http_probe("/healthz", period_s=2, timeout_s=5, failures=60),
         "readinessProbe": pods.http_probe("/readyz", period_s=2, timeout_s=2, failures=2),
         "livenessProbe": pods.http_probe("/healthz", period_s=10, timeout_s=5, failures=3),
         "lifecycle": {"preStop": {"sleep": {"seconds": 5}}},
