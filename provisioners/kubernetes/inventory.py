@@ -10,6 +10,7 @@ stand in its host's `contradictions`, never in a guess.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -402,7 +403,7 @@ def owner_of(obj: Object, boundaries: Mapping[str, Ref]) -> tuple[Ref, UUID] | N
 
 def _up(number: Decimal) -> int:
     """Round up to whole vCPU or GiB: room that is begun is gone."""
-    return int(-(-number // 1))
+    return math.ceil(number)
 
 
 # --- objects --------------------------------------------------------------------------------------
