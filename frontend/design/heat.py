@@ -20,7 +20,7 @@ from frontend.design.strip import SAFE, SIGNS, SlotState, face
 
 STEPS: Final = 2
 """Parts into which the taken share of a GPU is rounded: more are not seen at this size, and each makes pictures."""
-BLOCK_STEPS: Final = 4
+BLOCK_STEPS: Final = 3
 """The same of a host, where a cell is a block of them."""
 Look = tuple[str, int]
 """State of a GPU (of a host in a block), and how many parts of it have that state."""

@@ -113,7 +113,7 @@ def _merged(rows: Iterable[Mapping[str, Any]], places: Mapping[UUID, tuple[str, 
     end = ""
     for (provider, number), found in groupby(rows, key=itemgetter("provider_id", "block")):
         parts = list(found)
-        looks = sorted(((SIGNS[STATES[row["state"]]].code, row["parts"], row["hosts"]) for row in parts), reverse=True)
+        looks = sorted(parts, key=lambda row: (row["state"], -row["parts"]))
         yield Block(
             *places[provider],
             first=min(parts, key=itemgetter("near"))["first"],
@@ -125,7 +125,7 @@ def _merged(rows: Iterable[Mapping[str, Any]], places: Mapping[UUID, tuple[str, 
             open_free=sum(row["open_free"] for row in parts),
             closed=sum(row["closed"] for row in parts),
             lit=sum(row["lit"] for row in parts),
-            looks=tuple((code, size) for code, size, count in looks for _ in range(count)),
+            looks=tuple((SIGNS[STATES[row["state"]]].code, row["parts"]) for row in looks for _ in range(row["hosts"])),
         )
         end = next((row["last_id"] for row in parts if row["last_id"] is not None), "")
 

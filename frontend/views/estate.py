@@ -59,7 +59,7 @@ def show(request: PageRequest) -> HttpResponse:
         "maps": found.maps,
         "pictures": found.pictures,
         "zoom": found.zoom,
-        "block": estate.BLOCK,
+        "hosts_of_cell": estate.BLOCK,
         "is_plain_page": True,
         "legend": FOR_PLATFORM,
         "figures": _figures(found, stock),

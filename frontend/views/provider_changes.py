@@ -17,6 +17,7 @@ from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
+from frontend.design.numbers import number
 from frontend.kernel import estate, problems
 from frontend.kernel import providers as kernel
 from frontend.kernel.page import PageRequest, page
@@ -250,9 +251,9 @@ def _in_the_way(used: Mapping[str, int]) -> list[str]:
     """Return what keeps a provider from being given up, in words."""
     counted = {
         "boundaries": ngettext(
-            "%(n)d tenant is set up there", "%(n)d tenants are set up there", used.get("boundaries", 0)
+            "%(n)s tenant is set up there", "%(n)s tenants are set up there", used.get("boundaries", 0)
         ),
-        "holds": ngettext("%(n)d part of a GPU is in use", "%(n)d parts of GPUs are in use", used.get("holds", 0)),
-        "plans": ngettext("%(n)d plan runs", "%(n)d plans run", used.get("plans", 0)),
+        "holds": ngettext("%(n)s part of a GPU is in use", "%(n)s parts of GPUs are in use", used.get("holds", 0)),
+        "plans": ngettext("%(n)s plan runs", "%(n)s plans run", used.get("plans", 0)),
     }
-    return [text % {"n": used[key]} for key, text in counted.items() if used.get(key)]
+    return [text % {"n": number(used[key])} for key, text in counted.items() if used.get(key)]

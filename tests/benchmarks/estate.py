@@ -128,6 +128,10 @@ def _write(connection: Any, taken: list[Any], kept: list[Any]) -> None:
         " bit_or(((1 << size) - 1) << start) AS taken, bool_or(kind = 'fault') AS broken FROM w GROUP BY device) x"
         " WHERE x.device = d.id"
     )
+    connection.execute(
+        "UPDATE tenants_host h SET empty_gpus = g.empty FROM (SELECT host_id, count(*) FILTER (WHERE removed_at IS NULL"
+        " AND free = (1 << slots) - 1) AS empty FROM tenants_gpudevice GROUP BY host_id) g WHERE g.host_id = h.id"
+    )
 
 
 def assets(body: str) -> dict[str, int]:

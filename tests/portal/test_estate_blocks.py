@@ -23,6 +23,7 @@ from tests import factories
 from tests.portal.world import World, build
 
 pytestmark = pytest.mark.usefixtures("db")
+CODES = [SIGNS[state].code for state in estate_blocks.STATES]
 H100, A100 = "H100-80GB", "A100-80GB"
 FILTERS = tuple(
     estate.Filters(**given)
@@ -93,7 +94,7 @@ def test_blocks_say_what_the_ledger_says_of_each_host(world, filters):
                     open_free=sum(host.free for host in block if host.is_open),
                     closed=sum(not host.is_open for host in block),
                     lit=sum(filters.tenant in host.holders for host in block) if filters.tenant else 0,
-                    looks=tuple(sorted(map(look, block), reverse=True)),
+                    looks=tuple(sorted(map(look, block), key=lambda one: (CODES.index(one[0]), -one[1]))),
                 )
             )  # fmt: skip
     assert found.blocks == expected
@@ -142,6 +143,7 @@ def test_a_cell_leads_to_the_page_of_the_list_with_its_hosts(world, browse, monk
         seen += names
     assert sorted(seen) == sorted(Host.objects.values_list("name", flat=True))
     assert "<path class=" in shown
+    assert "A cell is 24 neighbouring hosts" in shown
 
 
 def test_a_chosen_tenant_lights_its_blocks_up(world, browse, monkeypatch):
