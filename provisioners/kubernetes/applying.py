@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from provisioners.driver import Conflicting, Done, Handle, Poll, Ref, Step, TransientDriverError
+from provisioners.driver import Conflicting, Done, DriverRejected, Handle, Poll, Ref, Step, TransientDriverError
 from provisioners.kubernetes import objects as marks
 from provisioners.kubernetes.client import Cluster
 from provisioners.kubernetes.objects import Object, name_of, namespace_of, title, uid_of
@@ -29,6 +29,8 @@ ISOLATING: Final = frozenset(
     {"Namespace", "NetworkPolicy", "ResourceQuota", "LimitRange", "Role", "RoleBinding", "ServiceAccount", "ConfigMap"}
 )
 """Kinds that are restored however often somebody changes them."""
+MADE_ANEW: Final = frozenset({"Service", "RoleBinding", "ConfigMap", "PodDisruptionBudget", "PodMonitor", "HTTPRoute"})
+"""Kinds that may be removed and made again where an apply cannot restore them: nothing is lost with them."""
 MADE_BY_THE_CLUSTER: Final = frozenset({("ServiceAccount", "default")})
 """What a namespace of ours gets by itself: the only objects that we change without having made them."""
 
@@ -121,7 +123,16 @@ class Applier:
         notes[marks.FIELDS_ANNOTATION] = digest
         if wanted["kind"] == "Namespace" and live is not None:
             notes[marks.SELF_ANNOTATION] = uid_of(live)
-        return self._cluster.apply(wanted)
+        try:
+            return self._cluster.apply(wanted)
+        except DriverRejected as error:
+            if live is None or not drifted or live["kind"] not in MADE_ANEW:
+                raise
+            # What others made of it cannot be turned back by an apply: a list with two of a name, a fixed reference.
+            self._delete(KindRef(live["apiVersion"], live["kind"]), live)
+            raise TransientDriverError(
+                f"{title(live)} was changed by others and is made anew", raw=error.raw
+            ) from error
 
     def _remember_self(self, live: Object) -> Object:
         """Write a namespace's own uid on it, so that one made anew under its name is noticed."""
@@ -163,7 +174,10 @@ class Applier:
         return list(self._cluster.list(kind.api, kind.kind, namespace=namespace, labels=labels, bare=bare).items)
 
     def _delete(self, kind: KindRef, live: Object) -> None:
-        self._cluster.delete(kind.api, kind.kind, name_of(live), namespace_of(live), uid=uid_of(live))
+        # Only what owns pods waits for them; anything else is to be gone at once, an allow policy above all.
+        propagation = "Foreground" if kind.kind == "Deployment" else "Background"
+        name, namespace = name_of(live), namespace_of(live)
+        self._cluster.delete(kind.api, kind.kind, name, namespace, uid=uid_of(live), propagation=propagation)
 
 
 # --- handles --------------------------------------------------------------------------------------

@@ -284,7 +284,8 @@ class Cluster:
         else:
             path = self._path(obj["apiVersion"], kind, namespace_of(obj))
         query = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict", "dryRun": "All" if dry_run else ""}
-        return self._object(self._send("write", "POST", path, query, obj, "application/json"), kind)
+        purpose = "read" if kind.endswith("Review") else "write"  # a review is a question, and changes nothing
+        return self._object(self._send(purpose, "POST", path, query, obj, "application/json"), kind)
 
     def patch(
         self,
@@ -357,7 +358,7 @@ class Cluster:
             response.response.release_conn()
         answer = _Answer(int(response.status), bytes(data or b""), response.headers)
         if answer.status == 429:
-            self._paces[method != "GET"].hold(min(LONGEST_HOLD_S, _retry_after(answer.headers) or 1.0))
+            self._paces[purpose == "write"].hold(min(LONGEST_HOLD_S, _retry_after(answer.headers) or 1.0))
         return answer
 
     def _open(
@@ -371,11 +372,11 @@ class Cluster:
         accept: str = "",
         read_s: float | None = None,
     ) -> Any:
-        self._paces[method != "GET"].take()
-        if method == "GET":
-            self.reads += 1
-        else:
+        self._paces[purpose == "write"].take()
+        if purpose == "write":
             self.writes += 1
+        else:
+            self.reads += 1
         url = self._host + path
         asked = {name: value for name, value in (query or {}).items() if value}
         if asked:

@@ -101,7 +101,8 @@ def is_this_missing(body: bytes, name: str) -> bool:
 def is_other_uid(body: bytes) -> bool:
     """Whether a 409 says that another object has the name by now."""
     told = _status(body)
-    return told.get("reason") == "Conflict" and "UID in precondition" in str(told.get("message"))
+    message = str(told.get("message")).lower()
+    return told.get("reason") == "Conflict" and "precondition" in message and "uid" in message
 
 
 def is_gone_list(body: bytes) -> bool:
