@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -30,19 +28,10 @@ def sandbox_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox
 
 @pytest.fixture(scope="session")
 def conformance_cluster(request: pytest.FixtureRequest) -> Cluster:
-    """A cluster of the lab whose pods become ready by themselves: conformance asks for objects, not for answers.
+    """A cluster of the lab whose pods become ready by themselves: conformance asks for objects, not for answers."""
+    from tests.conformance.kubernetes_rig import ready_cluster
 
-    TENANTRY_CONFORMANCE_CLUSTER=FOLDER takes one that runs there (`up --name NAME --pods ready --nodes none`).
-    """
-    from controlplane.labs.kubernetes.cluster import Cluster
-    from tests.conformance.kubernetes_rig import furnish
-
-    if folder := os.environ.get("TENANTRY_CONFORMANCE_CLUSTER"):
-        cluster = Cluster(Path(folder).name, folder=Path(folder))
-    else:
-        cluster = request.getfixturevalue("kube_clusters")("conformance", pods="ready")
-    furnish(cluster)
-    return cluster
+    return ready_cluster(request)
 
 
 @pytest.fixture(params=RIGS)

@@ -7,6 +7,7 @@ simulated (KWOK); API server, admission, quota, garbage collection, scheduler an
 from __future__ import annotations
 
 import json
+import os
 import re
 import threading
 import uuid
@@ -14,8 +15,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
+import pytest
 import urllib3
 
 from controlplane.labs.kubernetes import furniture, slices
@@ -75,6 +78,20 @@ def furnish(cluster: LabCluster) -> None:
         for node in (NODE_A, NODE_B):
             install(api, node)
             slices.publish(api, node)
+
+
+def ready_cluster(request: pytest.FixtureRequest) -> LabCluster:
+    """Return a furnished cluster whose pods become ready by themselves, one per run.
+
+    TENANTRY_CONFORMANCE_CLUSTER=FOLDER takes one that runs there (`up --name NAME --pods ready --nodes none`).
+    """
+    cluster: LabCluster
+    if folder := os.environ.get("TENANTRY_CONFORMANCE_CLUSTER"):
+        cluster = LabCluster(Path(folder).name, folder=Path(folder))
+    else:
+        cluster = request.getfixturevalue("kube_clusters")("conformance", pods="ready")
+    furnish(cluster)
+    return cluster
 
 
 def settings_for(cluster: LabCluster, **changes: Any) -> Settings:
