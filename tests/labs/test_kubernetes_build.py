@@ -50,6 +50,14 @@ def test_a_go_that_is_too_old_is_named(machine):
         build.ensure((ETCD,))
 
 
+def test_outside_a_checkout_it_says_so(machine, tmp_path, monkeypatch):
+    machine()
+    monkeypatch.setattr(build, "SOURCES", tmp_path / "nowhere")
+
+    with pytest.raises(NotBuilt, match="only a checkout has"):
+        build.ensure((ETCD,))
+
+
 def test_what_is_built_is_found_and_not_built_again(machine):
     machine()
 

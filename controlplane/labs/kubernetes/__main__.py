@@ -50,7 +50,6 @@ def _tell(text: str) -> None:
 
 def _down(given: argparse.Namespace) -> int:
     cluster = _cluster(given)
-    RealNode(cluster).stop()
     ran = cluster.stop()
     if given.delete:
         cluster.delete()

@@ -165,6 +165,8 @@ def ensure(modules: Sequence[Module] = CONTROL_PLANE, *, tell: Tell | None = Non
 
 def _go_for(modules: Sequence[Module]) -> Path:
     """Return a Go that is new enough for all of `modules`. Raises `NotBuilt`."""
+    if not SOURCES.is_dir():
+        raise NotBuilt("the Kubernetes lab is built from deploy/labs/kubernetes, which only a checkout has")
     found = shutil.which("go") or next((place for place in _USUAL_PLACES if Path(place).is_file()), None)
     needed = max((_needed_version(module) for module in modules), default=(0, 0, 0))
     text = ".".join(map(str, needed))

@@ -175,8 +175,13 @@ class Cluster:
         """Stop every process, by its recorded identity; false when nothing ran. Data stays."""
         if not self.folder.is_dir():
             return False
+        ran = []
+        if (self.folder / "node").is_dir():
+            from controlplane.labs.kubernetes.real_node import RealNode  # it imports this module
+
+            ran.append(RealNode(self).stop())
         with self._locked():
-            ran = [self._stop(name) for name in reversed(NAMES)]
+            ran += [self._stop(name) for name in reversed(NAMES)]
         return any(ran)
 
     def _stop(self, name: str) -> bool:
