@@ -91,3 +91,18 @@ def test_what_is_no_demo_starts_beside_them(settings):
     factories.provider(name="datacentre", kind="kubernetes")
 
     guard.check_at_start()
+
+
+@pytest.mark.parametrize(
+    ("config", "real"),
+    [
+        ({"access": "lab", "url": "https://127.0.0.1:6443"}, []),
+        ({"access": "lab", "url": "https://cluster.example.org"}, ["one"]),
+        ({"access": "route", "url": "https://127.0.0.1:6443"}, ["one"]),
+        ({}, ["one"]),
+    ],
+)
+def test_only_a_cluster_of_the_lab_is_no_real_provider(db, config, real):
+    factories.provider(name="one", kind="kubernetes", config=config)
+
+    assert demo.real_providers() == real
