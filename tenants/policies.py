@@ -134,6 +134,8 @@ ROUTES |= {
     "allocations.create_batch": tenant(Role.MEMBER),
     "allocations.delete": tenant(Role.MEMBER, P.OPERATOR),
     "allocations.renew": tenant(Role.MEMBER, P.OPERATOR),
+    "namespaces.credential": tenant(Role.VIEWER, persons_only=True),
+    "namespaces.read_credential": tenant(Role.VIEWER, persons_only=True),
     "boundaries.certificate": view(),
     "boundaries.certify": tenant(Role.MEMBER, P.OPERATOR),
     "endpoints.create": tenant(Role.MEMBER),

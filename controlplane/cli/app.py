@@ -20,6 +20,7 @@ from controlplane.cli.commands import (
     applying,
     deciding,
     feeding,
+    kube,
     operating,
     products,
     reading,
@@ -48,7 +49,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for part in (access, reading, products, applying, deciding, tenancy, operating, serving, feeding):
+for part in (access, reading, products, kube, applying, deciding, tenancy, operating, serving, feeding):
     part.add_to(app)
 
 

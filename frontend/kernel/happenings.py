@@ -88,6 +88,7 @@ SENTENCES: Final[Mapping[str, str | Promise]] = {
     "boundary.unused": later("began to take an isolation down that nothing uses"),
     "boundary.certificate-asked": later("asked to have an isolation of the tenant certified"),
     "boundary.certified": later("tried to break out of an isolation of the tenant and said what held"),
+    "namespace.credential-made": later("let a person into %(object)s until %(until)s"),
     "boundary.written-off": later("wrote an isolation of the tenant off"),
     "boundary.first-ready": later("finished %(object)s"),
     "boundary.unhealthy": later("saw an isolation of the tenant in trouble: %(why)s"),

@@ -58,7 +58,8 @@ def connect(row: Namespace) -> list[dict[str, str]]:
     return [
         {
             "label": "CLI",
-            "text": f"tenantry get namespace/{row.name} -o yaml\ntenantry explain namespace/{row.name}",
+            "text": f"tenantry kubeconfig {row.name} > {row.name}.kubeconfig\n"
+            f"kubectl --kubeconfig {row.name}.kubeconfig get pods\ntenantry explain namespace/{row.name}",
             "lang": "sh",
         },
     ]

@@ -193,9 +193,12 @@ class Driver(Protocol):
 class LetsPeopleIn(Protocol):
     """A driver whose namespaces people work in with an account of their own."""
 
-    def credential(self, boundary: Ref, principal: str, *, seconds: int) -> Credential:
+    def credential(
+        self, boundary: Ref, principal: str, *, seconds: int, name: str, command: Sequence[str]
+    ) -> Credential:
         """Return what lets a person into a boundary, for an hour at most; it ends with the person's membership.
 
+        `name` is what people call it in their kubeconfig, `command` what prints a token when it is run.
         Raises `TransientDriverError` while the person has no account there.
         """
         ...

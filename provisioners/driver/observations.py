@@ -189,10 +189,12 @@ class Credential:
 
     token: Secret
     expires_at: datetime
-    url: str
-    ca_pem: str
-    """Certificates that the server's is checked with; `""`: the machine's own."""
     namespace: str
+    """Where it lets one in."""
+    kubeconfig: str
+    """Runs a command for a token whenever one is needed; holds no secret."""
+    static_kubeconfig: Secret
+    """Holds the token, and ends with it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -623,10 +623,19 @@ class KubernetesDriver:
 
     # --- people -----------------------------------------------------------------------------------
 
-    def credential(self, boundary: Ref, principal: str, *, seconds: int) -> Credential:
+    def credential(
+        self, boundary: Ref, principal: str, *, seconds: int, name: str, command: Sequence[str]
+    ) -> Credential:
         """Return a token of one person in a boundary, an hour at most; it ends with the person's membership."""
         token = access.mint(self.cluster, boundary, principal, seconds=seconds)
-        return Credential(token.value, token.expires_at, self.settings.url, self.settings.ca_pem, boundary.name)
+
+        def file(**user: Any) -> str:
+            return access.kubeconfig(
+                name=name, url=self.settings.url, ca_pem=self.settings.ca_pem, namespace=boundary.name, **user
+            )
+
+        static = Secret(file(token=token.value))
+        return Credential(token.value, token.expires_at, boundary.name, file(command=command), static)
 
     def certify(self, boundary: Ref) -> Certificate:
         """Try everything against one boundary and say what held."""

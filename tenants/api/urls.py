@@ -45,6 +45,8 @@ PRODUCTS: list[Any] = [
     path(f"{TENANT}/machines/<str:name>/power", products.MachinePower.as_view()),
     *_both("namespaces", products.NamespacesAnywhere, products.Namespaces),
     path(f"{TENANT}/namespaces/<str:name>", products.NamespaceItem.as_view()),
+    path(f"{TENANT}/namespaces/<str:name>/credentials", products.Credentials.as_view()),
+    path(f"{TENANT}/namespaces/<str:name>/credentials/<str:credential>", products.CredentialItem.as_view()),
     *_both("allocations", capacity.AllocationsAnywhere, capacity.Allocations),
     path(f"{TENANT}/allocations:batch", capacity.AllocationBatch.as_view()),
     path(f"{TENANT}/allocations/<str:name>", capacity.AllocationItem.as_view()),

@@ -28,6 +28,7 @@ from tenants.models import (
     ServiceAccount,
     Tenant,
 )
+from tenants.operations import namespace_access
 from tenants.operations.guards import accountable, allow, lock_path, locked
 from tenants.operations.people import active_person_by_email
 from tenants.states import Role
@@ -67,6 +68,7 @@ def join(tenant: Tenant, person: Person, role: Role, *, actor: Actor, now: datet
         raise Conflict(msg, code="member-already")
     row = Membership.objects.create(tenant=tenant, person_id=person.pk, role=int(role), created_at=now)
     refresh_visibility()
+    namespace_access.people_changed([tenant], now=now)
     desired.created(row, "member.added", actor=actor, at=now, person=person.pk, role=role.word)
     return row
 
@@ -84,6 +86,7 @@ def change_role(
         keep_an_owner(row.tenant, row.person_id)
     row.role = int(role)
     row.save(update_fields=["role"])
+    namespace_access.people_changed([row.tenant], now=now)
     desired.changed(
         row, "member.changed", actor=actor, at=now, person=row.person_id, role=role.word, before=before.word
     )
@@ -130,6 +133,7 @@ def remove(
     tenant, person_id = row.tenant, row.person_id
     if Role(row.role) is Role.OWNER:
         keep_an_owner(tenant, person_id)
+    namespace_access.people_changed([tenant], now=now)
     desired.happened(row, "member.removed", actor=actor, at=now, person=person_id, role=Role(row.role).word)
     Membership.objects.filter(pk=row.pk).delete()
     tokens.revoke_rows(

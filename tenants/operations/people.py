@@ -21,6 +21,7 @@ from tenants import desired, tokens
 from tenants.actor import Actor
 from tenants.errors import Conflict, Forbidden, InvalidSpec, NotVisible
 from tenants.models import ApiToken, Person, PlatformMembership, Tenant
+from tenants.operations import namespace_access
 from tenants.operations.guards import accountable, allow, clean_text, locked
 from tenants.states import PlatformRole
 from tenants.transactions import operation
@@ -109,6 +110,7 @@ def suspend(*, person: Person, reason: str, actor: Actor, now: datetime) -> Pers
         msg = "This person has left or is suspended already."
         raise Conflict(msg, code="not-active")
     keep_an_operator(row)
+    namespace_access.people_changed(Tenant.objects.filter(memberships__person=row).order_by("pk"), now=now)
     row.is_active = False
     row.save(update_fields=["is_active"])
     why = clean_text(reason, "reason", most=500)
@@ -126,6 +128,7 @@ def resume(*, person: Person, actor: Actor, now: datetime) -> Person:
         raise Conflict(msg, code="not-suspended")
     row.is_active = True
     row.save(update_fields=["is_active"])
+    namespace_access.people_changed(Tenant.objects.filter(memberships__person=row).order_by("pk"), now=now)
     desired.happened(row, "person.resumed", actor=actor, at=now)
     return row
 

@@ -37,6 +37,7 @@ BY_CONTENT = {
     "requests.comment", "requests.create_join", "requests.create_tenant", "requests.create_write_off",
     "requests.decide", "requests.proof", "requests.read", "requests.revise", "requests.withdraw", "tokens.find",
     "tokens.revoke", "people.erase", "people.resume", "members.hand_over", "tenants.resume",
+    "namespaces.read_credential",
 }  # fmt: skip
 UNSENDABLE = {"events.stream"}
 """An answer without end; tests/api/test_stream.py has it."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 
 from provisioners.driver import DriverError, TransientDriverError
 from provisioners.kubernetes import access, admission, rbac
+from provisioners.kubernetes.connection import check_kubeconfig
 from tests.kubernetes.ground import Ground, eventually, pod
 
+HOW: Any = {"seconds": 900, "name": "it", "command": ("tenantry", "kube-credential")}
 pytestmark = [pytest.mark.real, pytest.mark.kube_apiserver]
 
 
@@ -42,15 +45,17 @@ def test_the_driver_hands_a_namespace_out_sees_it_and_takes_it_back(ground: Grou
     ground.driver.start(step)
     seen = ground.driver.observe(spec.ref)
     again = ground.driver.observe(spec.ref)
-    credential = ground.driver.credential(spec.boundary, ground.other.people["viewer"], seconds=900)
+    credential = ground.driver.credential(spec.boundary, ground.other.people["viewer"], **HOW)
     person = ground.with_token(credential.token)
     person.list("v1", "Pod", namespace=credential.namespace)
+    check_kubeconfig(credential.static_kubeconfig.reveal())
+    assert credential.token.reveal() not in credential.kubeconfig
     ground.driver.start(step.undoing())
 
     assert (seen.exists, seen.part(step.name).have, again.parts == seen.parts) == (True, step.want, True)
     assert not ground.driver.observe(spec.ref).exists
     with pytest.raises(TransientDriverError, match="no account"):
-        ground.driver.credential(spec.boundary, ground.other.people["viewer"], seconds=900)
+        ground.driver.credential(spec.boundary, ground.other.people["viewer"], **HOW)
     person.close()
     ground.let_in(ground.other)
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
 from tenants.api.serializers.base import In, Labels, ManagedBy, Moment, Name, Out, line, text
 from tenants.api.serializers.capacity import CapacityIn, Power, ReconciledOut, UnitIn, UnitOut, reconciled
-from tenants.models import Endpoint, EndpointKey, Machine, Namespace, Revision
+from tenants.models import Endpoint, EndpointKey, Machine, Namespace, NamespaceCredential, Revision
 from tenants.operations.machines import IMAGES, MAX_DISK_GIB, MAX_SSH_KEYS, SSH_KEY
+from tenants.operations.namespace_access import Answer
 from tenants.serving_arguments import ServingArguments
 from tenants.specs import EndpointAsk, MachineAsk, NamespaceAsk, RevisionAsk
 
@@ -206,6 +207,39 @@ class NamespaceOut(ProductOut):
     def of(cls, row: Namespace) -> NamespaceOut:
         """Return a namespace."""
         return cls(**product(row))
+
+
+class CredentialIn(In):
+    """What lets the caller into a namespace."""
+
+    seconds: Annotated[int, Field(ge=60, le=3600, description="How long it is to last.")] = 3600
+
+
+class CredentialOut(Out):
+    """What lets the caller into a namespace: asked for, and answered by a worker some hundred milliseconds later."""
+
+    id: str
+    namespace: str
+    state: Literal["asked", "made", "refused"]
+    error: str
+    expires_at: datetime | None
+    token: str | None = Field(None, description="For the cluster's API server; shows to the person who asked only.")
+    kubeconfig: str | None = Field(None, description="Asks `tenantry kube-credential` for a token; holds no secret.")
+    static_kubeconfig: str | None = Field(None, description="Holds the token, and ends with it.")
+
+    @classmethod
+    def of(cls, row: NamespaceCredential, answer: Answer | None) -> CredentialOut:
+        """Return a credential; its namespace must be loaded."""
+        return cls(
+            id=str(row.pk),
+            namespace=row.namespace.name,
+            state="made" if answer is not None else "refused" if row.answered_at is not None else "asked",
+            error=row.error,
+            expires_at=row.expires_at,
+            token=None if answer is None else answer.token,
+            kubeconfig=None if answer is None else answer.kubeconfig,
+            static_kubeconfig=None if answer is None else answer.static_kubeconfig,
+        )
 
 
 class RevisionOut(Out):

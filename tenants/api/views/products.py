@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
+from uuid import UUID
 
 from django.db.models import Prefetch, QuerySet
 
@@ -11,6 +12,8 @@ from tenants import access
 from tenants.api.serializers.base import LabelledQuery, Out, Page, PageQuery, page_of
 from tenants.api.serializers.capacity import LabelledIn
 from tenants.api.serializers.products import (
+    CredentialIn,
+    CredentialOut,
     EndpointIn,
     EndpointOut,
     EndpointPut,
@@ -30,9 +33,9 @@ from tenants.api.serializers.products import (
 from tenants.api.views.base import Answered, ApiView, Call, reads, writes
 from tenants.api.views.filters import labelled
 from tenants.errors import InvalidSpec, NotVisible
-from tenants.models import Endpoint, EndpointKey, Machine, Namespace, Revision, Unit
+from tenants.models import Endpoint, EndpointKey, Machine, Namespace, NamespaceCredential, Revision, Unit
 from tenants.models.fields import slug_validator
-from tenants.operations import endpoints, machines, namespaces, replacements
+from tenants.operations import endpoints, machines, namespace_access, namespaces, replacements
 
 UNITS = Prefetch("allocation__units", Unit.objects.select_related("host").order_by("index"))
 EndpointPage = page_of(EndpointOut)
@@ -368,6 +371,53 @@ class Namespaces(NamespacesAnywhere):
         return namespaces.create(
             tenant=call.home, ask=body.ask(body.name), managed_by=body.managed_by, actor=call.actor, now=call.now
         )
+
+
+class CredentialView(ApiView):
+    """What lets people into a namespace."""
+
+    def locate(self, declared: Any, call: Call) -> None:
+        """Find tenant and namespace."""
+        super().locate(declared, call)
+        found = access.scoped(Namespace, call.actor, tenant=call.tenant).select_related("tenant")
+        call.target = access.find(found, call.path["name"])
+
+    def rows(self, call: Call) -> QuerySet[NamespaceCredential]:
+        """Return what the caller himself asked for."""
+        return NamespaceCredential.objects.filter(
+            namespace=call.target, person_id=call.actor.person_id or UUID(int=0)
+        ).select_related("namespace")
+
+    def show(self, row: NamespaceCredential, call: Call, secrets: Mapping[str, str]) -> Out:  # noqa: ARG002
+        """Return a credential with its answer, where there is one."""
+        return CredentialOut.of(row, namespace_access.unsealed(row))
+
+
+class Credentials(CredentialView):
+    """Asking for one."""
+
+    @writes("namespaces.credential", body=CredentialIn, answers=CredentialOut, status=201, plannable=False)
+    def post(self, call: Call) -> Any:
+        """Ask for a credential of one's own in a namespace, for an hour at most; read it at its own address.
+
+        It ends with the membership, whatever its expiry says.
+        """
+        return namespace_access.ask(namespace=call.target, seconds=call.body.seconds, actor=call.actor, now=call.now)
+
+
+class CredentialItem(CredentialView):
+    """One credential."""
+
+    @reads("namespaces.read_credential", answers=CredentialOut)
+    def get(self, call: Call) -> Any:
+        """Read a credential that one asked for oneself; it is gone two minutes after the asking."""
+        try:
+            found = self.rows(call).filter(pk=UUID(call.path["credential"])).first()
+        except ValueError:
+            found = None
+        if found is None:
+            raise NotVisible
+        return found
 
 
 class NamespaceItem(NamespaceView):
