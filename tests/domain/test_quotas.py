@@ -194,6 +194,25 @@ def test_a_position_shows_the_path_by_name():
     assert [(dict(level.usage.held), dict(level.usage.pending)) for level in levels] == [({}, {GPU: 2})] * 2
 
 
+def test_the_largest_holders_come_first_with_the_sum_of_all():
+    tenant = factories.tenant(name="parent")
+    child = factories.tenant(parent=tenant, name="child")
+    for of, amounts in ((tenant, (3, 1)), (child, (5, 2, 2))):
+        for n, amount in enumerate(amounts):
+            held(of, amount, name=f"held-{n}")
+    stranger = factories.tenant()
+
+    with acting(factories.actor(factories.member(tenant))):
+        most, whole = quotas.largest(tenant.pk, GPU, most=2)
+        everybody, _whole = quotas.largest(tenant.pk, GPU, most=50)
+    with acting(factories.actor(factories.member(stranger))):
+        nothing = quotas.largest(tenant.pk, GPU, most=2)
+
+    assert ([(one.tenant, one.amount) for one in most], whole) == ([("child", 5), ("parent", 3)], 13)
+    assert [one.amount for one in everybody] == [5, 3, 2, 2, 1]
+    assert nothing == ([], 0)
+
+
 # --- setting ----------------------------------------------------------------------------------------
 
 

@@ -14,7 +14,7 @@ from django.utils import timezone
 from frontend.views import access_review
 from tenants import tokens
 from tenants.errors import Unauthenticated
-from tenants.models import AccountLink, ApiToken, Endpoint, Event, Membership, ServiceAccount
+from tenants.models import AccountLink, ApiToken, Endpoint, EndpointKey, Event, Membership, ServiceAccount
 from tenants.operations import people, service_accounts
 from tenants.states import Role
 from tests import factories
@@ -333,6 +333,22 @@ def test_a_long_review_has_pages(world, browse, monkeypatch):
     lines = [set(re.findall(r'name="way" value="([^"]+)"', page)) for page in (first, second, beyond)]
     assert (len(lines[0]), len(lines[0] & lines[1]), lines[2]) == (2, 0, lines[0])
     assert 'href="?from=2"' in first
+
+
+def test_the_review_counts_every_key_and_puts_what_is_stale_first(world, browse):
+    key, now = world.acme.key, timezone.now()
+    EndpointKey.objects.bulk_create(
+        EndpointKey(
+            tenant=key.tenant, endpoint=key.endpoint, public_id=f"k{n}", digest=f"{n:064x}", name=f"n-{n:03d}",
+            created_at=now - timedelta(days=100 if n == 599 else 1),
+        )
+        for n in range(600)
+    )  # fmt: skip
+
+    first = browse(world.acme.owner).get(f"{PEOPLE}/review")
+
+    assert "1-60 of 604" in text(first)
+    assert text(first).index("n-599 Key unused") < text(first).index("n-000")
 
 
 def test_the_review_lists_every_way_in_and_writes_down_what_is_kept(world, browse):
