@@ -410,3 +410,45 @@ def test_server_side_verbs_start_a_child_and_end_with_its_status(monkeypatch):
     assert started[0][:3] == ("controlplane.embedded", "exec", "worker")
     assert started[0][-2:] == ("ledger_audit", "--skip-checks")
     assert started[1:] == [("controlplane.embedded", "doctor"), ("controlplane.embedded", "reset", "--yes")]
+
+
+MADE = {
+    "id": "00000000-0000-4000-8000-000000000007", "namespace": "space", "state": "made", "error": "",
+    "expires_at": "2026-06-01T13:00:00Z", "token": "t0ken", "kubeconfig": "kind: Config\n",
+    "static_kubeconfig": "kind: Config # t0ken\n",
+}  # fmt: skip
+ASKED = {**MADE, "state": "asked", "expires_at": None, "token": None, "kubeconfig": None, "static_kubeconfig": None}
+CREDENTIALS = "/tenants/aurora/namespaces/space/credentials"
+
+
+def test_kubectl_gets_a_token_as_soon_as_a_worker_has_answered(tenantry):
+    answers = {f"POST {CREDENTIALS}": (201, ASKED), f"GET {CREDENTIALS}/{MADE['id']}": [ASKED, MADE]}
+
+    status, out, _err, api = tenantry(answers, "kube-credential", "space", "--tenant", "aurora")
+
+    assert status == 0
+    assert json.loads(out) == {
+        "apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential",
+        "status": {"token": "t0ken", "expirationTimestamp": "2026-06-01T13:00:00Z"},
+    }  # fmt: skip
+    assert api.bodies("POST") == [{"seconds": 3600}]
+
+
+def test_a_kubeconfig_holds_a_token_only_where_it_is_asked_to(tenantry):
+    answers = {f"POST {CREDENTIALS}": (201, MADE)}
+
+    asking = tenantry(answers, "kubeconfig", "space", "-T", "aurora")
+    holding = tenantry(answers, "kubeconfig", "space", "--static", "--seconds", "600", "-T", "aurora")
+
+    assert (asking[0], asking[1]) == (0, "kind: Config\n")
+    assert (holding[0], holding[1]) == (0, "kind: Config # t0ken\n")
+    assert holding[3].bodies("POST") == [{"seconds": 600}]
+
+
+def test_why_there_is_no_credential_is_said(tenantry):
+    refused = {**ASKED, "state": "refused", "error": "This provider is simulated."}
+
+    status, out, err, _api = tenantry({f"POST {CREDENTIALS}": (201, refused)}, "kubeconfig", "space", "-T", "aurora")
+
+    assert (status, out) == (1, "")
+    assert "This provider is simulated." in err
