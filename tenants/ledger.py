@@ -19,7 +19,7 @@ from uuid import UUID
 from django.db import connection, transaction
 from django.db.models import Q
 
-from tenants import geometry, gpu_catalogue, host_binding
+from tenants import fixed_layouts, geometry, gpu_catalogue, host_binding
 from tenants.models import Allocation, GpuDevice, Hold, Host, Unit
 from tenants.specs import AllocationSpec
 from tenants.states import Binding, BoundaryKind, HoldKind, Tier
@@ -137,6 +137,12 @@ def _place_one(
     masks, starts = geometry.ranked_arrays(unit.product, unit.profile)
     dedicated = spec.where.tier is Tier.DEDICATED_HOST
     refused = [*avoid, *(UUID(h) for h in unit.avoid_hosts)]
+    fixed = fixed_layouts.hosts(unit.product, option.providers) if unit.product else []
+    for found in fixed_layouts.places(unit, among=fixed, kind=option.kind, avoid=refused) if fixed else ():
+        starts_there = (list(found.devices), list(found.starts))
+        if _claim_at(allocation, unit, found.host, *starts_there, now=now, dedicated=dedicated):
+            return found.host
+    refused += fixed  # there a free range of slots is not yet a place
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT ledger_claim(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",

@@ -25,7 +25,7 @@ from rich.console import Console
 
 from controlplane.cli.client import Client, Json, pause
 from controlplane.cli.failures import CliError
-from controlplane.cli.walk import OPERATOR, Route, Timeline, Walk, WalkFailed, log_in
+from controlplane.cli.walk import OPERATOR, TENANT, Route, Timeline, Walk, WalkFailed, log_in
 from controlplane.labs.kubernetes import devices, furniture, slices
 from controlplane.labs.kubernetes.client import Api
 from controlplane.labs.kubernetes.cluster import Cluster
@@ -36,6 +36,8 @@ RIGHTS: Final = Path(__file__).resolve().parents[3] / "deploy" / "kubernetes" / 
 ACCOUNT: Final = ("tenantry-system", "tenantry")
 TOKEN_S: Final = 24 * 3600
 PATIENCE_S: Final = 90.0
+REPORTED_WITHIN_S: Final = 30.0
+"""From Ready until the ledger has the device that the provider named."""
 _DIGEST: Final = "sha256:" + "0" * 64
 IMAGES: Final = {
     "gateway_image": f"registry.lab.internal/tenantry/gateway@{_DIGEST}",
@@ -228,7 +230,7 @@ class LabWalk(Walk):
     def _check_held(self, ready: Json) -> None:
         """Compare what the ledger holds with what scheduler and nodes did. Raises `WalkFailed`."""
         super()._check_held(ready)
-        story = self.mia.get(f"/tenants/aurora/endpoints/{ready['id']}/explain")
+        story = self._story_when_reported(ready)
         provider = story["boundary"]["provider"]
         cluster = (self.clusters or {})[provider]
         with cluster.api() as api:
@@ -240,6 +242,24 @@ class LabWalk(Walk):
         wrong = devices.violations(cluster.folder)
         if wrong:
             raise WalkFailed("; ".join(wrong))
+
+    def _story_when_reported(self, ready: Json) -> Json:
+        """Return the endpoint's story once the ledger knows the device that the cluster has named, where it names one."""
+        end = time.monotonic() + REPORTED_WITHIN_S
+        while True:
+            story: Json = self.mia.get(f"/tenants/{TENANT}/endpoints/{ready['id']}/explain")
+            self._tell(story)
+            windows = [window for unit in story["placement"] for window in unit["windows"]]
+            unnamed = [
+                window
+                for window in windows
+                if not window["reported"] and (self.nodes or {})[window["host"]].kind is not Kind.DEVICE_PLUGIN
+            ]
+            if windows and not unnamed:
+                return story
+            if time.monotonic() > end:
+                raise WalkFailed(f"the ledger was not told of the device in {REPORTED_WITHIN_S:.0f} s: {unnamed}")
+            pause(0.4)
 
     def _check_window(self, window: Json, unit: Json, pods: list[Json], claims: list[Json], cluster: Cluster) -> None:
         nodes = {pod["spec"].get("nodeName") for pod in pods}
