@@ -52,7 +52,7 @@ def show(request: PageRequest) -> HttpResponse:
     if form in {"csv", "json"}:
         return _exported(stock, form)
     found = _map(filters, request)
-    shared = frame(filters, request)
+    shared = frame(filters, request, None if filters.any else sorted(line.product for line in stock))
     values = {
         **shared,
         "fields": [*shared["fields"], _lights(found.shares, filters)],
@@ -80,10 +80,14 @@ def show(request: PageRequest) -> HttpResponse:
     return render(request, "frontend/pages/estate/map.html", values)
 
 
-def frame(filters: estate.Filters, request: PageRequest) -> dict[str, Any]:
-    """Return the filters of the estate's pages, and where to connect a provider for who may; three statements."""
+def frame(filters: estate.Filters, request: PageRequest, products: Sequence[str] | None = None) -> dict[str, Any]:
+    """Return the filters of the estate's pages, and where to connect a provider for who may.
+
+    One statement, and two more where the caller does not know the products of the whole estate.
+    """
     providers = list(Provider.objects.filter(deletion_requested_at__isnull=True).order_by("site", "name"))
-    products = estate.products(Host.objects.exclude(state=HostState.REMOVED.value))
+    if products is None:
+        products = estate.products(Host.objects.exclude(state=HostState.REMOVED.value))
     may_connect = access.allowed(request.actor, None, ROUTES["providers.create"])
     connect = (_address("provider-connect") or _address("providers")) if may_connect else ""
     every = {"value": "", "label": _("All")}
