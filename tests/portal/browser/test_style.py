@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import itertools
+
 import pytest
 
 from tests.portal.browser.conftest import PHONE, WIDE, serious
@@ -74,6 +77,44 @@ def test_a_strip_says_its_slots_and_has_a_table_twin(visit):
     assert name == "h100-03 · GPU 2: 1 of 8 slots free"
     assert links[0].get_attribute("aria-label").startswith("slots 0–3: Mine, chat-prod, 4g.40gb")
     assert page.locator(".twin").first.get_by_role("row").count() == 15
+
+
+GREYS = """async text => {
+  const bytes = Uint8Array.from(atob(text), letter => letter.charCodeAt(0));
+  const picture = await createImageBitmap(new Blob([bytes], {type: "image/png"}));
+  const canvas = new OffscreenCanvas(picture.width, picture.height);
+  const pen = canvas.getContext("2d");
+  pen.drawImage(picture, 0, 0);
+  const pixels = pen.getImageData(0, 0, picture.width, picture.height).data;
+  const greys = [];
+  for (let at = 0; at < pixels.length; at += 4)
+    greys.push(0.2126 * pixels[at] + 0.7152 * pixels[at + 1] + 0.0722 * pixels[at + 2]);
+  return greys;
+}"""
+"""Brightness (Rec. 709) of each pixel of a picture in base64, 0 to 255: what is left of it in grey."""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_each_state_of_a_strip_is_told_from_every_other_in_grey(visit, scheme):
+    page = visit("/style", scheme=scheme, device_scale_factor=2)
+    states = page.locator(".strip-legend").first.locator(".slot").all()
+    names = [state.get_attribute("class") for state in states]
+
+    greys = []
+    for state in states:
+        state.scroll_into_view_if_needed()
+        box = state.bounding_box()
+        clip = {"x": round(box["x"]), "y": round(box["y"]), "width": int(box["width"]), "height": int(box["height"])}
+        greys.append(page.evaluate(GREYS, base64.b64encode(page.screenshot(clip=clip)).decode()))
+
+    assert len(set(names)) == len(names) >= 6
+    assert len({len(grey) for grey in greys}) == 1
+    alike = [
+        (names[a], names[b])
+        for a, b in itertools.combinations(range(len(names)), 2)
+        if sum(abs(x - y) > 48 for x, y in zip(greys[a], greys[b], strict=True)) < len(greys[a]) / 50
+    ]
+    assert alike == []
 
 
 def test_deleting_needs_the_name_typed_and_escape_gives_the_focus_back(visit):
