@@ -55,7 +55,17 @@ from provisioners.kubernetes.layout_record import (
     outcome_of,
 )
 from provisioners.kubernetes.nodes import CONFIG_LABEL, STATE_LABEL, Node, Profiles, Strategy
-from provisioners.kubernetes.objects import Object, is_deleting, is_ours, marked, name_of, namespace_of, uid_of
+from provisioners.kubernetes.objects import (
+    Object,
+    dig,
+    is_deleting,
+    is_ours,
+    labels,
+    marked,
+    name_of,
+    namespace_of,
+    uid_of,
+)
 from provisioners.steps import make
 from tenants import geometry
 
@@ -67,6 +77,8 @@ OWNER: Final = layout_ref("", "")
 OURS: Final = "tn-"
 """What our entries begin with."""
 BUSY_RETRY_S: Final = 30.0
+PATCH_TRIES: Final = 5
+"""A node changes with each heartbeat."""
 _REMEDY: Final = (
     "the GPU operator's MIG manager does not read our layouts: kubectl patch clusterpolicy cluster-policy --type merge "
     f'-p \'{{"spec":{{"migManager":{{"config":{{"name":"{CONFIG_MAP}"}}}}}}}}\''
@@ -348,10 +360,10 @@ class Layouts:
         order = [gpu.id for gpu in look.node.gpus]
         existing = self._config_map()
         found = inventory.parsed(existing)
-        used = set()
+        used: set[str] = set()
         for node in self._cluster.list("v1", "Node").items:
             other = change_of(node)
-            used |= {str((node["metadata"].get("labels") or {}).get(CONFIG_LABEL, ""))}
+            used.add(labels(node).get(CONFIG_LABEL, ""))
             used |= {other.entry, other.back} if other is not None else set()
         kept = {name: parts for name, parts in found.items() if not name.startswith(OURS) or name in used}
         layouts = {
@@ -489,10 +501,10 @@ class Layouts:
 
         A state that says the manager is at work is its own to change.
         """
-        labels: dict[str, str | None] = {CONFIG_LABEL: entry}
+        told: dict[str, str | None] = {CONFIG_LABEL: entry}
         if look.node.mig_state not in {"pending", "rebooting"}:
-            labels[STATE_LABEL] = None
-        self._mark(look.raw, change, {"metadata": {"labels": labels}})
+            told[STATE_LABEL] = None
+        self._mark(look.raw, change, {"metadata": {"labels": told}})
 
     def _mark(self, raw: Object, change: Change, more: Mapping[str, Any] | None = None) -> None:
         self._patch(raw, {CHANGE_ANNOTATION: change.text()}, more or {})
@@ -514,15 +526,32 @@ class Layouts:
         self._patch(look.raw, notes, spec)
 
     def _patch(self, raw: Object, notes: Mapping[str, str | None], more: Mapping[str, Any]) -> None:
-        """Change a node as it was looked at: whoever comes second is told to look again."""
-        metadata = {
-            "uid": uid_of(raw),
-            "resourceVersion": raw["metadata"]["resourceVersion"],
-            **more.get("metadata", {}),
-            "annotations": dict(notes),
-        }
-        body = {**{key: value for key, value in more.items() if key != "metadata"}, "metadata": metadata}
-        self._cluster.patch("v1", "Node", name_of(raw), "", body)
+        """Change a node as it was looked at; heartbeats are no matter, whoever else changed its layout wins."""
+        seen = raw
+        for left in reversed(range(PATCH_TRIES)):
+            metadata = {
+                "uid": uid_of(raw),
+                "resourceVersion": seen["metadata"]["resourceVersion"],
+                **more.get("metadata", {}),
+                "annotations": dict(notes),
+            }
+            body = {**{key: value for key, value in more.items() if key != "metadata"}, "metadata": metadata}
+            try:
+                self._cluster.patch("v1", "Node", name_of(raw), "", body)
+            except TransientDriverError:
+                again = self._cluster.get("v1", "Node", name_of(raw)) if left else None
+                if again is None or _matters(again) != _matters(raw):
+                    raise
+                seen = again
+            else:
+                return
+
+
+def _matters(node: Object) -> object:
+    """Return of a node what a change is decided on."""
+    told = labels(node)
+    change = dig(node, "metadata", "annotations", CHANGE_ANNOTATION)
+    return uid_of(node), change, told.get(CONFIG_LABEL), told.get(STATE_LABEL), dig(node, "spec", "unschedulable")
 
 
 def _handle(host: str, entry: str) -> str:
