@@ -102,37 +102,40 @@ class Applier:
 
     def _apply(self, wanted: Object, live: Object | None = None) -> Object:
         """Apply one object; where others changed it, note when, who, and leave it be after too many times."""
-        notes = wanted["metadata"]["annotations"]
-        shape = _shape(wanted)
-        digest = self._digests.get(shape)
-        dry: Object | None = None
-        drifted = (
-            live is not None and marks.has_drifted(live) and marks.annotations_of(live).get(marks.FIELDS_ANNOTATION)
-        )
-        if digest is None or drifted:
-            dry = self._cluster.apply(wanted | {}, dry_run=True)
-            digest = marks.fields_digest(dry)
-            with self._lock:
-                self._digests[shape] = digest
-        if live is not None and drifted and marks.intent_of(live) == marks.intent_of(wanted):
-            fight = fight_of(live).again(self._now(), *_taken(live, dry or wanted))
-            if fight.is_lost(self._now()) and live["kind"] not in ISOLATING:
-                return live
-            _log.warning("%s was changed by %s; restoring %s", title(live), fight.by, ", ".join(fight.fields[:5]))
-            notes[marks.RESTORED_ANNOTATION] = fight.text()
-        notes[marks.FIELDS_ANNOTATION] = digest
-        if wanted["kind"] == "Namespace" and live is not None:
-            notes[marks.SELF_ANNOTATION] = uid_of(live)
+        drifted = live is not None and _is_changed(live, wanted)
+        if live is None or not drifted:
+            return self._applied(wanted, live, known=True)
+        now = self._now()
+        fight = fight_of(live)
+        if fight.is_lost(now) and live["kind"] not in ISOLATING:
+            return live
         try:
-            return self._cluster.apply(wanted)
+            by, fields = _taken(live, self._cluster.apply(wanted, dry_run=True))
+            fight = fight.again(now, by, fields)
+            _log.warning("%s was changed by %s; restoring %s", title(live), fight.by, ", ".join(fight.fields[:5]))
+            wanted["metadata"]["annotations"][marks.RESTORED_ANNOTATION] = fight.text()
+            return self._applied(wanted, live, known=False)
         except DriverRejected as error:
-            if live is None or not drifted or live["kind"] not in MADE_ANEW:
+            if live["kind"] not in MADE_ANEW:
                 raise
             # What others made of it cannot be turned back by an apply: a list with two of a name, a fixed reference.
             self._delete(KindRef(live["apiVersion"], live["kind"]), live)
-            raise TransientDriverError(
-                f"{title(live)} was changed by others and is made anew", raw=error.raw
-            ) from error
+            msg = f"{title(live)} was changed by others and is made anew"
+            raise TransientDriverError(msg, raw=error.raw) from error
+
+    def _applied(self, wanted: Object, live: Object | None, *, known: bool) -> Object:
+        """Apply one object with the digest of the fields that will be ours; `known`: one of its shape may tell it."""
+        shape = _shape(wanted)
+        digest = self._digests.get(shape) if known else None
+        if digest is None:
+            digest = marks.fields_digest(self._cluster.apply(wanted, dry_run=True))
+            with self._lock:
+                self._digests[shape] = digest
+        notes = wanted["metadata"]["annotations"]
+        notes[marks.FIELDS_ANNOTATION] = digest
+        if wanted["kind"] == "Namespace" and live is not None:
+            notes[marks.SELF_ANNOTATION] = uid_of(live)
+        return self._cluster.apply(wanted)
 
     def _remember_self(self, live: Object) -> Object:
         """Write a namespace's own uid on it, so that one made anew under its name is noticed."""
@@ -208,6 +211,12 @@ def is_made_anew(live: Object) -> bool:
     return live.get("kind") == "Namespace" and marks.annotations_of(live).get(marks.SELF_ANNOTATION) != uid_of(live)
 
 
+def _is_changed(live: Object, wanted: Object) -> bool:
+    """Whether somebody changed fields of ours on an object that was applied for the same want."""
+    applied = marks.annotations_of(live).get(marks.FIELDS_ANNOTATION)
+    return bool(applied) and marks.has_drifted(live) and marks.intent_of(live) == marks.intent_of(wanted)
+
+
 def _says_the_same(live: Object, wanted: Object) -> bool:
     """Whether an object was applied for the same want, set and delivery: what we write on it is on it."""
     return (
@@ -226,15 +235,12 @@ class Fight:
 
     def again(self, now: datetime, by: str, fields: Sequence[str]) -> Fight:
         """Return it after one more time."""
-        recent = tuple(when for when in self.at if now - when <= FIGHT_WINDOW)
-        if len(recent) >= FIGHT_ROUNDS:
-            return Fight(recent, self.by, self.fields)
+        recent = tuple(when for when in self.at if now - when <= FIGHT_WINDOW)[-FIGHT_ROUNDS:]
         return Fight((*recent, now), by or self.by, tuple(fields) or self.fields)
 
     def is_lost(self, now: datetime) -> bool:
         """Whether it has been tried often enough for now."""
-        recent = [when for when in self.at if now - when <= FIGHT_WINDOW]
-        return len(recent) >= FIGHT_ROUNDS and recent[-1] != now
+        return sum(now - when <= FIGHT_WINDOW for when in self.at) >= FIGHT_ROUNDS
 
     def text(self) -> str:
         """Return it as it is kept on the object."""
