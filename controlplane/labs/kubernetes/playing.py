@@ -85,7 +85,7 @@ class Player:
     async def _kill_lost(self, before: dict[str, Object]) -> None:
         """End the processes of nodes that have died."""
         dead = {name for name in before if self._ground.lost(name) == "dead"}
-        for life, _ in self._lives.values():
+        for life, _ in list(self._lives.values()):
             if life.pod["spec"].get("nodeName") in dead:
                 await life.kill()
 
