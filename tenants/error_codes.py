@@ -80,6 +80,10 @@ HELP: Final[Mapping[str, str]] = MappingProxyType(
             "The value is known to the product but nothing here can do it yet (or this provider "
             "cannot). `detail` says what; leave the field out or choose another value."
         ),
+        "not-ready": _(
+            "The object is still being built, or is being given back. "
+            "`tenantry wait NOUN/NAME --for Ready` waits for it."
+        ),
         "unknown-field": _("The object has no field of this name."),
         "unknown-model": _("No enabled served model has this name. `/api/v1/served-models` lists them."),
         "unknown-product": _("No GPU product has this id. `/api/v1/gpu-products` lists them."),

@@ -68,6 +68,7 @@ TENANT: Final = (
     Entry("cost", _("Cost"), "receipt", "cost", "costs.list"),
     Entry("people", _("People and access"), "users", "people", "members.list"),
     Entry("activity", _("Activity"), "history", "activity", "events.list"),
+    Entry("isolation", _("Isolation"), "shield-check", "isolation", "boundaries.certificate"),
     Entry("settings", _("Settings"), "settings", "settings", "tenants.update"),
 )
 DECIDE: Final = (

@@ -1,0 +1,106 @@
+"""What a certificate says of network policies and of refusals, without a cluster."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from provisioners.driver import DriverRejected, Kind, Ref
+from provisioners.kubernetes import boundary, certificate
+from provisioners.kubernetes.settings import Peer, Settings
+
+TENANT, OTHER = UUID(int=1), UUID(int=2)
+REF = Ref(Kind.BOUNDARY, UUID(int=3), TENANT)
+SETTINGS = Settings(slug="x", url="https://x.invalid", control_plane_cidrs=("10.9.0.0/16",), proxy=Peer("front"))
+
+
+def namespace(name: str, tenant: UUID | None = None) -> dict[str, Any]:
+    labels = {"tenantry.internal/tenant": str(tenant)} if tenant else {}
+    return {"kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+
+
+NAMESPACES = [namespace(REF.name, TENANT), namespace("tn-bd-theirs", OTHER), namespace("front"), namespace("default")]
+DENY = {
+    "kind": "NetworkPolicy", "metadata": {"name": "deny", "namespace": REF.name},
+    "spec": {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]},
+}  # fmt: skip
+
+
+def holes(*policies: dict[str, Any]) -> set[str]:
+    return set(certificate.network_holes(NAMESPACES, policies, SETTINGS, REF))
+
+
+def test_the_policies_that_we_make_have_no_hole_and_none_at_all_is_one_big_hole() -> None:
+    made = [DENY, *boundary.allow_policies(REF.name, SETTINGS)]
+
+    assert holes(*made) == set()
+    assert len(holes()) > 100
+    assert holes(DENY, boundary.cut_off_policy(REF.name)) == set()
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        (
+            {"podSelector": {}, "ingress": [{"from": [{"namespaceSelector": {}}]}]},
+            "a pod of tn-bd-theirs reaches a gateway on port 443 (by planted)",
+        ),
+        (
+            {"podSelector": {}, "egress": [{}], "policyTypes": ["Egress"]},
+            "a model server reaches the node's metadata on port 80",
+        ),
+        (
+            {"podSelector": {}, "ingress": [{"from": [{"podSelector": {}}], "ports": [{"port": 8000}]}]},
+            "",
+        ),
+        (
+            {
+                "podSelector": {},
+                "policyTypes": ["Ingress", "Egress"],
+                "ingress": [{"from": [{"podSelector": {}}]}],
+                "egress": [{"to": [{"podSelector": {}}]}],
+            },
+            "a pod of the tenant reaches its model server past the gateway on port 8000",
+        ),
+        (
+            {"podSelector": {}, "ingress": [{"from": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]}]},
+            "the internet reaches a pod on port 22 (by planted)",
+        ),
+    ],
+)
+def test_a_policy_that_opens_something_is_named_with_what_it_opens(spec: dict[str, Any], words: str) -> None:
+    planted = {"kind": "NetworkPolicy", "metadata": {"name": "planted", "namespace": REF.name}, "spec": spec}
+    made = [DENY, *boundary.allow_policies(REF.name, SETTINGS)]
+
+    found = holes(*made, planted)
+
+    assert words in found if words else found == set()
+
+
+@pytest.mark.parametrize(
+    ("raw", "outcome"),
+    [
+        ('pods "x" is forbidden: violates PodSecurity "restricted:v1.36"', "passed"),
+        ("exceeded quota: tenantry, requested: pods=1", "failed"),
+        ("ValidatingAdmissionPolicy 'a' denied request: something else", "unknown"),
+    ],
+)
+def test_a_refusal_counts_only_with_the_reason_it_should_have(raw: str, outcome: str) -> None:
+    class Refusing:
+        def apply(self, _obj: object, *, dry_run: bool) -> None:
+            assert dry_run
+            raise DriverRejected("no", raw=raw)
+
+    tried = certificate._attempt(Refusing(), "it is privileged", {}, ("violates PodSecurity",))  # type: ignore[arg-type]
+
+    assert tried.outcome == outcome
+    assert certificate._judged("MTB-PL1-BC-CPI-5", [tried]).outcome == outcome
+
+
+def test_every_check_of_the_benchmarks_and_ours_has_a_title() -> None:
+    keys = list(certificate.TITLES)
+
+    assert len([key for key in keys if key.startswith("MTB-")]) == 18
+    assert len([key for key in keys if key.startswith("TEN-")]) == 6
