@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 from provisioners.driver import Kind, Ref, Secret
+from provisioners.kubernetes import inventory
 from provisioners.kubernetes.driver import KubernetesDriver
 from provisioners.kubernetes.objects import UNIT_LABEL, mark
 from provisioners.kubernetes.settings import Settings
@@ -34,6 +35,11 @@ def driver_of(cluster: Any) -> KubernetesDriver:
         lab=True, reads_per_s=500, writes_per_s=500,
     )  # fmt: skip
     return KubernetesDriver(settings)
+
+
+def seen_of(driver: KubernetesDriver) -> inventory.Inventory:
+    """Return what the whole cluster is known as."""
+    return inventory.understood(inventory.read(driver.cluster))
 
 
 class Tenancy:

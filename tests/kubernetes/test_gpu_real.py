@@ -11,7 +11,7 @@ import pytest
 
 from provisioners.driver import Binding, NoCapacity, ObservedProvider
 from provisioners.kubernetes import gpu
-from tests.kubernetes.gpu_ground import Tenancy, driver_of, until
+from tests.kubernetes.gpu_ground import Tenancy, driver_of, seen_of, until
 from tests.kubernetes.gpu_objects import unit
 
 pytestmark = [pytest.mark.real, pytest.mark.kube_apiserver]
@@ -61,7 +61,7 @@ def ready(driver: Any, name: str) -> bool:
 
 
 def known(driver: Any, name: str) -> tuple[Any, Any]:
-    seen = driver._inventory_of({name}, pods=True)
+    seen = seen_of(driver)
     return seen.nodes[name], seen
 
 

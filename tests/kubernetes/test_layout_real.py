@@ -12,7 +12,7 @@ import pytest
 from provisioners.driver import Done, DriverRejected, Handle, LayoutChange, NotSupported, Presence, TransientDriverError
 from provisioners.kubernetes import gpu, layout
 from provisioners.kubernetes.layout import LAB_TIMING, Layouts, Timing
-from tests.kubernetes.gpu_ground import Tenancy, driver_of, pause, until
+from tests.kubernetes.gpu_ground import Tenancy, driver_of, pause, seen_of, until
 from tests.kubernetes.gpu_objects import unit
 
 pytestmark = [pytest.mark.real, pytest.mark.kube_apiserver]
@@ -212,6 +212,7 @@ def test_a_manager_that_stays_pending_is_given_up_and_the_old_layout_named_again
     managed.script("hang")
     short = Layouts(driver.cluster, now=lambda: datetime.now(UTC), timing=Timing(8, 20, 6, 30, 40))
     handle = short.start(driver.layout_steps(managed.change())[0])
+    assert isinstance(handle, Handle)
     until(
         lambda: (
             quietly(lambda: short.poll(handle)) and "-back" in managed.raw()["metadata"]["labels"].get(CONFIG_LABEL, "")
@@ -246,7 +247,7 @@ def test_a_node_that_is_lost_half_way_stays_cordoned_and_is_a_contradiction(driv
 
 def test_a_gpu_in_use_is_not_carved_and_nobody_is_touched(driver: Any, managed: Managed, tenancy: Tenancy) -> None:
     uid = uuid4()
-    node = driver._inventory_of({managed.name}).nodes[managed.name]
+    node = seen_of(driver).nodes[managed.name]
     tenancy.pod("p", gpu.request(unit(managed.name), node, name="u", namespace=tenancy.name), uid)
     tenancy.bound("p")
 
@@ -258,7 +259,7 @@ def test_a_gpu_in_use_is_not_carved_and_nobody_is_touched(driver: Any, managed: 
 
 
 def test_who_was_told_is_evicted_first(driver: Any, managed: Managed, tenancy: Tenancy) -> None:
-    node = driver._inventory_of({managed.name}).nodes[managed.name]
+    node = seen_of(driver).nodes[managed.name]
     tenancy.pod("p", gpu.request(unit(managed.name), node, name="u", namespace=tenancy.name), uuid4())
     tenancy.bound("p")
 
@@ -272,7 +273,7 @@ def test_who_was_told_is_evicted_first(driver: Any, managed: Managed, tenancy: T
 def test_a_pod_that_its_budget_keeps_ends_the_change_with_its_name(
     driver: Any, managed: Managed, tenancy: Tenancy
 ) -> None:
-    node = driver._inventory_of({managed.name}).nodes[managed.name]
+    node = seen_of(driver).nodes[managed.name]
     tenancy.pod("p", gpu.request(unit(managed.name), node, name="u", namespace=tenancy.name), uuid4())
     tenancy.bound("p")
     tenancy.api.create(
