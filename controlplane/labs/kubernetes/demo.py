@@ -244,7 +244,7 @@ class LabWalk(Walk):
             raise WalkFailed("; ".join(wrong))
 
     def _story_when_reported(self, ready: Json) -> Json:
-        """Return the endpoint's story once the ledger knows the device that the cluster has named, where it names one."""
+        """Return the endpoint's story once the ledger knows the device that the cluster has named."""
         end = time.monotonic() + REPORTED_WITHIN_S
         while True:
             story: Json = self.mia.get(f"/tenants/{TENANT}/endpoints/{ready['id']}/explain")
@@ -292,7 +292,16 @@ class LabWalk(Walk):
         real = Counter(slot.profile for held in truth.held.values() for _, slot in held)
         if not real:
             raise WalkFailed(f"the ledger holds a device of {node.name}, and nobody uses one there")
-        self.timeline.say("lab", f"in use on {node.name}: " + ", ".join(f"{n} × {p}" for p, n in real.items()))
+        used = sum(slot.size or node.model.slices for held in truth.held.values() for _, slot in held)
+        ledger = sum(
+            device["slots"] - int(device["free"]).bit_count()
+            for device in self.ole.items("/devices", most=1000)
+            if device["host"] == node.name
+        )
+        if used != ledger:
+            raise WalkFailed(f"{used} slots of {node.name} are in use, the ledger holds {ledger}")
+        words = ", ".join(f"{count} × {profile or 'whole GPU'}" for profile, count in real.items())
+        self.timeline.say("lab", f"in use on {node.name}: {words}; as many slots as the ledger holds there")
 
 
 def walk(url: str, logins: Path) -> int:
