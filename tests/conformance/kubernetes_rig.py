@@ -28,7 +28,8 @@ from controlplane.labs.kubernetes.nodes import Gpu, Kind, Node, install
 from provisioners.driver import Handle, Observed, ObservedProvider, Poll, Ref, Secret, Step, TransientDriverError
 from provisioners.kubernetes import access, rbac
 from provisioners.kubernetes.client import Cluster
-from provisioners.kubernetes.driver import INSIDE, KubernetesDriver
+from provisioners.kubernetes.driver import KubernetesDriver
+from provisioners.kubernetes.ground import INSIDE
 from provisioners.kubernetes.objects import EVERYTHING, UID_LABEL, UNIT_LABEL, dig, labels, name_of
 from provisioners.kubernetes.settings import Peer, Settings
 from provisioners.sandbox.faults import ERRORS

@@ -38,7 +38,8 @@ from provisioners.gateway import keys
 from provisioners.gateway.protocol import Backend, EndpointConfig, EndpointKey, EndpointState
 from provisioners.kubernetes import gateways, workloads
 from provisioners.kubernetes.client import Cluster
-from provisioners.kubernetes.driver import INSIDE, KubernetesDriver
+from provisioners.kubernetes.driver import KubernetesDriver
+from provisioners.kubernetes.ground import INSIDE
 from provisioners.kubernetes.objects import dig, name_of, uid_of
 from provisioners.plan import Blocked, Forget, Nothing, Poll, Start, plan
 from tests.gateway_lab import ControlPlane
