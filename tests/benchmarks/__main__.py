@@ -1,6 +1,6 @@
 """`make bench`: every bench, one after another, in one run. Single readings: compare the rows of one run.
 
-python -m tests.benchmarks [claims|api|passes|gateway|portal|streams|estate …]
+python -m tests.benchmarks [claims|api|passes|gateway|portal|streams|estate|boundaries …]
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHES = ("claims", "api", "passes", "gateway", "portal", "streams", "estate")
+BENCHES = ("claims", "api", "passes", "gateway", "portal", "streams", "estate", "boundaries")
 
 
 def main() -> int:

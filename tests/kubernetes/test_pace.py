@@ -1,0 +1,53 @@
+"""How fast a cluster is asked: by our own limit, and slower where the server asks for it."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from provisioners.driver import TransientDriverError
+from provisioners.kubernetes.client import LONGEST_HOLD_S, _Pace
+
+
+def test_calls_beyond_the_burst_wait_their_turn_and_no_longer() -> None:
+    pace = _Pace(50.0)
+    for _ in range(50):
+        pace.take()
+
+    began = time.monotonic()
+    for _ in range(5):
+        pace.take()
+
+    assert 0.05 < time.monotonic() - began < 2.0
+
+
+def test_a_call_whose_turn_is_too_far_off_fails_and_says_when() -> None:
+    pace = _Pace(0.1)
+    pace.take()
+
+    with pytest.raises(TransientDriverError) as raised:
+        pace.take()
+
+    assert raised.value.retry_after_s is not None
+    assert raised.value.retry_after_s > LONGEST_HOLD_S
+
+
+def test_what_the_server_asks_for_holds_every_thread_back() -> None:
+    pace = _Pace(1000.0)
+    pace.hold(0.2)
+    began = time.monotonic()
+    waited: list[float] = []
+
+    def call() -> None:
+        pace.take()
+        waited.append(time.monotonic() - began)
+
+    threads = [threading.Thread(target=call) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert min(waited) >= 0.15
