@@ -19,8 +19,28 @@ from uuid import uuid4
 import pytest
 import yaml
 
-from provisioners.driver import BoundarySpec, DriverRejected, EndpointSpec, Kind, Power, Ref, UnitSpec
-from provisioners.kubernetes import admission, boundary, gateways, gpu, nodes, rbac, slices, workloads
+from provisioners.driver import (
+    BoundarySpec,
+    DriverRejected,
+    EndpointSpec,
+    Kind,
+    NamespaceSpec,
+    Power,
+    Ref,
+    UnitSpec,
+)
+from provisioners.kubernetes import (
+    acceptance,
+    access,
+    admission,
+    boundary,
+    gateways,
+    gpu,
+    nodes,
+    rbac,
+    slices,
+    workloads,
+)
 from provisioners.kubernetes import objects as marks
 from provisioners.kubernetes.client import Cluster
 from provisioners.kubernetes.objects import Object
@@ -30,7 +50,7 @@ from tests.kubernetes import gpu_objects, samples
 if TYPE_CHECKING:
     from controlplane.labs.kubernetes.client import Api
 
-pytestmark = [pytest.mark.real, pytest.mark.kube_apiserver, pytest.mark.shared]
+pytestmark = [pytest.mark.real, pytest.mark.kube_apiserver, pytest.mark.shared, pytest.mark.timeout(300)]
 
 DEFINITIONS = Path(__file__).resolve().parents[3] / "shared" / "crds"
 NEEDED = ("gateway-api/httproutes.gateway.networking.k8s.io", "prometheus-operator/podmonitors.monitoring.coreos.com")
@@ -122,6 +142,15 @@ def _pod_of(deployment: Object) -> Object:
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
 
 
+def _place(cluster: Cluster, unit: UnitSpec, namespace: str, share: gpu.Request) -> None:
+    """Tell admission of a unit as the driver does: where our policies are, they refuse GPU pods without one."""
+    host = share.node_selector.get("kubernetes.io/hostname", "")
+    body = admission.place(
+        unit.uid, host, resources=share.resources, claims=[marks.name_of(claim) for claim in share.claims]
+    )
+    cluster.patch("v1", "ConfigMap", admission.PARAMS, namespace, body)
+
+
 # --- boundary -------------------------------------------------------------------------------------
 
 
@@ -206,6 +235,7 @@ def _whole(cluster: Cluster, spec: EndpointSpec, chosen: Settings) -> list[Objec
         part = step.payload
         if part.unit is not None:
             share = _plugin(part.unit)
+            _place(cluster, part.unit, spec.boundary.name, share)
             wanted = workloads.replica_objects(spec, part.unit, chosen, share)
         elif step.name == workloads.SECRET_STEP:
             wanted = workloads.secret_objects(spec)
@@ -313,6 +343,7 @@ def test_a_claim_is_taken_with_the_pod_that_refers_to_it(cluster: Cluster, refs:
     live = _made(cluster, refs[1], "serving.replica[0]", workloads.replica_objects(spec, unit, cluster.settings, share))
 
     assert [obj["kind"] for obj in live] == ["ResourceClaim", "Service", "Deployment"]
+    _place(cluster, unit, refs[0].name, share)
     cluster.apply(_pod_of(live[-1]), dry_run=True)
 
 
@@ -347,6 +378,59 @@ def test_parameters_and_placements_of_admission_are_taken(cluster: Cluster, refs
     assert admission.placement_of(patched, samples.UNIT) == ("node-a", ("x/y",), ())
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"cut_off": True},
+        {"access": ()},
+        {"access": tuple((text, role) for text in samples.HOSTILE for role in ("owner", samples.HOSTILE[0]))},
+    ],
+    ids=["people", "cut off", "nobody", "hostile"],
+)
+def test_what_lets_people_into_a_namespace_is_taken(
+    cluster: Cluster, refs: tuple[Ref, Ref], changes: dict[str, Any]
+) -> None:
+    _installed(cluster)
+    handed_out = Ref(Kind.NAMESPACE, uuid4(), refs[0].tenant_uid)
+    base = NamespaceSpec(handed_out, refs[0], 1, units=(), access=(("p-1", "owner"), ("p-2", "viewer")))
+    spec = replace(base, **changes)
+    by_name = {(obj["kind"], marks.name_of(obj)): obj for obj in access.objects(spec)}
+
+    live = _made(cluster, handed_out, access.ACCOUNTS, by_name.values(), dry_run=True)
+
+    assert len(live) == 1 + (0 if spec.cut_off else 2 * len({person for person, _ in spec.access}))
+    assert all(obj.get("automountServiceAccountToken") is False for obj in live if obj["kind"] == "ServiceAccount")
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        nodes.read(gpu_objects.node("node-a", gpus=2, offers={"nvidia.com/gpu": 1, "nvidia.com/mig-1g.10gb": 7})),
+        nodes.read(
+            gpu_objects.bare_node("node-b"),
+            slices.read([gpu_objects.resource_slice("node-b", [gpu_objects.whole("node-b", 0)])]).on("node-b"),
+        ),
+        nodes.read(gpu_objects.bare_node("node-c")),
+    ],
+    ids=["device plugin", "DRA", "no GPU"],
+)
+def test_the_pod_that_accepts_a_host_is_taken(cluster: Cluster, node: nodes.Node) -> None:
+    _installed(cluster)
+    wanted = acceptance.wanted_of(node, gpu.Occupied())
+
+    live = [cluster.apply(obj, dry_run=True) for obj in acceptance.objects(node, cluster.settings, wanted)]
+
+    assert live[-1]["kind"] == "Pod"
+
+
+def _installed(cluster: Cluster) -> None:
+    """Make the namespaces of the platform that `rbac.yaml` makes."""
+    for obj in rbac.objects():
+        if obj["kind"] == "Namespace":
+            cluster.apply(obj)
+
+
 # --- that the server looks at all -----------------------------------------------------------------
 
 
@@ -372,7 +456,9 @@ def test_one_wrong_field_anywhere_is_refused(cluster: Cluster, refs: tuple[Ref, 
 def test_a_pod_that_is_not_restricted_is_refused_where_ours_are_taken(cluster: Cluster, refs: tuple[Ref, Ref]) -> None:
     _namespace(cluster, _boundary(refs[0]), cluster.settings)
     spec = _endpoint(refs, samples.unit())
+    _place(cluster, spec.units[0], refs[0].name, samples.PLUGIN)
     pod = _pod_of(workloads.replica_objects(spec, spec.units[0], cluster.settings, samples.PLUGIN)[-1])
+    cluster.apply(pod, dry_run=True)
     del pod["spec"]["securityContext"]["seccompProfile"]
 
     with pytest.raises(DriverRejected, match="Pod Security"):
