@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 
 import yaml
 
-from provisioners.driver import NamespaceSpec, Ref, Secret, Step, TransientDriverError
+from provisioners.driver import NamespaceSpec, Ref, Secret, Step, TransientDriverError, UnitSpec
 from provisioners.kubernetes.applying import KindRef
 from provisioners.kubernetes.boundary import account_name
 from provisioners.kubernetes.objects import Object, uid_of
@@ -28,6 +28,7 @@ SHORTEST_S: Final = 600
 """What the API server itself allows at least."""
 MADE: Final = (KindRef("v1", "Secret"), KindRef("v1", "ServiceAccount"), KindRef("v1", "ConfigMap"))
 """Kinds of the step, in the order in which they are removed: leases first, they end the tokens."""
+BOUNDARY_KEY: Final = "boundary"
 EXEC_API: Final = "client.authentication.k8s.io/v1"
 
 
@@ -54,13 +55,18 @@ class Token:
 
 def steps(spec: NamespaceSpec) -> list[Step]:
     """Return the one step that hands a namespace to people."""
-    want = {"access": [list(pair) for pair in sorted(spec.access)], "cut_off": spec.cut_off}
+    units = [[str(u.uid), u.host, u.profile, u.gpu_count, str(u.binding)] for u in sorted(spec.units, key=_index)]
+    want = {"access": [list(pair) for pair in sorted(spec.access)], "cut_off": spec.cut_off, "units": units}
     return [make(spec.ref, ACCOUNTS, want, spec)]
+
+
+def _index(unit: UnitSpec) -> int:
+    return unit.index
 
 
 def objects(spec: NamespaceSpec) -> list[Object]:
     """Return the accounts and leases of people, without our mark; none while the namespace is cut off."""
-    found: list[Object] = [_anchor(spec.ref)]
+    found: list[Object] = [_anchor(spec)]
     for principal, _role in () if spec.cut_off else sorted(spec.access):
         name = account_name(spec.boundary, principal)
         found += [
@@ -80,13 +86,13 @@ def objects(spec: NamespaceSpec) -> list[Object]:
     return found
 
 
-def _anchor(ref: Ref) -> Object:
-    """Return what stands for the step where there is nobody to hand it to: a part is seen by its objects."""
+def _anchor(spec: NamespaceSpec) -> Object:
+    """Return what stands for the step where there is nobody to hand it to, and says which boundary it is about."""
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": {"name": ref.name, "namespace": ACCESS_NAMESPACE},
-        "data": {},
+        "metadata": {"name": spec.ref.name, "namespace": ACCESS_NAMESPACE},
+        "data": {BOUNDARY_KEY: spec.boundary.name},
     }
 
 

@@ -21,6 +21,7 @@ from provisioners.kubernetes.objects import (
     UID_LABEL,
     UNIT_LABEL,
     Object,
+    dig,
 )
 from provisioners.kubernetes.rbac import ACCESS_NAMESPACE
 
@@ -42,26 +43,16 @@ def params(
     namespace: str,
     registries: Iterable[str],
     *,
-    nodes: Sequence[str] = (),
-    resources: Sequence[str] = (),
-    claims: Sequence[str] = (),
     priority_classes: Sequence[str] = (),
     runtime_classes: Sequence[str] = (),
 ) -> Object:
-    """Return the ConfigMap of one namespace, without its placements and without our mark.
-
-    `nodes` (host names) are those given whole to this tenant, on which its people may ask for `resources` and use
-    `claims` themselves; empty: people start no GPU pods of their own.
-    """
+    """Return the ConfigMap of one namespace, without its placements and without our mark."""
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": {"name": PARAMS, "namespace": namespace},
         "data": {
             "registries": ",".join(sorted(prefix(each) for each in registries)),
-            "free.nodes": ",".join(sorted(nodes)),
-            "free.resources": ",".join(sorted(resources)),
-            "free.claims": ",".join(sorted(claims)),
             "priorityClasses": ",".join(sorted(priority_classes)),
             "runtimeClasses": ",".join(sorted(runtime_classes)),
         },
@@ -81,9 +72,44 @@ def place(unit: UUID, host: str, *, resources: Iterable[str] = (), claims: Itera
     return {"data": {f"unit.{unit}": "|".join((host, ",".join(sorted(resources)), ",".join(sorted(claims))))}}
 
 
+def place_of(deployment: Object) -> tuple[str, str] | None:
+    """Return the placement (key, text) that a replica's Deployment needs, None while it runs no pod or has no unit."""
+    unit = deployment["metadata"].get("labels", {}).get(UNIT_LABEL, "")
+    if not unit or not dig(deployment, "spec", "replicas", default=0):
+        return None
+    pod = dig(deployment, "spec", "template", "spec", default={})
+    asked = {
+        name
+        for container in pod.get("containers", [])
+        for name in dig(container, "resources", "limits", default={})
+        if is_extended(name)
+    }
+    claims = [str(claim.get("resourceClaimName", "")) for claim in pod.get("resourceClaims") or []]
+    host = str(dig(pod, "nodeSelector", HOSTNAME, default=""))
+    ((key, text),) = place(UUID(unit), host, resources=asked, claims=claims)["data"].items()
+    return key, text
+
+
+def is_extended(resource: str) -> bool:
+    """Whether a resource is a device: every name with a domain that is not Kubernetes' own."""
+    domain, slash, _ = resource.partition("/")
+    return bool(slash) and (not domain.endswith("kubernetes.io") or domain == "deviceclass.resource.kubernetes.io")
+
+
 def unplace(unit: UUID) -> Object:
     """Return the merge patch that takes a unit's placement back."""
     return {"data": {f"unit.{unit}": None}}
+
+
+def hand_out(
+    product: UUID, hosts: Iterable[str], *, resources: Iterable[str] = (), claims: Iterable[str] = ()
+) -> Object:
+    """Return the merge patch that lets people start GPU pods of their own: on these hosts, with these and no others.
+
+    Without a host nothing is handed out.
+    """
+    listed = [",".join(sorted(set(each))) for each in (hosts, resources, claims)]
+    return {"data": {f"free.{product}": "|".join(listed) if listed[0] else None}}
 
 
 def placement_of(config: Object, unit: UUID) -> tuple[str, tuple[str, ...], tuple[str, ...]] | None:
@@ -274,14 +300,24 @@ _GPU_VARIABLES: Final[_Variables] = (
         ),
     ),
     (
-        "place",
+        "places",
         (
-            "variables.unit == ''"
-            " ? [params.data['free.nodes'], params.data['free.resources'], params.data['free.claims']]"
-            " : (variables.unit in params.data ? params.data[variables.unit].split('|') : ['', '', ''])"
+            "variables.unit != ''"
+            " ? (variables.unit in params.data ? [params.data[variables.unit].split('|')] : [])"
+            " : params.data.filter(k, k.startsWith('free.')).map(k, params.data[k].split('|'))"
         ),
     ),
-    ("nodes", "variables.place[0] == '' ? [] : variables.place[0].split(',')"),
+    (
+        "devices",
+        "variables.places.filter(p, variables.asked.all(l, l.all(r, r in p[1].split(','))))",
+    ),
+    (
+        "fits",
+        (
+            "variables.devices.filter(p, variables.claims.all(c,"
+            " has(c.resourceClaimName) && c.resourceClaimName in p[2].split(',')))"
+        ),
+    ),
     (
         "chosen",
         (
@@ -292,33 +328,36 @@ _GPU_VARIABLES: Final[_Variables] = (
 )
 _GPU_RULES: Final[_Rules] = (
     (
-        "!variables.isGpu || size(variables.nodes) > 0",
+        "!variables.isGpu || size(variables.places) > 0",
         "this pod asks for a GPU and has no placement: ask for one first",
     ),
     (
-        "!variables.isGpu || variables.asked.all(l, l.all(r, r in variables.place[1].split(',')))",
+        "!variables.isGpu || size(variables.places) == 0 || size(variables.devices) > 0",
         "this pod asks for a device that its placement does not have",
     ),
     (
-        (
-            "!variables.isGpu || variables.claims.all(c, has(c.resourceClaimName)"
-            " && c.resourceClaimName in variables.place[2].split(','))"
-        ),
+        "!variables.isGpu || size(variables.devices) == 0 || size(variables.fits) > 0",
         "this pod uses a claim that its placement does not have; claims are made by the platform",
     ),
-    ("!variables.isGpu || variables.chosen in variables.nodes", "this pod is not on the node of its placement"),
+    (
+        (
+            "!variables.isGpu || size(variables.fits) == 0"
+            " || variables.fits.exists(p, variables.chosen in p[0].split(','))"
+        ),
+        "this pod is not on the node of its placement",
+    ),
     (
         "!variables.isGpu || object.spec.?hostUsers.orValue(true)",
         "NVIDIA GPUs do not work with hostUsers: false",
     ),
 )
 _PINNED: Final = (
-    "!variables.isGpu || size(variables.nodes) == 0 || (variables.unit == '' && variables.chosen != '') ? [] : ("
+    "!variables.isGpu || size(variables.fits) == 0 || (variables.unit == '' && variables.chosen != '') ? [] : ("
     "has(object.spec.nodeSelector)"
     f" ? [JSONPatch{{op: 'add', path: '/spec/nodeSelector/' + jsonpatch.escapeKey('{HOSTNAME}'),"
-    " value: variables.nodes[0]}]"
+    " value: variables.fits[0][0].split(',')[0]}]"
     " : [JSONPatch{op: 'add', path: '/spec/nodeSelector',"
-    f" value: {{'{HOSTNAME}': variables.nodes[0]}}}}])"
+    f" value: {{'{HOSTNAME}': variables.fits[0][0].split(',')[0]}}}}])"
 )
 _ALWAYS_PULL: Final = (
     "Object{spec: Object.spec{"

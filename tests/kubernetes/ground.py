@@ -9,9 +9,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from provisioners.driver import BoundaryKind, BoundarySpec, DriverError, Kind, NamespaceSpec, Ref, Secret
-from provisioners.kubernetes import access, admission, boundary, rbac
-from provisioners.kubernetes.applying import Applier
-from provisioners.kubernetes.boundary import ClusterFacts
+from provisioners.kubernetes import access, admission, rbac
 from provisioners.kubernetes.client import Cluster
 from provisioners.kubernetes.driver import KubernetesDriver
 from provisioners.kubernetes.objects import Object, uid_of
@@ -67,7 +65,6 @@ class Ground:
         self.settings = settings
         self.admin = Cluster(settings)
         self.driver = KubernetesDriver(settings, cluster=self.admin)
-        self.applier = Applier(self.admin)
         self._clients: dict[str, Cluster] = {}
         self.mine, self.other = (Tenancy(Ref(Kind.BOUNDARY, uuid4(), uuid4())) for _ in range(2))
 
@@ -79,19 +76,13 @@ class Ground:
         eventually(self._refuses, within_s=30, what="policies take effect")
 
     def make(self, one: Tenancy) -> None:
-        spec = one.spec()
-        for step in boundary.steps(spec):
-            wanted = boundary.objects(step.name, spec, self.settings, ClusterFacts(frozenset({MIG})))
-            self.applier.make(step, wanted, namespace=one.namespace)
-        if not self.admin.get("v1", "ConfigMap", admission.PARAMS, one.namespace):
-            self.admin.apply(admission.params(one.namespace, [REGISTRY]))
+        for step in self.driver.steps(one.spec()):
+            self.driver.start(step)
         self.let_in(one)
 
     def let_in(self, one: Tenancy, **changes: Any) -> None:
-        spec = one.handed_out(**changes)
-        self.applier.make(
-            access.steps(spec)[0], access.objects(spec), prune=access.MADE, namespace=rbac.ACCESS_NAMESPACE
-        )
+        for step in self.driver.steps(one.handed_out(**changes)):
+            self.driver.start(step)
 
     def _refuses(self) -> bool:
         try:

@@ -30,13 +30,10 @@ def test_every_policy_has_its_binding_and_acts_on_tenants_namespaces_only() -> N
 
 
 def test_parameters_hold_registries_as_whole_paths() -> None:
-    config = admission.params("tn-bd-1", ["registry.internal", "other/"], nodes=["b", "a"])
+    config = admission.params("tn-bd-1", ["registry.internal", "other/"])
 
     assert config["data"] == {
         "registries": "other/,registry.internal/",
-        "free.nodes": "a,b",
-        "free.resources": "",
-        "free.claims": "",
         "priorityClasses": "",
         "runtimeClasses": "",
     }
@@ -48,3 +45,10 @@ def test_a_placement_is_patched_in_read_back_and_patched_out() -> None:
     assert admission.placement_of(body, UNIT) == ("node-a", ("nvidia.com/mig-1g.10gb",), ())
     assert admission.unplace(UNIT)["data"] == {f"unit.{UNIT}": None}
     assert admission.placement_of(admission.unplace(UNIT), UNIT) is None
+
+
+def test_what_is_handed_out_to_people_is_patched_in_and_out_per_product() -> None:
+    given = admission.hand_out(UNIT, ["b", "a", "a"], resources=["nvidia.com/gpu"], claims=["c"])
+
+    assert given["data"] == {f"free.{UNIT}": "a,b|nvidia.com/gpu|c"}
+    assert admission.hand_out(UNIT, ())["data"] == {f"free.{UNIT}": None}

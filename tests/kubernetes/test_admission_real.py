@@ -50,7 +50,7 @@ def test_an_ordinary_pod_is_taken_and_its_image_always_pulled(ground: Ground) ->
         ({"priorityClassName": "system-node-critical"}, "priority class"),
         ({"runtimeClassName": "nvidia"}, "untime"),
         ({"labels": {UID_LABEL: str(uuid4())}}, "are the platform's to set"),
-        ({"labels": {UNIT_LABEL: str(uuid4())}, "gpu": MIG}, "are the platform's to set"),
+        ({"labels": {UNIT_LABEL: str(uuid4())}, "gpu": MIG}, "denied request"),  # by either of two policies
         ({"labels": {COMPONENT_LABEL: "gateway"}}, "are the platform's to set"),
         ({"container": {"env": [{"name": "NVIDIA_VISIBLE_DEVICES", "value": "all"}]}}, "reach for devices"),
         ({"container": {"env": [{"name": "LD_PRELOAD", "value": "x.so"}]}}, "reach for devices"),
@@ -119,7 +119,9 @@ def test_a_placed_pod_is_pinned_to_its_node_whatever_it_asks_for(ground: Ground)
 
 def test_people_start_gpu_pods_on_nodes_given_to_them_whole(ground: Ground) -> None:
     namespace = ground.other.namespace
-    ground.admin.apply(admission.params(namespace, ["registry.internal/"], nodes=["n1", "n2"], resources=[MIG]))
+    product = uuid4()
+    given = admission.hand_out(product, ["n1", "n2"], resources=[MIG])
+    ground.admin.patch("v1", "ConfigMap", admission.PARAMS, namespace, given)
 
     member = ground.acting("member", ground.other)
 
@@ -136,7 +138,7 @@ def test_people_start_gpu_pods_on_nodes_given_to_them_whole(ground: Ground) -> N
     assert second is not None
     assert second["spec"]["nodeSelector"] == {"kubernetes.io/hostname": "n2"}
     assert taken(nodeSelector={"kubernetes.io/hostname": "n3"}) is None
-    ground.admin.apply(admission.params(namespace, ["registry.internal/"]))
+    ground.admin.patch("v1", "ConfigMap", admission.PARAMS, namespace, admission.hand_out(product, ()))
 
 
 @pytest.mark.parametrize(
