@@ -199,6 +199,18 @@ def poll_of(gone: bool) -> Poll:  # noqa: FBT001  the one thing there is to say
 # --- drift ----------------------------------------------------------------------------------------
 
 
+def only_ours(cluster: Cluster, live: Object) -> Object:
+    """Take away what others added to an isolating object that was just applied; return it as it is then."""
+    added = marks.added_fields(live)
+    if not added:
+        return live
+    _log.warning("%s: taking away %s", title(live), ", ".join(".".join(path) for path in added[:5]))
+    patch = marks.without(added)
+    # Whoever changed it meanwhile may have been we ourselves: then it is looked at again.
+    patch["metadata"] = {"uid": uid_of(live), "resourceVersion": live["metadata"]["resourceVersion"]}
+    return cluster.patch(live["apiVersion"], live["kind"], name_of(live), namespace_of(live), patch)
+
+
 def is_different(live: Object) -> bool:
     """Whether an object is no longer what we applied: fields of ours changed, or made anew under its name."""
     if marks.has_drifted(live) or is_made_anew(live):
@@ -266,6 +278,7 @@ def _taken(live: Object, applied: Object) -> tuple[str, list[str]]:
     """Return (who took them, which fields): what would be ours and is not."""
     lost = marks.owned_fields(applied) - marks.owned_fields(live)
     names = [_plain(path) for path in sorted(lost) if not path.startswith("/f:metadata/f:annotations")]
+    names += [".".join(path) for path in marks.added_fields(live)]
     others = [
         entry
         for entry in live.get("metadata", {}).get("managedFields") or []

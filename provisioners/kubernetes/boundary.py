@@ -27,6 +27,7 @@ KIND_MISSING: Final = "a cluster makes namespace boundaries only; use one, or a 
 CLUSTER_MISSING: Final = "no clusters inside clusters are made here; use a namespace or vm boundary"
 GATEWAY_VCPU: Final = 1
 GATEWAY_MEMORY_GIB: Final = 1
+GATEWAY_STORAGE_GIB: Final = 1
 """Room of the gateway beside what the tenant was granted."""
 MAX_PODS_PER_UNIT: Final = 3
 """Running, going and coming while a replica is replaced."""
@@ -86,7 +87,7 @@ def objects(step: str, spec: BoundarySpec, settings: Settings, facts: ClusterFac
         case "namespace.create":
             return creation(spec, settings)
         case "namespace.limits":
-            return [quota(spec, settings, facts), limit_range(spec), admitted(spec, settings)]
+            return [quota(spec, settings, facts), limit_range(spec, settings), admitted(spec, settings)]
         case "namespace.policies":
             return [cut_off_policy(namespace)] if spec.cut_off else allow_policies(namespace, settings)
         case "namespace.access":
@@ -131,7 +132,7 @@ def quota(spec: BoundarySpec, settings: Settings, facts: ClusterFacts) -> Object
         "requests.cpu": str(vcpu),
         "requests.memory": f"{memory}Gi",
         "limits.memory": f"{memory}Gi",
-        "requests.storage": f"{spec.storage_gib}Gi",
+        "requests.storage": f"{spec.storage_gib + settings.cache_gib * units + GATEWAY_STORAGE_GIB}Gi",
         "persistentvolumeclaims": str(MAX_PODS_PER_UNIT * units + 2),
         "pods": str(MAX_PODS_PER_UNIT * units + 3),
         "services.loadbalancers": "1" if settings.access == "load-balancer" else "0",  # the gateway's
@@ -201,9 +202,10 @@ def _known_resources() -> frozenset[str]:
     }
 
 
-def limit_range(spec: BoundarySpec) -> Object:
+def limit_range(spec: BoundarySpec, settings: Settings) -> Object:
     """Return defaults for containers that ask for nothing, and the most that one container may have."""
     vcpu, memory = str(spec.vcpu + GATEWAY_VCPU), f"{spec.memory_gib + GATEWAY_MEMORY_GIB}Gi"
+    volume = max(GATEWAY_STORAGE_GIB, settings.cache_gib, spec.storage_gib)
     limits: list[Object] = [
         {
             "type": "Container",
@@ -211,7 +213,7 @@ def limit_range(spec: BoundarySpec) -> Object:
             "default": {"cpu": vcpu, "memory": "512Mi"},
             "max": {"cpu": vcpu, "memory": memory},
         },
-        {"type": "PersistentVolumeClaim", "max": {"storage": f"{max(1, spec.storage_gib)}Gi"}},
+        {"type": "PersistentVolumeClaim", "max": {"storage": f"{volume}Gi"}},
     ]
     return _in(spec.ref.name, "v1", "LimitRange", QUOTA, {"limits": limits})
 

@@ -10,8 +10,10 @@ made before anything that it isolates; a namespace goes last and only when nothi
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
@@ -24,6 +26,7 @@ from provisioners.driver import (
     Credential,
     Done,
     Driver,
+    DriverError,
     DriverRejected,
     EndpointSpec,
     Handle,
@@ -49,6 +52,7 @@ from provisioners.kubernetes import (
     access,
     certificate,
     gpu,
+    guarding,
     inventory,
     layout,
     reading,
@@ -71,6 +75,8 @@ NO_MACHINES: Final = "a cluster runs no virtual machines; use a vm boundary else
 _REMOVAL: Final = re.compile(
     r"^removal (?P<kind>[a-z]+)/(?P<uid>[0-9a-f-]{36})/(?P<tenant>[0-9a-f-]{36}) (?P<step>\S+)$"
 )
+
+_log = logging.getLogger(__name__)
 
 
 class KubernetesDriver:
@@ -111,7 +117,18 @@ class KubernetesDriver:
         known = self._ground.recall("capabilities", self.capabilities)
         listed = inventory.read(self.cluster)
         self._ground.remember("facts", self._ground.facts_of(listed.nodes))
+        if inventory.boundaries_of(listed.marked):
+            known = self._guarded(known)
         return inventory.provider(listed, known)
+
+    def _guarded(self, known: Capabilities) -> Capabilities:
+        """Mend what watches over all boundaries at once; what cannot be mended is said with the capabilities."""
+        try:
+            guarding.mend(self.cluster)
+        except DriverError as error:
+            _log.warning("admission policies of %s are not as they should be: %s", self.settings.slug, error.detail)
+            return replace(known, missing={**known.missing, "admission": f"Cannot be kept up: {error.detail}."})
+        return known
 
     # --- one object -------------------------------------------------------------------------------
 

@@ -46,9 +46,9 @@ class Endpoints:
             node = known.nodes.get(str(dig(pod, "spec", "nodeName", default="")))
             return gpu.observed(uid, pod, node, known.claims, known.pools, backend=backend)
 
-        return _judged(
-            reading_endpoint.observed(seen, self._ground.settings, units=units, now=self._ground.now()), seen
-        )
+        answer = reading_endpoint.observed(seen, self._ground.settings, units=units, now=self._ground.now())
+        told = self._ground.cluster.get("v1", "ConfigMap", admission.PARAMS, namespace) if namespace else None
+        return _judged(reading_endpoint.misplaced(answer, found, told), seen)
 
     def _gateway_of(self, namespace: str) -> GatewaySeen:
         if not namespace:

@@ -68,6 +68,8 @@ def _forbidden(told: Mapping[str, Any], message: str, kind: str, raw: str) -> Dr
         return TransientDriverError("the namespace is being removed", raw=raw)
     if "exceeded quota" in message:
         return QuotaExceeded("the namespace's quota has no room for it", raw=raw)
+    if " usage per " in message:
+        return DriverRejected(f"the limits of the namespace refuse this {kind}", raw=raw)
     if "violates PodSecurity" in message:
         return DriverRejected("Pod Security of the namespace refuses it", raw=raw)
     if "no params found" in message:

@@ -32,8 +32,8 @@ from provisioners.driver import (
     ObservedUse,
     Ref,
 )
+from provisioners.kubernetes import admission, nodes, slices
 from provisioners.kubernetes import gpu as gpus
-from provisioners.kubernetes import nodes, slices
 from provisioners.kubernetes.client import Cluster
 from provisioners.kubernetes.layout_record import Phase, change_of
 from provisioners.kubernetes.nodes import Node, Strategy
@@ -430,6 +430,16 @@ def objects_of(found: Iterable[Object]) -> tuple[ObservedObject, ...]:
                 of[ref].append(one)
         elif namespace_of(one) in boundaries and boundaries[namespace_of(one)].tenant_uid == ref.tenant_uid:
             of[ref].append(one)
+    told = {namespace_of(one): one.get("data") or {} for one in kept if name_of(one) == admission.PARAMS}
     return tuple(
-        ObservedObject(ref, fingerprint(own)) for ref, own in sorted(of.items(), key=lambda item: item[0].name)
+        ObservedObject(ref, fingerprint(own, beside=_placements(own, told)))
+        for ref, own in sorted(of.items(), key=lambda item: item[0].name)
     )
+
+
+def _placements(own: Iterable[Object], told: Mapping[str, Mapping[str, str]]) -> Iterable[str]:
+    """Yield what admission is told of the units of one ref: it lies on the boundary's object."""
+    for one in own:
+        unit = labels(one).get(UNIT_LABEL)
+        if unit and one.get("kind") == "Deployment":
+            yield f"{unit} {told.get(namespace_of(one), {}).get(f'unit.{unit}', '')}"

@@ -19,8 +19,8 @@ from provisioners.driver import (
     Step,
     TransientDriverError,
 )
-from provisioners.kubernetes import admission, gateways, reading, reading_endpoint
 from provisioners.kubernetes import boundary as boundaries
+from provisioners.kubernetes import gateways, guarding, reading, reading_endpoint
 from provisioners.kubernetes import objects as marks
 from provisioners.kubernetes.applying import removal_handle
 from provisioners.kubernetes.boundary import CUT_OFF, ClusterFacts
@@ -93,9 +93,7 @@ class Namespaces:
 
     def _make_policies(self) -> None:
         """Make our admission policies be there before anything that they watch over; what is not served is left out."""
-        for wanted in admission.cluster_objects():
-            if self._ground.cluster.serves(wanted["apiVersion"], wanted["kind"]):
-                self._ground.cluster.apply(wanted)
+        guarding.mend(self._ground.cluster)
 
     def make_inside(self, step: Step) -> Done:
         """Make limits, policies or access in a namespace of ours."""

@@ -124,8 +124,10 @@ def _ref(kind: str, uid: str, tenant: str) -> Ref | None:
 
 
 def is_ours(obj: Object, ref: Ref) -> bool:
-    """Whether an object carries the mark of exactly this ref."""
-    return ref_of(obj) == ref
+    """Whether an object carries the mark of exactly this ref; labels that others changed do not make it theirs."""
+    if ref_of(obj) == ref:
+        return True
+    return labels(obj).get(UID_LABEL) == str(ref.uid) and annotations_of(obj).get(MARK_ANNOTATION) == _mark_text(ref)
 
 
 def set_digest(objects: Iterable[Object]) -> str:
@@ -210,6 +212,66 @@ def owned_fields(obj: Object) -> frozenset[str]:
     return frozenset(found)
 
 
+GUARDED: Final[Mapping[str, str]] = {
+    "NetworkPolicy": "spec",
+    "ResourceQuota": "spec",
+    "LimitRange": "spec",
+    "RoleBinding": "subjects",
+    "ConfigMap": "data",
+    "ValidatingAdmissionPolicy": "spec",
+    "ValidatingAdmissionPolicyBinding": "spec",
+    "MutatingAdmissionPolicy": "spec",
+    "MutatingAdmissionPolicyBinding": "spec",
+}
+"""Isolating kinds, and the field below which nobody but us may add anything: one more allow would open them."""
+
+
+def added_fields(obj: Object) -> tuple[tuple[str, ...], ...]:
+    """Return the paths of what others put beside our own fields where only ours may be, each as short as possible.
+
+    Further entries of lists that are ours are left out: such lists are ours whole, or entries do not weaken each other.
+    """
+    root = GUARDED.get(str(obj.get("kind")))
+    if root is None:
+        return ()
+    entries = [one for one in obj.get("metadata", {}).get("managedFields") or [] if not one.get("subresource")]
+    ours: dict[str, Any] = {}
+    for entry in entries:
+        if entry.get("manager") == FIELD_MANAGER:
+            _merge(ours, dig(entry, "fieldsV1", f"f:{root}", default={}))
+    found: set[tuple[str, ...]] = set()
+    for entry in entries:
+        if entry.get("manager") != FIELD_MANAGER:
+            found.update(_beside(dig(entry, "fieldsV1", f"f:{root}", default={}), ours, (root,)))
+    return tuple(sorted(found))
+
+
+def _merge(into: dict[str, Any], more: Mapping[str, Any]) -> None:
+    for key, below in more.items():
+        _merge(into.setdefault(key, {}), below)
+
+
+def _beside(theirs: Mapping[str, Any], ours: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    for key, below in theirs.items():
+        if not key.startswith("f:"):
+            continue
+        if key not in ours:
+            yield (*path, key.removeprefix("f:"))
+        else:
+            yield from _beside(below, ours[key], (*path, key.removeprefix("f:")))
+
+
+def without(paths: Iterable[tuple[str, ...]]) -> Object:
+    """Return the merge patch that takes fields away."""
+    patch: Object = {}
+    for path in paths:
+        at = patch
+        for name in path[:-1]:
+            at = at.setdefault(name, {})
+        at[path[-1]] = None
+    return patch
+
+
 def paths_of(entry: Mapping[str, Any]) -> frozenset[str]:
     """Return the paths of one entry of managed fields."""
     return frozenset(_leaves(entry.get("fieldsV1") or {}, ""))
@@ -236,28 +298,31 @@ def fields_digest(obj: Object) -> str:
 
 
 def has_drifted(obj: Object) -> bool:
-    """Whether a field that we applied has been changed or taken by somebody else since."""
-    return annotations_of(obj).get(FIELDS_ANNOTATION) != fields_digest(obj)
+    """Whether somebody else has changed or taken a field that we applied, or added one where only ours may be."""
+    return annotations_of(obj).get(FIELDS_ANNOTATION) != fields_digest(obj) or bool(added_fields(obj))
 
 
-def fingerprint(objects: Iterable[Object]) -> str:
-    """Return what changes whenever anything that a pass cares for changes about the objects of one ref."""
-    return _digest(
-        sorted(
-            [
-                obj.get("kind", ""),
-                namespace_of(obj),
-                name_of(obj),
-                uid_of(obj),
-                obj.get("metadata", {}).get("generation", 0),
-                intent_of(obj),
-                is_deleting(obj),
-                fields_digest(obj),
-                json.dumps(_vital(obj), sort_keys=True),
-            ]
-            for obj in objects
-        )
+def fingerprint(objects: Iterable[Object], beside: Iterable[str] = ()) -> str:
+    """Return what changes whenever anything that a pass cares for changes about the objects of one ref.
+
+    `beside`: what is kept for them on objects of others.
+    """
+    seen = sorted(
+        [
+            obj.get("kind", ""),
+            namespace_of(obj),
+            name_of(obj),
+            uid_of(obj),
+            obj.get("metadata", {}).get("generation", 0),
+            intent_of(obj),
+            is_deleting(obj),
+            fields_digest(obj),
+            added_fields(obj),
+            json.dumps(_vital(obj), sort_keys=True),
+        ]
+        for obj in objects
     )
+    return _digest([*seen, *sorted(beside)])
 
 
 def _vital(obj: Object) -> Any:

@@ -15,9 +15,9 @@ from typing import Final
 from uuid import UUID
 
 from provisioners.driver import Observed, ObservedUnit, Part, Power, Presence, Ref
+from provisioners.kubernetes import admission, reading, symptoms
 from provisioners.kubernetes import objects as marks
 from provisioners.kubernetes import pods as making
-from provisioners.kubernetes import reading, symptoms
 from provisioners.kubernetes.applying import removal_handle
 from provisioners.kubernetes.gateways import DELIVERY_ANNOTATION, GATEWAY_NAME, GATEWAY_STEP, HOPELESS_EXIT, delivery_in
 from provisioners.kubernetes.objects import COMPONENT_LABEL, UNIT_LABEL, Object, dig, is_deleting, name_of, namespace_of
@@ -99,6 +99,26 @@ def observed(seen: EndpointSeen, settings: Settings, *, units: UnitReader, now: 
         blocked_by=blocked_by(seen.objects),
         simulated=settings.lab,
     )
+
+
+def misplaced(answer: Observed, objects: Iterable[Object], told: Object | None) -> Observed:
+    """Show replicas as different of which admission is not told what it must be: no pod of theirs would come up again.
+
+    `told` are the parameters of admission in their namespace, None where they are not there.
+    """
+    wrong = set()
+    for one in objects:
+        place = admission.place_of(one) if one["kind"] == "Deployment" and not is_deleting(one) else None
+        if place is not None and dig(told, "data", place[0]) != place[1]:
+            wrong.add(marks.step_of(one))
+    if not wrong:
+        return answer
+    words = "its placement was changed by somebody else"
+    parts = [
+        replace(part, have="", message=words) if part.step in wrong and part.presence is Presence.PRESENT else part
+        for part in answer.parts
+    ]
+    return replace(answer, parts=tuple(parts))
 
 
 def _by_step(objects: Iterable[Object]) -> dict[str, list[Object]]:
