@@ -60,6 +60,17 @@ CHECKS: Final[dict[str, str]] = {
           FROM tenants_gpudevice WHERE host_id = h.id AND removed_at IS NULL) g
         CROSS JOIN LATERAL (SELECT count(*) AS unsettled FROM tenants_hold WHERE host_id = h.id AND NOT settled) o
         WHERE h.gpu_count <> g.n OR h.empty_gpus <> g.empty OR h.unsettled <> o.unsettled""",
+    "layout": """
+        SELECT g.id::text, format('layout %L, MIG devices say %L', g.layout, m.layout) FROM tenants_gpudevice g
+        LEFT JOIN (SELECT device_id, string_agg(profile || '@' || start, ' ' ORDER BY start) AS layout
+          FROM tenants_migdevice GROUP BY device_id) m ON m.device_id = g.id
+        WHERE g.layout <> coalesce(m.layout, '')""",
+    "host-carved": """
+        SELECT h.id::text, format('counts %s carved GPUs, rows say %s', h.carved_gpus, coalesce(g.n, 0))
+        FROM tenants_host h
+        LEFT JOIN (SELECT host_id, count(*) AS n FROM tenants_gpudevice d WHERE gpu_device_is_carved(d)
+          GROUP BY host_id) g ON g.host_id = h.id
+        WHERE h.carved_gpus <> coalesce(g.n, 0)""",
     "device-unsettled": """
         SELECT g.id::text, format('counts %s unsettled, holds say %s', g.unsettled, o.n) FROM tenants_gpudevice g
         CROSS JOIN LATERAL (SELECT count(*) AS n FROM tenants_hold WHERE device_id = g.id AND NOT settled) o

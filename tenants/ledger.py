@@ -3,7 +3,9 @@
 Every function runs inside the caller's transaction and is one call of an SQL function of migration
 `0003_ledger`; those alone write holds, masks and counters. Placement takes the best mask by the
 published rule of `geometry.ranked_choices`; a host whose devices are not all reported is taken only
-if the worst assignment still leaves room (`host_binding.worst_case_admits`).
+if the worst assignment still leaves room (`host_binding.worst_case_admits`). On a GPU of a fixed layout a
+free range of slots is no place: only what is carved there, or the whole of one that is not carved, which
+`ledger_claim` looks for first and `ledger_take` enforces (migration `0028_fixed_layouts`).
 """
 
 from __future__ import annotations
@@ -17,9 +19,9 @@ from typing import Any, Final
 from uuid import UUID
 
 from django.db import connection, transaction
-from django.db.models import Q
+from django.db.models import Exists, OuterRef, Q, QuerySet
 
-from tenants import fixed_layouts, geometry, gpu_catalogue, host_binding
+from tenants import geometry, gpu_catalogue, host_binding
 from tenants.models import Allocation, GpuDevice, Hold, Host, Unit
 from tenants.specs import AllocationSpec
 from tenants.states import Binding, BoundaryKind, HoldKind, Tier
@@ -137,12 +139,6 @@ def _place_one(
     masks, starts = geometry.ranked_arrays(unit.product, unit.profile)
     dedicated = spec.where.tier is Tier.DEDICATED_HOST
     refused = [*avoid, *(UUID(h) for h in unit.avoid_hosts)]
-    fixed = fixed_layouts.hosts(unit.product, option.providers) if unit.product else []
-    for found in fixed_layouts.places(unit, among=fixed, kind=option.kind, avoid=refused) if fixed else ():
-        starts_there = (list(found.devices), list(found.starts))
-        if _claim_at(allocation, unit, found.host, *starts_there, now=now, dedicated=dedicated):
-            return found.host
-    refused += fixed  # there a free range of slots is not yet a place
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT ledger_claim(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
@@ -170,11 +166,14 @@ def _second_try(
     candidates = (
         Host.objects.filter(placeable=True, unsettled__gt=0, provider_id__in=option.providers)
         .filter(Q(boundary_kinds=[]) | Q(boundary_kinds__contains=[option.kind.value]))
-        .filter(devices__product=unit.product, free_vcpu__gte=unit.vcpu, free_memory_gib__gte=unit.memory_gib)
+        .filter(
+            Exists(_recarvable(OuterRef("pk"), unit.product)),
+            free_vcpu__gte=unit.vcpu,
+            free_memory_gib__gte=unit.memory_gib,
+        )
         .exclude(pk__in=avoid)
         .exclude(binding=Binding.DEVICE.value)
         .order_by("unsettled", "pk")
-        .distinct()
         .values_list("pk", flat=True)[:SECOND_TRY_HOSTS]
     )
     for host_id in candidates:
@@ -189,12 +188,24 @@ def _second_try(
     return None
 
 
+def _recarvable(host: UUID | OuterRef, product: str) -> QuerySet[GpuDevice]:
+    """Return the open GPUs of a host whose windows are not fixed; the others need no worst case."""
+    return GpuDevice.objects.filter(host=host, product=product, placeable=True).exclude(layout_change="fixed")
+
+
+def _fixed_beside(host: Host, product: str) -> bool:
+    """Whether a host that chooses the device by itself may have put a unit on a GPU that we do not count here."""
+    return host.devices.filter(product=product, layout_change="fixed", removed_at=None).exists()
+
+
 def _worst_case_window(host_id: UUID, unit: Unit) -> tuple[list[dict[str, Any]], UUID, int] | None:
     """Return moves of other guesses, device and start for one more unit on an unsettled host; None: not safely."""
     with connection.cursor() as cursor:  # a member may claim here and not write here
         cursor.execute("SELECT ledger_lock_host(%s)", [host_id])
     host = Host.objects.get(pk=host_id)
-    devices = [d for d in host.devices.order_by("number") if d.product == unit.product and d.placeable]
+    devices = list(_recarvable(host.pk, unit.product).order_by("number"))
+    if host.binding == Binding.HOST.value and _fixed_beside(host, unit.product):
+        return None
     by_number = {d.number: d for d in devices}
     holds = list(
         Hold.objects.filter(host_id=host_id, kind=HoldKind.TENANT, device_id__in=[d.pk for d in devices]).order_by("pk")
@@ -294,7 +305,7 @@ def replace(unit: Unit, spec: AllocationSpec, *, avoid: Sequence[UUID], now: dat
         return False
     provider = _provider_of(old_host)
     kind = BoundaryKind(allocation.boundary.kind) if allocation.boundary else BoundaryKind.NAMESPACE
-    billable = _billing_of(unit)
+    billable = _billing_of(allocation, unit)
     refused = sorted({*unit.avoid_hosts, *(str(h) for h in avoid), str(old_host)})
     try:
         with transaction.atomic():
@@ -303,30 +314,30 @@ def replace(unit: Unit, spec: AllocationSpec, *, avoid: Sequence[UUID], now: dat
             if _place_one(allocation, unit, spec, now, Option(kind, (provider,)), avoid=[]) is None:
                 raise _GangFailed  # noqa: TRY301 - leaves the savepoint
             Unit.objects.filter(pk=unit.pk).update(avoid_hosts=refused)
-            _carry_billing(unit, billable)
+            _carry_billing(allocation, unit, billable)
     except _GangFailed:
         unit.refresh_from_db()
         return False
     return True
 
 
-def _billing_of(unit: Unit) -> tuple[datetime | None, datetime | None]:
+def _billing_of(allocation: Allocation, unit: Unit) -> tuple[datetime | None, datetime | None]:
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT min(billable_from), max(billable_to) FROM tenants_usagerecord "
-            "WHERE unit_id = %s AND held_to IS NULL",
-            [unit.pk],
+            "WHERE allocation_id = %s AND unit_id = %s AND held_to IS NULL",
+            [allocation.pk, unit.pk],
         )
         row = cursor.fetchone()
     return (row[0], row[1]) if row else (None, None)
 
 
-def _carry_billing(unit: Unit, billable: tuple[datetime | None, datetime | None]) -> None:
+def _carry_billing(allocation: Allocation, unit: Unit, billable: tuple[datetime | None, datetime | None]) -> None:
     with connection.cursor() as cursor:
         cursor.execute(
             "UPDATE tenants_usagerecord SET billable_from = greatest(%s, held_from), billable_to = %s "
-            "WHERE unit_id = %s AND held_to IS NULL AND %s::timestamptz IS NOT NULL",
-            [billable[0], billable[1], unit.pk, billable[0]],
+            "WHERE allocation_id = %s AND unit_id = %s AND held_to IS NULL AND %s::timestamptz IS NOT NULL",
+            [billable[0], billable[1], allocation.pk, unit.pk, billable[0]],
         )
 
 

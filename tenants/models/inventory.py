@@ -1,7 +1,8 @@
 """Providers, hosts, GPU devices: what exists, and the masks and counters of the fast path.
 
 `GpuDevice.free`, `Host.free_vcpu`, `Host.free_memory_gib` and `Host.empty_gpus` are written only by the
-ledger's SQL functions; `ledger audit` compares them with the holds.
+ledger's SQL functions, `GpuDevice.layout` and `Host.carved_gpus` only by triggers; `ledger audit` compares
+them with the rows they come from.
 """
 
 from __future__ import annotations
@@ -84,6 +85,8 @@ class Host(models.Model):
     free_memory_gib = models.IntegerField()
     gpu_count = models.IntegerField(default=0)
     empty_gpus = models.IntegerField(default=0)
+    carved_gpus = models.IntegerField(default=0, db_default=0)
+    """GPUs that are never given out whole: of a fixed layout, and carved or of unknown mode; kept by triggers."""
     unsettled = models.IntegerField(default=0)
     """Holds whose device the provider has not reported yet (binding `host` and `gpu`)."""
     dedicated_tenant = models.ForeignKey(
@@ -102,13 +105,16 @@ class Host(models.Model):
             models.CheckConstraint(condition=Q(free_vcpu__gte=0), name="host_free_vcpu"),
             models.CheckConstraint(condition=Q(free_memory_gib__gte=0), name="host_free_memory"),
             models.CheckConstraint(condition=Q(unsettled__gte=0), name="host_unsettled"),
+            models.CheckConstraint(condition=Q(carved_gpus__gte=0), name="host_carved_gpus"),
             models.CheckConstraint(
                 condition=Q(empty_gpus__gte=0) & Q(empty_gpus__lte=F("gpu_count")), name="host_empty_gpus"
             ),
         ]
         indexes: ClassVar[list[models.Index]] = [
             models.Index(
-                fields=["gpu_product", "empty_gpus", "id"], condition=Q(placeable=True), name="host_whole_gpus"
+                fields=["gpu_product", "empty_gpus", "id"],
+                condition=Q(placeable=True, gpu_count__gt=F("carved_gpus")),
+                name="host_whole_gpus",
             ),
             models.Index(fields=["created_at", "id"], name="host_created"),
         ]
@@ -140,6 +146,8 @@ class GpuDevice(models.Model):
     media_free = models.BooleanField(default=True)
     mode = WordField(default="unknown")
     layout_change = WordField(default="fixed")
+    layout = models.TextField(blank=True, default="", db_default="", editable=False)
+    """What is carved, `profile@start` by start with spaces between; kept by a trigger from its MIG devices."""
     healthy = models.BooleanField(default=True)
     message = models.CharField(max_length=500, blank=True, default="")
     placeable = models.BooleanField(default=False)
@@ -163,7 +171,22 @@ class GpuDevice(models.Model):
             # The `+ 0` keeps the planner from walking the index on the number instead: its statistics of masks are
             # always out of date.
             models.Index(
-                F("product"), F("free"), F("number") + Value(0), condition=Q(placeable=True), name="gpu_device_claim"
+                F("product"),
+                F("free"),
+                F("number") + Value(0),
+                condition=Q(placeable=True) & ~Q(layout_change="fixed"),
+                name="gpu_device_claim",
+            ),
+            # The others: where something is carved, or nothing is and they are sold whole.
+            models.Index(
+                F("provider"),
+                F("product"),
+                F("layout"),
+                F("free"),
+                F("number") + Value(0),
+                condition=Q(placeable=True, layout_change="fixed", free__gt=0)
+                & (~Q(layout="") | ~Q(mode__in=["mig", "unknown"])),
+                name="gpu_device_fixed",
             ),
             # What is neither wholly free nor wholly taken, and what is closed: hosts count the others.
             models.Index(
