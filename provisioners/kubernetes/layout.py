@@ -105,7 +105,7 @@ class Timing:
     restore_s: float = 1200.0
 
 
-LAB_TIMING: Final = Timing(entry_s=8.0, drain_s=20.0, carve_s=30.0, compare_s=30.0, restore_s=40.0)
+LAB_TIMING: Final = Timing(entry_s=8.0, drain_s=60.0, carve_s=90.0, compare_s=60.0, restore_s=120.0)
 """For a lab whose kubelets' seconds are a tenth as long."""
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from provisioners.driver import Done, DriverRejected, Handle, LayoutChange, NotSupported, Presence, TransientDriverError
 from provisioners.kubernetes import gpu, layout
-from provisioners.kubernetes.layout import LAB_TIMING, Layouts, Timing
+from provisioners.kubernetes.layout import Layouts, Timing
 from tests.kubernetes.gpu_ground import Tenancy, driver_of, pause, seen_of, until
 from tests.kubernetes.gpu_objects import unit
 
@@ -134,7 +134,7 @@ def tenancy(kube_api: Any) -> Iterator[Tenancy]:
     made.end()
 
 
-def finished(driver: Any, handle: Handle | Done, *, within_s: float = 90.0) -> Any:
+def finished(driver: Any, handle: Handle | Done, *, within_s: float = 110.0) -> Any:
     """Poll a change to its end; whoever is told to look again looks again."""
     assert isinstance(handle, Handle)
 
@@ -329,4 +329,3 @@ def test_a_cordon_of_others_stays(driver: Any, managed: Managed) -> None:
     assert (answer.state, answer.error) == ("done", None)
 
     assert managed.cordoned()
-    assert LAB_TIMING.entry_s == 8.0
