@@ -290,7 +290,7 @@ class World:
 
     def assert_very_devices(
         self, *, exact: Callable[[Node], bool] = lambda node: node.kind is not Kind.DEVICE_PLUGIN
-    ) -> None:  # noqa: E501
+    ) -> None:
         """See that each unit has exactly the device that the ledger holds for it, on the nodes that tell."""
         mine = {node.name for node in self.nodes if exact(node)}
         held = {use for use in self.held("tenant") if use.host in mine}
@@ -365,7 +365,13 @@ class World:
 
 
 @contextmanager
-def connected(cluster: LabCluster, nodes: Sequence[Node], *, clock: FakeClock | None = None) -> Iterator[World]:
+def connected(
+    cluster: LabCluster,
+    nodes: Sequence[Node],
+    *,
+    clock: FakeClock | None = None,
+    driver: KubernetesDriver | None = None,
+) -> Iterator[World]:
     """Make nodes in a cluster, connect it and open its hosts; everything is taken away afterwards."""
     devices.write_truth(cluster.folder, nodes)
     api = cluster.api()
@@ -375,7 +381,7 @@ def connected(cluster: LabCluster, nodes: Sequence[Node], *, clock: FakeClock | 
     _await(lambda: all(_is_ready(api, node.name) for node in nodes), "the nodes are ready")
     foreign = f"theirs-{uuid4().hex[:8]}"
     api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": foreign}})
-    driver = KubernetesDriver(replace(settings_for(cluster), slug="worlds"))
+    driver = driver or KubernetesDriver(replace(settings_for(cluster), slug="worlds"))
     found = driver.capabilities()
     provider = factories.provider(
         kind="kubernetes",
