@@ -1,7 +1,8 @@
 """A container's own probes, run as a kubelet runs them: thresholds, periods and words are the pod's and the kubelet's.
 
 Time is the lab's: `hurry` 0.1 makes ten seconds one, for periods, delays and back-off. Time-outs, liveness and the
-whole of a startup budget are real, because the programs behind are. Exec and gRPC probes are not played and fail with a message that says so.
+whole of a startup budget are real, because the programs behind are. Exec and gRPC probes are not played and fail with a
+message that says so.
 """
 
 from __future__ import annotations
