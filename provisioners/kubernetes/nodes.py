@@ -492,6 +492,8 @@ class _Reading:
         """Return what each GPU is carved into (None where the counts allow no answer), and whether that is sure."""
         told = labels(self.raw)
         if not carved:
+            if whole < number:
+                self.problems.append(f"it has {number} GPUs and offers {whole} whole and no MIG devices")
             return [()] * number, whole == number
         entry = entry_of(self.layouts, told.get(CONFIG_LABEL, ""), number)
         if entry is not None:

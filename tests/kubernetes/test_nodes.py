@@ -91,14 +91,15 @@ def test_an_entry_that_the_counts_contradict_is_not_believed() -> None:
         (node(gpus=1, offers={"nvidia.com/mig-3g.40gb": 3}), "fit no legal layout"),
         (node(gpus=1, strategy="none", offers={"nvidia.com/mig-1g.10gb": 7}), "with strategy none"),
         (node(gpus=1, offers={"nvidia.com/gpu": 3}), "offers 3 whole GPUs and has 1"),
+        (node(gpus=2, offers={}), "has 2 GPUs and offers 0 whole and no MIG devices"),
         (node(gpus=2, offers={"nvidia.com/gpu": 1}, capacity={"nvidia.com/gpu": 2}), "1 of 2 nvidia.com/gpu"),
         (node(gpus=1, offers={"nvidia.com/gpu.shared": 4}), "no memory or fault isolation"),
         (node(labels={"nvidia.com/gpu.replicas": "4"}), "no memory or fault isolation"),
         (node(labels={"nvidia.com/mig.config": "x", "nvidia.com/mig.config.state": "failed"}), "could not carve"),
         (node(labels={"nvidia.com/mig.config": "x", "nvidia.com/mig.config.state": "pending"}), "at work on x"),
     ],
-    ids=["whole and MIG", "too much", "none with MIG", "more than there are", "unhealthy", "shared", "replicas",
-         "failed", "pending"],
+    ids=["whole and MIG", "too much", "none with MIG", "more than there are", "nothing offered", "unhealthy", "shared",
+         "replicas", "failed", "pending"],
 )  # fmt: skip
 def test_what_contradicts_itself_is_said(raw: dict[str, Any], words: str) -> None:
     found = read(raw)
