@@ -109,11 +109,18 @@ def _mark_text(ref: Ref) -> str:
 
 
 def ref_of(obj: Object) -> Ref | None:
-    """Return whose an object is by its mark (labels, else the annotation), None where it has none that is whole."""
+    """Return whose an object is by its mark (labels, else the annotation), None where it has none that is whole.
+
+    Where the two disagree, somebody has changed one of them: the labels count while they are still ours.
+    """
     found = labels(obj)
-    text = (found.get(KIND_LABEL, ""), found.get(UID_LABEL, ""), found.get(TENANT_LABEL, ""))
+    by_labels = _ref(found.get(KIND_LABEL, ""), found.get(UID_LABEL, ""), found.get(TENANT_LABEL, ""))
     kind, _, rest = annotations_of(obj).get(MARK_ANNOTATION, "").partition("/")
-    return _ref(*text) or _ref(kind, *rest.partition("/")[::2])
+    by_note = _ref(kind, *rest.partition("/")[::2])
+    if by_labels is None or by_note is None or by_labels == by_note:
+        return by_labels or by_note
+    ours = {f"/f:metadata/f:labels/f:{name}" for name in (KIND_LABEL, UID_LABEL, TENANT_LABEL)} <= owned_fields(obj)
+    return by_labels if ours else by_note
 
 
 def _ref(kind: str, uid: str, tenant: str) -> Ref | None:
@@ -124,10 +131,8 @@ def _ref(kind: str, uid: str, tenant: str) -> Ref | None:
 
 
 def is_ours(obj: Object, ref: Ref) -> bool:
-    """Whether an object carries the mark of exactly this ref; labels that others changed do not make it theirs."""
-    if ref_of(obj) == ref:
-        return True
-    return labels(obj).get(UID_LABEL) == str(ref.uid) and annotations_of(obj).get(MARK_ANNOTATION) == _mark_text(ref)
+    """Whether an object carries the mark of exactly this ref."""
+    return ref_of(obj) == ref
 
 
 def set_digest(objects: Iterable[Object]) -> str:
