@@ -1,11 +1,12 @@
 # ruff: noqa: E501 - one row of a table per line of SQL
 """Claims per second over a large estate: quota, placement, event, commit; durable.
 
-    python -m tests.benchmarks.claims [--gpus 100000] [--seconds 8] [--clients 4]
+    python -m tests.benchmarks.claims [--gpus 100000] [--seconds 8] [--clients 4] [--fixed 20]
 
 Starts a PostgreSQL of its own with production settings (fsync on, synchronous commit), fills it, and runs
 clients as processes. Prints rows of (what, per second, ratio to the same with 800 GPUs). Single
-readings on one machine: compare rows of one run, not absolutes.
+readings on one machine: compare rows of one run, not absolutes. `--fixed` gives so many percent of the hosts GPUs
+of a fixed layout, carved; whole GPUs are then not asked for, since these have none.
 """
 
 from __future__ import annotations
@@ -19,9 +20,14 @@ from typing import Any
 
 from tests.benchmarks import stage
 
+CARVED = ((0, 2, "2g.20gb"), (2, 1, "1g.10gb"), (3, 1, "1g.10gb"), (4, 4, "3g.40gb"))
 
-def fill(server: Any, database: str, gpus: int, tenants: int) -> None:
-    """Fill a database with hosts of eight GPUs and tenants under one root; by SQL, as superuser."""
+
+def fill(server: Any, database: str, gpus: int, tenants: int, *, fixed: int = 0) -> None:
+    """Fill a database with hosts of eight GPUs and tenants under one root; by SQL, as superuser.
+
+    `fixed`: percent of the hosts whose GPUs are carved as `CARVED` says and stay so.
+    """
     hosts = gpus // 8
     with server.connect(database=database) as connection:
         connection.execute(
@@ -46,8 +52,17 @@ def fill(server: Any, database: str, gpus: int, tenants: int) -> None:
             "INSERT INTO tenants_gpudevice (id, host_id, provider_id, provider_ref, index, product, slots, free, media_free,"
             " mode, layout_change, healthy, message, placeable, windows_trusted, unsettled, created_at)"
             " SELECT gen_random_uuid(), h.id, h.provider_id, h.provider_ref || '-' || g, g, 'H100-80GB', 8, 255, true,"
-            " 'empty', 'dynamic', true, '', true, true, 0, now() FROM tenants_host h, generate_series(0, 7) g"
+            " CASE WHEN f.fixed THEN 'mig' ELSE 'empty' END, CASE WHEN f.fixed THEN 'fixed' ELSE 'dynamic' END, true, '',"
+            " true, true, 0, now() FROM tenants_host h, generate_series(0, 7) g,"
+            " LATERAL (SELECT substr(h.provider_ref, 2)::int %% 100 < %s AS fixed) f",
+            [fixed],
         )
+        for start, size, profile in CARVED:
+            connection.execute(
+                "INSERT INTO tenants_migdevice (id, device_id, profile, start, size, seen_at)"
+                " SELECT gen_random_uuid(), id, %s, %s, %s, now() FROM tenants_gpudevice WHERE layout_change = 'fixed'",
+                [profile, start, size],
+            )
         connection.execute(
             "WITH root AS (INSERT INTO tenants_tenant (id, name, display_name, description, path, status, policy,"
             " stock_visibility, labels, managed_by, created_at, version) SELECT x.id, 'root', 'Root', '', ARRAY[x.id],"
@@ -77,7 +92,9 @@ def fill(server: Any, database: str, gpus: int, tenants: int) -> None:
         connection.execute("VACUUM ANALYZE")
 
 
-def client(env: dict[str, str], number: int, tenants: int, seconds: float, batch: int, queue: Any) -> None:
+def client(
+    env: dict[str, str], number: int, tenants: int, seconds: float, batch: int, kinds: list[str], queue: Any
+) -> None:
     """Claim for `seconds`; put (claims, waiting) into the queue."""
     os.environ.update(env)
     import django
@@ -97,7 +114,6 @@ def client(env: dict[str, str], number: int, tenants: int, seconds: float, batch
         person = Person.objects.get()
     actor = Actor(Kind.PERSON, person.pk, person.pk, {t.pk: Role.MEMBER for t in mine})
     rng = random.Random(number)
-    kinds = ["1g.10gb", "1g.10gb", "2g.20gb", "3g.40gb", ""]
     done = waiting = n = 0
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -116,13 +132,28 @@ def client(env: dict[str, str], number: int, tenants: int, seconds: float, batch
     queue.put((done, waiting))
 
 
-def measure(server: Any, template: str, name: str, *, tenants: int, clients: int, seconds: float, batch: int) -> float:
+KINDS = ["1g.10gb", "1g.10gb", "2g.20gb", "3g.40gb", ""]
+
+
+def measure(
+    server: Any,
+    template: str,
+    name: str,
+    *,
+    tenants: int,
+    clients: int,
+    seconds: float,
+    batch: int,
+    kinds: list[str] = KINDS,
+) -> float:
     """Run one row on a fresh clone; return claims per second."""
     server.create_database(name, template=template)
     env = stage.environ(server, name, "worker")
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
-    rivals = [context.Process(target=client, args=(env, i, tenants, seconds, batch, queue)) for i in range(clients)]
+    rivals = [
+        context.Process(target=client, args=(env, i, tenants, seconds, batch, kinds, queue)) for i in range(clients)
+    ]
     for rival in rivals:
         rival.start()
     results = [queue.get(timeout=seconds + 60) for _ in rivals]
@@ -143,13 +174,14 @@ def main() -> None:
     parser.add_argument("--gpus", type=int, default=100_000)
     parser.add_argument("--seconds", type=float, default=8)
     parser.add_argument("--clients", type=int, default=4)
+    parser.add_argument("--fixed", type=int, default=0, help="percent of the hosts with a fixed layout")
     options = parser.parse_args()
     with stage.server() as server:
         base: dict[tuple[int, int], float] = {}
         for gpus in (800, options.gpus):
             template = f"bench_{gpus}"
             stage.migrated(server, template)
-            fill(server, template, gpus, 100)
+            fill(server, template, gpus, 100, fixed=options.fixed)
             print(f"  {gpus} GPUs", flush=True)
             for tenants, batch in ((100, 1), (1, 1), (100, 100), (1, 100)):
                 seconds = options.seconds if gpus > 800 else min(options.seconds, 2)
@@ -161,6 +193,7 @@ def main() -> None:
                     clients=options.clients,
                     seconds=seconds,
                     batch=batch,
+                    kinds=[kind for kind in KINDS if kind] if options.fixed else KINDS,
                 )
                 if gpus == 800:
                     base[tenants, batch] = rate
