@@ -14,6 +14,7 @@ from typing import Any
 from controlplane.labs.kubernetes.client import Api
 from controlplane.labs.kubernetes.cluster import Cluster as LabCluster
 from provisioners import sweep
+from provisioners.kinds import PASSES
 from provisioners.kubernetes.driver import KubernetesDriver
 from provisioners.passes import Engine
 from tenants.models import Host, Provider
@@ -68,7 +69,7 @@ class CoreOnCluster:
     def explain(self) -> str:
         """Return what stands where, for failing tests."""
         lines = []
-        for kind in sweep.PASSES.values():
+        for kind in PASSES.values():
             for row in kind.model._base_manager.filter(released_at__isnull=True):
                 said = [f"{c['type']}={c['status']} {c['reason']} {c['message']}" for c in row.conditions]
                 lines.append(f"{kind.word} {row.phase} due={row.due_at} failures={row.failures} {said}")

@@ -53,7 +53,7 @@ def test_what_we_patch_in_ourselves_is_ours() -> None:
 def marked(labels: dict[str, str], owner: str) -> dict[str, Any]:
     made = marks.marked({"kind": "Namespace", "metadata": {"name": REF.name}}, REF, step="namespace.create", want="w")
     made["metadata"]["labels"] |= labels
-    fields = {"f:metadata": {"f:labels": {f"f:{name}": {} for name in marks.mark(REF)}}}
+    fields: dict[str, Any] = {"f:metadata": {"f:labels": {f"f:{name}": {} for name in marks.mark(REF)}}}
     made["metadata"]["managedFields"] = [entry(owner, fields, "Apply")]
     return made
 
