@@ -21,10 +21,13 @@ import pytest
 
 from tests.conformance.kubernetes_rig import KubernetesRig, ready_cluster
 from tests.conformance.specs import endpoint, finish, namespace_boundary, remove, unit
+from tests.crash import children
 from tests.crash.children import fork
 
 pytestmark = [pytest.mark.real, pytest.mark.kube_apiserver, pytest.mark.crash, pytest.mark.timeout(1800)]
 
+PATIENCE_S = 300.0
+"""A whole walk waits for a real scheduler, several times."""
 BEFORE, AFTER = "before", "after"
 
 
@@ -116,7 +119,8 @@ def go_on(walk, *, removing):
     return wrong
 
 
-def test_a_process_killed_at_any_write_leaves_nothing_double_and_nothing_behind(request):
+def test_a_process_killed_at_any_write_leaves_nothing_double_and_nothing_behind(request, monkeypatch):
+    monkeypatch.setattr(children, "PATIENCE_S", PATIENCE_S)
     cluster = ready_cluster(request)
     KubernetesRig(cluster).close()
     for _ in range(2):  # the first one also brings what belongs to the cluster up to date
