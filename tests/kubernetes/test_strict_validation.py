@@ -82,6 +82,7 @@ def cluster(kube_cluster: Any) -> Iterator[Cluster]:
         token=samples.Secret(kube_cluster.admin_token),
         reads_per_s=1000.0,
         writes_per_s=1000.0,
+        call_deadline_s=60.0,  # what is asked here is whether it is taken, not how fast
     )
     with kube_cluster.api() as api:
         for name in NEEDED:
