@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from allauth.usersessions.models import UserSession
 from django.contrib import auth, messages
 from django.http import HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
@@ -11,7 +12,9 @@ from django.utils.translation import gettext as _
 
 from frontend.kernel.page import PageRequest, page
 from tenants import demo
+from tenants.actor import AUTH
 from tenants.errors import NotVisible
+from tenants.transactions import acting
 
 BACKEND: Final = "tenants.login.PersonBackend"
 
@@ -30,5 +33,7 @@ def choose(request: PageRequest) -> HttpResponse:
 def _take_up(request: PageRequest) -> HttpResponse:
     person = demo.log_in(request.POST.get("persona", ""), now=request.now)
     auth.login(request, person, backend=BACKEND)
+    with acting(AUTH):
+        UserSession.objects.create_from_request(request)  # the library lists only what its own log-in made
     messages.info(request, _("You are %(name)s now.") % {"name": person.display_name})
     return HttpResponseRedirect("/")

@@ -65,3 +65,10 @@ def test_a_persona_that_is_not_there_is_not_found_and_the_form_needs_its_token(b
 
     assert browse(None).post("/personas", {"persona": "nobody"}).status_code == 404
     assert Client(enforce_csrf_checks=True).post("/personas", {"persona": "mia"}).status_code == 403
+
+
+def test_the_session_of_a_persona_is_among_its_sessions(browse, played):
+    browser = browse(None)
+    browser.post("/personas", {"persona": "mia"}, headers={"user-agent": "Firefox of Mia"})
+
+    assert "Firefox of Mia" in browser.get("/accounts/sessions/").content.decode()
