@@ -22,7 +22,7 @@ def ground(request: pytest.FixtureRequest) -> Iterator[Ground]:
     made = Ground(
         Settings(
             slug="lab", url=cluster.url, ca_pem=cluster.ca_pem, token=Secret(cluster.admin_token), access="lab",
-            lab=True, registries=("registry.internal/",), reads_per_s=500, writes_per_s=500,
+            lab=True, registries=("registry.internal/",), reads_per_s=500, writes_per_s=500, call_deadline_s=30,
         )
     )  # fmt: skip
     made.build()

@@ -46,7 +46,7 @@ class Tenancy:
     def spec(self) -> BoundarySpec:
         return BoundarySpec(
             ref=self.ref, kind=BoundaryKind.NAMESPACE, tier="shared", generation=1, gateway=None, vcpu=8,
-            memory_gib=32, storage_gib=50, gpu_resources={"H100-80GB.1g.10gb": 2}, access=self.access(),
+            memory_gib=32, storage_gib=50, gpu_resources={"H100-80GB.1g.10gb": 2, "H100-80GB": 2}, access=self.access(),
         )  # fmt: skip
 
     def handed_out(self, **changes: Any) -> NamespaceSpec:
