@@ -28,6 +28,8 @@ from provisioners.kubernetes.rbac import ACCESS_NAMESPACE
 PARAMS: Final = "tenantry-placements"
 API: Final = "admissionregistration.k8s.io/v1"
 HOSTNAME: Final = "kubernetes.io/hostname"
+FREE: Final = "free."
+"""Begins the keys of what people may use in pods of their own."""
 OUR_NAMES: Final = "tn-"
 """What the names of our objects in a tenant's namespace begin with."""
 MARKS: Final = "tenantry-marks"
@@ -109,7 +111,7 @@ def hand_out(
     Without a host nothing is handed out.
     """
     listed = [",".join(sorted(set(each))) for each in (hosts, resources, claims)]
-    return {"data": {f"free.{product}": "|".join(listed) if listed[0] else None}}
+    return {"data": {f"{FREE}{product}": "|".join(listed) if listed[0] else None}}
 
 
 def placement_of(config: Object, unit: UUID) -> tuple[str, tuple[str, ...], tuple[str, ...]] | None:

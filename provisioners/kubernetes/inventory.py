@@ -32,7 +32,7 @@ from provisioners.driver import (
     ObservedUse,
     Ref,
 )
-from provisioners.kubernetes import admission, nodes, slices
+from provisioners.kubernetes import access, admission, nodes, slices
 from provisioners.kubernetes import gpu as gpus
 from provisioners.kubernetes.client import Cluster
 from provisioners.kubernetes.layout_record import Phase, change_of
@@ -275,10 +275,12 @@ def _gpu(node: Node, gpu: nodes.Gpu, uses: Sequence[ObservedUse]) -> ObservedGpu
 
 
 def layout_change(node: Node) -> str:
-    """Return how the layouts of a node's GPUs can change: `dynamic`, `on-idle` by a MIG manager, or `fixed`."""
-    if node.partitions:
-        return "dynamic"
-    return "on-idle" if node.managed else "fixed"
+    """Return how the layouts of a node's GPUs come to be: `dynamic` by a claim, else `fixed`.
+
+    A MIG manager carves when an operator's plan asks for it, never because a unit was placed: until then there is
+    room for nothing but what is carved, and that is what placement must know.
+    """
+    return "dynamic" if node.partitions else "fixed"
 
 
 def _windows(node: Node, gpu: nodes.Gpu, uses: Sequence[ObservedUse]) -> tuple[tuple[int, int, str], ...]:
@@ -289,7 +291,10 @@ def _windows(node: Node, gpu: nodes.Gpu, uses: Sequence[ObservedUse]) -> tuple[t
 
 
 def _mode(node: Node, gpu: nodes.Gpu, uses: Sequence[ObservedUse]) -> str:
-    """Return `empty`, `mig`, `full` or `unknown` as far as it is really told."""
+    """Return `empty`, `mig`, `full` or `unknown` as far as it is really told.
+
+    Of a GPU that is not carved and that a node's pods may or may not have, `empty` says that it is not carved.
+    """
     if gpu.profiles is None:
         return "unknown"
     if gpu.profiles:
@@ -297,13 +302,9 @@ def _mode(node: Node, gpu: nodes.Gpu, uses: Sequence[ObservedUse]) -> str:
     mine = [use for use in uses if use.device == gpu.id]
     if mine:
         return "full" if any(not use.profile for use in mine) else "mig"
-    if node.strategy is Strategy.DRA:
-        return "empty"
     whole = sum(1 for use in uses if not use.device and not use.profile and use.size)
     plain = sum(1 for one in node.gpus if one.profiles == ())
-    if not whole:
-        return "empty"
-    return "full" if whole >= plain else "unknown"
+    return "full" if node.strategy is not Strategy.DRA and 0 < plain <= whole else "empty"
 
 
 def _overdrawn(node: Node, seen: Inventory) -> Iterable[str]:
@@ -346,7 +347,7 @@ def _uses(seen: Inventory) -> Iterable[ObservedUse]:
         for pod in seen.pods.get(name, ()):
             resources = gpus.pod_resources(pod)
             room = (resources.get("cpu", Decimal(0)), resources.get("memory", Decimal(0)) / 2**30)
-            whose = owner_of(pod, seen.boundaries)
+            whose = owner_of(pod, seen.boundaries) or _by_claims(pod, seen)
             taken = gpus.taken_by(pod, node, seen.claims, seen.pools, told=told)
             told |= {(namespace_of(pod), claim) for claim in gpus.claim_names(pod)}
             if taken or whose is not None:
@@ -401,6 +402,13 @@ def owner_of(obj: Object, boundaries: Mapping[str, Ref]) -> tuple[Ref, UUID] | N
         return None
 
 
+def _by_claims(pod: Object, seen: Inventory) -> tuple[Ref, UUID] | None:
+    """Return whose a pod of people is by the claims it uses: those are made by us, each for one unit."""
+    keys = [(namespace_of(pod), name) for name in gpus.claim_names(pod)]
+    owners = {owner_of(seen.claims[key], seen.boundaries) if key in seen.claims else None for key in keys}
+    return owners.pop() if len(owners) == 1 else None
+
+
 def _up(number: Decimal) -> int:
     """Round up to whole vCPU or GiB: room that is begun is gone."""
     return math.ceil(number)
@@ -425,9 +433,8 @@ def objects_of(found: Iterable[Object]) -> tuple[ObservedObject, ...]:
         if one.get("kind") == "Namespace":
             if name_of(one) in boundaries:
                 of[ref].append(one)
-        elif ref.kind is Kind.NAMESPACE:
-            if namespace_of(one) == ACCESS_NAMESPACE:
-                of[ref].append(one)
+        elif ref.kind is Kind.NAMESPACE and namespace_of(one) == ACCESS_NAMESPACE:
+            of[ref].append(one)
         elif namespace_of(one) in boundaries and boundaries[namespace_of(one)].tenant_uid == ref.tenant_uid:
             of[ref].append(one)
     told = {namespace_of(one): one.get("data") or {} for one in kept if name_of(one) == admission.PARAMS}
@@ -438,8 +445,12 @@ def objects_of(found: Iterable[Object]) -> tuple[ObservedObject, ...]:
 
 
 def _placements(own: Iterable[Object], told: Mapping[str, Mapping[str, str]]) -> Iterable[str]:
-    """Yield what admission is told of the units of one ref: it lies on the boundary's object."""
+    """Yield what admission is told of one ref, its units or its people: it lies on the boundary's object."""
     for one in own:
+        boundary = dig(one, "data", access.BOUNDARY_KEY) if namespace_of(one) == ACCESS_NAMESPACE else None
+        ref = ref_of(one) if boundary else None
+        if boundary and ref is not None:
+            yield f"{ref.uid} {told.get(boundary, {}).get(f'{admission.FREE}{ref.uid}', '')}"
         unit = labels(one).get(UNIT_LABEL)
         if unit and one.get("kind") == "Deployment":
             yield f"{unit} {told.get(namespace_of(one), {}).get(f'unit.{unit}', '')}"

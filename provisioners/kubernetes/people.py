@@ -8,10 +8,11 @@ where the tenant holds all of its GPUs; else people start no GPU pods there, wha
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
-from provisioners.driver import Binding, Done, Handle, NamespaceSpec, Observed, Ref, Step, UnitSpec
+from provisioners.driver import MARK_DOMAIN, Binding, Done, Handle, NamespaceSpec, Observed, Ref, Step, UnitSpec
 from provisioners.kubernetes import access, admission, gpu, reading
 from provisioners.kubernetes import objects as marks
 from provisioners.kubernetes.ground import CLAIM, Ground, payload
@@ -20,6 +21,8 @@ from provisioners.kubernetes.rbac import ACCESS_NAMESPACE
 
 KINDS: Final = (*access.MADE, CLAIM)
 """What the step makes; leases go first, they end the tokens."""
+HANDED_OUT: Final = f"{MARK_DOMAIN}/handed-out"
+"""On what stands for the step: what admission is told of it."""
 
 
 class People:
@@ -33,6 +36,9 @@ class People:
         """Read the accounts and claims of one namespace that was handed out."""
         own = [obj for obj in self._ground.listed(KINDS, marks.selector(ref)) if self._may(ref)(obj)]
         parts = reading.parts(ref, own, now=self._ground.now())
+        if not self._is_told(ref, own):
+            words = "what people may use was changed by somebody else"
+            parts = tuple(replace(part, have="", message=words) if part.have else part for part in parts)
         return Observed(ref, exists=bool(parts), parts=parts, simulated=self._ground.is_simulated)
 
     def make(self, step: Step) -> Done:
@@ -41,15 +47,29 @@ class People:
         self._ground.check_namespace(spec.boundary)
         shares = {} if spec.cut_off else self._shares(spec)
         claims = [claim for share in shares.values() for claim in share.claims]
-        done = self._ground.applier.make(step, [*access.objects(spec), *claims], prune=KINDS)
         body = admission.hand_out(
             spec.ref.uid,
             [share.node_selector[admission.HOSTNAME] for share in shares.values()],
             resources=[name for share in shares.values() for name in share.resources],
             claims=[name_of(claim) for claim in claims],
         )
+        wanted = access.objects(spec)
+        for one in wanted:
+            if one["kind"] == "ConfigMap":
+                one["metadata"]["annotations"] = {HANDED_OUT: next(iter(body["data"].values())) or ""}
+        done = self._ground.applier.make(step, [*wanted, *claims], prune=KINDS)
         self._tell(spec.boundary.name, body)
         return done
+
+    def _is_told(self, ref: Ref, own: Sequence[Object]) -> bool:
+        """Whether admission lets people use exactly what was handed out to them."""
+        anchor = next((one for one in own if one["kind"] == "ConfigMap" and not marks.is_deleting(one)), None)
+        boundary = str(dig(anchor, "data", access.BOUNDARY_KEY, default=""))
+        if anchor is None or not boundary:
+            return True
+        params = self._ground.cluster.get("v1", "ConfigMap", admission.PARAMS, boundary)
+        told = dig(params, "data", f"{admission.FREE}{ref.uid}", default="")
+        return bool(told == marks.annotations_of(anchor).get(HANDED_OUT, ""))
 
     def remove(self, step: Step) -> Handle | Done:
         """Let admission take nothing more, then end tokens, accounts and claims."""

@@ -161,6 +161,10 @@ CASES: Mapping[str, Case] = {
     "placement of a stranger": Case(
         "v1", "ConfigMap", "tenantry-placements", to(data={STRANGERS_UNIT: "node-b|nvidia.com/gpu|"})
     ),
+    "what people may use": Case(
+        "v1", "ConfigMap", "tenantry-placements",
+        lambda obj: {"data": {next(key for key in obj["data"] if key.startswith("free.")): None}},
+    ),
     # the gateway
     "gateway scaled": Case("apps/v1", "Deployment", "tn-gateway", spec(replicas=3)),
     "gateway of another image": Case(
