@@ -126,6 +126,7 @@ def assess(facts: Facts, settings: Settings) -> Capabilities:
         missing[key] = f"Needed to {right.why}. Apply deploy/kubernetes/rbac.yaml."
     features["people"] = "people" not in missing
     features["admission"] = "admission" not in missing
+    features["cluster"] = False  # no clusters inside clusters are made here
     bindings = {Binding.HOST} | ({Binding.DEVICE, Binding.GPU} if features["dra"] else set())
     return Capabilities(
         kind="kubernetes",
