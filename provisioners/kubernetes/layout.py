@@ -54,7 +54,7 @@ from provisioners.kubernetes.layout_record import (
     change_of,
     outcome_of,
 )
-from provisioners.kubernetes.nodes import CONFIG_LABEL, STATE_LABEL, Node, Profiles, Strategy
+from provisioners.kubernetes.nodes import CONFIG_LABEL, MANAGER_LABEL, STATE_LABEL, Node, Profiles, Strategy
 from provisioners.kubernetes.objects import (
     Object,
     dig,
@@ -299,11 +299,10 @@ class Layouts:
         return Wanted(look.node.name, {device: ()}, {device: ()}, evict)
 
     def _check(self, node: Node, wanted: Wanted) -> None:
-        how = inventory.layout_change(node)
-        if how == "dynamic":
+        if node.partitions:
             raise NotSupported(f"the GPUs of {node.name} are carved when a claim asks for it; nothing is to be set")
-        if how == "fixed":
-            raise NotSupported(f"no MIG manager carves {node.name}: it has no label {CONFIG_LABEL}")
+        if not node.managed:
+            raise NotSupported(f"no MIG manager carves {node.name}: it has no label {MANAGER_LABEL}")
         for device, windows in wanted.windows.items():
             if node.gpu(device) is None:
                 raise DriverRejected(f"{node.name} has no GPU {device}")

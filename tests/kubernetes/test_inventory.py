@@ -168,6 +168,13 @@ def test_pods_that_have_more_than_is_offered_are_a_contradiction() -> None:
     assert only(shown(node(), pods=pods)).contradictions == ("its pods have 3 whole GPUs and it offers 2",)
 
 
+@pytest.mark.parametrize(("used", "modes"), [(0, ["empty"] * 2), (1, ["empty"] * 2), (2, ["full"] * 2)])
+def test_gpus_that_are_not_carved_stay_places_for_whole_gpus_until_all_are_taken(used: int, modes: list[str]) -> None:
+    pods = [pod(f"p{n}", resources={"nvidia.com/gpu": "1"}) for n in range(used)]
+
+    assert [one.mode for one in only(shown(node(), pods=pods)).gpus] == modes
+
+
 def test_a_device_that_is_given_twice_is_a_contradiction() -> None:
     seen = shown(
         bare_node(),
@@ -199,10 +206,10 @@ def test_gpus_of_a_fixed_layout_keep_their_windows_whoever_uses_them() -> None:
     assert (one.windows, one.layout_change) == (((0, 4, "3g.40gb"), (4, 4, "3g.40gb")), "fixed")
 
 
-def test_a_node_with_a_mig_manager_changes_on_idle() -> None:
+def test_a_mig_manager_carves_nothing_because_a_unit_was_placed() -> None:
     (one, _) = only(shown(node(labels={"nvidia.com/gpu.deploy.mig-manager": "true"}))).gpus
 
-    assert (one.layout_change, one.device) == ("on-idle", derived_id("n1", 0))
+    assert (one.layout_change, one.device) == ("fixed", derived_id("n1", 0))
 
 
 def test_objects_are_counted_to_their_row_only_where_they_can_belong_to_it() -> None:
