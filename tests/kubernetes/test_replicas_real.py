@@ -192,7 +192,7 @@ def test_two_replicas_that_are_cut_off_in_turns_do_all_of_the_work_between_them(
 def test_a_call_that_comes_late_from_a_replica_that_lost_its_lease_changes_nothing(pair: Pair) -> None:
     world, (one, _), (first, second) = pair.world, pair.networks, pair.replicas
     second.process.send_signal(signal.SIGSTOP)
-    late = Fault(What.DELAY, method="PATCH", path="deployments/(?!gateway)", times=1, seconds=4 * TTL_S)
+    late = Fault(What.DELAY, method="PATCH", path="deployments/(?!tn-gateway)", times=1, seconds=4 * TTL_S)
     one.add(late)
 
     world.ask(PRODUCT, "1g.10gb")

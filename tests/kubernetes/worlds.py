@@ -344,7 +344,7 @@ class World:
 
     # --- time -------------------------------------------------------------------------------------
 
-    def eventually(self, is_so: Callable[[], bool], what: str, *, within_s: float = 60.0) -> None:
+    def eventually(self, is_so: Callable[[], bool], what: str, *, within_s: float = 180.0) -> None:
         """Wait in real time for what the cluster does by itself."""
         end = time.monotonic() + within_s
         while not is_so():
@@ -432,7 +432,7 @@ def _clear(world: World) -> None:
     api.close()
 
 
-def _await(is_so: Callable[[], bool], what: str, *, within_s: float = 90.0) -> None:
+def _await(is_so: Callable[[], bool], what: str, *, within_s: float = 240.0) -> None:
     end = time.monotonic() + within_s
     while not is_so():
         assert time.monotonic() < end, f"not within {within_s} s: {what}"
