@@ -100,7 +100,8 @@ END $$;
 -- One GPU or window of a fixed layout, the fullest GPU first. GPUs of one layout and one free mask stand for each other,
 -- so the different pairs of the two are walked through the index gpu_device_fixed, one probe each, and layouts without
 -- the profile are skipped in one step: the cost follows how many different pairs a provider has (15 for one layout of
--- four windows, 127 at most for one of seven), never how many GPUs. Devices of one profile stand for each other also
+-- four windows, 127 at most for one of seven), never how many GPUs. Fullness is asked for step by step, the fullest first, so
+-- that hosts are read for few pairs. Devices of one profile stand for each other also
 -- where the provider chooses (binding `gpu`, `host`), so holds without a report are no obstacle here.
 -- Called by ledger_claim only, whose settings keep the plan on the index.
 CREATE FUNCTION ledger_claim_fixed(p_unit uuid, p_tenant uuid, p_allocation uuid, p_product text, p_profile text,
@@ -112,69 +113,79 @@ DECLARE
   c record;
   try int;
   skipped boolean;
+  providers uuid[];
+  layouts text[];
+  frees int[];
+  starts int[];
+  fullness int;
 BEGIN
   FOR try IN 1..2 LOOP
     skipped := false;
-    FOR c IN
-      WITH RECURSIVE shape AS (
-        SELECT p.id AS provider, s.layout, s.free, strpos(' ' || s.layout, ' ' || p_profile || '@') > 0 AS has
-        FROM unnest(p_providers) AS p(id) CROSS JOIN LATERAL (
-          SELECT d.layout, d.free FROM tenants_gpudevice d
-          WHERE d.placeable AND d.layout_change = 'fixed' AND d.free > 0 AND d.layout <> ''
-            AND d.provider_id = p.id AND d.product = p_product
-          ORDER BY d.layout, d.free LIMIT 1) s
-        WHERE p_profile <> ''
-        UNION ALL
-        SELECT shape.provider, s.layout, s.free, strpos(' ' || s.layout, ' ' || p_profile || '@') > 0
-        FROM shape CROSS JOIN LATERAL (
-          SELECT d.layout, d.free FROM tenants_gpudevice d
-          WHERE d.placeable AND d.layout_change = 'fixed' AND d.free > 0 AND d.layout <> ''
-            AND d.provider_id = shape.provider AND d.product = p_product
-            AND (d.layout, d.free) > (shape.layout, CASE WHEN shape.has THEN shape.free ELSE 2147483647 END)
-          ORDER BY d.layout, d.free LIMIT 1) s
-      ), choice AS (
-        SELECT shape.provider, shape.layout, shape.free, w.start
-        FROM shape CROSS JOIN LATERAL (
-          SELECT min(x.start) AS start
-          FROM (SELECT split_part(one, '@', 2)::int AS start FROM unnest(string_to_array(shape.layout, ' ')) AS t(one)
-                WHERE split_part(one, '@', 1) = p_profile) x
-          WHERE shape.free & ledger_mask(x.start, p_size) = ledger_mask(x.start, p_size)) w
-        WHERE shape.has AND w.start IS NOT NULL
-        UNION ALL
-        SELECT p.id, '', ledger_mask(0, p_size), 0 FROM unnest(p_providers) AS p(id) WHERE p_profile = ''
-      )
-      SELECT g.id, g.host_id, r.start
-      FROM choice r CROSS JOIN LATERAL (
-        SELECT d.id, d.host_id, d.number FROM tenants_gpudevice d JOIN tenants_host h ON h.id = d.host_id
-        WHERE d.placeable AND d.layout_change = 'fixed' AND d.free > 0
-          AND (d.layout <> '' OR d.mode NOT IN ('mig', 'unknown'))
-          AND d.provider_id = r.provider AND d.product = p_product AND d.layout = r.layout AND d.free = r.free
-          AND (NOT p_media OR d.media_free)
-          AND h.placeable AND h.free_vcpu >= p_vcpu AND h.free_memory_gib >= p_memory
-          AND (p_bindings IS NULL OR h.boundary_kinds = '{}' OR h.boundary_kinds::text[] && p_bindings)
-          AND (p_avoid = '{}' OR NOT (h.id = ANY (p_avoid)))
-          AND CASE WHEN p_dedicated
-                THEN h.dedicated_tenant_id = p_tenant OR (h.dedicated_tenant_id IS NULL AND h.empty_gpus = h.gpu_count)
-                ELSE h.dedicated_tenant_id IS NULL END
-        ORDER BY d.number + 0 LIMIT 12
-      ) g
-      ORDER BY bit_count(r.free::bit(32)), g.number LIMIT 40
-    LOOP
-      IF try = 1 THEN
-        PERFORM 1 FROM tenants_host h WHERE h.id = c.host_id FOR NO KEY UPDATE SKIP LOCKED;
-      ELSE
-        PERFORM 1 FROM tenants_host h WHERE h.id = c.host_id FOR NO KEY UPDATE;
-      END IF;
-      IF NOT FOUND THEN skipped := true; CONTINUE; END IF;
-      PERFORM 1 FROM tenants_host h JOIN tenants_gpudevice d ON d.id = c.id
-        WHERE h.id = c.host_id AND d.placeable
-          AND ledger_host_suits(h, p_tenant, p_vcpu, p_memory, p_providers, p_avoid, p_dedicated, p_bindings);
-      IF NOT FOUND THEN skipped := true; CONTINUE; END IF;
-      IF ledger_take(p_unit, p_tenant, p_allocation, c.id, p_profile, c.start, p_size, p_media, p_at) THEN
-        PERFORM ledger_seat(p_unit, c.host_id, p_tenant, p_vcpu, p_memory, p_dedicated, p_at);
-        RETURN c.host_id;
-      END IF;
-      skipped := true;
+    WITH RECURSIVE shape AS (
+      SELECT p.id AS provider, s.layout, s.free, strpos(' ' || s.layout, ' ' || p_profile || '@') > 0 AS has
+      FROM unnest(p_providers) AS p(id) CROSS JOIN LATERAL (
+        SELECT d.layout, d.free FROM tenants_gpudevice d
+        WHERE d.placeable AND d.layout_change = 'fixed' AND d.free > 0 AND d.layout <> ''
+          AND d.provider_id = p.id AND d.product = p_product
+        ORDER BY d.layout, d.free LIMIT 1) s
+      WHERE p_profile <> ''
+      UNION ALL
+      SELECT shape.provider, s.layout, s.free, strpos(' ' || s.layout, ' ' || p_profile || '@') > 0
+      FROM shape CROSS JOIN LATERAL (
+        SELECT d.layout, d.free FROM tenants_gpudevice d
+        WHERE d.placeable AND d.layout_change = 'fixed' AND d.free > 0 AND d.layout <> ''
+          AND d.provider_id = shape.provider AND d.product = p_product
+          AND (d.layout, d.free) > (shape.layout, CASE WHEN shape.has THEN shape.free ELSE 2147483647 END)
+        ORDER BY d.layout, d.free LIMIT 1) s
+    ), choice AS (
+      SELECT shape.provider, shape.layout, shape.free, w.start
+      FROM shape CROSS JOIN LATERAL (
+        SELECT min(x.start) AS start
+        FROM (SELECT split_part(one, '@', 2)::int AS start FROM unnest(string_to_array(shape.layout, ' ')) AS t(one)
+              WHERE split_part(one, '@', 1) = p_profile) x
+        WHERE shape.free & ledger_mask(x.start, p_size) = ledger_mask(x.start, p_size)) w
+      WHERE shape.has AND w.start IS NOT NULL
+      UNION ALL
+      SELECT p.id, '', ledger_mask(0, p_size), 0 FROM unnest(p_providers) AS p(id) WHERE p_profile = ''
+    )
+    SELECT array_agg(r.provider), array_agg(r.layout), array_agg(r.free), array_agg(r.start)
+      INTO providers, layouts, frees, starts FROM choice r;
+    FOR fullness IN SELECT DISTINCT bit_count(x::bit(32)) FROM unnest(frees) AS t(x) ORDER BY 1 LOOP
+      FOR c IN
+        SELECT g.id, g.host_id, r.start
+        FROM unnest(providers, layouts, frees, starts) AS r(provider, layout, free, start) CROSS JOIN LATERAL (
+          SELECT d.id, d.host_id, d.number FROM tenants_gpudevice d JOIN tenants_host h ON h.id = d.host_id
+          WHERE d.placeable AND d.layout_change = 'fixed' AND d.free > 0
+            AND (d.layout <> '' OR d.mode NOT IN ('mig', 'unknown'))
+            AND d.provider_id = r.provider AND d.product = p_product AND d.layout = r.layout AND d.free = r.free
+            AND (NOT p_media OR d.media_free)
+            AND h.placeable AND h.free_vcpu >= p_vcpu AND h.free_memory_gib >= p_memory
+            AND (p_bindings IS NULL OR h.boundary_kinds = '{}' OR h.boundary_kinds::text[] && p_bindings)
+            AND (p_avoid = '{}' OR NOT (h.id = ANY (p_avoid)))
+            AND CASE WHEN p_dedicated
+                  THEN h.dedicated_tenant_id = p_tenant OR (h.dedicated_tenant_id IS NULL AND h.empty_gpus = h.gpu_count)
+                  ELSE h.dedicated_tenant_id IS NULL END
+          ORDER BY d.number + 0 LIMIT 8
+        ) g
+        WHERE bit_count(r.free::bit(32)) = fullness
+        ORDER BY g.number LIMIT 40
+      LOOP
+        IF try = 1 THEN
+          PERFORM 1 FROM tenants_host h WHERE h.id = c.host_id FOR NO KEY UPDATE SKIP LOCKED;
+        ELSE
+          PERFORM 1 FROM tenants_host h WHERE h.id = c.host_id FOR NO KEY UPDATE;
+        END IF;
+        IF NOT FOUND THEN skipped := true; CONTINUE; END IF;
+        PERFORM 1 FROM tenants_host h JOIN tenants_gpudevice d ON d.id = c.id
+          WHERE h.id = c.host_id AND d.placeable
+            AND ledger_host_suits(h, p_tenant, p_vcpu, p_memory, p_providers, p_avoid, p_dedicated, p_bindings);
+        IF NOT FOUND THEN skipped := true; CONTINUE; END IF;
+        IF ledger_take(p_unit, p_tenant, p_allocation, c.id, p_profile, c.start, p_size, p_media, p_at) THEN
+          PERFORM ledger_seat(p_unit, c.host_id, p_tenant, p_vcpu, p_memory, p_dedicated, p_at);
+          RETURN c.host_id;
+        END IF;
+        skipped := true;
+      END LOOP;
     END LOOP;
     EXIT WHEN NOT skipped;
   END LOOP;
