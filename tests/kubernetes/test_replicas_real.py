@@ -25,12 +25,12 @@ from tests.kubernetes.replica import Replica
 from tests.kubernetes.worlds import World, connected, fresh_name, pause, worlds_cluster
 
 pytestmark = [
-    pytest.mark.real, pytest.mark.kube_apiserver, pytest.mark.slow, pytest.mark.timeout(600),
+    pytest.mark.real, pytest.mark.kube_apiserver, pytest.mark.slow, pytest.mark.timeout(900),
     pytest.mark.usefixtures("db"),
 ]  # fmt: skip
 
 PRODUCT = "H100-80GB"
-TTL_S = 3.0
+TTL_S = 6.0
 ALLOWED = 2
 """Sweeps to the end once the network is back, pods having the time they need in between."""
 REMOVALS = 3
@@ -59,7 +59,7 @@ class Pair:
     networks: tuple[FaultProxy, FaultProxy]
     replicas: tuple[Replica, Replica]
 
-    def watch(self, until: Any, *, within_s: float = 120.0) -> None:
+    def watch(self, until: Any, *, within_s: float = 300.0) -> None:
         """Wait for a condition; nothing may be double at any time on the way."""
 
         def look() -> bool:
@@ -91,7 +91,7 @@ class Pair:
             self.world.sweep()
             if self.world.at_rest():
                 return count
-            self.world.eventually(self.world.pods_settled, "pods come and go", within_s=90)
+            self.world.eventually(self.world.pods_settled, "pods come and go", within_s=180)
             later = next_due()
             if later is not None and later > self.world.clock():
                 self.world.clock.move((later - self.world.clock()).total_seconds() + 0.01)
@@ -115,6 +115,8 @@ def pair(cluster: Any, tmp_path: Path) -> Iterator[Pair]:
     assert isinstance(driver, KubernetesDriver)
     with ExitStack() as stack:
         world = stack.enter_context(connected(cluster, nodes, clock=RunningClock(), driver=driver))
+        world.ask(PRODUCT, "1g.10gb")  # what fails below is the work on endpoints: their boundary is there
+        world.drive(lambda: world.ready() == 1, most=3000, step_s=0.0)
         networks = [stack.enter_context(FaultProxy(cluster.url, cluster.folder / "pki")) for _ in range(2)]
         replicas = []
         for number, network in enumerate(networks):
@@ -142,11 +144,11 @@ def test_a_network_that_fails_in_mid_work_leaves_nothing_double_and_nothing_lost
     )
 
     rows = [world.ask(PRODUCT, "1g.10gb") for _ in range(5)]
-    pair.watch(lambda: len(pair.deployments()) >= 2)
+    pair.watch(lambda: len(pair.deployments()) >= 3)
     one.add(Fault(What.CUT, times=-1))
     for row in rows[:2]:
         world.delete(row)
-    pair.watch(lambda: Endpoint.objects.filter(phase="Ready").exists())
+    pair.watch(lambda: world.ready() >= 2)
     other.add(Fault(What.CUT, times=-1))
     pause(TTL_S)
     pair.heal()
@@ -155,7 +157,7 @@ def test_a_network_that_fails_in_mid_work_leaves_nothing_double_and_nothing_lost
     sweeps = pair.finish()
 
     assert sweeps <= ALLOWED + REMOVALS
-    assert world.ready() == 3
+    assert world.ready() == 4
     world.look()
     world.look()
     assert world.contradictions() == []
@@ -173,19 +175,18 @@ def test_two_replicas_that_are_cut_off_in_turns_do_all_of_the_work_between_them(
         pause(1.0)
 
     pair.heal()
-    pair.watch(lambda: world.ready() == 4)
+    pair.watch(lambda: world.ready() == 5)
     for row in rows:
         world.delete(row)
     pair.networks[0].add(Fault(What.LOSE, method="DELETE", times=4))
     pair.networks[1].add(Fault(What.LOSE, method="DELETE", times=4), Fault(What.CUT, method="DELETE", times=2))
-    pair.watch(lambda: not Endpoint.objects.filter(released_at__isnull=True).exists())
+    pair.watch(lambda: Endpoint.objects.filter(released_at__isnull=True).count() == 1)
     for replica in pair.replicas:
         replica.end()
     world.look()
     world.look()
 
-    assert world.held("tenant") == set()
-    assert world.used() == []
+    assert len(world.held("tenant")) == len(world.used()) == 1
     assert world.contradictions() == []
 
 
@@ -199,10 +200,10 @@ def test_a_call_that_comes_late_from_a_replica_that_lost_its_lease_changes_nothi
     pair.watch(lambda: late.met == 1)
     first.process.send_signal(signal.SIGSTOP)
     second.process.send_signal(signal.SIGCONT)
-    pair.watch(lambda: world.ready() == 1)
+    pair.watch(lambda: world.ready() == 2)
     pause(4 * TTL_S)
     first.process.send_signal(signal.SIGCONT)
-    pair.watch(lambda: world.ready() == 1)
+    pair.watch(lambda: world.ready() == 2)
     for replica in pair.replicas:
         replica.end()
     world.look()
