@@ -433,9 +433,9 @@ def objects_of(found: Iterable[Object]) -> tuple[ObservedObject, ...]:
         if one.get("kind") == "Namespace":
             if name_of(one) in boundaries:
                 of[ref].append(one)
-        elif ref.kind is Kind.NAMESPACE and namespace_of(one) == ACCESS_NAMESPACE:
-            of[ref].append(one)
-        elif namespace_of(one) in boundaries and boundaries[namespace_of(one)].tenant_uid == ref.tenant_uid:
+        elif (ref.kind is Kind.NAMESPACE and namespace_of(one) == ACCESS_NAMESPACE) or (
+            namespace_of(one) in boundaries and boundaries[namespace_of(one)].tenant_uid == ref.tenant_uid
+        ):
             of[ref].append(one)
     told = {namespace_of(one): one.get("data") or {} for one in kept if name_of(one) == admission.PARAMS}
     return tuple(

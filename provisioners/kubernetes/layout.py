@@ -3,12 +3,9 @@
 mig-parted destroys every instance of a GPU whose layout differs, and changes a node as a whole, so a change is the
 node's: cordon, let pods go (evicted, where they were told), name the new entry in the node's label and take the
 old state away in the same patch, wait, compare with what the node then offers, uncordon. Entries are written
-under new names ahead of the label, because they reach the manager late and a name that it does not know yet
-fails for good. What fails, hangs or is lost is rolled back to the old layout, and said.
-
-Invariants: one change per node at a time (its annotation, written under the node's resourceVersion); `poll`
-does what is next and may be called by anybody, any number of times; every GPU of the node is in the entry, so
-none but those meant are touched.
+under new names ahead of the label: they reach the manager late, and an unknown name fails for good. What fails,
+hangs or is lost is rolled back to the old layout, and said. Invariants: one change per node at a time (its annotation,
+under the node's resourceVersion); anybody may call `poll` any number of times; every GPU of the node is in the entry.
 """
 
 from __future__ import annotations

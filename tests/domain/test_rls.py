@@ -41,6 +41,7 @@ from tenants.models import (
     Membership,
     MigDevice,
     Namespace,
+    NamespaceCredential,
     Notice,
     Notification,
     NotificationMark,
@@ -98,7 +99,9 @@ ESTATE: tuple[type[models.Model], ...] = (Provider, Host, GpuDevice, MigDevice)
 """Everybody reads them (what is shown of them is another matter), the platform writes them."""
 PUBLISHED: tuple[type[models.Model], ...] = (AutoApprovalRule, Price, PriceList, ServedModel)
 """Everybody reads them, the platform writes them."""
-ONES_OWN: tuple[type[models.Model], ...] = (IdempotencyRecord, Notification, NotificationPreference)
+ONES_OWN: tuple[type[models.Model], ...] = (
+    IdempotencyRecord, NamespaceCredential, Notification, NotificationPreference,
+)  # fmt: skip
 """The principal's alone: not even an operator looks into them."""
 HIDDEN: tuple[type[models.Model], ...] = (FanoutCursor, NotificationMark, Outbox)
 """The workers' own."""
@@ -144,6 +147,7 @@ def world():
         )  # fmt: skip
         extra = {"image": "x", "disk_gib": 1} if kind is Machine else {}
         made[kind] = insert(kind, **common, name="alpha", allocation=other, boundary=boundary, **extra)
+    insert(NamespaceCredential, tenant=tenant, namespace=made[Namespace], person_id=owner.pk, seconds=60, asked_at=NOW)
     model = factories.served_model()
     insert(Revision, **common, endpoint=made[Endpoint], number=1, model=model)
     insert(EndpointKey, **common, endpoint=made[Endpoint], public_id="x", digest="0" * 64, name="k")

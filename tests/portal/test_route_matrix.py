@@ -21,7 +21,9 @@ MEMBERS_ONLY = {
     "namespaces.delete", "machines.power", "allocations.renew", "boundaries.certify",
 }  # fmt: skip
 OWNERS_ONLY = {"budgets.set", "budgets.remove"}
-OURS = re.compile(r"^t/<str:tenant>(/live|/new|/endpoints|/machines|/namespaces|/cost|/activity|/renew|/models|/isolation|$)")
+OURS = re.compile(
+    r"^t/<str:tenant>(/live|/new|/endpoints|/machines|/namespaces|/cost|/activity|/renew|/models|/isolation|$)"
+)
 MINE = [(path, declared) for path, declared in routes(urls.urlpatterns) if declared and OURS.match(path)]
 
 

@@ -366,7 +366,7 @@ async def _ended(pid: int) -> None:
         return
     loop = asyncio.get_running_loop()
     over = loop.create_future()
-    loop.add_reader(number, lambda: over.done() or over.set_result(None))
+    loop.add_reader(number, lambda: None if over.done() else over.set_result(None))
     try:
         await over
     finally:

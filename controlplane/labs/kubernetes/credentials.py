@@ -116,7 +116,8 @@ class Credentials:
             x509.ExtendedKeyUsage([usage]), critical=False
         )
         if server:
-            addresses = [x509.IPAddress(ipaddress.ip_address(text)) for text in (LOOPBACK, SERVICE_ADDRESS, NODE_ADDRESS)]
+            texts = (LOOPBACK, SERVICE_ADDRESS, NODE_ADDRESS)
+            addresses = [x509.IPAddress(ipaddress.ip_address(text)) for text in texts]
             made = made.add_extension(
                 x509.SubjectAlternativeName([*(x509.DNSName(name) for name in _NAMES), *addresses]), critical=False
             )

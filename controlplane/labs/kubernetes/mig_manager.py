@@ -1,14 +1,10 @@
 """A scripted MIG manager that behaves as NVIDIA's does (GPU operator 26.3, mig-parted), on every device-plugin node.
 
-It reacts to a changed label `nvidia.com/mig.config` only, and says how it is in `nvidia.com/mig.config.state`:
-an entry that is missing or wrong is `failed`; a layout that is there already is `success` at once; else `pending`, its
-daemons stopped, `rebooting` where asked for, every instance of each GPU that differs destroyed and made anew, then
-`success` or `failed`. After `failed` nothing is tried again until the value changes. Entries are seen late (a mounted
-file), and so are the node's new counts (the device plugin's restart). A pod that still uses a differing GPU makes the
-change fail: the manager evicts nobody.
-
-Faults on demand, by node annotation `lab.tenantry.internal/mig-script`: `fail` (half-way, everything on the first
-differing GPU destroyed), `hang` (stays pending), `lose` (the node dies half-way), `reboot` (through `rebooting`).
+It reacts to a changed label `nvidia.com/mig.config` only and says how it is in `….config.state`: `failed` for an entry
+that is missing or wrong, `success` at once for a layout that is there, else `pending`, `rebooting` where asked for,
+each GPU that differs made anew, then `success` or `failed`, with no second try until the value changes. Entries and new
+counts are seen late; a pod on a differing GPU makes the change fail, for it evicts nobody. Faults on demand, by node
+annotation `lab.tenantry.internal/mig-script`: `fail` (half-way), `hang`, `lose` (the node dies), `reboot`.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ lab's administrator's, from the cluster's folder.
 from __future__ import annotations
 
 import asyncio
+import builtins
 import json
 import logging
 import ssl
@@ -174,7 +175,7 @@ class Api:
                     if change["type"] != "BOOKMARK":
                         yield Event(change["type"], (seen,))
 
-    async def _list(self, path: str, labels: str, fields: str) -> tuple[list[Object], str]:
+    async def _list(self, path: str, labels: str, fields: str) -> tuple[builtins.list[Object], str]:
         found: list[Object] = []
         token = ""
         while True:
