@@ -12,11 +12,12 @@ import json
 import logging
 from typing import Final
 
+from provisioners.driver import DriverError, DriverRejected
 from provisioners.kubernetes import admission
 from provisioners.kubernetes import objects as marks
 from provisioners.kubernetes.applying import only_ours
 from provisioners.kubernetes.client import Cluster
-from provisioners.kubernetes.objects import Object, name_of, title
+from provisioners.kubernetes.objects import Object, name_of, title, uid_of
 
 SELECTOR: Final = f"{marks.MANAGED_BY_LABEL}=tenantry,{marks.COMPONENT_LABEL}=admission"
 
@@ -32,13 +33,31 @@ def mend(cluster: Cluster) -> tuple[str, ...]:
         for one in cluster.list(admission.API, kind, labels=SELECTOR).items
     }
     different = [one for one in wanted if _differs(live.get((one["kind"], name_of(one))), one)]
-    for one in different:
-        if (one["kind"], name_of(one)) in live:
-            _log.warning("%s was changed by somebody else; restoring it", title(one))
-        dry = cluster.apply(one, dry_run=True)
-        one["metadata"]["annotations"][marks.FIELDS_ANNOTATION] = marks.fields_digest(dry)
-        only_ours(cluster, cluster.apply(one))
+    troubles = [trouble for one in different if (trouble := _make(cluster, one, live.get((one["kind"], name_of(one)))))]
+    if troubles:
+        raise troubles[0]
     return tuple(title(one) for one in different)
+
+
+def _make(cluster: Cluster, wanted: Object, live: Object | None) -> DriverError | None:
+    """Make one object be as wanted; return what stands in the way, so that the others are made all the same."""
+    if live is not None:
+        _log.warning("%s was changed by somebody else; restoring it", title(wanted))
+    try:
+        try:
+            dry = cluster.apply(wanted, dry_run=True)
+        except DriverRejected:
+            if live is None:
+                raise
+            # An apply adds to what others put into a set; together they may not be valid. First all of it is ours.
+            whole = {"metadata": {"uid": uid_of(live)}, "spec": wanted["spec"]}
+            cluster.patch(wanted["apiVersion"], wanted["kind"], name_of(wanted), "", whole)
+            dry = cluster.apply(wanted, dry_run=True)
+        wanted["metadata"]["annotations"][marks.FIELDS_ANNOTATION] = marks.fields_digest(dry)
+        only_ours(cluster, cluster.apply(wanted))
+    except DriverError as error:
+        return error
+    return None
 
 
 def _intended(obj: Object) -> Object:
