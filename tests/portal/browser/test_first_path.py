@@ -31,7 +31,7 @@ def test_from_new_to_an_answer_with_no_edit_and_one_submit(visit, answering):
     assert serious(page) == []
     row = Endpoint.objects.get(tenant=acme)
     world.drive(drive.is_ready(row))
-    page.locator("#state [data-phase=Ready]").first.wait_for(timeout=5000)  # told by the stream: the poll is 10 s
+    page.locator("#state [data-phase=Ready]").first.wait_for(timeout=9000)  # told by the stream: the poll is 10 s
     assert page.locator("#badge [data-phase=Ready]").is_visible()
 
     Endpoint.objects.filter(pk=row.pk).update(address=answering)
