@@ -2,14 +2,15 @@
 
 A changed fingerprint or an object that is missing from a complete list makes its row due; the pass then
 looks exactly and decides. What carries our mark and belongs to no live row is an orphan once two snapshots
-in a row have shown it; only an operator's word removes it (`delete_wanted`).
+in a row have shown it; only an operator's word removes it (`delete_wanted`). One exception: what is there shortly
+after its row's end was made by a call of ours that came late, and goes without anybody's word.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -47,6 +48,8 @@ MODELS: Final[Mapping[Kind, type[Reconciled]]] = {
 PRODUCTS: Final[Mapping[str, type[Reconciled]]] = {"endpoint": Endpoint, "machine": Machine, "namespace": Namespace}
 WORKING: Final = frozenset({Phase.READY.value, Phase.DEGRADED.value, Phase.EXPIRING.value})
 STEPS_AT_ONCE: Final = 20
+LATE: Final = timedelta(minutes=15)
+"""So long after a row's end a call of ours may still come through; what turns up later somebody brought back."""
 
 
 @dataclass(slots=True)
@@ -114,14 +117,15 @@ def _orphans(items: Sequence[ObservedObject], suspects: Sequence[str], now: date
     for item in items:
         with acting(SYSTEM):
             row = MODELS[item.ref.kind]._base_manager.filter(pk=item.ref.uid).first()
-        if row is not None and row.released_at is not None and row.released_at >= now:
+        released_at = None if row is None else row.released_at
+        if released_at is not None and released_at >= now:
             continue  # it went after the list was read
         answer.suspects.append(str(item.ref.uid))
         if str(item.ref.uid) not in suspects:
             continue
         if row is None:
             why = "no object of ours has its id"
-        elif row.released_at is not None:
+        elif released_at is not None:
             why = "its object was released"
         else:
             why = "its object has another owner or provider"
@@ -134,22 +138,24 @@ def _orphans(items: Sequence[ObservedObject], suspects: Sequence[str], now: date
                     "kind": str(item.ref.kind),
                     "uid": str(item.ref.uid),
                     "tenant": str(item.ref.tenant_uid),
-                    "released": row is not None and row.released_at is not None,
+                    "released": released_at is not None,
+                    **({"action": "delete"} if released_at is not None and now - released_at < LATE else {}),
                 },
             )
         )
 
 
 def delete_wanted(provider_id: UUID, driver: Driver, clock: Clock) -> int:
-    """Take orphans away that an operator gave up: the last part first, and gone only by an exact look.
+    """Take orphans away that an operator gave up or a late call made: the last part first, gone by an exact look.
 
     Never touches an object whose row lives. Returns how many steps were started.
     """
     with acting(SYSTEM):
         wanted = list(
-            Finding.objects.filter(
-                provider_id=provider_id, kind=ORPHAN, resolved_at__isnull=True, data__action="delete"
-            ).order_by("pk")
+            Finding.objects.filter(provider_id=provider_id, kind=ORPHAN, resolved_at__isnull=True)
+            .filter(data__action="delete")
+            .exclude(data__has_key="ignored")
+            .order_by("pk")
         )
     return sum(_delete(row, driver, clock) for row in wanted)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -373,6 +375,27 @@ def test_an_orphan_is_reported_after_two_looks_and_deleted_on_an_operators_word(
     assert str(row.pk) in here.estate.state.objects
     finding.refresh_from_db()
     assert finding.resolution == "deleted at the provider"
+
+
+@pytest.mark.parametrize(("later", "stays"), [(timedelta(minutes=1), False), (timedelta(hours=2), True)])
+def test_what_a_late_call_makes_after_its_rows_end_goes_by_itself_and_what_is_brought_back_waits_for_people(
+    owner: Any, later: timedelta, stays: bool
+) -> None:
+    here = world(estate(("node", "device", 2)))
+    row = endpoint(here, owner)
+    here.drive(is_ready(row))
+    record = copy.deepcopy(here.estate.state.objects[str(row.pk)])
+    endpoints.delete(endpoint=fresh(row), actor=owner[0], now=here.clock())
+    here.drive(is_gone(row, row.allocation))
+    here.clock.move(later.total_seconds())
+    here.estate.state.put("objects", str(row.pk), record)
+
+    for _ in range(4):
+        look(here)
+
+    assert (str(row.pk) in here.estate.state.objects) is stays
+    assert open_findings() == (["orphan"] if stays else [])
+    assert Finding.objects.get(kind="orphan").resolution == ("" if stays else "deleted at the provider")
 
 
 def test_a_unit_that_runs_without_room_is_kept_safe_and_can_be_adopted(owner: Any) -> None:
