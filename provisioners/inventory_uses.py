@@ -21,13 +21,11 @@ from provisioners.driver import ObservedUse
 from provisioners.inventory_changes import Changes, LooseUse, Put, UnitFact
 from tenants import geometry, gpu_catalogue, host_binding
 from tenants.findings import STRAY_USE, Seen
-from tenants.host_plans import MOVING, runs
+from tenants.host_plans import GUESS, MOVING, runs
 from tenants.models import GpuDevice, Hold, Host
 from tenants.states import Binding, HoldKind
 
 FAULT_NOTE: Final = "faulty GPU"
-GUESS: Final = " (place not reported)"
-"""Ends the note of a foreign hold whose device or start the provider does not say."""
 FILLERS: Final = frozenset({HoldKind.FAULT.value, HoldKind.MAINTENANCE.value})
 
 FOREIGN_ON_HOLD: Final = "foreign-use-on-hold"

@@ -219,6 +219,17 @@ SHAPED: Final[Mapping[str, Entry]] = {
     "PriceListIn.provider": (_("Only for this provider; left out: for all."), "lund-vcenter"),
     "PriceListIn.site": (_("Only for this place; empty for all."), "lund"),
     "DrainIn.reason": (_("Why the host is emptied; everybody concerned reads it."), "Firmware update"),
+    "LayoutIn.layouts": (
+        _("What each GPU is to be carved into; GPUs that are not named stay as they are."),
+        [{"device": "0", "profiles": ["3g.40gb", "3g.40gb"]}, {"device": "1", "profiles": []}],
+    ),
+    "GpuLayoutIn.device": (_("A GPU of the host: its number, its id, or `all` for those not named otherwise."), "0"),
+    "GpuLayoutIn.profiles": (_("The parts that it has at the same time; none for a whole GPU."), ["3g.40gb", "3g.40gb"]),
+    "LayoutIn.evict": (
+        _("Evict what still runs on a GPU when nobody holds it any more; who holds it, and what is not ours, stays."),
+        False,
+    ),
+    "LayoutIn.starts_at": (_("When it begins: the end of the notice; left out: now."), MORNING),
     "DrainIn.starts_at": (_("When it begins: the end of the notice; left out: now."), MORNING),
     "DrainIn.ends_at": (_("When the host is expected back."), "2027-03-01T12:00:00Z"),
     "MaintenanceIn.reason": (_("What is done to the host."), "A new GPU"),

@@ -199,6 +199,31 @@ def packing_fault(product_id: str, windows: Iterable[tuple[int, str]]) -> str | 
     return None
 
 
+def arrangement(product_id: str, names: Iterable[str]) -> tuple[tuple[int, int, str], ...] | None:
+    """Return windows (start, size, profile), by start, that some profiles can stand in on one GPU; None without any.
+
+    The largest are placed first and each at its largest start that works, so equal wishes get equal windows.
+    Raises `UnknownProduct`, `UnknownProfile`.
+    """
+    wanted = sorted((profile(product_id, name) for name in names), key=lambda part: (-part.size, part.name))
+    if any(part.name == WHOLE for part in wanted) or sum(part.media for part in wanted) > 1:
+        return None
+    found = _arranged(product_id, tuple(part.name for part in wanted), full_mask(product_id))
+    return None if found is None else tuple(sorted(found))
+
+
+@cache
+def _arranged(product_id: str, names: tuple[str, ...], free: int) -> tuple[tuple[int, int, str], ...] | None:
+    if not names:
+        return ()
+    size = profile(product_id, names[0]).size
+    for start in sorted(legal_starts(product_id, names[0], free), reverse=True):
+        rest = _arranged(product_id, names[1:], free & ~window_mask(start, size))
+        if rest is not None:
+            return ((start, size, names[0]), *rest)
+    return None
+
+
 def _with_whole(product_id: str) -> tuple[Profile, ...]:
     item = product(product_id)
     return (item.whole, *item.placeable)

@@ -8,7 +8,7 @@ Plain functions inside the caller's transaction, the host being locked.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -32,6 +32,11 @@ MOVABLE: Final = frozenset({ProductKind.ENDPOINT.value, ProductKind.MACHINE.valu
 DRAIN: Final = "drain"
 REPAIR: Final = "repair"
 RETURN: Final = "return"
+LAYOUT: Final = "layout"
+WORDS: Final = {DRAIN: "drain", REPAIR: "repair", RETURN: "return", LAYOUT: "layout change"}
+"""Kind of a plan → what people call it."""
+GUESS: Final = " (place not reported)"
+"""Ends the note of a foreign hold whose device or start the provider does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +61,13 @@ class Touched:
         return asdict(self)
 
 
-def touched_by(host: Host, *, now: datetime, device: GpuDevice | None = None) -> list[Touched]:
-    """Return whom emptying a host (or one of its GPUs) touches, and where movable units would go at this moment.
+def touched_by(host: Host, *, now: datetime, units: Sequence[Unit] | None = None) -> list[Touched]:
+    """Return whom emptying a host (or moving some of its units) touches, and where movable ones would go just now.
 
     The movable ones are really placed, one after the other, and the whole is rolled back: what it says is what
     the ledger would do. Takes locks on other hosts until the savepoint ends.
     """
-    units = units_on(host, device)
+    units = units_on(host) if units is None else units
     targets: dict[UUID, str] = {}
     tried = transaction.savepoint()
     try:
@@ -79,7 +84,12 @@ def units_on(host: Host, device: GpuDevice | None = None) -> list[Unit]:
     rows = Unit.objects.filter(host=host).select_related("allocation__boundary", "tenant")
     if device is not None:
         rows = rows.filter(holds__device=device).distinct()
-    return sorted(rows, key=lambda unit: (-unit.gpu_count, -unit.vcpu, str(unit.pk)))
+    return largest_first(rows)
+
+
+def largest_first(units: Iterable[Unit]) -> list[Unit]:
+    """Return units in the order in which they are moved."""
+    return sorted(units, key=lambda unit: (-unit.gpu_count, -unit.vcpu, str(unit.pk)))
 
 
 def movable(unit: Unit) -> bool:
@@ -126,10 +136,13 @@ def progress(plan: HostPlan) -> list[dict[str, Any]]:
 
 
 def keep_empty(plan: HostPlan, *, now: datetime) -> int:
-    """Put the plan's maintenance holds on all free windows of its host; returns how many were put."""
+    """Put the plan's maintenance holds on all free windows that it empties; returns how many were put."""
     start = max(plan.starts_at, now)
     put = 0
-    for device in GpuDevice.objects.filter(host_id=plan.host_id, removed_at__isnull=True).order_by("number"):
+    devices = GpuDevice.objects.filter(host_id=plan.host_id, removed_at__isnull=True)
+    if plan.kind == LAYOUT:
+        devices = devices.filter(pk__in=[gpu["id"] for gpu in plan.layout["gpus"] if gpu["differs"]])
+    for device in devices.order_by("number"):
         taken = 0
         for hold in Hold.objects.filter(device=device):
             taken |= ((1 << hold.size) - 1) << hold.start
@@ -158,9 +171,11 @@ def empty(host: Host, *, now: datetime) -> None:
     ledger.recount(host.pk, now=now)
 
 
-def give_back(host: Host, *, now: datetime) -> int:
-    """Drop every maintenance hold of a host; returns how many."""
+def give_back(host: Host, *, now: datetime, plan: HostPlan | None = None) -> int:
+    """Drop every maintenance hold of a host, or those of one plan; returns how many."""
     holds = Hold.objects.filter(host=host, kind=HoldKind.MAINTENANCE.value).order_by("device_number", "start")
+    if plan is not None:
+        holds = holds.filter(note=f"{PLAN}{plan.pk}")
     return sum(ledger.drop(pk, now=now) for pk in holds.values_list("pk", flat=True))
 
 

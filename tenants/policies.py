@@ -276,6 +276,8 @@ ROUTES |= {
     "hosts.uncordon": platform(P.OPERATOR),
     "hosts.drain": platform(P.OPERATOR),
     "hosts.preview_drain": platform(P.OPERATOR),
+    "hosts.layout": platform(P.OPERATOR),
+    "hosts.preview_layout": platform(P.OPERATOR),
     "hosts.maintenance": platform(P.OPERATOR),
     "hosts.return": platform(P.OPERATOR),
     "hosts.remove": platform(P.OPERATOR),

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from provisioners.driver import DriverRejected, NotSupported, TransientDriverError
 from provisioners.sandbox import choosing, faults, physics
-from provisioners.sandbox.records import GatewayRecord, ObjectRecord, Window, WorkloadRecord
+from provisioners.sandbox.records import GatewayRecord, GpuRecord, ObjectRecord, Window, WorkloadRecord
 from provisioners.sandbox.state import State
 from provisioners.steps import indexed, split
 
@@ -283,10 +283,27 @@ def _begin_layout(work: Work) -> None:
     if gpu.layout_change != "on-idle":
         msg = f"the layout of {gpu.device} is {gpu.layout_change} and cannot be set"
         raise NotSupported(msg)
+    _check_responds(work.state, gpu)
     physics.check_layout(gpu.product, [(start, size, name) for start, size, name in work.payload["windows"]])
+    if work.payload.get("evict"):
+        _evict(work.state, gpu.device)
     if physics.taken(work.state, gpu.device):
         msg = f"{gpu.device} is in use; its layout can change only when it is idle"
         raise TransientDriverError(msg)
+
+
+def _check_responds(state: State, gpu: GpuRecord) -> None:
+    host = physics.host_of(state, gpu.host)
+    if not host.healthy:
+        msg = f"host {host.name} does not respond"
+        raise TransientDriverError(msg)
+
+
+def _evict(state: State, device: str) -> None:
+    """Stop what of ours uses a GPU; what is not ours stays."""
+    for workload in [workload for workload in state.workloads.values() if workload.running]:
+        if any(window[0] == device for window in workload.windows):
+            stop(state, workload)
 
 
 _BEGIN: Final[Mapping[str, Callable[[Work], object]]] = {
@@ -399,6 +416,7 @@ def _finish_gateway(work: Work) -> None:
 
 def _finish_layout(work: Work) -> None:
     gpu = work.state.gpus[str(work.payload["device"])]
+    _check_responds(work.state, gpu)  # a host that is lost half-way leaves what was there
     gpu.layout = [[start, size, name] for start, size, name in work.payload["windows"]]
     gpu.mode = "mig" if gpu.layout else "empty"
     work.state.touch("gpus", gpu.device)

@@ -1,4 +1,4 @@
-"""Plans over hosts (drain, return) and notices to people."""
+"""Plans over hosts (drain, repair, return, layout change) and notices to people."""
 
 from __future__ import annotations
 
@@ -12,20 +12,23 @@ from tenants.models.reconciled import Reconciled, reconciled_constraints, reconc
 
 
 class HostPlan(Reconciled):
-    """A drain of one host as a plan: who is touched, what moves where, what only stops, when."""
+    """Work on one host as a plan: who is touched, what moves where, what only stops, when."""
 
     id = primary_key()
     short_id = short_id("pl")
     host = models.ForeignKey("tenants.Host", on_delete=models.PROTECT, related_name="plans")
     kind = WordField(default="drain")
+    """`drain`, `repair`, `return`, `layout`."""
     state = WordField(default="running")
-    """`running`, `done`, `cancelled`."""
+    """`running`, `done`, `cancelled`; `failed` where a layout could not be changed."""
     reason = models.CharField(max_length=500)
     starts_at = models.DateTimeField()
     """Notice ends here: nothing is moved or stopped before."""
     ends_at = models.DateTimeField(null=True, blank=True)
     touched = models.JSONField(default=list)
     """One entry per unit: tenant, object, what happens (`move`, `stop`), where to, state."""
+    layout = models.JSONField(default=dict, blank=True, db_default=models.Value({}, models.JSONField()))
+    """Of a layout change: `layout_plans.Wish` as JSON; `{}` for any other plan."""
     author = models.UUIDField()
     created_at = models.DateTimeField()
     version = models.PositiveIntegerField(default=1)
@@ -33,7 +36,14 @@ class HostPlan(Reconciled):
     class Meta:
         constraints: ClassVar[list[Any]] = [
             models.UniqueConstraint(fields=["host"], condition=Q(state="running"), name="host_plan_one_running"),
-            models.CheckConstraint(condition=Q(state__in=["running", "done", "cancelled"]), name="host_plan_state"),
+            models.CheckConstraint(
+                condition=Q(state__in=["running", "done", "cancelled"]) | Q(kind="layout", state="failed"),
+                name="host_plan_state",
+            ),
+            models.CheckConstraint(
+                condition=Q(kind="layout") & ~Q(layout={}) | Q(kind__in=["drain", "repair", "return"], layout={}),
+                name="host_plan_layout",
+            ),
             *reconciled_constraints("host_plan"),
         ]
         indexes: ClassVar[list[models.Index]] = [*reconciled_indexes("host_plan")]

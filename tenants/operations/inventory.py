@@ -7,9 +7,8 @@ state. Lock order: host, devices, plan, outbox, chain head.
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final
-from uuid import UUID
 
 from tenants import desired, findings, host_plans, ledger
 from tenants.actor import Actor
@@ -22,15 +21,22 @@ from tenants.models import (
     Hold,
     Host,
     HostPlan,
-    Notice,
     Unit,
 )
 from tenants.operations.guards import allow, clean_text, locked
-from tenants.states import TRANSITIONS, HoldKind, HostState, ProductKind
+from tenants.operations.host_parts import (
+    check_times,
+    described,
+    expect,
+    give_notice,
+    host_changed,
+    make_plan,
+    refuse_running,
+    set_state,
+)
+from tenants.states import HoldKind, HostState, ProductKind
 from tenants.transactions import operation
 
-LONGEST_NOTICE: Final = timedelta(days=90)
-NOBODY: Final = UUID(int=0)
 ACTIONS: Final = ("ignore", "repair", "delete", "adopt")
 """What an operator may do about a finding."""
 
@@ -46,16 +52,17 @@ def accept(*, host: Host, actor: Actor, now: datetime, version: int | None = Non
     """
     allow(actor, None, "hosts.accept")
     row = locked(host, version)
-    _expect(row, HostState.ACCEPTED, HostState.JOINING, HostState.MAINTENANCE)
+    expect(row, HostState.ACCEPTED, HostState.JOINING, HostState.MAINTENANCE)
     row.acceptance = {"requested_at": now.isoformat(), "requested_by": actor.word}
     row.save(update_fields=["acceptance"])
-    return _host_changed(row, "host.acceptance-requested", actor=actor, now=now)
+    return host_changed(row, "host.acceptance-requested", actor=actor, now=now)
 
 
 @operation
 def open_host(*, host: Host, actor: Actor, now: datetime, version: int | None = None) -> Host:
-    """Let units be placed on an accepted host."""
+    """Let units be placed on an accepted host. Raises `Conflict` while its layout is changed."""
     allow(actor, None, "hosts.open")
+    refuse_running(locked(host))  # its GPUs may be carved just now
     return _simple_move(host, HostState.OPEN, HostState.ACCEPTED, actor=actor, now=now, version=version)
 
 
@@ -81,47 +88,23 @@ def remove(*, host: Host, actor: Actor, now: datetime, version: int | None = Non
     """
     allow(actor, None, "hosts.remove")
     row = locked(host, version)
-    _expect(row, HostState.REMOVED, HostState.JOINING, HostState.ACCEPTED, HostState.CORDONED, HostState.MAINTENANCE)
+    expect(row, HostState.REMOVED, HostState.JOINING, HostState.ACCEPTED, HostState.CORDONED, HostState.MAINTENANCE)
     held = Hold.objects.filter(host=row, kind=HoldKind.TENANT.value).count()
     if held or HostPlan.objects.filter(host=row, state="running").exists():
         msg = f"{row.name} still carries {held} windows of tenants or a running plan; drain it first."
         raise Conflict(msg, code="in-use", holds=held)
     host_plans.empty(row, now=now)
-    _set_state(row, HostState.REMOVED)
-    return _host_changed(row, "host.removed", actor=actor, now=now)
+    set_state(row, HostState.REMOVED)
+    return host_changed(row, "host.removed", actor=actor, now=now)
 
 
 def _simple_move(
     host: Host, to: HostState, *origins: HostState, actor: Actor, now: datetime, version: int | None
 ) -> Host:
     row = locked(host, version)
-    _expect(row, to, *origins)
-    _set_state(row, to)
-    return _host_changed(row, f"host.{to.value if to is not HostState.OPEN else 'opened'}", actor=actor, now=now)
-
-
-def _expect(row: Host, to: HostState, *origins: HostState) -> None:
-    """Raise `Conflict` naming the present state unless the locked host may move on to `to` from there."""
-    present = HostState(row.state)
-    if present not in origins or to not in TRANSITIONS[HostState][present]:
-        words = " or ".join(origin.value for origin in origins)
-        msg = f"{row.name} is {present.value}; this needs a host that is {words}."
-        raise Conflict(msg, code="host-state", state=present.value, needed=[origin.value for origin in origins])
-
-
-def _set_state(row: Host, to: HostState) -> None:
-    if not Host.objects.filter(pk=row.pk, state=row.state).update(state=to.value):
-        msg = f"{row.name} has just changed its state."
-        raise Conflict(msg, code="host-state")
-    row.state = to.value
-
-
-def _host_changed(row: Host, kind: str, *, actor: Actor, now: datetime, **data: Any) -> Host:
-    ledger.refresh_placeable(row.provider_id)
-    desired.changed(row, kind, actor=actor, at=now, state=row.state, **data)
-    desired.nudge_now(row.provider, at=now)
-    row.refresh_from_db()
-    return row
+    expect(row, to, *origins)
+    set_state(row, to)
+    return host_changed(row, f"host.{to.value if to is not HostState.OPEN else 'opened'}", actor=actor, now=now)
 
 
 # --- hosts: plans ---------------------------------------------------------------------------------------
@@ -132,21 +115,7 @@ def preview_drain(*, host: Host, actor: Actor, now: datetime) -> dict[str, Any]:
     """Return what a drain would touch at this moment, as the plan would say it; changes nothing."""
     allow(actor, None, "hosts.preview_drain")
     row = locked(host)
-    return _described(row, host_plans.touched_by(row, now=now))
-
-
-def _described(host: Host, touched: list[Touched]) -> dict[str, Any]:
-    moves = [entry for entry in touched if entry.action == "move"]
-    return {
-        "host": str(host.pk),
-        "name": host.name,
-        "state": host.state,
-        "touched": [entry.as_json() for entry in touched],
-        "tenants": sorted({entry.tenant_name for entry in touched}),
-        "move": sum(bool(entry.to) for entry in moves),
-        "no_room": sum(not entry.to for entry in moves),
-        "wait": len(touched) - len(moves),
-    }
+    return described(row, host_plans.touched_by(row, now=now))
 
 
 @operation
@@ -167,17 +136,19 @@ def drain(
     """
     allow(actor, None, "hosts.drain")
     row = locked(host, version)
-    _expect(row, HostState.DRAINING, HostState.OPEN, HostState.CORDONED)
+    expect(row, HostState.DRAINING, HostState.OPEN, HostState.CORDONED)
     text = clean_text(reason, "reason", most=500, least=3)
     start = starts_at or now
-    _check_times(start, ends_at, now=now)
+    check_times(start, ends_at, now=now)
     touched = host_plans.touched_by(row, now=now)
     before = row.state
-    _set_state(row, HostState.DRAINING)
-    plan = _plan(row, host_plans.DRAIN, text, touched, start, ends_at, actor=actor, now=now, observed={"from": before})
+    set_state(row, HostState.DRAINING)
+    plan = make_plan(
+        row, host_plans.DRAIN, text, touched, start, ends_at, actor=actor, now=now, observed={"from": before}
+    )
     host_plans.keep_empty(plan, now=now)
-    _host_changed(row, "host.draining", actor=actor, now=now, plan=plan.pk, starts_at=start, units=len(touched))
-    _give_notice(plan, touched, now=now)
+    host_changed(row, "host.draining", actor=actor, now=now, plan=plan.pk, starts_at=start, units=len(touched))
+    give_notice(plan, touched, now=now)
     return plan
 
 
@@ -188,18 +159,18 @@ def maintenance(
     """Drain a host without notice. Raises as `drain` does, and `Conflict` while tenants hold room on it."""
     allow(actor, None, "hosts.maintenance")
     row = locked(host, version)
-    _expect(row, HostState.DRAINING, HostState.OPEN, HostState.CORDONED)
+    expect(row, HostState.DRAINING, HostState.OPEN, HostState.CORDONED)
     text = clean_text(reason, "reason", most=500, least=3)
-    _check_times(now, ends_at, now=now)
+    check_times(now, ends_at, now=now)
     held = Hold.objects.filter(host=row, kind=HoldKind.TENANT.value).count()
     if held:
         msg = f"Tenants hold {held} windows of {row.name}; drain it with a notice."
         raise Conflict(msg, code="in-use", holds=held)
     before = row.state
-    _set_state(row, HostState.DRAINING)
-    plan = _plan(row, host_plans.DRAIN, text, [], now, ends_at, actor=actor, now=now, observed={"from": before})
+    set_state(row, HostState.DRAINING)
+    plan = make_plan(row, host_plans.DRAIN, text, [], now, ends_at, actor=actor, now=now, observed={"from": before})
     host_plans.keep_empty(plan, now=now)
-    _host_changed(row, "host.draining", actor=actor, now=now, plan=plan.pk, starts_at=now, units=0)
+    host_changed(row, "host.draining", actor=actor, now=now, plan=plan.pk, starts_at=now, units=0)
     return plan
 
 
@@ -208,10 +179,10 @@ def return_host(*, host: Host, reason: str, actor: Actor, now: datetime, version
     """Bring a host back from maintenance: its provider is told, then its windows are free and it is open."""
     allow(actor, None, "hosts.return")
     row = locked(host, version)
-    _expect(row, HostState.OPEN, HostState.MAINTENANCE)
-    _refuse_running(row)
+    expect(row, HostState.OPEN, HostState.MAINTENANCE)
+    refuse_running(row)
     text = clean_text(reason, "reason", most=500, least=3)
-    plan = _plan(row, host_plans.RETURN, text, [], now, None, actor=actor, now=now, observed={})
+    plan = make_plan(row, host_plans.RETURN, text, [], now, None, actor=actor, now=now, observed={})
     desired.nudge_now(row.provider, at=now)
     return plan
 
@@ -228,36 +199,37 @@ def repair_gpu(*, device: GpuDevice, reason: str, actor: Actor, now: datetime) -
     if gpu.healthy or gpu.removed_at is not None:
         msg = f"{gpu} of {row.name} is not faulty; drain the host instead."
         raise Conflict(msg, code="device-healthy")
-    _refuse_running(row)
+    refuse_running(row)
     text = clean_text(reason, "reason", most=500, least=3)
-    touched = host_plans.touched_by(row, now=now, device=gpu)
-    plan = _plan(
+    touched = host_plans.touched_by(row, now=now, units=host_plans.units_on(row, gpu))
+    plan = make_plan(
         row, host_plans.REPAIR, text, touched, now, None, actor=actor, now=now, observed={"device": str(gpu.pk)}
     )
     desired.nudge_now(row.provider, at=now)
-    _give_notice(plan, touched, now=now)
+    give_notice(plan, touched, now=now)
     return plan
 
 
 @operation
 def start_plan(*, plan: HostPlan, actor: Actor, now: datetime, version: int | None = None) -> HostPlan:
-    """End the notice of a drain early: it begins now, and its tenants are told again.
+    """End the notice of a drain or a layout change early: it begins now, and its tenants are told again.
 
     Raises `Conflict` for a plan that has ended, has begun, or has no notice.
     """
     allow(actor, None, "plans.start")
     host = locked(Host.objects.get(pk=plan.host_id))
     row = locked(plan, version)
-    if row.state != "running" or row.kind != host_plans.DRAIN or "started" in row.observed or row.starts_at <= now:
-        msg = f"This {row.kind} of {host.name} does not wait for its start."
+    begins = row.kind in {host_plans.DRAIN, host_plans.LAYOUT}
+    if row.state != "running" or not begins or "started" in row.observed or row.starts_at <= now:
+        msg = f"This {host_plans.WORDS[row.kind]} of {host.name} does not wait for its start."
         raise Conflict(msg, code="plan-state", state=row.state)
     before = row.starts_at
     row.starts_at = now
     row.save(update_fields=["starts_at"])
-    host_plans.give_back(host, now=now)  # what was dated from the end of the notice is put again, from now
+    host_plans.give_back(host, now=now, plan=row)  # what was dated from the end of the notice is put again, from now
     host_plans.keep_empty(row, now=now)
-    _host_changed(host, "host.drain-started-early", actor=actor, now=now, plan=row.pk, planned_at=before)
-    _give_notice(row, [Touched(**entry) for entry in row.touched], now=now, again="now")
+    host_changed(host, f"host.{row.kind}-started-early", actor=actor, now=now, plan=row.pk, planned_at=before)
+    give_notice(row, [Touched(**entry) for entry in row.touched], now=now, again="now")
     desired.changed(row, "host-plan.notice-ended", actor=actor, at=now, host=host.pk, planned_at=before)
     return row
 
@@ -266,103 +238,33 @@ def start_plan(*, plan: HostPlan, actor: Actor, now: datetime, version: int | No
 def cancel_plan(*, plan: HostPlan, actor: Actor, now: datetime, version: int | None = None) -> HostPlan:
     """Roll a running plan back: maintenance holds dropped, the host as it was; moved units stay moved.
 
-    Once the provider was told, it has to be restored first: the plan then runs on, backwards, until that is done.
+    Once the provider was told, it has to be restored first: the plan then runs on, backwards, until that is done; what
+    of a layout was carved by then is carved back.
     Raises `Conflict` for a plan that has ended or is a return.
     """
     allow(actor, None, "plans.cancel")
     host = locked(Host.objects.get(pk=plan.host_id))
     row = locked(plan, version)
     if row.state != "running" or row.kind == host_plans.RETURN:
-        msg = f"This {row.kind} is {row.state} and cannot be cancelled."
+        msg = f"This {host_plans.WORDS[row.kind]} is {row.state} and cannot be cancelled."
         raise Conflict(msg, code="plan-state", state=row.state)
-    if row.kind == host_plans.DRAIN and "started" in row.observed:
+    if row.kind in {host_plans.DRAIN, host_plans.LAYOUT} and "started" in row.observed:
         row.observed = {**row.observed, "cancelling": actor.word}
         row.due_at = now
         row.save(update_fields=["observed", "due_at"])
     else:
         row.state, row.touched, row.due_at = "cancelled", host_plans.progress(row), None
         row.save(update_fields=["state", "touched", "due_at"])
-        if row.kind == host_plans.DRAIN:
-            host_plans.give_back(host, now=now)
-            _set_state(host, HostState(row.observed.get("from", HostState.OPEN.value)))
-            _host_changed(host, "host.drain-cancelled", actor=actor, now=now, plan=row.pk)
+        if row.kind in {host_plans.DRAIN, host_plans.LAYOUT}:
+            host_plans.give_back(host, now=now, plan=row)
+            if host.state == HostState.DRAINING.value:
+                set_state(host, HostState(row.observed.get("from", HostState.OPEN.value)))
+            host_changed(host, f"host.{row.kind}-cancelled", actor=actor, now=now, plan=row.pk)
     desired.happened(row, "host-plan.cancel-requested", actor=actor, at=now, host=host.pk)
     HostPlan.objects.filter(pk=row.pk).update(version=row.version + 1)
     row.refresh_from_db()
     desired.nudge_now(host.provider, at=now)
     return row
-
-
-def _check_times(start: datetime, end: datetime | None, *, now: datetime) -> None:
-    if not now <= start <= now + LONGEST_NOTICE:
-        msg = f"A plan starts between now and {LONGEST_NOTICE.days} days from now."
-        raise InvalidSpec(msg, field="starts_at")
-    if end is not None and end <= start:
-        msg = "A plan ends after its start."
-        raise InvalidSpec(msg, field="ends_at")
-
-
-def _refuse_running(host: Host) -> None:
-    running = HostPlan.objects.filter(host=host, state="running").first()
-    if running is not None:
-        msg = f"A {running.kind} of {host.name} is running; wait for it or cancel it."
-        raise Conflict(msg, code="plan-running", plan=str(running.pk))
-
-
-def _plan(
-    host: Host,
-    kind: str,
-    reason: str,
-    touched: list[Touched],
-    starts_at: datetime,
-    ends_at: datetime | None,
-    *,
-    actor: Actor,
-    now: datetime,
-    observed: dict[str, Any],
-) -> HostPlan:
-    _refuse_running(host)
-    plan = HostPlan.objects.create(
-        host=host,
-        kind=kind,
-        reason=reason,
-        starts_at=starts_at,
-        ends_at=ends_at,
-        touched=[entry.as_json() for entry in touched],
-        observed=observed,
-        author=actor.person_id or NOBODY,
-        due_at=now,
-        created_at=now,
-    )
-    desired.created(plan, "host-plan.created", actor=actor, at=now, host=host.pk, plan=kind, units=len(touched))
-    return plan
-
-
-def _give_notice(plan: HostPlan, touched: list[Touched], *, now: datetime, again: str = "") -> None:
-    """Tell each tenant once what happens to its objects (`again` makes it another time); no other tenant is named."""
-    by_tenant: dict[str, list[Touched]] = {}
-    for entry in touched:
-        by_tenant.setdefault(entry.tenant, []).append(entry)
-    when = plan.starts_at.isoformat(timespec="minutes")
-    for tenant, entries in sorted(by_tenant.items()):
-        moved = sorted({e.name for e in entries if e.action == "move"})
-        stopped = sorted({e.name for e in entries if e.action == "stop"})
-        parts = [f"Work on the hardware under your objects begins at {when}: {plan.reason}."]
-        if moved:
-            parts.append(f"We move {', '.join(moved)} to other hardware then, with a short interruption.")
-        if stopped:
-            parts.append(f"We cannot move {', '.join(stopped)}: please give it back or make it anew before then.")
-        Notice.objects.get_or_create(
-            key=f"host-plan:{plan.pk}:{tenant}{f':{again}' if again else ''}",
-            defaults={
-                "tenant_id": tenant,
-                "kind": f"host-{plan.kind}",
-                "object_kind": "host-plan",
-                "object_id": plan.pk,
-                "text": " ".join(parts)[:1000],
-                "at": now,
-            },
-        )
 
 
 # --- findings -------------------------------------------------------------------------------------------
