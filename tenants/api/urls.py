@@ -14,6 +14,7 @@ from tenants.api.stream import EventStream
 from tenants.api.views import (
     capacity,
     costs,
+    layouts,
     notifications,
     offers,
     people,
@@ -138,6 +139,8 @@ PLATFORM: list[Any] = [
     path("hosts/<str:host>", platform.HostItem.as_view()),
     *[path(f"hosts/<str:host>/{step}", view.as_view()) for step, view in platform.HOST_STEPS.items()],
     path("hosts/<str:host>/preview-drain", platform.DrainPreview.as_view()),
+    path("hosts/<str:host>/preview-layout", layouts.LayoutPreview.as_view()),
+    path("hosts/<str:host>/layout", layouts.HostLayout.as_view()),
     path("plans", platform.HostPlans.as_view()),
     path("plans/<str:plan>", platform.HostPlanItem.as_view()),
     path("plans/<str:plan>/cancel", platform.HostPlanCancel.as_view()),

@@ -45,7 +45,8 @@ BY_MEANING = (
     "requests.create_join", "requests.create_tenant", "requests.create_write_off", "requests.decide",
     "requests.revise", "service-account-tokens.create", "service-accounts.create", "service-accounts.update",
     "costs.list", "tenants.create", "tenants.create_child", "tenants.set_policy", "tenants.suspend", "tenants.update",
-    "tokens.create", "findings.resolve", "hosts.drain", "hosts.maintenance",
+    "tokens.create", "findings.resolve", "hosts.drain", "hosts.layout", "hosts.preview_layout",
+    "hosts.maintenance",
     "notifications.mark_read", "notification-preferences.set", "webhooks.create", "webhooks.update",
 )  # fmt: skip
 # A path is text: `null` and `true` are names like any other.

@@ -104,6 +104,8 @@ BODIES: dict[str, Any] = {
     "webhooks.roll": {"overlap_s": 60},
     "budgets.set": {"amount": "2500.00"},
     "hosts.drain": {"reason": "a test"},
+    "hosts.layout": {"reason": "a test", "layouts": [{"device": "all", "profiles": ["7g.80gb"]}]},
+    "hosts.preview_layout": {"layouts": [{"device": "all", "profiles": ["7g.80gb"]}]},
     "hosts.maintenance": {"reason": "a test"},
     "hosts.return": {"reason": "a test"},
     "devices.repair": {"reason": "a test"},

@@ -11,6 +11,7 @@ from pydantic import Field, StringConstraints, WithJsonSchema
 from tenants import pricing
 from tenants.api.serializers.base import Change, Condition, In, Moment, Name, Out, PageQuery, absent, line, text, word
 from tenants.api.serializers.capacity import DIMENSIONS, ProductId
+from tenants.api.serializers.layouts import LayoutOut
 from tenants.gpu_catalogue import Product, Profile
 from tenants.models import Finding, GpuDevice, Host, HostPlan, PriceList, Provider, ServedModel
 from tenants.states import Binding, HostState, Phase
@@ -240,11 +241,11 @@ class PlanQuery(PageQuery):
     """Filters of host plans."""
 
     host: word() = ""  # type: ignore[valid-type]
-    state: Literal["running", "done", "cancelled"] | None = None
+    state: Literal["running", "done", "cancelled", "failed"] | None = None
 
 
 class HostPlanOut(Out):
-    """A drain of one host: who is touched, what moves where, what only stops, when."""
+    """Work on one host: who is touched, what moves where, what only stops, when."""
 
     id: str
     short_id: str
@@ -256,6 +257,14 @@ class HostPlanOut(Out):
     starts_at: datetime
     ends_at: datetime | None
     touched: list[dict[str, Any]]
+    stage: str
+    """Of a running layout change: `drain`, `carve`, `compare`, `restore`; empty otherwise."""
+    waits_for: list[str]
+    """What stands in the way of a layout change, in sentences."""
+    why: str
+    """Why a layout change failed or was taken back."""
+    layout: LayoutOut | None
+    """Of a layout change: what each GPU is carved into, before and after."""
     conditions: list[Condition]
     author: str
     created_at: datetime
@@ -275,6 +284,10 @@ class HostPlanOut(Out):
             starts_at=row.starts_at,
             ends_at=row.ends_at,
             touched=row.touched,
+            stage=str(row.observed.get("stage", "drain")) if row.layout and row.state == "running" else "",
+            waits_for=list(row.observed.get("waits_for", [])),
+            why=str(row.observed.get("why", "")),
+            layout=LayoutOut.of(row.layout),
             conditions=[Condition.model_validate(each) for each in row.conditions],
             author=str(row.author),
             created_at=row.created_at,
