@@ -14,6 +14,7 @@ from provisioners.driver import (
     Binding,
     BoundaryKind,
     BoundarySpec,
+    DriverRejected,
     EndpointSpec,
     GatewaySpec,
     Kind,
@@ -21,13 +22,16 @@ from provisioners.driver import (
     NamespaceSpec,
     Power,
     Ref,
+    Secret,
     ServingSpec,
     UnitSpec,
 )
 from provisioners.serving.runtime import RevisionFacts, UnitFacts, runtime
+from tenants import hop_keys
 from tenants.ledger import Window
 from tenants.models import Allocation, Boundary, Endpoint, Host, Machine, Namespace, Revision, Unit
 from tenants.states import SuspensionDepth
+from tenants.vault import VaultError
 
 Access = tuple[tuple[str, str], ...]
 
@@ -113,6 +117,11 @@ def boundary_spec(
 def serving_spec(row: Endpoint, revision: Revision, unit: UnitSpec, boundary: BoundaryKind) -> ServingSpec:
     """Return what every replica of a revision runs. Raises `NotSupported`, `DriverRejected`."""
     model = revision.model
+    try:
+        key = hop_keys.plain(revision)
+    except VaultError as error:
+        msg = "the key of this revision was sealed with a master key that is gone; a new revision gets a new one"
+        raise DriverRejected(msg) from error
     facts = RevisionFacts(
         uid=revision.pk,
         number=revision.number,
@@ -121,6 +130,7 @@ def serving_spec(row: Endpoint, revision: Revision, unit: UnitSpec, boundary: Bo
         commit=model.commit,
         quantisation=model.quantisation,
         arguments=revision.arguments,
+        hop_key=Secret(key) if key else None,
     )
     room = UnitFacts(gpus=1 if unit.profile else unit.gpu_count, profile=unit.profile, memory_gib=unit.memory_gib)
     rendered = runtime(revision.runtime).render(facts, room, boundary)

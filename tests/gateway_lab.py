@@ -231,6 +231,9 @@ class Model(Server):
         self.dropped = asyncio.Event()
         """Set when a caller left in the middle of a stream."""
         self.status = 200
+        self.hop_key = ""
+        """Asked of every caller, as vLLM does with `VLLM_API_KEY`; "" asks for nothing."""
+        self.refused = 0
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -244,10 +247,19 @@ class Model(Server):
     def backend(self, *, weight: int = 100, revision: int = 1) -> Backend:
         return Backend(unit_uid=self.unit_uid, url=f"{self.url}/v1", revision=revision, weight=weight)
 
-    async def _models(self, _request: web.Request) -> web.Response:
+    def _opens(self, request: web.Request) -> bool:
+        good = not self.hop_key or request.headers.get("Authorization") == f"Bearer {self.hop_key}"
+        self.refused += not good
+        return good
+
+    async def _models(self, request: web.Request) -> web.Response:
+        if not self._opens(request):
+            return web.json_response({"error": "Unauthorized"}, status=401)
         return web.json_response({"object": "list", "data": []})
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
+        if not self._opens(request):
+            return web.json_response({"error": "Unauthorized"}, status=401)
         body = await request.json()
         self.seen.append(({name.lower(): value for name, value in request.headers.items()}, body))
         if self.status != 200:

@@ -2,7 +2,8 @@
 
 A gateway of a namespace boundary serves all its endpoints; one in an endpoint VM serves its own unit's
 endpoint, and only from the replica beside it. What depends on the clock (a key's expiry) is in the document
-as a time, so that the same rows always give the same document.
+as a time, so that the same rows always give the same document. Documents are stored, so they name the keys of the
+last hop by their revisions; `with_hop_keys` puts the keys in on the way out, the same ones each time.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from typing import Final
 from uuid import UUID
 
 from django.db import connection
-from django.db.models import Q
+from django.db.models import F, IntegerField, Q
+from django.db.models.fields.json import KeyTextTransform
+from django.db.models.functions import Cast, Coalesce, Least
 from pydantic import ValidationError
 
 from provisioners.gateway.protocol import (
@@ -29,7 +32,7 @@ from provisioners.gateway.protocol import (
     canonical,
     parse,
 )
-from tenants import models, vault
+from tenants import hop_keys, models, vault
 from tenants.models import GatewayReplica, Unit
 
 log = logging.getLogger(__name__)
@@ -43,6 +46,8 @@ SUSPENDED_WORDS: Final[Mapping[str, str]] = {
     "power": "its tenant is suspended and its machines are switched off",
 }
 DELETED_WORDS: Final = "it is being deleted"
+MOST_HOP_KEYS: Final = 4
+"""Revisions that may be running at once, seen from a gateway; who changes faster than replicas start waits a moment."""
 
 
 def signer() -> Signer:
@@ -81,12 +86,13 @@ def documents(gateways: Sequence[GatewayReplica], *, now: datetime) -> dict[UUID
     rows = models.EndpointKey.objects.filter(endpoint__in=endpoints, revoked_at__isnull=True).order_by("public_id")
     for key in rows:
         keys.setdefault(key.endpoint_id, []).append(key)
+    serving = _revisions(endpoints)
     depths = _suspended({gateway.tenant_id for gateway in gateways})
     signing = trusted()
     made: dict[UUID, ConfigDocument] = {}
     for gateway in gateways:
         mine = tuple(
-            _endpoint(row, keys.get(row.pk, ()), gateway, depths.get(row.tenant_id, ""))
+            _endpoint(row, keys.get(row.pk, ()), serving.get(row.pk, ()), gateway, depths.get(row.tenant_id, ""))
             for row in endpoints
             if (
                 row.allocation_id == allocations.get(gateway.unit_id)
@@ -107,6 +113,26 @@ def documents(gateways: Sequence[GatewayReplica], *, now: datetime) -> dict[UUID
     return made
 
 
+def with_hop_keys(document: ConfigDocument) -> ConfigDocument:
+    """Return a document with keys in place of the revisions that it names; those that are gone are left out."""
+    named = [UUID(text) for endpoint in document.endpoints for text in endpoint.hop_keys]
+    rows = models.Revision.objects.filter(pk__in=named) if named else ()
+    plain = {str(row.pk): _opened(row) for row in rows}
+    endpoints = tuple(
+        endpoint.model_copy(update={"hop_keys": tuple(key for text in endpoint.hop_keys if (key := plain.get(text)))})
+        for endpoint in document.endpoints
+    )
+    return document.model_copy(update={"endpoints": endpoints})
+
+
+def _opened(row: models.Revision) -> str:
+    try:
+        return hop_keys.plain(row)
+    except vault.VaultError:  # one key that was lost with its master key must not keep the others from their news
+        log.error("the key of a revision does not open", extra={"revision": row.pk})  # noqa: TRY400
+        return ""
+
+
 def outdated(gateways: Sequence[GatewayReplica], *, now: datetime) -> list[UUID]:
     """Return the gateways whose rendered configuration is another than their rows make now, version and time aside."""
     settled = [gateway for gateway in gateways if gateway.rendered_version == gateway.config_version]
@@ -123,8 +149,28 @@ def _changed(gateway: GatewayReplica, fresh: ConfigDocument) -> bool:
     return canonical(same_words) != canonical(fresh)
 
 
+def _revisions(endpoints: Sequence[models.Endpoint]) -> dict[UUID, list[UUID]]:
+    """Return endpoint → revisions with a key that a replica of it may run: the wanted, the oldest seen, those between.
+
+    From the oldest seen on, whatever is wanted: replicas are started anew one after the other.
+    """
+    wanted = F("endpoint__revision__number")
+    oldest = Least(Coalesce(Cast(KeyTextTransform("revision", "endpoint__observed"), IntegerField()), wanted), wanted)
+    found: dict[UUID, list[tuple[bool, bool, int, UUID]]] = {}
+    seen = {row.pk: row.observed.get("revision") for row in endpoints}
+    now = {row.revision_id for row in endpoints}
+    rows = models.Revision.objects.filter(number__gte=oldest, endpoint__in=endpoints, hop_key_sealed__isnull=False)
+    for key, endpoint, number in rows.values_list("pk", "endpoint_id", "number"):
+        found.setdefault(endpoint, []).append((key not in now, number != seen[endpoint], -number, key))
+    return {endpoint: [key for *_, key in sorted(several)[:MOST_HOP_KEYS]] for endpoint, several in found.items()}
+
+
 def _endpoint(
-    row: models.Endpoint, keys: Sequence[models.EndpointKey], gateway: GatewayReplica, depth: str
+    row: models.Endpoint,
+    keys: Sequence[models.EndpointKey],
+    serving: Sequence[UUID],
+    gateway: GatewayReplica,
+    depth: str,
 ) -> EndpointConfig:
     state, reason = EndpointState.OPEN, ""
     if row.deletion_requested_at is not None:
@@ -139,6 +185,7 @@ def _endpoint(
         reason=reason,
         models=(row.name,),
         backends=_backends(row, only=gateway.unit_id),
+        hop_keys=tuple(str(revision) for revision in serving),
         keys=tuple(EndpointKey(id=key.public_id, digest=key.digest, expires_at=key.expires_at) for key in keys),
     )
 

@@ -22,6 +22,7 @@ from tenants.errors import Gone, InvalidSpec, Unauthenticated
 from tenants.models import GatewayReplica
 from tenants.operations import agents
 from tenants.operations.agents import Entry
+from tenants.transactions import reading
 
 NOBODY: Final = "0" * 64
 """Compared with when there is no such gateway, so that it takes the same time."""
@@ -86,8 +87,11 @@ def _offer(gateway: UUID, have: int) -> Envelope:
     def render(row: GatewayReplica) -> str:
         return canonical(config.document_of(row, now=now)).decode()
 
-    _, text = agents.take_config(gateway=gateway, have=have, render=render, actor=acting_gateway(gateway), now=now)
-    return config.signer().sign(parse(ConfigDocument, text))
+    actor = acting_gateway(gateway)
+    _, text = agents.take_config(gateway=gateway, have=have, render=render, actor=actor, now=now)
+    with reading(actor):
+        document = config.with_hop_keys(parse(ConfigDocument, text))
+    return config.signer().sign(document)
 
 
 def _number(query: Mapping[str, str], name: str, *, most: int) -> int:

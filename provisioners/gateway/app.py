@@ -28,8 +28,15 @@ from provisioners.gateway.backends import Backends
 from provisioners.gateway.home import Home, Link, Removed, TokenRefused
 from provisioners.gateway.metrics import Metrics
 from provisioners.gateway.paths import Route
-from provisioners.gateway.protocol import Backend, ConfigDocument, ProtocolError, Report, UsageRecord
-from provisioners.gateway.proxy import Proxy
+from provisioners.gateway.protocol import (
+    Backend,
+    ConfigDocument,
+    EndpointConfig,
+    ProtocolError,
+    Report,
+    UsageRecord,
+)
+from provisioners.gateway.proxy import KEY_REFUSED, Proxy, bearer
 from provisioners.gateway.routing import Routing
 from provisioners.gateway.spool import Spool
 from provisioners.gateway.state import StateFolder
@@ -279,8 +286,8 @@ class Gateway:
     async def _report(self) -> Report:
         routing = self._proxy.routing
         endpoints = routing.endpoints if routing else ()
-        looks = {(b.unit_uid, b.url): b for endpoint in endpoints for b in endpoint.backends}
-        await asyncio.gather(*(self._look(backend) for backend in looks.values()))
+        looks = {(b.unit_uid, b.url): (endpoint, b) for endpoint in endpoints for b in endpoint.backends}
+        await asyncio.gather(*(self._look(endpoint, backend) for endpoint, backend in looks.values()))
         return Report(
             gateway_uid=self.settings.gateway_uid,
             gateway_version=version(),
@@ -293,15 +300,23 @@ class Gateway:
             endpoints=tuple(self._backends.report(endpoint) for endpoint in endpoints),
         )
 
-    async def _look(self, backend: Backend) -> None:
+    async def _look(self, endpoint: EndpointConfig, backend: Backend) -> None:
         """See whether a backend answers; a look never sends it to rest, only a failed request does."""
         health = self._backends.health(backend)
         try:
-            async with self._upstream.get(
-                f"{backend.url}/models", timeout=aiohttp.ClientTimeout(total=LOOK_TIMEOUT_S), allow_redirects=False
-            ) as answer:
-                health.reachable = answer.status == HTTPStatus.OK
-                health.message = "" if health.reachable else f"GET /models answered with {answer.status}"
+            for key in self._backends.hop_keys(endpoint, backend):
+                async with self._upstream.get(
+                    f"{backend.url}/models",
+                    headers=bearer(key),
+                    timeout=aiohttp.ClientTimeout(total=LOOK_TIMEOUT_S),
+                    allow_redirects=False,
+                ) as answer:
+                    health.reachable = answer.status == HTTPStatus.OK
+                    health.message = "" if health.reachable else f"GET /models answered with {answer.status}"
+                if answer.status != HTTPStatus.UNAUTHORIZED:
+                    health.hop_key = key
+                    return
+            health.message = KEY_REFUSED
         except (aiohttp.ClientError, TimeoutError) as error:
             health.reachable, health.message = False, type(error).__name__
 

@@ -29,6 +29,8 @@ class Health:
     in_flight: int = 0
     requests: int = 0
     failures: int = 0
+    hop_key: str = field(default="", repr=False)
+    """The key that it took last."""
 
 
 @dataclass(slots=True)
@@ -60,6 +62,11 @@ class Backends:
         if len(open_) <= 1:
             return open_[0] if open_ else None
         return self.dice.choices(open_, weights=[b.weight for b in open_])[0]
+
+    def hop_keys(self, endpoint: EndpointConfig, backend: Backend) -> tuple[str, ...]:
+        """Return the keys to try at a backend of `endpoint`, the likeliest first; `""` is to show none."""
+        last = self.health(backend).hop_key
+        return tuple(sorted(endpoint.hop_keys, key=lambda key: key != last)) or ("",)
 
     def reached(self, backend: Backend) -> None:
         """Note that `backend` answered."""

@@ -165,6 +165,9 @@ class EndpointConfig(_FromControlPlane):
     models: tuple[str, ...]
     """Values of `model` that choose this endpoint: its name, later its adapters."""
     backends: tuple[Backend, ...] = ()
+    hop_keys: tuple[str, ...] = Field(default=(), repr=False)
+    """Bearer keys that its backends ask for, the newest revision's first: while a revision takes over, each backend
+    takes one of them. Empty: they ask for none. As the control plane keeps a document, these are ids of revisions."""
     keys: tuple[EndpointKey, ...] = ()
     limits: dict[str, int] = Field(default_factory=dict)
     """Reserved for rates and budgets; ignored by this version."""

@@ -1,8 +1,9 @@
 """One request from the socket to a backend and back.
 
 Order: path, key, body, endpoint, state, backend. Nothing of the caller's headers reaches a backend but content type,
-accept, request id and trace context; nothing of the backend's hop-by-hop headers or cookies reaches the caller.
-Another backend is tried only while nothing was sent to the caller. Bodies and keys are in no log.
+accept, request id and trace context; the key that it is shown is ours. Nothing of the backend's hop-by-hop headers or
+cookies reaches the caller. Another backend is tried only while nothing was sent to the caller. Bodies and keys are in
+no log.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -50,6 +51,7 @@ _WHOLE_ANSWER_BYTES: Final = 1 << 20
 _TAIL_BYTES: Final = 1 << 16
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
 _BROKE: Final = "The model's answer broke off."
+KEY_REFUSED: Final = "refuses the gateway's key"
 _FORWARDED: Final = ("Accept", "traceparent", "tracestate")
 _NOT_RETURNED: Final = frozenset(
     [
@@ -262,12 +264,7 @@ class Proxy:
             health.in_flight += 1
             health.requests += 1
             try:
-                answer = await self._upstream.post(
-                    f"{backend.url}/{call.route.value}",
-                    data=_payload(asked.content),
-                    headers=headers,
-                    allow_redirects=False,
-                )
+                answer = await self._asked(endpoint, backend, call.route, asked, headers)
             except aiohttp.SocketTimeoutError:
                 self._failed(backend, call, "took the request and stayed silent")
                 raise refusals.timed_out() from None
@@ -280,6 +277,9 @@ class Proxy:
                 message = "The model's answer was no HTTP."
                 raise Refusal(HTTPStatus.BAD_GATEWAY, "bad_backend_answer", message) from None
             else:
+                if answer is None:  # nothing ran there, so another replica may be asked
+                    self._failed(backend, call, KEY_REFUSED)
+                    continue
                 self._backends.reached(backend)
                 return await self._relay(request, answer, asked, call, health)
             finally:
@@ -289,6 +289,28 @@ class Proxy:
             "No replica of this endpoint is ready." if not tried else "No replica of this endpoint can be reached."
         )
         raise refusals.unavailable("no_backend_ready", message, retry_after_s=2 if tried else 5)
+
+    async def _asked(
+        self,
+        endpoint: EndpointConfig,
+        backend: Backend,
+        route: Route,
+        asked: bodies.Asked,
+        headers: Mapping[str, str],
+    ) -> aiohttp.ClientResponse | None:
+        """Ask a backend with the key that it takes; None where it takes none that we have. Raises as aiohttp does."""
+        for key in self._backends.hop_keys(endpoint, backend):
+            answer = await self._upstream.post(
+                f"{backend.url}/{route.value}",
+                data=_payload(asked.content),
+                headers={**headers, **bearer(key)},
+                allow_redirects=False,
+            )
+            if answer.status != HTTPStatus.UNAUTHORIZED:
+                self._backends.health(backend).hop_key = key
+                return answer
+            answer.close()
+        return None
 
     async def _relay(
         self, request: web.BaseRequest, answer: aiohttp.ClientResponse, asked: bodies.Asked, call: Call, health: Health
@@ -371,6 +393,11 @@ class Proxy:
             self._metrics.tokens.labels(endpoint, "prompt").inc(call.usage.prompt_tokens)
             self._metrics.tokens.labels(endpoint, "completion").inc(call.usage.completion_tokens)
         self._settle(call.record(now))
+
+
+def bearer(key: str) -> dict[str, str]:
+    """Return the header that shows a key of the last hop."""
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def _check_open(endpoint: EndpointConfig) -> None:

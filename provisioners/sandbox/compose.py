@@ -6,6 +6,7 @@ itself are left out, so a report that moves a window in the ledger changes no st
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,6 +28,7 @@ from provisioners.driver import (
     layout_ref,
 )
 from provisioners.sandbox.estate import TOKEN_FIELD
+from provisioners.sandbox.stub import KEY_DIGEST, KEY_VARIABLE
 from provisioners.steps import in_order, indexed, make
 
 CLUSTER_MISSING = "the sandbox makes no cluster boundaries; use a namespace or vm boundary"
@@ -48,10 +50,13 @@ def steps(spec: Spec) -> tuple[Step, ...]:
 
 
 def layout_steps(change: LayoutChange) -> tuple[Step, ...]:
-    """Return the one step that carves a GPU."""
-    windows = sorted([start, size, profile] for start, size, profile in change.windows)
-    payload = {"host": change.host, "device": change.device, "windows": windows}
-    return (make(layout_ref(change.host, change.device), "layout.apply", {"windows": windows}, payload),)
+    """Return a step for each GPU that a change carves; each is carved by itself."""
+    found = []
+    for device, wanted in ((change.device, change.windows), *change.beside):
+        windows = sorted([start, size, profile] for start, size, profile in wanted)
+        payload = {"host": change.host, "device": device, "windows": windows, "evict": change.evict}
+        found.append(make(layout_ref(change.host, device), "layout.apply", {"windows": windows}, payload))
+    return tuple(found)
 
 
 def _boundary(spec: BoundarySpec) -> list[Step]:
@@ -101,9 +106,11 @@ def _endpoint(spec: EndpointSpec) -> list[Step]:
     in_vm = spec.boundary_kind == BoundaryKind.VM
     common = {"boundary": str(spec.boundary.uid), "boundary_kind": str(spec.boundary_kind)}
     serving = _serving(spec)
+    key = spec.serving.secrets.get(KEY_VARIABLE)
+    told = serving if key is None else {**serving, KEY_DIGEST: hashlib.sha256(key.reveal().encode()).hexdigest()}
     found: list[Step] = []
     if not in_vm:
-        # The simulated runtime needs no secret's text, so it never leaves the worker.
+        # The simulated runtime needs no secret's text, so it never leaves the worker; of its key a digest does.
         secret = {"names": sorted(spec.serving.secrets), "revision": str(spec.serving.revision_uid)}
         found.append(make(spec.ref, "serving.secret", secret, common | secret))
     gateways = {gateway.uid: gateway for gateway in spec.gateways}
@@ -118,11 +125,11 @@ def _endpoint(spec: EndpointSpec) -> list[Step]:
             dormant = spec.power is Power.OFF
             found.append(_gateway(spec, indexed("vm.gateway", unit.index), gateway, common, dormant=dormant))
             replica: dict[str, Any] = {"unit": str(unit.uid), "serving": serving}
-            payload: dict[str, Any] = {**common, "serving": serving, "unit": {"uid": str(unit.uid)}}
+            payload: dict[str, Any] = {**common, "serving": told, "unit": {"uid": str(unit.uid)}}
         else:
             dormant = False
             replica = {"unit": _placed(unit), "serving": serving, "power": str(spec.power)}
-            payload = {**common, "serving": serving, "unit": _unit(unit), "power": str(spec.power)}
+            payload = {**common, "serving": told, "unit": _unit(unit), "power": str(spec.power)}
         found.append(make(spec.ref, indexed("serving.replica", unit.index), replica, payload, dormant=dormant))
     service = {"model": spec.serving.model, "cut_off": spec.cut_off}
     found.append(make(spec.ref, "serving.service", service, common | service))

@@ -8,6 +8,8 @@ names and buckets (vLLM 0.32.0, `/metrics`), counted from what this stub really 
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import hmac
 import json
 import time
 import uuid
@@ -23,6 +25,11 @@ from provisioners.sandbox.estate import Estate
 from provisioners.sandbox.records import WorkloadRecord
 
 SIMULATED: Final = {"x-tenantry-simulated": "true"}
+KEY_VARIABLE: Final = "VLLM_API_KEY"
+KEY_DIGEST: Final = "key_digest"
+"""In what a replica serves: SHA-256 (hex) of the key that it wants to be shown, as vLLM does for that variable."""
+GUARDED: Final = "v1/"
+"""vLLM guards these paths; it answers `/health` and `/metrics` without a key."""
 DEFAULT_MAX_TOKENS: Final = 128
 MODEL_LENGTH: Final = 8192
 _TTFT_S: Final = (
@@ -260,11 +267,19 @@ class Stub:
             self._metrics[key] = ReplicaMetrics(place.model)
         return self._metrics[key]
 
-    async def answer(self, request: web.Request, estate: Estate, unit: str, path: str) -> web.StreamResponse:
-        """Answer one request to the replica of `unit`; `path` is what follows its base."""
+    async def answer(
+        self, request: web.Request, estate: Estate, unit: str, path: str, *, trusted: bool = False
+    ) -> web.StreamResponse:
+        """Answer one request to the replica of `unit`; `path` is what follows its base.
+
+        A simulated gateway is `trusted`: it has no configuration, and so no key to show.
+        """
         place, why = place_of(estate, unit)
         if place is None:
             return _problem(404 if why == "no such replica" else 503, why)
+        serving = estate.state.workloads[unit].serving or {}
+        if not trusted and path.startswith(GUARDED) and not _opens(request, serving.get(KEY_DIGEST, "")):
+            return web.json_response({"error": "Unauthorized"}, status=401, headers=SIMULATED)
         return await self.answer_at(request, place, path)
 
     async def answer_at(self, request: web.Request, place: Place, path: str) -> web.StreamResponse:
@@ -394,6 +409,12 @@ async def _stream(
 
 async def _send(response: web.StreamResponse, event: Mapping[str, Any]) -> None:
     await response.write(b"data: " + json.dumps(event).encode() + b"\n\n")
+
+
+def _opens(request: web.Request, digest: str) -> bool:
+    scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+    shown = hashlib.sha256(key.encode()).hexdigest()
+    return not digest or (scheme.lower() == "bearer" and hmac.compare_digest(shown, digest))
 
 
 def _pace_s(place: Place) -> float:

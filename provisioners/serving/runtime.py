@@ -31,6 +31,8 @@ class RevisionFacts:
     """As `tenants.serving_arguments` has checked them."""
     context_length: int = 0
     """Longest context of the model in tokens, 0 unknown."""
+    hop_key: Secret | None = None
+    """What the program has to be shown by those who call it; None: it asks for nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,8 @@
 Flags and their values: `vllm serve --help`, vLLM 0.32.0. Only what `FLAGS` lists is ever rendered, each as
 one element of a list (`--flag=value`), so a value cannot become a flag of its own; nothing passes a shell.
 The model is the catalogue's pinned commit, never a tenant's text, and `--trust-remote-code` does not exist
-here. vLLM listens inside the boundary only: keys are the gateway's work, because vLLM's own guards only a
-part of its routes and knows one key.
+here. vLLM listens inside the boundary only. Keys of people are the gateway's work, because vLLM's own guards only a
+part of its routes and knows one key: the gateway's, so that nobody inside the boundary gets past the gateway.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ ENVIRONMENT: Final[Mapping[str, str]] = {
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
 }
+KEY_VARIABLE: Final = "VLLM_API_KEY"
+"""Guards `/v1`; the only way in for a key, which must not stand in `argv`."""
 _SOURCE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _COMMIT: Final = re.compile(r"[0-9a-f]{40,64}")
 _NAME: Final = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?")
@@ -69,7 +71,8 @@ class _Vllm:
         ]
         if "tool_call_parser" in revision.arguments:
             argv.append("--enable-auto-tool-choice")
-        return Rendered(tuple(argv), dict(ENVIRONMENT), port=PORT)
+        guarded = {} if revision.hop_key is None else {KEY_VARIABLE: revision.hop_key}
+        return Rendered(tuple(argv), dict(ENVIRONMENT), guarded, port=PORT)
 
 
 def _flags(given: Mapping[str, Any]) -> list[str]:

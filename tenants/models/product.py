@@ -102,6 +102,8 @@ class Revision(models.Model):
     arguments = models.JSONField(default=dict, blank=True)
     created_at = models.DateTimeField()
     author = models.ForeignKey("tenants.Person", null=True, on_delete=models.PROTECT, related_name="+")
+    hop_key_sealed = models.BinaryField(null=True, blank=True)
+    """What gateways show to its model servers (`tenants.hop_keys`); null for revisions older than such keys."""
 
     class Meta:
         constraints: ClassVar[list[Any]] = [

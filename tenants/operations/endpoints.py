@@ -10,7 +10,7 @@ from uuid import uuid4
 from django.conf import settings
 from django.db.models import Max
 
-from tenants import access, credentials, desired
+from tenants import access, credentials, desired, hop_keys
 from tenants.actor import Actor
 from tenants.errors import Conflict, InvalidSpec, NotVisible
 from tenants.feasibility import locked_path
@@ -89,8 +89,9 @@ def _model(tenant: Tenant, ask: RevisionAsk) -> ServedModel:
 
 def _add_revision(row: Endpoint, model: ServedModel, ask: RevisionAsk, *, actor: Actor, now: datetime) -> Revision:
     last = Revision.objects.filter(endpoint=row).aggregate(n=Max("number"))["n"] or 0
+    key = uuid4()
     revision = Revision.objects.create(
-        id=uuid4(),
+        id=key,
         tenant_id=row.tenant_id,
         endpoint=row,
         number=last + 1,
@@ -99,6 +100,7 @@ def _add_revision(row: Endpoint, model: ServedModel, ask: RevisionAsk, *, actor:
         arguments=checked_arguments(ask.arguments),
         created_at=now,
         author_id=actor.person_id,
+        hop_key_sealed=hop_keys.make(key),
     )
     row.revision = revision
     row.save(update_fields=["revision"])

@@ -176,8 +176,8 @@ class Tenancy:
 
     # --- asking -----------------------------------------------------------------------------------
 
-    def open_for(self, seen: Observed) -> str:
-        """Tell the gateway of the replicas; return a key."""
+    def open_for(self, seen: Observed, *hop_keys: str) -> str:
+        """Tell the gateway of the replicas and of the keys that these want to be shown; return a key."""
         key = keys.make("test")
         self.home.publish(
             EndpointConfig(
@@ -187,6 +187,7 @@ class Tenancy:
                 state=EndpointState.OPEN,
                 models=("chat",),
                 backends=tuple(Backend(unit_uid=one.uid, url=one.backend, revision=3) for one in seen.units),
+                hop_keys=hop_keys,
                 keys=(EndpointKey(id=key.id, digest=key.digest),),
             )
         )
@@ -244,6 +245,29 @@ def test_a_key_for_the_last_hop_comes_from_the_secret_alone(tenancy: Tenancy) ->
     held = httpx.get(f"{one.backend}/models", headers={"Authorization": f"Bearer {samples.VLLM_KEY}"}, trust_env=False)
 
     assert (without.status_code, held.status_code) == (401, 200)
+
+
+def test_a_revision_brings_its_own_key_and_the_gateway_serves_before_and_after(tenancy: Tenancy) -> None:
+    spec = replace(tenancy.endpoint, serving=samples.serving())
+    newer = replace(
+        spec,
+        serving=replace(
+            spec.serving, revision=4, revision_uid=uuid4(),
+            secrets={**spec.serving.secrets, "VLLM_API_KEY": Secret("hop-key-of-revision-four")},
+        ),
+    )  # fmt: skip
+    tenancy.drive(tenancy.boundary)
+    seen = tenancy.drive(spec)
+    first = ask(seen.address, tenancy.open_for(seen, samples.VLLM_KEY))
+
+    after = tenancy.drive(newer)
+    second = ask(after.address, tenancy.open_for(after, "hop-key-of-revision-four", samples.VLLM_KEY))
+    (one,) = after.units
+    old = httpx.get(f"{one.backend}/models", headers={"Authorization": f"Bearer {samples.VLLM_KEY}"}, trust_env=False)
+
+    assert "simulated pod" in first.text
+    assert "simulated pod" in second.text
+    assert old.status_code == 401
 
 
 def ask(address: str, key: str, *, within_s: float = 30.0) -> httpx.Response:

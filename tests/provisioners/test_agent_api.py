@@ -12,11 +12,12 @@ from uuid import UUID, uuid4
 import pytest
 from django.test import AsyncClient, Client
 
-from provisioners import gateways
+from provisioners import gateways, specs_from_rows
 from provisioners.agent_api import asgi, config
+from provisioners.driver import BoundaryKind, DriverRejected, ServingSpec
 from provisioners.gateway import keys
 from provisioners.gateway.protocol import ConfigDocument, EndpointState, EnrolAnswer, Envelope, Signer, parse, verify
-from tenants import desired, gateway_config
+from tenants import desired, gateway_config, hop_keys
 from tenants.actor import SYSTEM
 from tenants.models import (
     Allocation,
@@ -27,7 +28,9 @@ from tenants.models import (
     Event,
     GatewayReplica,
     GatewayUsage,
+    Host,
     Outbox,
+    Revision,
     Suspension,
     Unit,
 )
@@ -74,11 +77,11 @@ def spec() -> AllocationSpec:
     return AllocationSpec(units=(UnitAsk(GpuAsk("H100-80GB", "1g.10gb"), vcpu=4, memory_gib=16),))
 
 
-def ready(endpoint: Endpoint) -> UUID:
+def ready(endpoint: Endpoint, *, revision: int = 1) -> UUID:
     """Write what a pass writes when the replica answers; return its unit."""
     unit = Unit.objects.get(allocation_id=endpoint.allocation_id)
     Endpoint.objects.filter(pk=endpoint.pk).update(
-        observed={"revision": 1, "units": [{"unit": str(unit.pk), "backend": BACKEND, "ready": True}]}
+        observed={"revision": revision, "units": [{"unit": str(unit.pk), "backend": BACKEND, "ready": True}]}
     )
     gateway_config.bump([endpoint.boundary_id], now=NOW)
     return unit.pk
@@ -241,6 +244,76 @@ def test_the_configuration_says_endpoint_backend_and_keys(world: SimpleNamespace
     assert [(b.url, b.revision, b.weight) for b in endpoint.backends] == [(BACKEND, 1, 100)]
     assert [(k.id, k.digest) for k in endpoint.keys] == [(world.key.public_id, keys.digest(world.secret))]
     assert (document.boundary_uid, document.gateway_uid) == (world.boundary, world.gateway.uid)
+
+
+def test_the_keys_of_the_last_hop_reach_the_gateway_and_are_stored_nowhere_in_plain(world: SimpleNamespace) -> None:
+    world.gateway.enrol()
+    first = Revision.objects.get()
+
+    document = world.gateway.document()
+
+    with acting(SYSTEM):
+        serving = serving_of(world.endpoint)
+    assert document.endpoints[0].hop_keys == (hop_keys.plain(first),)
+    assert serving.secrets["VLLM_API_KEY"].reveal() == hop_keys.plain(first)
+    assert len(hop_keys.plain(first)) >= 43
+    assert hop_keys.plain(first) not in world.gateway.row().rendered
+    assert str(first.pk) in world.gateway.row().rendered
+    assert hop_keys.plain(first) not in repr(document)
+
+
+def test_while_a_revision_takes_over_both_keys_are_given_and_afterwards_the_new_one(world: SimpleNamespace) -> None:
+    world.gateway.enrol()
+    before = world.gateway.document()
+
+    revision = endpoints.revise(endpoint=world.endpoint, ask=RevisionAsk("llama-3-1-8b"), actor=world.member, now=NOW)
+    between = world.gateway.document(have=before.version)
+    ready(world.endpoint, revision=2)
+    after = world.gateway.document(have=between.version)
+
+    old, new = before.endpoints[0].hop_keys[0], hop_keys.plain(revision)
+    assert old != new
+    assert between.endpoints[0].hop_keys == (new, old)
+    assert after.endpoints[0].hop_keys == (new,)
+
+
+def test_of_many_revisions_at_once_the_wanted_and_the_oldest_that_runs_are_given(world: SimpleNamespace) -> None:
+    world.gateway.enrol()
+    ask = RevisionAsk("llama-3-1-8b")
+    made = [Revision.objects.get()]
+    made += [endpoints.revise(endpoint=world.endpoint, ask=ask, actor=world.member, now=NOW) for _ in range(6)]
+
+    given = world.gateway.document().endpoints[0].hop_keys
+
+    assert given == tuple(hop_keys.plain(made[number]) for number in (6, 0, 5, 4))
+
+
+def test_a_revision_of_before_there_were_such_keys_asks_for_none(world: SimpleNamespace) -> None:
+    world.gateway.enrol()
+    Revision.objects.update(hop_key_sealed=None)
+
+    with acting(SYSTEM):
+        serving = serving_of(world.endpoint)
+    assert world.gateway.document().endpoints[0].hop_keys == ()
+    assert serving.secrets == {}
+
+
+def test_a_key_that_no_longer_opens_is_said_and_keeps_no_gateway_from_its_news(world: SimpleNamespace) -> None:
+    world.gateway.enrol()
+    Revision.objects.update(hop_key_sealed=hop_keys.make(uuid4()))
+
+    with acting(SYSTEM), pytest.raises(DriverRejected, match="a new revision"):
+        serving_of(world.endpoint)
+    assert world.gateway.document().endpoints[0].hop_keys == ()
+
+
+def serving_of(endpoint: Endpoint) -> ServingSpec:
+    """What a driver is told to run."""
+    row = Endpoint.objects.get(pk=endpoint.pk)
+    unit = Unit.objects.get(allocation_id=endpoint.allocation_id)
+    placed = specs_from_rows.unit_spec(unit, Host.objects.get(), ())
+    revision = Revision.objects.select_related("model").get(pk=row.revision_id)
+    return specs_from_rows.serving_spec(row, revision, placed, BoundaryKind.NAMESPACE)
 
 
 def test_one_version_has_one_content_also_when_rows_changed_without_a_word(world: SimpleNamespace) -> None:

@@ -179,6 +179,59 @@ async def test_neither_key_nor_cookies_reach_the_model_and_no_connection_headers
     assert {"set-cookie", "x-hop"}.isdisjoint({name.lower() for name in answer.headers})
 
 
+# --- the last hop -----------------------------------------------------------------------------------
+
+
+@scenario
+async def test_a_model_is_shown_the_key_of_the_last_hop_and_never_the_callers(lab: Lab) -> None:
+    lab.model.hop_key = "hop-of-the-first-revision"
+    await lab.serve(lab.endpoint(hop_keys=(lab.model.hop_key,)))
+
+    status, _, _ = await lab.ask()
+    report = await until(lambda: _last_report(lab), lambda seen: bool(seen.endpoints))
+
+    assert status == 200
+    assert lab.model.seen[0][0]["authorization"] == f"Bearer {lab.model.hop_key}"
+    assert report.endpoints[0].backends[0].reachable is True
+    assert lab.model.refused == 0
+
+
+@scenario
+async def test_while_a_revision_takes_over_each_model_gets_the_key_that_it_takes(lab: Lab) -> None:
+    old, new = await lab.model_beside("old"), await lab.model_beside("new")
+    old.hop_key, new.hop_key = "hop-of-the-old-revision", "hop-of-the-new-revision"
+    await lab.serve(lab.endpoint(old.backend(), new.backend(), hop_keys=(new.hop_key, old.hop_key)))
+
+    answers = [(await lab.ask())[0] for _ in range(20)]
+    tried_once = old.refused
+    old.hop_key = new.hop_key  # started anew
+    after = [(await lab.ask())[0] for _ in range(20)]
+
+    assert answers == after == [200] * 20
+    assert old.seen
+    assert new.seen
+    assert tried_once == 1  # what a model took is tried first from then on
+
+
+@scenario
+async def test_a_model_that_takes_no_key_of_ours_costs_no_request_and_is_no_401_to_the_caller(lab: Lab) -> None:
+    other = await lab.model_beside("other")
+    lab.model.hop_key = "hop-that-nobody-told-us"
+    await lab.serve(lab.endpoint(lab.model.backend(), other.backend(), hop_keys=("hop-of-another-time",)))
+
+    answers = [(await lab.ask())[0] for _ in range(10)]
+    await other.stop()
+    status, content, _ = await lab.ask()
+    report = await until(
+        lambda: _last_report(lab), lambda seen: bool(seen.endpoints and seen.endpoints[0].backends[0].message)
+    )
+
+    assert answers == [200] * 10
+    assert (status, content["error"]["code"]) == (503, "no_backend_ready")
+    assert report.endpoints[0].backends[0].message == "refuses the gateway's key"
+    assert "hop-" not in report.model_dump_json()
+
+
 @scenario
 async def test_a_request_id_that_could_forge_log_lines_is_replaced(lab: Lab) -> None:
     await lab.serve()

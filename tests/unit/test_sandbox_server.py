@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -235,6 +236,35 @@ def test_a_replica_answers_only_when_loaded_on_a_sound_gpu_and_not_cut_off(
     assert (loading.status_code, ready.status_code) == (503, 200)
     assert loading.json()["error"]["message"] == "the replica is loading its model (simulated)"
     assert (cut_off.status_code, broken.status_code) == (503, 503)
+
+
+def test_a_replica_with_a_key_answers_those_who_show_it_and_keeps_no_plain_key(
+    rig: HttpRig, server: SandboxThread, client: httpx.Client
+) -> None:
+    boundary = namespace_boundary(TENANT)
+    plain = endpoint(boundary, unit(0))
+    spec = replace(plain, serving=replace(plain.serving, secrets={"VLLM_API_KEY": Secret("hop-key-of-this-one")}))
+    finish(rig, boundary)
+    address = finish(rig, spec).address.replace("http://127.0.0.1:0", server.url)
+    base = f"{rig._url}/replicas/{spec.units[0].uid}"
+    good = {"Authorization": "Bearer hop-key-of-this-one"}
+
+    refused = [
+        client.post(f"{base}/v1/chat/completions", json=CHAT),
+        client.get(f"{base}/v1/models", headers={"Authorization": "Bearer hop-key-of-this-on"}),
+        client.get(f"{base}/v1/models", headers={"Authorization": "Basic hop-key-of-this-one"}),
+    ]
+    taken = [
+        client.post(f"{base}/v1/chat/completions", json=CHAT, headers=good),
+        client.get(f"{base}/v1/models", headers=good),
+        client.get(f"{base}/health"),
+        client.get(f"{base}/metrics"),
+        client.post(f"{address}/chat/completions", json=CHAT),
+    ]
+
+    assert [(answer.status_code, answer.json()) for answer in refused] == [(401, {"error": "Unauthorized"})] * 3
+    assert [answer.status_code for answer in taken] == [200] * 5
+    assert "hop-key-of-this-one" not in rig.stored()
 
 
 def test_a_simulated_gateway_answers_for_its_boundary_and_says_so(

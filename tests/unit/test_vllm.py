@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from provisioners.driver import BoundaryKind, DriverRejected, NotSupported
+from provisioners.driver import BoundaryKind, DriverRejected, NotSupported, Secret
 from provisioners.serving.runtime import RevisionFacts, UnitFacts, runtime
 from provisioners.serving.vllm import FLAGS
 from tenants.serving_arguments import ServingArguments
@@ -36,6 +36,17 @@ def test_the_call_names_the_pinned_model_and_the_endpoint() -> None:
         "--port=8000",
         "--tensor-parallel-size=2",
     )
+
+
+@pytest.mark.parametrize("boundary", [BoundaryKind.NAMESPACE, BoundaryKind.VM])
+def test_the_key_of_the_last_hop_is_a_secret_variable_and_stands_in_no_command_line(boundary: BoundaryKind) -> None:
+    guarded = runtime("vllm").render(replace(REVISION, hop_key=Secret("hop-key")), WHOLE, boundary)
+    open_ = runtime("vllm").render(REVISION, WHOLE, boundary)
+
+    assert guarded.secrets == {"VLLM_API_KEY": Secret("hop-key")}
+    assert open_.secrets == {}
+    assert guarded.argv == open_.argv
+    assert "hop-key" not in f"{guarded!r} {REVISION!r}"
 
 
 def test_arguments_become_one_element_each() -> None:
