@@ -4,7 +4,6 @@ Django reads a whole body before any of our code runs, so the limit stands in fr
 that is too large is refused at once, an undeclared one as soon as it gets there.
 """
 
-import gc
 import json
 import os
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
@@ -21,6 +20,7 @@ Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 django = get_asgi_application()
 
 import controlplane.urls  # noqa: E402 - routes are checked at start, not at the first request
+from controlplane import memory  # noqa: E402
 from controlplane.demo import guard  # noqa: E402 - needs the apps loaded
 from provisioners.agent_api import asgi as agents  # noqa: E402 - needs the apps loaded
 from tenants import problems  # noqa: E402 - needs the apps loaded
@@ -29,8 +29,7 @@ from tenants.errors import PayloadTooLarge  # noqa: E402
 
 guard.check_at_start()
 del controlplane
-gc.collect()
-gc.freeze()  # what was loaded stays for good: looking it over for garbage would hold up a request for 0.2 s
+memory.settle()
 
 
 class _TooLarge(Exception):

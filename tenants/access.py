@@ -6,7 +6,8 @@ same. Row-level security stands behind all of it.
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+import re
+from typing import Any, Final, TypeVar
 from uuid import UUID
 
 from django.db import models
@@ -18,6 +19,8 @@ from tenants.models import Tenant
 from tenants.policies import Policy, Scope
 from tenants.states import Role
 
+SHORT_ID: Final = re.compile(r"[a-z]{1,4}-[0-9a-z]{4,}\Z")
+"""What short ids look like: a prefix of the kind, then what `app_short_id` drew."""
 M = TypeVar("M", bound=models.Model)
 
 
@@ -66,19 +69,25 @@ def find(rows: QuerySet[M], key: str | UUID) -> M:
     try:
         row = rows.filter(pk=UUID(text)).first()
     except ValueError:
-        fields = {f.name for f in rows.model._meta.get_fields()}
-        condition = Q(pk__in=[])
-        if "short_id" in fields:
-            condition |= Q(short_id=text)
-        if "name" in fields:
-            condition |= Q(name=text)
-        found = rows.filter(condition)
-        if "released_at" in fields:
-            found = found.order_by(models.F("released_at").desc(nulls_first=True))
-        row = found.first()
+        row = _named(rows, text)
     if row is None:
         raise NotVisible
     return row
+
+
+def _named(rows: QuerySet[M], text: str) -> M | None:
+    """Return the row with this short id, else the one that has the name now, else one that had it.
+
+    One after the other: with both in one condition no index serves, and names may look like short ids.
+    """
+    fields = {f.name for f in rows.model._meta.get_fields()}
+    row = rows.filter(short_id=text).first() if "short_id" in fields and SHORT_ID.match(text) else None
+    if row is not None or "name" not in fields:
+        return row
+    found = rows.filter(name=text)
+    if "released_at" in fields:
+        found = found.order_by(models.F("released_at").desc(nulls_first=True))
+    return found.first()
 
 
 def require_principal(actor: Actor, policy: Policy) -> None:

@@ -19,8 +19,8 @@ from django.utils.formats import date_format
 from django.utils.functional import Promise
 from django.utils.html import escape, format_html, format_html_join
 from django.utils.safestring import SafeString, mark_safe
+from django.utils.translation import get_language, gettext_lazy, ngettext
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy, ngettext
 
 from frontend.design.moments import absolute, when
 from frontend.design.numbers import UNKNOWN, number
@@ -154,8 +154,14 @@ def spoken(first: int, run: Run) -> str:
 
 def summary(gpu: Gpu) -> str:
     """Return the strip in one sentence: `GPU 0: 3 of 8 slots free`."""
-    words = ngettext("%(free)s of %(all)s slot free", "%(free)s of %(all)s slots free", gpu.slots)
-    return f"{gpu.name}: {words % {'free': number(gpu.free), 'all': number(gpu.slots)}}"
+    return f"{gpu.name}: {_share(gpu.free, gpu.slots, get_language() or '')}"
+
+
+@lru_cache(maxsize=256)
+def _share(free: int, slots: int, language: str) -> str:
+    del language  # the active one; named for the memory
+    words = ngettext("%(free)s of %(all)s slot free", "%(free)s of %(all)s slots free", slots)
+    return words % {"free": number(free), "all": number(slots)}
 
 
 def cell(first: int, run: Run, *, large: bool) -> SafeString:
@@ -183,6 +189,17 @@ def cell(first: int, run: Run, *, large: bool) -> SafeString:
     return format_html('<li class="slot is-{} n{}" title="{}"{}>{}</li>', run.state, run.size, words, holder, inner)
 
 
+def _cells(runs: tuple[Run, ...], language: str, *, large: bool) -> SafeString:
+    """Return the list items of a strip, in the active language (which is named for the memory of them)."""
+    del language
+    starts = Gpu("", runs).starts()
+    return mark_safe("".join(cell(first, run, large=large) for first, run in starts))  # noqa: S308 - built above
+
+
+_known_cells = lru_cache(maxsize=1024)(_cells)
+"""Most GPUs of an estate look like some other: empty, full, broken."""
+
+
 def strip(gpu: Gpu, size: str = "large") -> SafeString:
     """Return a GPU as its strip; `size` is "large" (words inside), "row" (name and letters) or "bare" (letters).
 
@@ -191,7 +208,8 @@ def strip(gpu: Gpu, size: str = "large") -> SafeString:
     if not 0 < gpu.slots <= MOST_SLOTS:
         raise ValueError(f"a strip has 1 to {MOST_SLOTS} slots, not {gpu.slots}")
     large = size == "large"
-    cells = mark_safe("".join(cell(first, run, large=large) for first, run in gpu.starts()))  # noqa: S308 - built above
+    timeless = all(run.until is None for run in gpu.runs)  # else the words depend on the reader's clock
+    cells = (_known_cells if timeless else _cells)(tuple(gpu.runs), get_language() or "", large=large)
     kind = "large" if large else "row"
     picture = format_html('<ol class="strip is-{} of-{}" aria-label="{}">{}</ol>', kind, gpu.slots, summary(gpu), cells)
     if size == "bare":

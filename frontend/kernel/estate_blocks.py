@@ -25,6 +25,7 @@ from tenants.models import Provider
 STATES: Final = (*WORST, SlotState.USED)
 """What a host shows: the first that is true of any of its slots. The order of `_SIZES`."""
 
+CODES: Final = tuple(SIGNS[state].code for state in STATES)
 COLUMNS: Final = ("id", "provider_id", "name", "short_id", "gpu_product", "placeable", "gpu_count")
 """What the statements read of the hosts that the filters leave."""
 
@@ -112,22 +113,34 @@ def _merged(rows: Iterable[Mapping[str, Any]], places: Mapping[UUID, tuple[str, 
     """Yield a block for all rows of it; each row counts the hosts of one look."""
     end = ""
     for (provider, number), found in groupby(rows, key=itemgetter("provider_id", "block")):
-        parts = list(found)
-        looks = sorted(parts, key=lambda row: (row["state"], -row["parts"]))
+        parts = sorted(found, key=itemgetter("near"))
+        hosts = gpus = free = open_free = closed = lit = 0
+        looks: list[tuple[int, int, int]] = []
+        after = end if number else ""
+        end = ""
+        for row in parts:
+            hosts += row["hosts"]
+            gpus += row["gpus"]
+            free += row["free"]
+            open_free += row["open_free"]
+            closed += row["closed"]
+            lit += row["lit"]
+            looks.append((row["state"], -row["parts"], row["hosts"]))
+            end = row["last_id"] or end
+        looks.sort()
         yield Block(
             *places[provider],
-            first=min(parts, key=itemgetter("near"))["first"],
+            first=parts[0]["first"],
             last=max(parts, key=itemgetter("far"))["last"],
-            after=end if number else "",
-            hosts=sum(row["hosts"] for row in parts),
-            gpus=sum(row["gpus"] for row in parts),
-            free=sum(row["free"] for row in parts),
-            open_free=sum(row["open_free"] for row in parts),
-            closed=sum(row["closed"] for row in parts),
-            lit=sum(row["lit"] for row in parts),
-            looks=tuple((SIGNS[STATES[row["state"]]].code, row["parts"]) for row in looks for _ in range(row["hosts"])),
+            after=after,
+            hosts=hosts,
+            gpus=gpus,
+            free=free,
+            open_free=open_free,
+            closed=closed,
+            lit=lit,
+            looks=tuple(look for state, part, count in looks for look in ((CODES[state], -part),) * count),
         )
-        end = next((row["last_id"] for row in parts if row["last_id"] is not None), "")
 
 
 # Two holds of one slot never meet in time (`hold_no_overlap`), so sizes add up. A GPU that was taken out is no more.

@@ -87,11 +87,18 @@ def served(row: ServedModel) -> Served:
 
 
 def _present(known: list[str]) -> tuple[str, ...]:
-    """Return those products of which any device can be placed on: one index look-up each, in one statement."""
+    """Return those products of which any GPU can be placed on, in one statement.
+
+    Hosts say what they have; only of what is there one GPU is looked for, which is found at once unless all are broken.
+    """
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT p.name FROM unnest(%s::text[]) AS p(name) WHERE EXISTS "
-            "(SELECT 1 FROM tenants_gpudevice d WHERE d.product = p.name AND d.placeable)",
+            "WITH p AS MATERIALIZED (SELECT DISTINCT gpu_product AS name FROM tenants_host "
+            "WHERE placeable AND gpu_product = ANY (%s) UNION SELECT d.product FROM tenants_host h "
+            "JOIN tenants_gpudevice d ON d.host_id = h.id "
+            "WHERE h.placeable AND h.gpu_product = '' AND h.gpu_count > 0 AND d.placeable) "
+            "SELECT p.name FROM p CROSS JOIN LATERAL "
+            "(SELECT 1 FROM tenants_gpudevice d WHERE d.product = p.name AND d.placeable LIMIT 1) AS one",
             [known],
         )
         found = {row[0] for row in cursor.fetchall()}

@@ -5,6 +5,7 @@ A constant number of queries, each over an index of the tenant; what lives is lo
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -120,38 +121,44 @@ class Living:
     """How many end soon."""
 
 
-_LIVING: Final = """
-WITH living AS (
-  SELECT 'endpoint' AS kind, p.id, p.phase, p.created_at, p.boundary_id, a.demand, a.expires_at
-  FROM tenants_endpoint p JOIN tenants_allocation a ON a.id = p.allocation_id
-  WHERE p.tenant_id = %(tenant)s AND p.released_at IS NULL
-  UNION ALL
-  SELECT 'machine', p.id, p.phase, p.created_at, p.boundary_id, a.demand, a.expires_at
-  FROM tenants_machine p JOIN tenants_allocation a ON a.id = p.allocation_id
-  WHERE p.tenant_id = %(tenant)s AND p.released_at IS NULL
-  UNION ALL
-  SELECT 'namespace', p.id, p.phase, p.created_at, p.boundary_id, a.demand, a.expires_at
-  FROM tenants_namespace p JOIN tenants_allocation a ON a.id = p.allocation_id
-  WHERE p.tenant_id = %(tenant)s AND p.released_at IS NULL
-),
-alike AS (SELECT demand, boundary_id, count(*) AS number FROM living GROUP BY 1, 2),
-trouble AS (SELECT kind, id, row_number() OVER (ORDER BY created_at DESC, id DESC) AS place FROM living
-            WHERE phase = ANY (%(trouble)s) ORDER BY place LIMIT 2 * %(shown)s),
-building AS (SELECT kind, id, row_number() OVER (ORDER BY created_at DESC, id DESC) AS place FROM living
-             WHERE phase = ANY (%(building)s) ORDER BY place LIMIT %(shown)s),
-running AS (SELECT kind, id, row_number() OVER (ORDER BY created_at DESC, id DESC) AS place FROM living
-            WHERE phase = %(ready)s ORDER BY place LIMIT %(shown)s),
-soon AS (SELECT kind, id, row_number() OVER (ORDER BY expires_at, id) AS place, count(*) OVER () AS number FROM living
-         WHERE expires_at < %(soon)s AND phase <> %(deleting)s ORDER BY place LIMIT %(shown)s)
-SELECT 'like' AS card, NULL AS kind, NULL AS id, 0 AS place, l.number, l.demand, r.name, r.site
-FROM alike l LEFT JOIN tenants_boundary b ON b.id = l.boundary_id LEFT JOIN tenants_provider r ON r.id = b.provider_id
-UNION ALL SELECT 'trouble', kind, id, place, 0, NULL, NULL, NULL FROM trouble
-UNION ALL SELECT 'building', kind, id, place, 0, NULL, NULL, NULL FROM building
-UNION ALL SELECT 'running', kind, id, place, 0, NULL, NULL, NULL FROM running
-UNION ALL SELECT 'soon', kind, id, place, number, NULL, NULL, NULL FROM soon
-ORDER BY 1, 4
+_NEWEST: Final = """
+SELECT '{card}' AS card, x.* FROM (
+  SELECT '{word}' AS kind, id, created_at FROM {table}
+  WHERE tenant_id = %(tenant)s AND released_at IS NULL AND phase = ANY (%({card})s)
+  ORDER BY created_at DESC, id DESC LIMIT %(most)s) x
 """
-"""One look at what lives, for all cards: each of them alone would go through it again."""
+_ENDING: Final = """
+SELECT '{word}' AS kind, p.id, a.expires_at FROM tenants_allocation a JOIN {table} p ON p.allocation_id = a.id
+WHERE a.tenant_id = %(tenant)s AND a.released_at IS NULL AND a.expires_at < %(soon)s
+  AND p.released_at IS NULL AND p.phase <> %(deleting)s
+"""
+_ALIKE: Final = """
+SELECT a.demand, r.name, r.site, sum(a.number)::int FROM (
+  SELECT demand, boundary_id, count(*) AS number FROM tenants_allocation
+  WHERE tenant_id = %(tenant)s AND released_at IS NULL AND product_kind = ANY (%(kinds)s)
+  GROUP BY 1, 2) a
+LEFT JOIN tenants_boundary b ON b.id = a.boundary_id LEFT JOIN tenants_provider r ON r.id = b.provider_id
+GROUP BY 1, 2, 3
+"""
+"""What is paid for is capacity, so allocations are looked at, not what stands on them."""
+
+
+@functools.cache
+def _cards_query() -> str:
+    """Return the statement of the cards: each takes its first lines by an index of its table."""
+    tables = [(noun.word, noun.model._meta.db_table) for noun in NOUNS]
+    newest = [
+        _NEWEST.format(card=card, word=word, table=table)
+        for card in ("trouble", "building", "running")
+        for word, table in tables
+    ]
+    ending = " UNION ALL ".join(_ENDING.format(word=word, table=table) for word, table in tables)
+    return (
+        f"WITH newest AS ({' UNION ALL '.join(newest)}), ending AS ({ending}) "  # noqa: S608 - our own names only
+        "SELECT card, kind, id, row_number() OVER (PARTITION BY card ORDER BY created_at DESC, id DESC) AS place, 0 "
+        "FROM newest UNION ALL (SELECT 'soon', kind, id, row_number() OVER (ORDER BY expires_at, id) AS place, "
+        "count(*) OVER () FROM ending ORDER BY place LIMIT %(shown)s) ORDER BY 1, 4"
+    )
 
 
 def _living(request: PageRequest) -> Living:
@@ -159,26 +166,26 @@ def _living(request: PageRequest) -> Living:
         "tenant": request.tenant.pk,
         "trouble": list(TROUBLE),
         "building": list(BUILDING),
-        "ready": Phase.READY.value,
+        "running": [Phase.READY.value],
         "deleting": Phase.DELETING.value,
         "soon": request.now + SOON,
         "shown": SHOWN,
+        "most": 2 * SHOWN,
+        "kinds": [noun.word for noun in NOUNS],
     }
-    with connection.cursor() as cursor:
-        cursor.execute(_LIVING, values)
-        rows = cursor.fetchall()
     cards: dict[str, list[tuple[str, UUID]]] = {}
-    like: list[tuple[tuple[Mapping[str, Any], str, str], int]] = []
     soon = 0
-    for card, kind, key, _place, number, demand, provider, site in rows:
-        if card == "like":
-            like.append(
-                ((json.loads(demand) if isinstance(demand, str) else demand, provider or "", site or ""), number)
-            )
-            continue
-        cards.setdefault(card, []).append((kind, key))
-        if card == "soon":
-            soon = number
+    with connection.cursor() as cursor:
+        cursor.execute(_cards_query(), values)
+        for card, kind, key, place, number in cursor.fetchall():
+            if place <= (2 * SHOWN if card == "trouble" else SHOWN):
+                cards.setdefault(card, []).append((kind, key))
+            soon = max(soon, number)
+        cursor.execute(_ALIKE, values)
+        like = [
+            ((json.loads(demand) if isinstance(demand, str) else demand, provider or "", site or ""), number)
+            for demand, provider, site, number in cursor.fetchall()
+        ]
     return Living(cards, like, soon)
 
 

@@ -21,7 +21,9 @@ from tenants.operations import members
 from tenants.states import Role
 from tenants.transactions import reading
 
-MOST: Final = 200
+MOST: Final = 50
+"""Lines of each kind that are named; the rest is counted."""
+MOST_HEIRS: Final = 200
 PRODUCTS: Final = ((Endpoint, "endpoint"), (Machine, "machine"), (Namespace, "namespace"))
 
 
@@ -108,23 +110,27 @@ def _values(
     others = Membership.objects.filter(tenant_id__in=tenant.path, role__gte=int(Role.MEMBER), person__is_active=True)
     heirs = others.exclude(person_id=row.person_id).select_related("person").order_by("person__display_name")
     chosen = str(successor.pk) if successor is not None else ""
-    names = {str(each.person_id): each.person.display_name for each in heirs[:MOST]}
+    names = {str(each.person_id): each.person.display_name for each in heirs[:MOST_HEIRS]}
     heir = names.get(chosen, "")
     tokens = ApiToken.objects.filter(person_id=row.person_id, tenant=tenant, revoked_at__isnull=True)
     keys = EndpointKey.objects.filter(tenant=tenant, author_id=row.person_id, revoked_at__isnull=True)
     up = reverse("frontend:people", kwargs={"tenant": tenant.name})
+    holdings = [*_products(request, row, heir), *_accounts(request, row, heir, done)]
+    shown = list(keys.order_by("name", "pk").values_list("pk", flat=True)[:MOST])
     return {
         "row": row,
         "mine": mine,
         "role": str(people.ROLES[Role(row.role)]),
-        "holdings": [*_products(request, row, heir), *_accounts(request, row, heir, done)],
+        "holdings": holdings,
+        "holdings_more": _held(request, row) - len(holdings),
         "holding_columns": [
             {"key": "kind", "label": _("Kind")},
             {"key": "name", "label": _("Name")},
             {"key": "then", "label": _("Then")},
         ],
         "token_count": tokens.count(),
-        "keys": list(keys.select_related("endpoint").order_by("endpoint__name", "name")[:MOST]),
+        "keys": list(keys.filter(pk__in=shown).select_related("endpoint").order_by("endpoint__name", "name")),
+        "keys_more": keys.count() - len(shown) if len(shown) == MOST else 0,
         "heirs": [{"value": "", "label": _("Nobody yet")}, *({"value": k, "label": v} for k, v in names.items())],
         "successor": chosen,
         "must_type": row.person.email if row.role == Role.OWNER else "",
@@ -139,6 +145,13 @@ def _values(
             {"label": _("Leave") if mine else _("Offboard %(name)s") % {"name": row.person.display_name}, "url": ""},
         ],
     }
+
+
+def _held(request: PageRequest, row: Membership) -> int:
+    """Return how much hangs on the person here, of all kinds."""
+    mine: dict[str, Any] = {"tenant": request.tenant, "owner_id": row.person_id}
+    accounts = ServiceAccount.objects.filter(disabled_at__isnull=True, **mine).count()
+    return accounts + sum(model._base_manager.filter(released_at__isnull=True, **mine).count() for model, _ in PRODUCTS)
 
 
 def _products(request: PageRequest, row: Membership, heir: str) -> list[Holding]:

@@ -11,11 +11,11 @@ p50 and p99 in milliseconds, statements, and KiB; `!` marks what is over 100 (p5
 from __future__ import annotations
 
 import argparse
-import gc
 import time
 from datetime import timedelta
 from typing import Any
 
+from controlplane import memory
 from tests.benchmarks import claims, stage
 from tests.benchmarks.api import percentile
 
@@ -43,8 +43,7 @@ def main() -> None:
         with server.connect(database="bench") as connection:
             connection.autocommit = True
             connection.execute("VACUUM ANALYZE")
-        gc.collect()
-        gc.freeze()  # as a web process has done, which never made all this
+        memory.settle()  # as a web process has done, which never made all this
         print(
             f"  {options.gpus} GPUs, {options.endpoints} endpoints, in {time.perf_counter() - began:.0f} s", flush=True
         )
