@@ -9,7 +9,7 @@ from uuid import UUID
 
 from django.db import connection
 
-from tenants import geometry, gpu_catalogue, ledger
+from tenants import geometry, gpu_catalogue, ledger, no_room
 from tenants.models import Allocation, Host, Unit
 from tenants.specs import AllocationSpec
 from tenants.states import Tier
@@ -25,9 +25,9 @@ class Claim:
     options: Sequence[ledger.Option]
 
 
-def claim_many(claims: Sequence[Claim], *, now: datetime) -> dict[UUID, ledger.Placed | ledger.NoRoom]:
+def claim_many(claims: Sequence[Claim], *, now: datetime) -> dict[UUID, ledger.Placed | no_room.NoRoom]:
     """Place each claim as a gang or not at all, in order; returns allocation id → outcome."""
-    outcome: dict[UUID, ledger.Placed | ledger.NoRoom] = {}
+    outcome: dict[UUID, ledger.Placed | no_room.NoRoom] = {}
     alike: dict[tuple[object, ...], list[Claim]] = {}
     for claim in claims:
         if len(claim.units) == 1 and len(claim.options) == 1 and len(claims) > 1 and not claim.units[0].avoid_hosts:
@@ -46,7 +46,7 @@ def claim_many(claims: Sequence[Claim], *, now: datetime) -> dict[UUID, ledger.P
     return outcome
 
 
-def _claim_alike(group: Sequence[Claim], outcome: dict[UUID, ledger.Placed | ledger.NoRoom], *, now: datetime) -> None:
+def _claim_alike(group: Sequence[Claim], outcome: dict[UUID, ledger.Placed | no_room.NoRoom], *, now: datetime) -> None:
     first = group[0]
     unit, option = first.units[0], first.options[0]
     profile = gpu_catalogue.profile(unit.product, unit.profile)
@@ -64,7 +64,7 @@ def _claim_alike(group: Sequence[Claim], outcome: dict[UUID, ledger.Placed | led
         )  # fmt: skip
         hosts = dict(cursor.fetchall())
     provider_of = dict(Host.objects.filter(pk__in={h for h in hosts.values() if h}).values_list("pk", "provider_id"))
-    why: ledger.NoRoom | None = None
+    why: no_room.NoRoom | None = None
     for claim in group:
         host = hosts[claim.units[0].pk]
         if host is not None:
@@ -76,5 +76,5 @@ def _claim_alike(group: Sequence[Claim], outcome: dict[UUID, ledger.Placed | led
             continue
         answer = ledger.place(claim.allocation, claim.units, claim.spec, now=now, options=claim.options)
         outcome[claim.allocation.pk] = answer
-        if isinstance(answer, ledger.NoRoom):
+        if isinstance(answer, no_room.NoRoom):
             why = answer

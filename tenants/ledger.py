@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final
@@ -21,8 +21,9 @@ from uuid import UUID
 from django.db import connection, transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet
 
-from tenants import geometry, gpu_catalogue, host_binding
+from tenants import geometry, gpu_catalogue, host_binding, no_room
 from tenants.models import Allocation, GpuDevice, Hold, Host, Unit
+from tenants.no_room import NoRoom
 from tenants.specs import AllocationSpec
 from tenants.states import Binding, BoundaryKind, HoldKind, Tier
 
@@ -47,14 +48,6 @@ class Option:
 
     kind: BoundaryKind
     providers: tuple[UUID, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class NoRoom:
-    """Nothing was taken; why not, in words for people and as data."""
-
-    reason: str
-    data: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +89,7 @@ def place(
                     return Placed(_place_gang(allocation, units, spec, now, alone), provider, option.kind)
             except _GangFailed:
                 continue
-    return explain_no_room(spec, sorted({p for option in options for p in option.providers}))
+    return no_room.explain(spec, sorted({p for option in options for p in option.providers}))
 
 
 class _GangFailed(Exception):
@@ -431,42 +424,3 @@ def _scalar(query: str, parameters: list[Any]) -> Any:
 def _provider_of(host: UUID) -> UUID:
     """Return a host's provider; a host never changes it, so the process remembers."""
     return UUID(str(Host.objects.values_list("provider_id", flat=True).get(pk=host)))
-
-
-def explain_no_room(spec: AllocationSpec, providers: Sequence[UUID]) -> NoRoom:
-    """Say why nothing fits now: no such product, everything held, too fragmented, or host room."""
-    asks = {(u.gpu.product, u.gpu.profile, u.gpu.count) for u in spec.units if u.gpu is not None}
-    data: dict[str, Any] = {"asked": [{"product": p, "profile": f, "count": c} for p, f, c in sorted(asks)]}
-    for product, profile, count in sorted(asks):
-        devices = GpuDevice.objects.filter(product=product, provider_id__in=list(providers), removed_at=None)
-        total = devices.count()
-        if total == 0:
-            return NoRoom(f"No {product} exists where this may run.", {**data, "devices": 0})
-        masks = list(devices.filter(placeable=True).values_list("free", flat=True))
-        if not masks:
-            return NoRoom(f"None of the {total} {product} is open for placement at the moment.", {**data, "open": 0})
-        size = gpu_catalogue.profile(product, profile).size
-        free = sum(mask.bit_count() for mask in masks)
-        data |= {"free_slices": free, "open_gpus": len(masks)}
-        if count > 1:
-            empty = sum(mask == geometry.full_mask(product) for mask in masks)
-            return NoRoom(
-                f"No host has {count} empty {product}; {empty} are empty over all hosts.", {**data, "empty_gpus": empty}
-            )
-        if not geometry.fits_anywhere(product, profile, masks):
-            biggest = max(
-                (w for w in (geometry.biggest_window(product, m) for m in set(masks)) if w is not None),
-                key=lambda w: w.size,
-                default=None,
-            )
-            if biggest is None:
-                return NoRoom(f"All {len(masks)} open {product} are held.", {**data, "biggest": None})
-            words = "a whole GPU" if size == gpu_catalogue.product(product).slices else profile
-            return NoRoom(
-                f"No {product} has {words} free; the biggest free window is {biggest.name or 'a whole GPU'}.",
-                {**data, "biggest": biggest.name},
-            )
-    return NoRoom(
-        "Free GPU windows exist, but not on a host with enough vCPU and memory, or their place is not reported yet.",
-        data,
-    )

@@ -15,7 +15,7 @@ from uuid import UUID, uuid4
 from django.db import connection
 from django.db.models import F
 
-from tenants import access, desired, ledger, usage
+from tenants import access, desired, ledger, no_room, usage
 from tenants.actor import Actor
 from tenants.claims import Claim, claim_many
 from tenants.errors import Conflict, InvalidSpec, PreconditionFailed, QuotaExceeded
@@ -253,7 +253,7 @@ def _take(  # rows, units and asks belong together
         if isinstance(answer, ledger.Placed):
             _placed(row, ask.spec, answer, actor=actor, now=now)
         else:
-            reason = answer or ledger.NoRoom("Others wait for the same room and were first.", {"queue": True})
+            reason = answer or no_room.NoRoom("Others wait for the same room and were first.", {"queue": True})
             _wait(row, reason, now=now)
     if len(rows) == 1:
         rows[0].save(update_fields=TAKEN_FIELDS)
@@ -290,7 +290,7 @@ def _placed(row: Allocation, spec: AllocationSpec, at: ledger.Placed, *, actor: 
     row.due_at = now
 
 
-def _wait(row: Allocation, why: ledger.NoRoom, *, now: datetime) -> None:
+def _wait(row: Allocation, why: no_room.NoRoom, *, now: datetime) -> None:
     row.queued_at = row.queued_at or now
     row.conditions = set_condition(
         row.conditions, ConditionType.PLACED, "False", Reason.NO_CAPACITY, why.reason, now=now,
