@@ -216,6 +216,17 @@ def test_an_object_is_found_by_its_short_id_by_those_who_see_it(api, tenant):
     assert api(factories.member(factories.tenant())).get(f"objects/{made['short_id']}").status == 404
 
 
+def test_an_address_takes_a_short_id_before_a_name_that_looks_like_one(api, tenant):
+    me = api(factories.member(tenant))
+    made = me.post("tenants/acme/endpoints", ENDPOINT).body
+    other = me.post("tenants/acme/endpoints", {**ENDPOINT, "name": made["short_id"]}).body
+    named = me.post("tenants/acme/endpoints", {**ENDPOINT, "name": "ep-0000"}).body
+
+    assert me.get(f"tenants/acme/endpoints/{made['short_id']}").body["id"] == made["id"] != other["id"]
+    assert me.get("tenants/acme/endpoints/ep-0000").body["id"] == named["id"]
+    assert me.get("tenants/acme/endpoints/fresh").body["id"] == made["id"]
+
+
 def test_a_request_is_decided_by_a_second_person(api, tenant):
     from tenants.models import Quota
 

@@ -11,11 +11,11 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from frontend.views import access_review
+from frontend.views import access_review, offboarding
 from tenants import tokens
 from tenants.errors import Unauthenticated
 from tenants.models import AccountLink, ApiToken, Endpoint, EndpointKey, Event, Membership, ServiceAccount
-from tenants.operations import people, service_accounts
+from tenants.operations import endpoints, people, service_accounts
 from tenants.states import Role
 from tests import factories
 from tests.portal.world import World, build
@@ -210,6 +210,22 @@ def test_offboarding_shows_what_hangs_on_a_person_and_hands_it_over(world, brows
     assert Endpoint.objects.get(tenant=world.acme.tenant).owner_id == owner.pk
     with pytest.raises(Unauthenticated):
         tokens.resolve(f"Bearer {token.plain}", now=timezone.now())
+
+
+def test_what_is_too_much_to_name_is_counted(world, browse, monkeypatch):
+    who = world.acme.member
+    monkeypatch.setattr(offboarding, "MOST", 1)
+    endpoint = Endpoint.objects.get(tenant=world.acme.tenant, owner=who)
+    EndpointKey.objects.filter(endpoint=endpoint).update(author=who)
+    for name in ("one", "two"):
+        endpoints.create_key(
+            endpoint=endpoint, name=name, expires_at=None, actor=factories.actor(who), now=timezone.now()
+        )
+
+    plan = text(browse(world.acme.owner).get(f"{PEOPLE}/{membership(who).pk}/remove"))
+
+    count = EndpointKey.objects.filter(author=who, revoked_at__isnull=True).count()
+    assert f"and {count - 1} more" in plan
 
 
 def test_looking_at_the_plan_changes_nothing(world, browse):
