@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from django.urls import path
 
-from frontend.views import devices, estate, host_steps, hosts
+from frontend.views import devices, estate, host_steps, hosts, layouts
 
 HOST = "ops/hosts/<str:key>"
 GPU = "ops/gpus/<str:key>"
@@ -21,6 +21,8 @@ ESTATE: Final[list[Any]] = [
     path(f"{HOST}/uncordon", host_steps.uncordon, name="host-uncordon"),
     path(f"{HOST}/drain", host_steps.drain, name="host-drain"),
     path(f"{HOST}/drain/start", host_steps.start_drain, name="host-drain-start"),
+    path(f"{HOST}/layout", layouts.choose, name="host-layout"),
+    path(f"{HOST}/layout/start", layouts.begin, name="host-layout-start"),
     path(f"{HOST}/maintenance", host_steps.maintenance, name="host-maintenance"),
     path(f"{HOST}/return", host_steps.bring_back, name="host-return"),
     path(f"{HOST}/remove", host_steps.remove, name="host-remove"),

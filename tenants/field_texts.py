@@ -36,6 +36,12 @@ PLAIN: Final[Mapping[str, Entry]] = {
     "product": (_("The GPU model, as the catalogue calls it."), "H100-80GB"),
     "profile": (_("The part of a GPU; empty for whole GPUs."), "2g.20gb"),
     "count": (_("How many of it."), 1),
+    "layout": (_("What this GPU is carved into afterwards."), "2x3g.40gb"),
+    "mix": (_("Parts that a GPU has side by side, for those that are to have the mix."), "4g.40gb, 2g.20gb, 1g.10gb"),
+    "evict": (
+        _("Evict what still runs on a GPU when nobody holds it any more; who holds it, and what is not ours, stays."),
+        False,
+    ),
     "gpu": (_("Which GPU, which part of it and how many."), {"product": "H100-80GB", "profile": "2g.20gb", "count": 1}),
     "unit": (_("The size of one replica."), {"gpu": {"product": "H100-80GB", "profile": "2g.20gb"}, "vcpu": 8}),
     "units": (_("The parts that are given together."), [{"gpu": {"product": "H100-80GB", "profile": "2g.20gb"}}]),
@@ -219,15 +225,14 @@ SHAPED: Final[Mapping[str, Entry]] = {
     "PriceListIn.provider": (_("Only for this provider; left out: for all."), "lund-vcenter"),
     "PriceListIn.site": (_("Only for this place; empty for all."), "lund"),
     "DrainIn.reason": (_("Why the host is emptied; everybody concerned reads it."), "Firmware update"),
-    "LayoutIn.layouts": (
+    "layouts": (
         _("What each GPU is to be carved into; GPUs that are not named stay as they are."),
         [{"device": "0", "profiles": ["3g.40gb", "3g.40gb"]}, {"device": "1", "profiles": []}],
     ),
     "GpuLayoutIn.device": (_("A GPU of the host: its number, its id, or `all` for those not named otherwise."), "0"),
-    "GpuLayoutIn.profiles": (_("The parts that it has at the same time; none for a whole GPU."), ["3g.40gb", "3g.40gb"]),
-    "LayoutIn.evict": (
-        _("Evict what still runs on a GPU when nobody holds it any more; who holds it, and what is not ours, stays."),
-        False,
+    "GpuLayoutIn.profiles": (
+        _("The parts that it has at the same time; none for a whole GPU."),
+        ["3g.40gb", "3g.40gb"],
     ),
     "LayoutIn.starts_at": (_("When it begins: the end of the notice; left out: now."), MORNING),
     "DrainIn.starts_at": (_("When it begins: the end of the notice; left out: now."), MORNING),

@@ -122,14 +122,6 @@ def profiles(windows: Windows) -> tuple[str, ...]:
     return tuple(sorted(name for _, _, name in windows))
 
 
-def in_words(windows: Windows | None) -> str:
-    """Return a layout for people: `2 × 3g.40gb`, `whole`, `unknown`."""
-    if windows is None:
-        return "unknown"
-    counted = Counter(name for _, _, name in windows)
-    return ", ".join(f"{number} × {name}" for name, number in sorted(counted.items())) or "whole"
-
-
 # --- what is asked for ------------------------------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 from controlplane.cli.failures import UsageFault
 
 Json = dict[str, Any]
+_PARTS: Final = re.compile(r"^(?:(?P<count>[1-9][0-9]?)x)?(?P<profile>[1-9][0-9]?g\.[0-9a-z.+-]+)$")
 _GPU: Final = re.compile(r"^(?P<product>[^/\s]+?)(?:/(?P<profile>[^/\s]+?))?(?:x(?P<count>[1-9][0-9]{0,2}))?$")
 _DURATION: Final = re.compile(r"(?P<number>[0-9]+)(?P<unit>[smhdw])")
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
@@ -83,6 +84,19 @@ class Capacity:
             priority=self.priority,
         )
         return _said(where=where, term=term, on_shortage=self.on_shortage, storage_gib=self.storage_gib)
+
+
+def layouts(said: Sequence[str]) -> list[Json]:
+    """Return `--gpu 0=2x3g.40gb,1g.10gb`, `--gpu all=whole` as the API takes it. Raises `UsageFault`."""
+    found = []
+    for text in said:
+        device, found_sign, words = text.partition("=")
+        parts = [_PARTS.match(word) for word in words.split(",")] if words != "whole" else []
+        if not found_sign or not device or not all(parts):
+            raise UsageFault(f"not a layout: {text}", hint="--gpu 0=2x3g.40gb,1g.10gb or --gpu all=whole")
+        profiles = [part["profile"] for part in parts if part for _ in range(int(part["count"] or 1))]
+        found.append({"device": device, "profiles": profiles})
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,12 @@ STEPS: Final[Mapping[str, tuple[str | Promise, str, str, frozenset[HostState]]]]
         "hosts.drain",
         frozenset({HostState.OPEN, HostState.CORDONED}),
     ),
+    "layout": (
+        gettext_lazy("Change layout"),
+        "layout-grid",
+        "hosts.layout",
+        frozenset({HostState.ACCEPTED, HostState.OPEN, HostState.CORDONED, HostState.MAINTENANCE}),
+    ),
     "maintenance": (
         gettext_lazy("Into maintenance"),
         "wrench",
@@ -67,6 +73,11 @@ WORDS: Final[Mapping[str, str | Promise]] = {
     "host.acceptance-failed": gettext_lazy("Acceptance failed"),
     "host.opened": gettext_lazy("Opened"),
     "host.cordoned": gettext_lazy("Cordoned"),
+    "host.layout-planned": gettext_lazy("A change of its layout was planned"),
+    "host.layout-started-early": gettext_lazy("The change of its layout began before the announced time"),
+    "host.layout-changed": gettext_lazy("Its layout was changed"),
+    "host.layout-failed": gettext_lazy("Its layout could not be changed"),
+    "host.layout-cancelled": gettext_lazy("The change of its layout was cancelled"),
     "host.draining": gettext_lazy("A drain began"),
     "host.drain-cancelled": gettext_lazy("The drain was cancelled"),
     "host.maintenance": gettext_lazy("In maintenance"),
@@ -113,6 +124,8 @@ def steps(row: Host, actor: Actor) -> list[Step]:
     for key, (label, icon, operation_id, states) in STEPS.items():
         if row.state not in states or not access.allowed(actor, None, ROUTES[operation_id]):
             continue
+        if key == "layout" and not row.devices.filter(removed_at=None).exclude(layout_change="dynamic").exists():
+            continue  # all of its GPUs are carved when something is placed there
         url = reverse(f"frontend:host-{key}", kwargs={"key": row.short_id})
         found.append(Step(key, str(label), icon, url, key in AT_ONCE, False, key == "remove"))
     first = next((key for key in PRIMARY if any(one.key == key for one in found)), "")

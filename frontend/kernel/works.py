@@ -5,6 +5,7 @@ Reads in the caller's read block; the number of queries does not depend on how m
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -19,7 +20,8 @@ from django.utils.translation import gettext_lazy
 
 from frontend.design.strip import Gpu, Run, SlotState
 from frontend.kernel import estate_windows
-from tenants import host_plans
+from tenants import host_plans, layout_plans
+from tenants.layout_plans import Stage, Wish
 from tenants.models import EndpointKey, EndpointUsage, GpuDevice, Hold, HostPlan, Notice
 from tenants.states import ProductKind
 
@@ -29,6 +31,7 @@ KINDS: Final[Mapping[str, tuple[Text, str]]] = {
     host_plans.DRAIN: (gettext_lazy("Drain"), "log-out"),
     host_plans.REPAIR: (gettext_lazy("Repair of a GPU"), "wrench"),
     host_plans.RETURN: (gettext_lazy("Return to service"), "log-in"),
+    host_plans.LAYOUT: (gettext_lazy("Layout change"), "layout-grid"),
 }
 STATES: Final[Mapping[str, tuple[Text, str, str]]] = {
     "notice": (gettext_lazy("Notice runs"), "info", "hourglass"),
@@ -36,6 +39,7 @@ STATES: Final[Mapping[str, tuple[Text, str, str]]] = {
     "cancelling": (gettext_lazy("Being rolled back"), "warn", "undo-2"),
     "done": (gettext_lazy("Done"), "ok", "circle-check"),
     "cancelled": (gettext_lazy("Cancelled"), "quiet", "x"),
+    "failed": (gettext_lazy("Failed"), "bad", "octagon-x"),
 }
 """Where a plan stands → word, tone, icon."""
 UNITS: Final[Mapping[str, tuple[Text, str, str]]] = {
@@ -56,7 +60,7 @@ def kind(row: HostPlan) -> str:
 
 
 def stands(row: HostPlan, *, now: datetime) -> str:
-    """Return where a plan stands: `notice`, `moving`, `cancelling`, `done`, `cancelled`."""
+    """Return where a plan stands: `notice`, `moving`, `cancelling`, `done`, `cancelled`, `failed`."""
     if row.state != "running":
         return str(row.state)
     if "cancelling" in row.observed:
@@ -174,13 +178,24 @@ def steps(row: HostPlan, *, now: datetime) -> list[dict[str, str]]:
     elif row.kind == host_plans.REPAIR:
         labels = [_("Tenants told"), _("Moved off the GPU"), _("Nobody left on it")]
         done = {"moving": 1, "done": 3}.get(at, 1)
+    elif row.kind == host_plans.LAYOUT:
+        labels = [
+            _("Tenants told"),
+            _("Notice"),
+            _("Moved and let go"),
+            _("Carved"),
+            _("Compared"),
+            _("In service again"),
+        ]
+        reached = {Stage.DRAIN: 2, Stage.CARVE: 3, Stage.COMPARE: 4, Stage.RESTORE: 3}[layout_plans.stage(row)]
+        done = {"notice": 1, "done": 6}.get(at, reached)
     else:
         labels = [_("Tenants told"), _("Notice"), _("Moved and let go"), _("In maintenance")]
         done = {"notice": 1, "moving": 2, "done": 4}.get(at, 2)
     found = []
     for number, label in enumerate(labels):
         state = "done" if number < done else ("current" if number == done and row.state == "running" else "todo")
-        if at in {"cancelled", "cancelling"} and number == done:
+        if at in {"cancelled", "cancelling", "failed"} and number == done:
             state = "failed"
         found.append({"label": label, "state": state})
     return found
@@ -193,7 +208,12 @@ def notices(row: HostPlan) -> list[dict[str, Any]]:
 
 
 def pictures(row: HostPlan, *, now: datetime) -> list[dict[str, Gpu]]:
-    """Return each GPU that a plan is about as it is now and as it will be; none for a plan that has ended."""
+    """Return each GPU that a plan is about as it is now and as it will be.
+
+    None for a plan that has ended; a layout change then shows what was and what was to be.
+    """
+    if row.kind == host_plans.LAYOUT:
+        return _carvings(row, now=now)
     if row.state != "running":
         return []
     devices = GpuDevice.objects.filter(host_id=row.host_id, removed_at__isnull=True).order_by("index")
@@ -215,6 +235,45 @@ def pictures(row: HostPlan, *, now: datetime) -> list[dict[str, Gpu]]:
         }
         for device in devices
     ]
+
+
+def _carvings(row: HostPlan, *, now: datetime) -> list[dict[str, Gpu]]:
+    wanted = [gpu for gpu in Wish.from_json(row.layout).gpus if gpu.differs]
+    devices = {device.pk: device for device in GpuDevice.objects.filter(pk__in=[gpu.id for gpu in wanted])}
+    held = estate_windows.held(Hold.objects.filter(host_id=row.host_id), now=now) if row.state == "running" else {}
+    return [
+        {
+            "now": estate_windows.strip(device, held.get(gpu.id, ()), now=now)
+            if row.state == "running"
+            else layout_strip(gpu.index, gpu.product, device.slots, gpu.before),
+            "after": layout_strip(gpu.index, gpu.product, device.slots, gpu.after),
+        }
+        for gpu in wanted
+        for device in (devices[gpu.id],)
+    ]
+
+
+def layout_strip(index: int, product: str, slots: int, windows: layout_plans.Windows | None) -> Gpu:
+    """Return how a GPU is carved, as a strip; what no part takes stays unnamed."""
+    runs: list[Run] = []
+    at = 0
+    for start, size, profile in windows or ():
+        if start > at:
+            runs.append(Run(SlotState.FREE, start - at))
+        runs.append(Run(SlotState.FREE, size, label=profile))
+        at = start + size
+    if at < slots:
+        label = "" if windows else layout_words(windows)
+        runs.append(Run(SlotState.FREE, slots - at, label=label))
+    return Gpu(_("GPU %(n)d") % {"n": index}, runs, note=f"{product}: {layout_words(windows)}")
+
+
+def layout_words(windows: layout_plans.Windows | None) -> str:
+    """Return a layout in words."""
+    if windows is None:
+        return _("unknown")
+    counted = Counter(profile for _start, _size, profile in windows)
+    return ", ".join(f"{count} × {profile}" for profile, count in sorted(counted.items())) or _("whole")
 
 
 def moment(row: HostPlan, name: str) -> datetime | None:

@@ -99,6 +99,7 @@ def _page(request: PageRequest, device: GpuDevice, *, error: ControlPlaneError |
         "errors_before": _errors(device),
         "running": running,
         "running_url": hosts.plan_url(running),
+        "layout_url": _layout_url(request, device) if running is None else "",
         "can_repair": _can_repair(request, device) and running is None,
         "errors": problems.at_fields(error) if error is not None else {},
         "given": request.POST.get("reason", "") if error is not None else "",
@@ -124,6 +125,17 @@ def _page(request: PageRequest, device: GpuDevice, *, error: ControlPlaneError |
 def _can_repair(request: PageRequest, device: GpuDevice) -> bool:
     faulty = not device.healthy and device.removed_at is None
     return faulty and access.allowed(request.actor, None, ROUTES["devices.repair"])
+
+
+def _layout_url(request: PageRequest, device: GpuDevice) -> str:
+    """Return where its layout is changed, `""` where that cannot be."""
+    host = device.host
+    offered = host.state in {state.value for state in hosts.STEPS["layout"][3]}
+    if device.layout_change == "dynamic" or device.removed_at is not None or not device.healthy or not offered:
+        return ""
+    if not access.allowed(request.actor, None, ROUTES["hosts.layout"]):
+        return ""
+    return reverse("frontend:host-layout", kwargs={"key": host.short_id})
 
 
 def _line(one: estate_windows.Kept) -> dict[str, Any]:
@@ -171,7 +183,7 @@ def _facts(device: GpuDevice) -> list[dict[str, Any]]:
         {"label": _("Slots"), "value": str(device.slots)},
         {
             "label": _("Layout"),
-            "value": _("carved when asked for") if device.layout_change == "dynamic" else _("fixed"),
+            "value": _("carved when asked for") if device.layout_change == "dynamic" else _("changed by a plan"),
         },
         {
             "label": _("Takes new things"),

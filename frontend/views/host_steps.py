@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -93,8 +93,8 @@ def start_drain(request: PageRequest, key: str) -> HttpResponse:
         plan = inventory.drain(
             host=row,
             reason=request.POST.get("reason", ""),
-            starts_at=_moment(request, "starts_at"),
-            ends_at=_moment(request, "ends_at"),
+            starts_at=moment(request, "starts_at"),
+            ends_at=moment(request, "ends_at"),
             actor=request.actor,
             now=request.now,
             version=version_of(request),
@@ -114,12 +114,9 @@ def _drain_page(request: PageRequest, row: Host, *, error: ControlPlaneError | N
         row = access.find(rows_of(), row.short_id)
         production = _production([entry["unit"] for entry in seen["touched"]])
         values = {
-            **_shared(request, row, error),
+            **shared(request, row, error),
             "seen": seen,
-            "touched": [
-                {**entry, "url": _object_url(entry), "word": _word(entry), "kind_word": _kind(entry)}
-                for entry in seen["touched"]
-            ],
+            "touched": object_lines(seen["touched"]),
             "production": production,
             "must_type": row.name if production else "",
             "offered": row.state in {state.value for state in hosts.STEPS["drain"][3]},
@@ -135,7 +132,7 @@ def _drain_page(request: PageRequest, row: Host, *, error: ControlPlaneError | N
             ],
             "breadcrumbs": crumbs(row, _("Drain")),
         }
-    return render(request, "frontend/pages/hosts/drain.html", values, status=_status(error))
+    return render(request, "frontend/pages/hosts/drain.html", values, status=status(error))
 
 
 def _production(units: list[str]) -> list[str]:
@@ -148,6 +145,11 @@ def _holds_production(request: PageRequest, row: Host) -> bool:
     with reading(request.actor):
         units = Hold.objects.filter(host=row, kind=HoldKind.TENANT.value).values_list("unit_id", flat=True)
         return bool(_production([str(unit) for unit in units]))
+
+
+def object_lines(touched: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return what a plan touches as lines of a table: what, whose, what becomes of it."""
+    return [{**entry, "url": _object_url(entry), "word": _word(entry), "kind_word": _kind(entry)} for entry in touched]
 
 
 def _object_url(entry: Mapping[str, Any]) -> str:
@@ -183,7 +185,7 @@ def maintenance(request: PageRequest, key: str) -> HttpResponse:
     row = found(request, key)
 
     def run(**who: Any) -> HostPlan:
-        reason, end = request.POST.get("reason", ""), _moment(request, "ends_at")
+        reason, end = request.POST.get("reason", ""), moment(request, "ends_at")
         return inventory.maintenance(host=row, reason=reason, ends_at=end, **who)
 
     return _do(request, row, "maintenance", run)
@@ -263,7 +265,7 @@ def _ask(request: PageRequest, row: Host, key: str, *, error: ControlPlaneError 
     path = f"/hosts/{row.short_id}" + ("" if key == "remove" else f"/{key}")
     tenants_things = [one for one in kept if one.tenant]
     values = {
-        **_shared(request, row, error),
+        **shared(request, row, error),
         "key": key,
         "title": str(title),
         "lead": str(lead),
@@ -285,13 +287,14 @@ def _ask(request: PageRequest, row: Host, key: str, *, error: ControlPlaneError 
         ),
         "breadcrumbs": crumbs(row, str(hosts.STEPS[key][0])),
     }
-    return render(request, "frontend/pages/hosts/ask.html", values, status=_status(error))
+    return render(request, "frontend/pages/hosts/ask.html", values, status=status(error))
 
 
 # --- forms ------------------------------------------------------------------------------------------------
 
 
-def _shared(request: PageRequest, row: Host, error: ControlPlaneError | None) -> dict[str, Any]:
+def shared(request: PageRequest, row: Host, error: ControlPlaneError | None) -> dict[str, Any]:
+    """Return what every page of a step shows: the host, what was given, what was wrong."""
     posted = request.POST if request.method == "POST" else {}
     return {
         "row": row,
@@ -303,11 +306,12 @@ def _shared(request: PageRequest, row: Host, error: ControlPlaneError | None) ->
     }
 
 
-def _status(error: ControlPlaneError | None) -> int:
+def status(error: ControlPlaneError | None) -> int:
+    """Return the status of a page with an error, or without one."""
     return 200 if error is None else problems.status_of(error)
 
 
-def _moment(request: PageRequest, name: str) -> datetime | None:
+def moment(request: PageRequest, name: str) -> datetime | None:
     """Return a moment of a form in the person's zone, None for an empty field. Raises `InvalidSpec` naming it."""
     text = request.POST.get(name, "").strip()
     if not text:

@@ -26,6 +26,7 @@ EXPORTED = (
     "id", "kind", "state", "host", "provider", "reason", "tenants", "touched", "over", "starts_at", "ends_at",
     "created_at",
 )  # fmt: skip
+STARTED_EARLY = frozenset({host_plans.DRAIN, host_plans.LAYOUT})
 
 
 def rows_of() -> QuerySet[HostPlan]:
@@ -91,7 +92,7 @@ def _filtered(request: PageRequest) -> QuerySet[HostPlan]:
 def _filters(request: PageRequest) -> list[dict[str, Any]]:
     states = [
         ("", _("Running")), ("notice", _("Notice runs")), ("done", _("Done")), ("cancelled", _("Cancelled")),
-        ("all", _("All")),
+        ("failed", _("Failed")), ("all", _("All")),
     ]  # fmt: skip
     kinds = [("", _("All")), *((key, str(word)) for key, (word, _icon) in works.KINDS.items())]
     return [
@@ -151,7 +152,7 @@ def _values(request: PageRequest, row: HostPlan) -> dict[str, Any]:
     author = asks.names([row.author]).get(row.author, _("somebody"))
     left: Mapping[str, Any] = row.observed.get("left") or {}
     running = row.state == "running"
-    may_start = stands == "notice" and row.kind == host_plans.DRAIN and providers.may(request.actor, "plans.start")
+    may_start = stands == "notice" and row.kind in STARTED_EARLY and providers.may(request.actor, "plans.start")
     may_abort = running and stands != "cancelling" and row.kind != host_plans.RETURN
     may_abort = may_abort and providers.may(request.actor, "plans.cancel")
     return {
@@ -168,6 +169,8 @@ def _values(request: PageRequest, row: HostPlan) -> dict[str, Any]:
         "pictures": works.pictures(row, now=request.now),
         "trouble": row.observed.get("trouble", "") if running else "",
         "left": left if running else {},
+        "why": row.observed.get("why", ""),
+        "waits_for": row.observed.get("waits_for", []) if running else [],
         "started_at": works.moment(row, "started"),
         "ended_at": works.moment(row, "ended"),
         "author": author,
@@ -198,6 +201,10 @@ _EVENTS: Mapping[str, Any] = {
     "host-plan.started": gettext_lazy("Begun"),
     "host-plan.notice-ended": gettext_lazy("Begun before the end of the notice"),
     "host-plan.cancel-requested": gettext_lazy("Abort asked for"),
+    "host-plan.carve": gettext_lazy("Carving began"),
+    "host-plan.compare": gettext_lazy("Carved; the provider is looked at"),
+    "host-plan.restore": gettext_lazy("Being taken back"),
+    "host-plan.failed": gettext_lazy("Failed"),
     "host-plan.done": gettext_lazy("Done"),
     "host-plan.cancelled": gettext_lazy("Cancelled"),
 }

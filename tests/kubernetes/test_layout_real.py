@@ -12,7 +12,7 @@ import pytest
 from provisioners.driver import Done, DriverRejected, Handle, LayoutChange, NotSupported, Presence, TransientDriverError
 from provisioners.kubernetes import gpu, layout
 from provisioners.kubernetes.layout import Layouts, Timing
-from tests.kubernetes.gpu_ground import Tenancy, driver_of, pause, seen_of, until
+from tests.kubernetes.gpu_ground import Tenancy, driver_of, seen_of, until
 from tests.kubernetes.gpu_objects import unit
 
 pytestmark = [pytest.mark.real, pytest.mark.kube_apiserver]
@@ -275,7 +275,8 @@ def test_a_pod_that_its_budget_keeps_ends_the_change_with_its_name(
 ) -> None:
     node = seen_of(driver).nodes[managed.name]
     tenancy.pod("p", gpu.request(unit(managed.name), node, name="u", namespace=tenancy.name), uuid4())
-    tenancy.bound("p")
+    # A pod that does not run yet may always be evicted, and a budget that was not counted yet keeps nothing.
+    until(lambda: tenancy.bound("p")["status"].get("phase") == "Running")
     tenancy.api.create(
         {
             "apiVersion": "policy/v1",
@@ -284,7 +285,7 @@ def test_a_pod_that_its_budget_keeps_ends_the_change_with_its_name(
             "spec": {"maxUnavailable": 0, "selector": {}},
         }
     )
-    pause(1)
+    until(lambda: tenancy.api.get("policy/v1", "PodDisruptionBudget", "keep", tenancy.name).get("status"))
     short = Layouts(driver.cluster, now=lambda: datetime.now(UTC), timing=Timing(2, 5, 10, 10, 10))
     handle = short.start(driver.layout_steps(managed.change(evict=True))[0])
 

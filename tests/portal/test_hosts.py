@@ -225,7 +225,7 @@ def test_every_address_of_the_estate_is_held_to_the_roles(world, browse, ole, au
     clients = {
         "operator": browse(ole), "auditor": browse(aud), "member": browse(world.acme.member), "visitor": browse(None),
     }  # fmt: skip
-    for_operators = {"hosts.preview_drain", "hosts.maintenance", "hosts.return", "hosts.remove"}
+    for_operators = {"hosts.preview_drain", "hosts.preview_layout", "hosts.maintenance", "hosts.return", "hosts.remove"}
     wrong = []
 
     for path, declared in LOOKING:
@@ -236,7 +236,7 @@ def test_every_address_of_the_estate_is_held_to_the_roles(world, browse, ole, au
         wrong += [(url, statuses)] if statuses != expected else []
 
     assert wrong == []
-    assert len(LOOKING) == 8
+    assert len(LOOKING) == 9
 
 
 @pytest.mark.parametrize("path", CHANGING)
@@ -268,7 +268,7 @@ def test_every_change_needs_the_form_token(world, ole):
         for path in CHANGING
     }
 
-    assert len(CHANGING) == 9
+    assert len(CHANGING) == 10
     assert answers == {403}
     assert state(host) == "open"
 

@@ -199,13 +199,13 @@ def test_of_two_plans_the_second_is_refused_and_nothing_else_opens_the_host() ->
     told = empty()
     plan = changed(told, starts_at=told.now + timedelta(hours=1))
 
-    for again in (
+    for attempt in (
         lambda: changed(told, {"0": ["7g.80gb"]}),
         lambda: inventory.drain(host=host("node-1"), reason="again", actor=told.operator, now=told.now),
         lambda: inventory.uncordon(host=host("node-1"), actor=told.operator, now=told.now),
     ):
         with pytest.raises(Conflict) as refused:
-            again()
+            attempt()
         assert refused.value.specific_code in {"plan-running", "host-state"}
     with pytest.raises(Conflict, match=f"A layout change of node-1 is running \\({plan.short_id}\\)"):
         changed(told)

@@ -39,6 +39,19 @@ def test_what_is_no_gpu_is_refused(text):
         asks.Gpu.parse(text)
 
 
+def test_layouts_are_read_gpu_by_gpu():
+    assert asks.layouts(["0=2x3g.40gb,1g.10gb", "all=whole"]) == [
+        {"device": "0", "profiles": ["3g.40gb", "3g.40gb", "1g.10gb"]},
+        {"device": "all", "profiles": []},
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "0", "0=", "=whole", "0=3g.40gb,", "0=x3g.40gb", "0=200x1g.10gb"])
+def test_what_is_no_layout_is_refused(text):
+    with pytest.raises(UsageFault, match="not a layout"):
+        asks.layouts([text])
+
+
 @pytest.mark.parametrize(
     ("text", "expected"), [("90s", 90), ("15m", 900), ("8h", 28800), ("7d", 604800), ("2w", 1209600), ("1d12h", 129600)]
 )

@@ -12,7 +12,9 @@ from controlplane.cli.client import Json
 from controlplane.cli.failures import UsageFault
 from controlplane.cli.nouns import noun
 
-host = typer.Typer(help="Hosts: accept, open, cordon, drain, maintenance, return, remove.", no_args_is_help=True)
+host = typer.Typer(
+    help="Hosts: accept, open, cordon, drain, layout, maintenance, return, remove.", no_args_is_help=True
+)
 person = typer.Typer(help="People: make, suspend, resume, leave, roles.", no_args_is_help=True)
 
 HostName = Annotated[str, typer.Argument(metavar="HOST", help="A host, by name or id.")]
@@ -90,6 +92,27 @@ def host_drain(
     _planned(here, name, "drain", body)
 
 
+@host.command("layout")
+def host_layout(
+    ctx: typer.Context,
+    name: HostName,
+    gpu: Annotated[list[str], typer.Option(help="What a GPU becomes: 0=2x3g.40gb,1g.10gb; all=whole. Repeatable.")],
+    reason: Annotated[str, typer.Option(help="Why, for the record and for the people it touches.")] = "",
+    at: Annotated[str, typer.Option(help="Begins then, after notice to its tenants: +1h.")] = "",
+    evict: Annotated[bool, typer.Option("--evict", help="Evict what is left when nobody holds room there.")] = False,
+    only_plan: Annotated[bool, typer.Option("--plan", help="Only say whom it concerns.")] = False,
+) -> None:
+    """Carve GPUs of a host anew: emptied, carved, compared, opened; what fails is taken back."""
+    here = session.of(ctx)
+    body: Json = {"layouts": asks.layouts(gpu), "evict": evict}
+    if only_plan:
+        here.screen.document(here.client.post(f"{_host(here, name)}/preview-layout", body).body)
+        return
+    if not reason:
+        raise UsageFault("say why: --reason")
+    _planned(here, name, "layout", body | {"reason": reason} | ({"starts_at": asks.instant(at)} if at else {}))
+
+
 @host.command("maintenance")
 def host_maintenance(
     ctx: typer.Context, name: HostName, reason: Reason, until: Annotated[str, typer.Option(help="Ends then.")] = ""
@@ -115,7 +138,7 @@ def host_cancel_plan(ctx: typer.Context, plan: Annotated[str, typer.Argument(hel
 
 @host.command("start-plan")
 def host_start_plan(ctx: typer.Context, plan: Annotated[str, typer.Argument(help="A plan's short id.")]) -> None:
-    """End the notice of a drain early: it begins now, and its tenants are told again."""
+    """End the notice of a drain or a layout change early: it begins now, and its tenants are told again."""
     here = session.of(ctx)
     after = here.client.post(f"/plans/{plan}/start").body
     _say(here, after, f"plan/{after['short_id']} has begun")
