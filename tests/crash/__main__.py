@@ -1,4 +1,4 @@
-"""The crash table: `python -m tests.crash [--sample N] [--seed S] [--jobs 2] [--real N] [--only WORDS]`.
+"""The crash table: `python -m tests.crash [--on kubernetes] [--sample N] [--seed S] [--jobs 2] [--only WORDS] …`.
 
 Prints every point that failed (all of them with `--verbose`), a summary by mode and instant, and how long it
 took. Exit status 1 if any point failed, or a step of the registry was never come to.
@@ -11,7 +11,6 @@ import gc
 import multiprocessing
 import os
 import random
-import resource
 import shutil
 import signal
 import sys
@@ -35,6 +34,7 @@ _lab: Any = None
 def main() -> int:
     """Run the table; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.crash", description=__doc__)
+    parser.add_argument("--on", choices=["sandbox", "kubernetes"], default="sandbox", help="where the points happen")
     parser.add_argument("--sample", type=int, default=0, help="only so many points, drawn by --seed")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=2, help="points at once")
@@ -71,6 +71,10 @@ def _run(folder: Path, options: argparse.Namespace) -> bool:
         }
     )
     django.setup()
+    if options.on == "kubernetes":
+        from tests.crash import on_cluster
+
+        return on_cluster.run(folder, options)
     from provisioners.kinds import PASSES
     from tests.crash import databases, points, provider, scenarios, table
     from tests.crash.clock import Clocks
@@ -108,6 +112,8 @@ def _dsn(folder: Path, role: str, options: str) -> str:
 
 def _record(lab: Any, chosen: Sequence[Any], options: argparse.Namespace) -> int:
     """Prepare scenarios and run them undisturbed; return how many failed."""
+    from tests.crash import report
+
     failures = 0
     for scenario in chosen:
         lab.prepare(scenario)
@@ -117,7 +123,7 @@ def _record(lab: Any, chosen: Sequence[Any], options: argparse.Namespace) -> int
             lab.recordings[scenario.name], lab.lengths[scenario.name] = recording, length
             for outcome in outcomes:
                 failures += not outcome.good
-                _print(outcome, options)
+                report.show(outcome, verbose=options.verbose)
     return failures
 
 
@@ -154,6 +160,8 @@ def _points(lab: Any, chosen: Sequence[Any], options: argparse.Namespace) -> lis
 
 def _drawn(found: Sequence[Any], options: argparse.Namespace) -> list[Any]:
     """Return the points to do: those that were asked for, and a sample of them. Real workers are never left out."""
+    from tests.crash.report import line_of
+
     chosen = [point for point in found if options.only in line_of(point)]
     if options.sample:
         real = [point for point in chosen if point.mode == "worker"]
@@ -176,48 +184,14 @@ def _job(numbers: Any) -> None:
 
 def _do(found: Sequence[Any], options: argparse.Namespace) -> int:
     """Do points in jobs forked from this process; print them; return how many failed."""
-    started = time.monotonic()
-    counts: Counter[tuple[str, str]] = Counter()
-    bad: Counter[tuple[str, str]] = Counter()
-    times = []
+    from tests.crash import report
+
+    summary = report.Summary(options.verbose)
     with _jobs(options) as pool:
-        for number, outcome in enumerate(pool.imap_unordered(_one, found), 1):
-            if number % 250 == 0:
-                print(f"… {number} points in {time.monotonic() - started:.0f} s", flush=True)
-            _print(outcome, options)
-            key = (outcome.point.mode, outcome.point.instant)
-            counts[key] += 1
-            bad[key] += not outcome.good
-            times.append(outcome.ms)
-    print(f"\n{'mode':10} {'instant':15} {'points':>7} {'failed':>7}")
-    for (mode, instant), count in sorted(counts.items()):
-        print(f"{mode:10} {instant:15} {count:7} {bad[mode, instant]:7}")
-    if times:
-        print(
-            f"{len(times)} points in {time.monotonic() - started:.0f} s, {sum(times) / len(times):.0f} ms each, "
-            f"the slowest {max(times):.0f} ms, {sum(bad.values())} failed"
-        )
-        spent = resource.getrusage(resource.RUSAGE_CHILDREN)
-        print(f"{spent.ru_utime + spent.ru_stime:.0f} s of processor time, the database's not counted")
-    return sum(bad.values())
-
-
-def line_of(point: Any) -> str:
-    """Return a point's words as the table shows them."""
-    return f"{point.scenario:38} {point.variant:9} {point.step:26} {point.words}"
-
-
-def _print(outcome: Any, options: argparse.Namespace) -> None:
-    if outcome.good and not options.verbose:
-        return
-    word = "ok     " if outcome.good else "FAILED "
-    sweeps = f"{outcome.sweeps:3}/{outcome.allowed:<3}"
-    print(f"{word} {line_of(outcome.point):115} {sweeps} {outcome.ms:6.0f} ms", flush=True)
-    for problem in outcome.problems:
-        print(f"          {problem}")
-    if not outcome.good:
-        for line in outcome.explain:
-            print(f"            | {line}", flush=True)
+        for outcome in pool.imap_unordered(_one, found):
+            summary.add(outcome)
+    summary.end()
+    return summary.failed
 
 
 if __name__ == "__main__":

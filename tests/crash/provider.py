@@ -200,3 +200,10 @@ class EstateAccess:
         """Return whatever of ours still exists."""
         found: list[str] = self.control("GET", "leftovers")["leftovers"]
         return found
+
+    def await_rest(self) -> None:
+        """Its tasks end when the point's clock moves."""
+
+    def is_waited_for(self) -> bool:
+        """How long its tasks take is the point's variant, and allowed for there."""
+        return False

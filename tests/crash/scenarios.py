@@ -30,6 +30,7 @@ from tenants.models import (
     Membership,
     Namespace,
     Person,
+    Provider,
     ProviderCredential,
     Tenant,
     Unit,
@@ -49,7 +50,7 @@ from tenants.specs import (
 from tenants.states import BoundaryKind, ConditionType, PlatformRole, Reason, Role, SuspensionDepth
 from tenants.transactions import acting
 from tests import factories
-from tests.crash.provider import DOCUMENT, TOKEN
+from tests.crash.provider import DOCUMENT, TOKEN, EstateAccess
 from tests.crash.world import World
 
 MODEL: Final = "llama-3-1-8b"
@@ -98,25 +99,34 @@ def products() -> list[Any]:
 
 
 def lay_ground(world: World) -> None:
-    """Make tenant, people, quota, catalogue, and a provider whose hosts were discovered and opened."""
+    """Make tenant, people, quota, catalogue, and a sandbox whose hosts were discovered and opened."""
+    assert isinstance(world.estate, EstateAccess)
     world.estate.make({**DOCUMENT, "settings": AT_ONCE})
+    lay_people()
+    config = {"url": world.site.provider_url, "estate": world.site.estate}
+    connect(world, factories.provider(name="sandbox", config=config, due_at=world.clock()), TOKEN)
+    assert Host.objects.filter(placeable=True).count() == len(DOCUMENT["hosts"])
+
+
+def lay_people() -> None:
+    """Make the tenant with its quota, the people who act, and the model that is served."""
     of = factories.tenant(name="crash")
     factories.generous(of, "H100-80GB", "A100-80GB")
     factories.member(of, Role.OWNER, who=factories.person(name="Owner"))
     factories.person(name="Guest")
     factories.person(name="Operator", platform=(PlatformRole.OPERATOR,))
     factories.served_model(MODEL)
-    row = factories.provider(
-        name="sandbox", config={"url": world.site.provider_url, "estate": world.site.estate}, due_at=world.clock()
-    )
+
+
+def connect(world: World, row: Provider, token: str) -> None:
+    """Give a provider its credential, have its hosts discovered, and open them."""
     made = ProviderCredential(provider=row, name="token", created_at=world.clock())
-    made.sealed = vault.seal(TOKEN, table=made._meta.db_table, column="sealed", row=made.pk)
+    made.sealed = vault.seal(token, table=made._meta.db_table, column="sealed", row=made.pk)
     made.save()
     sweep.look_at(row.pk, engine=world.engine)
     Host.objects.update(state="open")
     with connection.cursor() as cursor:
         cursor.execute("SELECT ledger_refresh_placeable(%s)", [row.pk])
-    assert Host.objects.filter(placeable=True).count() == len(DOCUMENT["hosts"])
 
 
 # --- products ------------------------------------------------------------------------------------------
@@ -148,7 +158,7 @@ def _namespace(world: World) -> None:
     namespaces.create(tenant=tenant(), ask=wanted, actor=owner(), now=world.clock())
 
 
-def _bare(world: World) -> None:
+def ask_bare(world: World) -> None:
     wanted = BareAsk("more", AllocationSpec((_unit("H100-80GB", "2g.20gb"),)))
     allocations.create(tenant=tenant(), ask=wanted, actor=owner(), now=world.clock())
 
@@ -364,7 +374,7 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     Scenario(
         "endpoint/namespace change widen",
         (_IN_NAMESPACE,),
-        _bare,
+        ask_bare,
         _more(2),
         opposite=(Opposite("narrow", _narrow, _more(1)),),
     ),
@@ -380,7 +390,7 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     *_life("namespace/namespace", _namespace),
     Scenario("namespace/namespace change join", (_namespace,), _join, _READY, opposite=_DELETE),
     Scenario("namespace/namespace change leave", (_namespace, _join), _leave, _READY, opposite=_DELETE),
-    Scenario("namespace/namespace change narrow", (_namespace, _bare), _narrow, _more(1), opposite=_DELETE),
+    Scenario("namespace/namespace change narrow", (_namespace, ask_bare), _narrow, _more(1), opposite=_DELETE),
 )
 
 

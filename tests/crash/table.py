@@ -255,7 +255,7 @@ def _to_the_end(
     problems += world.contradictions(here)
     explain = here.explain() if problems else []
     if not problems and removing:
-        here.estate.control("PATCH", "settings", **scenarios.AT_ONCE)
+        _control(here, "PATCH", "settings", **scenarios.AT_ONCE)
         scenarios.delete_everything(here)
         if here.drive(scenarios.gone, most=MOST) is None and not scenarios.gone():
             problems.append("deleting everything does not come to its end")
@@ -266,6 +266,12 @@ def _to_the_end(
                 here.calm_down()  # what was moved away is given back when two looks in a row do not show it
             problems += [*world.leaks(here), *world.contradictions(here)]
     return {"sweeps": sweeps, "problems": problems, "explain": explain}
+
+
+def _control(here: World, method: str, path: str, **body: Any) -> None:
+    """Bend the simulated provider of this table."""
+    assert isinstance(here.estate, EstateAccess)
+    here.estate.control(method, path, **body)
 
 
 def _at_its_end(here: World, scenario: Scenario, recording: Recording, point: Point) -> Said:

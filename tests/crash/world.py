@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from django.db import connection, connections
 from django.db.models import Q
@@ -46,6 +46,34 @@ LONGEST_PAUSE_S: Final = 130.0
 """Passes pause for at most a minute by themselves; a row that is due later waits for something else."""
 
 
+class Estate(Protocol):
+    """What a point has at its provider, as the table looks at it."""
+
+    def driver(self, *, deadline_s: float) -> Driver:
+        """Return the product's driver for it."""
+        ...
+
+    def everything(self) -> dict[str, list[str]]:
+        """Return ids by word: `objects`, `gateways`, `running` units, `tasks` at work, and what was `begun`."""
+        ...
+
+    def truth(self) -> list[dict[str, Any]]:
+        """Return who really uses which window: `unit`, `name`, `device`, `start`, `size`."""
+        ...
+
+    def leftovers(self) -> list[str]:
+        """Return whatever of ours still exists."""
+        ...
+
+    def await_rest(self) -> None:
+        """Wait until it does nothing by itself; one on the point's clock does nothing."""
+        ...
+
+    def is_waited_for(self) -> bool:
+        """Whether the last answers of its driver said that something is under way which only its own time ends."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Site:
     """Where a point happens; all a child needs to know."""
@@ -55,6 +83,10 @@ class Site:
     estate: str
     clock: Clock
     deadline_s: float = DEADLINE_S
+
+    def access(self) -> Estate:
+        """Return the point's own part of the provider."""
+        return EstateAccess(self.provider_url, self.estate)
 
 
 class Alarms(logging.Handler):
@@ -77,10 +109,12 @@ class World:
 
     site: Site
     engine: Engine
-    estate: EstateAccess
+    estate: Estate
     alarms: Alarms = field(default_factory=Alarms)
     sweeps: int = 0
     """Sweeps begun that found something due."""
+    waits: int = 0
+    """Those of them after which only the provider's own time could end something."""
 
     @property
     def clock(self) -> Clock:
@@ -91,6 +125,7 @@ class World:
         """Run what is due now; what must hold at every time is looked at afterwards."""
         self.sweeps += 1
         made = sweep.sweep(self.engine)
+        self.waits += self.estate.is_waited_for()
         self.alarms.said += unheld(self)
         return made
 
@@ -106,6 +141,7 @@ class World:
 
     def wait_for_due(self) -> bool:
         """Move the clock to the next sweep that finds something due; False when nothing will be."""
+        self.estate.await_rest()
         now = self.clock()
         later = next_due()
         if later is None or later > now + timedelta(seconds=LONGEST_PAUSE_S):
@@ -151,7 +187,7 @@ def enter(site: Site, wrap: Callable[[Driver], Any] | None = None) -> World:
     connections["default"].settings_dict["NAME"] = site.database
     # The lease counts what it has left on the monotonic clock; here time is what the point says it is.
     setattr(lease, "time", SimpleNamespace(monotonic=site.clock.seconds))  # noqa: B010 - mypy knows no `lease.time`
-    estate = EstateAccess(site.provider_url, site.estate)
+    estate = site.access()
     driver = estate.driver(deadline_s=site.deadline_s)
     wrapped = driver if wrap is None else wrap(driver)
     engine = Engine(

@@ -1,0 +1,269 @@
+"""A cluster of the lab as the provider of crash points: real API server, scheduler and controllers, simulated nodes.
+
+The cluster's time is real and the point's is not, so whatever the cluster does by itself is awaited before the
+point's clock moves. Pods are ready by themselves; who has which device is what the scheduler allocated.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from controlplane.labs.kubernetes import furniture, slices
+from controlplane.labs.kubernetes.client import Api
+from controlplane.labs.kubernetes.cluster import Cluster as LabCluster
+from controlplane.labs.kubernetes.nodes import Kind, Node
+from provisioners.driver import Done, Driver, Handle, Observed, Poll, Presence, Ref, Step
+from provisioners.kubernetes import access, rbac
+from provisioners.kubernetes.driver import KubernetesDriver
+from provisioners.kubernetes.ground import INSIDE
+from provisioners.kubernetes.objects import EVERYTHING, UNIT_LABEL, dig, labels, name_of, ref_of
+from tenants import gpu_catalogue
+from tests.conformance.kubernetes_rig import NamedGpu, settings_for
+from tests.crash.clock import Clock
+from tests.crash.world import Site
+
+Object = dict[str, Any]
+PATIENCE_S: Final = 90.0
+"""What a cluster has begun by itself and not ended after this long, it will not end."""
+LOOK_S: Final = 0.15
+DRA: Final = "resource.k8s.io/v1"
+ONES: Final = tuple(("1g.10gb", start) for start in range(7))
+TWOS: Final = (("2g.20gb", 0), ("2g.20gb", 2), ("1g.10gb", 4), ("1g.10gb", 5))
+NODE: Final = Node(
+    "node-a", "H100-80GB", (NamedGpu(0, ONES), NamedGpu(1, TWOS)), kind=Kind.STATIC, vcpu=256, memory_gib=2048
+)
+_DEVICE: Final = re.compile(r"gpu-(\d+)(?:-mig-(.+)-\d+-(\d+))?")
+_pause = threading.Event().wait
+
+
+def furnish(cluster: LabCluster) -> None:
+    """Make what points need in a cluster that runs: our rights, stand-ins, one node with carved GPUs."""
+    with cluster.api() as api:
+        for made in rbac.objects():
+            api.apply(made)
+        furniture.furnish(api, (furniture.SYSTEM_NODE, NODE))
+        slices.publish(api, NODE)
+        _await(lambda: _is_ready(api.get("v1", "Node", NODE.name)), "its node is ready")
+
+
+def _is_ready(node: Object | None) -> bool:
+    return any(one["type"] == "Ready" and one["status"] == "True" for one in dig(node, "status", "conditions") or ())
+
+
+class Told:
+    """A driver that remembers of which objects it last said that the cluster is still at work on them."""
+
+    def __init__(self, driver: Driver) -> None:
+        """Listen to `driver`."""
+        self._driver = driver
+        self._of: dict[str, Ref] = {}
+        self.waiting: set[Ref] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        """Leave everything else as it is."""
+        return getattr(self._driver, name)
+
+    def observe(self, ref: Ref) -> Observed:
+        """Read one object; one with a part that is not ready or on its way out is waited for."""
+        seen = self._driver.observe(ref)
+        moving = any(part.presence is Presence.CHANGING or (part.have and not part.ready) for part in seen.parts)
+        self._note(ref, waiting=moving)
+        return seen
+
+    def start(self, step: Step) -> Handle | Done:
+        """Start a step; what has a handle is waited for."""
+        answer = self._driver.start(step)
+        if isinstance(answer, Handle):
+            self._of[answer.value] = step.ref
+            self._note(step.ref, waiting=True)
+        return answer
+
+    def poll(self, handle: Handle) -> Poll:
+        """Look at what has a handle."""
+        answer = self._driver.poll(handle)
+        if handle.value in self._of:
+            self._note(self._of[handle.value], waiting=answer.state == "running")
+        return answer
+
+    def _note(self, ref: Ref, *, waiting: bool) -> None:
+        (self.waiting.add if waiting else self.waiting.discard)(ref)
+
+
+@dataclass(slots=True)
+class ClusterAccess:
+    """One cluster, as a point looks at it. Make one per process: it keeps connections."""
+
+    cluster: LabCluster
+    api: Api = field(init=False)
+    _told: Told | None = None
+
+    def __post_init__(self) -> None:
+        """Connect lazily."""
+        self.api = self.cluster.api()
+
+    def driver(self, *, deadline_s: float) -> Told:
+        """Return the product's driver, as a process that has just begun has it: it knows nothing yet."""
+        del deadline_s  # a busy machine is no point of these
+        self._told = Told(KubernetesDriver(settings_for(self.cluster)))
+        return self._told
+
+    def close(self) -> None:
+        """Give the connections back."""
+        if self._told is not None:
+            self._told.close()
+        self.api.close()
+
+    # --- the cluster's own time -------------------------------------------------------------------
+
+    def is_waited_for(self) -> bool:
+        """Whether the driver said in the sweep that just ended that something only takes its time."""
+        assert self._told is not None
+        waiting = bool(self._told.waiting)
+        self._told.waiting.clear()
+        return waiting
+
+    def await_rest(self) -> None:
+        """Wait until pods are as their Deployments want them and nothing is on its way out."""
+        _await(lambda: not next(self._moving(), ""), "the cluster is at rest", why=lambda: list(self._moving()))
+
+    def _moving(self) -> Iterator[str]:
+        wanted: Counter[str] = Counter()
+        for one in self.api.list("apps/v1", "Deployment", labels=EVERYTHING):
+            status, count = one.get("status") or {}, int(one["spec"]["replicas"])
+            wanted[one["metadata"]["namespace"]] += count
+            counts = [int(status.get(name, 0)) for name in ("replicas", "updatedReplicas", "availableReplicas")]
+            is_taken = int(status.get("observedGeneration", 0)) == one["metadata"]["generation"]
+            if not is_taken or counts != [count] * 3 or _is_leaving(one):
+                yield f"Deployment {name_of(one)}"
+        for one in self.api.list("v1", "Pod", labels=EVERYTHING):
+            wanted[one["metadata"]["namespace"]] -= 1
+            if _is_leaving(one):
+                yield f"Pod {name_of(one)}"
+        yield from (f"{count} pods of {name}" for name, count in wanted.items() if count)
+        for api, kind in (("v1", "Namespace"), (DRA, "ResourceClaim")):
+            yield from (
+                f"{kind} {name_of(one)}" for one in self.api.list(api, kind, labels=EVERYTHING) if _is_leaving(one)
+            )
+
+    # --- what is there ----------------------------------------------------------------------------
+
+    def marked(self) -> list[Object]:
+        """Return every object with our mark but pods and what belongs to the whole cluster."""
+        kinds = [("v1", "Namespace"), *((one.api, one.kind) for one in INSIDE)]
+        assert self._told is not None
+        return [
+            {**one, "kind": kind}
+            for api, kind in kinds
+            if self._told.cluster.serves(api, kind)
+            for one in self.api.list(api, kind, labels=EVERYTHING)
+        ]
+
+    def pods(self) -> list[Object]:
+        """Return every pod with our mark."""
+        return self.api.list("v1", "Pod", labels=EVERYTHING)
+
+    def everything(self) -> dict[str, list[str]]:
+        """Return ids by word. Boundaries count by namespace; of all others each id counts once."""
+        marked, pods = self.marked(), self.pods()
+        boundaries = [ref for one in marked if one["kind"] == "Namespace" and (ref := ref_of(one)) is not None]
+        others = {ref for one in marked if (ref := ref_of(one)) is not None} - set(boundaries)
+        return {
+            "begun": [],
+            "objects": sorted(str(ref.uid) for ref in (*boundaries, *others)),
+            "gateways": sorted(uid for one in marked if (uid := _gateway_of(one))),
+            "running": sorted(unit for pod in pods if (unit := labels(pod).get(UNIT_LABEL, "")) and not _is_over(pod)),
+            "tasks": sorted(f"removal of {one['kind']} {name_of(one)}" for one in (*marked, *pods) if _is_leaving(one)),
+        }
+
+    def truth(self) -> list[dict[str, Any]]:
+        """Return who has which device by the allocations of all claims."""
+        found = []
+        for claim in self.api.list(DRA, "ResourceClaim"):
+            for given in dig(claim, "status", "allocation", "devices", "results", default=[]):
+                match = _DEVICE.fullmatch(str(given["device"]))
+                assert match is not None
+                profile = re.sub(r"^(\dg)(.+)$", r"\1.\2", match[2] or "")
+                found.append(
+                    {
+                        "unit": labels(claim).get(UNIT_LABEL, ""),
+                        "name": name_of(claim),
+                        "device": f"{given['pool']}-gpu-{match[1]}",
+                        "start": int(match[3] or 0),
+                        "size": gpu_catalogue.profile(NODE.product, profile).size,
+                    }
+                )
+        return found
+
+    def leftovers(self) -> list[str]:
+        """Return whatever of ours still exists."""
+        return sorted(f"{one['kind']} {name_of(one)}" for one in (*self.marked(), *self.pods()))
+
+    def shape(self) -> Counter[str]:
+        """Return how many objects of each kind each step has: what must be the same however often it was begun."""
+        return Counter(
+            f"{one['kind']} of {_step(one)}" for one in (*self.marked(), *self.pods()) if not _is_leaving(one)
+        )
+
+    def wipe(self) -> None:
+        """Take away by force what a point has left, so that the next one begins with nothing."""
+        for pod in self.pods():
+            self.api.delete("v1", "Pod", name_of(pod), pod["metadata"]["namespace"], grace_s=0)
+        for kind in access.MADE:
+            for one in self.api.list(kind.api, kind.kind, namespace=rbac.ACCESS_NAMESPACE, labels=EVERYTHING):
+                self.api.delete(kind.api, kind.kind, name_of(one), rbac.ACCESS_NAMESPACE)
+        for one in self.api.list("v1", "Namespace", labels=EVERYTHING):
+            self.api.delete("v1", "Namespace", name_of(one))
+        _await(lambda: not self.leftovers(), "everything is gone", why=self.leftovers)
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSite(Site):
+    """A point on a cluster: `provider_url` is its address, `estate` its name."""
+
+    lab: LabCluster = field(kw_only=True)
+
+    def access(self) -> ClusterAccess:
+        """Return the cluster."""
+        return ClusterAccess(self.lab)
+
+
+def site(lab: LabCluster, database: str, clock: Clock) -> ClusterSite:
+    """Return where a point on a cluster happens."""
+    return ClusterSite(database, lab.url, lab.name, clock, lab=lab)
+
+
+def _gateway_of(one: Object) -> str:
+    """Return the id of the gateway that a Deployment starts, "" where it starts none."""
+    if one["kind"] != "Deployment":
+        return ""
+    for container in dig(one, "spec", "template", "spec", "containers", default=[]):
+        for variable in container.get("env") or ():
+            if variable["name"] == "TENANTRY_GATEWAY_UID":
+                return str(variable["value"])
+    return ""
+
+
+def _step(one: Object) -> str:
+    return labels(one).get("tenantry.internal/step", "")
+
+
+def _is_leaving(one: Object) -> bool:
+    return "deletionTimestamp" in one["metadata"]
+
+
+def _is_over(pod: Object) -> bool:
+    return dig(pod, "status", "phase") in {"Succeeded", "Failed"}
+
+
+def _await(is_so: Any, what: str, *, why: Any = list) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not is_so():
+        if time.monotonic() >= end:
+            raise AssertionError(f"not within {PATIENCE_S:.0f} s: {what}: {why()}")
+        _pause(LOOK_S)

@@ -1,0 +1,300 @@
+"""Points on a cluster, which cannot be copied: each stage of a life is crashed into, and the next goes on from it.
+
+A life is one product in a database and a tenant of its own, from nothing to nothing: made, changed, removed. At each
+stage a worker is killed at one instant and another one follows; what stands there then must be what stands there
+after an undisturbed stage. A failed stage ends its life, and what was to come is done in another one.
+
+How sweeps are counted: from the end of the lease that the killed worker held to the stage's whole end. A sweep after
+which the driver said that the cluster itself was still at work (pods that come or go, a namespace on its way out) is
+only that wait and does not count.
+"""
+
+from __future__ import annotations
+
+import itertools
+import signal
+import time
+import traceback
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from controlplane.labs.kubernetes.cluster import Cluster as LabCluster
+from controlplane.labs.kubernetes.demo import provider_config
+from provisioners import instants
+from tenants.models import Hold, Host
+from tests import factories
+from tests.crash import cluster, scenarios, world
+from tests.crash.children import ChildFailed, fork
+from tests.crash.clock import Clocks
+from tests.crash.cluster import ClusterAccess, ClusterSite
+from tests.crash.databases import BASE, Databases
+from tests.crash.points import CONCLUDES, Outcome, Point, Recording
+from tests.crash.scenarios import Act, Scenario, by_name
+from tests.crash.table import MOST, SPARE, _victim
+from tests.crash.world import TTL_S, World
+
+GROUND: Final = "crash_cluster"
+KILL: Final = "kill"
+UNDISTURBED: Final = "undisturbed"
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One scenario within a life."""
+
+    name: str
+    prepare: Act | None = None
+    """Done and driven to rest before it, where the stages before it have not."""
+
+    @property
+    def scenario(self) -> Scenario:
+        """Return what is done."""
+        return by_name(self.name)
+
+
+def _stages(product: str, *changes: Sequence[Stage]) -> tuple[tuple[Stage, ...], ...]:
+    return ((Stage(f"{product} create"),), *map(tuple, changes), (Stage(f"{product} delete"),))
+
+
+ENDPOINT: Final = "endpoint/namespace"
+NAMESPACE: Final = "namespace/namespace"
+LIVES: Final[Mapping[str, tuple[tuple[Stage, ...], ...]]] = {
+    ENDPOINT: _stages(
+        ENDPOINT,
+        (Stage(f"{ENDPOINT} change revise"),),
+        (Stage(f"{ENDPOINT} change widen"),),
+        (Stage(f"{ENDPOINT} change suspend"), Stage(f"{ENDPOINT} change resume")),
+    ),
+    NAMESPACE: _stages(
+        NAMESPACE,
+        (Stage(f"{NAMESPACE} change join"), Stage(f"{NAMESPACE} change leave")),
+        (Stage(f"{NAMESPACE} change narrow", prepare=scenarios.ask_bare),),
+    ),
+}
+"""Product → its stages in order; those of one group are done together or not at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """One life, and where each of its stages is crashed into."""
+
+    product: str
+    points: Mapping[str, Point]
+    """Stage → its point; a stage without one is undisturbed."""
+
+    def stages(self) -> Iterator[Stage]:
+        """Yield its stages: beginning and end, and changes with a point among them."""
+        groups = LIVES[self.product]
+        for group in groups:
+            if group in {groups[0], groups[-1]} or any(stage.name in self.points for stage in group):
+                yield from group
+
+
+def points_of(recording: Recording) -> Iterator[Point]:
+    """Yield every (step, instant) that a stage passes; what it passes often is killed the first and the last time."""
+    times = Counter((step, instant) for step, instant, _ in recording.trace)
+    for (step, instant), count in times.items():
+        for nth in sorted({1, 1 if step.endswith(CONCLUDES) else count}):
+            yield Point(recording.scenario, "cluster", KILL, step, instant, nth)
+
+
+def lives_of(points: Iterable[Point]) -> list[Life]:
+    """Return as few lives as these points need: one of each stage in each."""
+    waiting: dict[str, dict[str, list[Point]]] = {product: {} for product in LIVES}
+    for point in points:
+        waiting[point.scenario.split()[0]].setdefault(point.scenario, []).append(point)
+    return [
+        Life(product, {point.scenario: point for point in taken if point is not None})
+        for product, by_stage in waiting.items()
+        for taken in itertools.zip_longest(*by_stage.values())
+    ]
+
+
+@dataclass(slots=True)
+class Lab:
+    """What a run has: one PostgreSQL, clocks, and a cluster per job; inherited by every job."""
+
+    databases: Databases
+    clocks: Clocks
+    clusters: Sequence[LabCluster]
+    recordings: dict[str, Recording] = field(default_factory=dict)
+    shapes: dict[str, Counter[str]] = field(default_factory=dict)
+    """Stage → objects by kind and step at its end."""
+    slot: int = 0
+    """Which cluster and clock are this process's."""
+    began: float = 0.0
+    numbers: itertools.count[int] = field(default_factory=itertools.count)
+
+    def ground(self) -> None:
+        """Make the database that every life begins with."""
+        self.databases.clone(GROUND, template=BASE)
+        self.began = time.time()
+        child = fork(lambda _say: _lay_ground(self._enter(self._site(GROUND)), self.clusters[0]))
+        try:
+            child.answer()
+        finally:
+            child.end()
+
+    def _site(self, database: str) -> ClusterSite:
+        clock = self.clocks.slot(self.slot)
+        clock.set(self.began)
+        return cluster.site(self.clusters[self.slot], database, clock)
+
+    @staticmethod
+    def _enter(site: ClusterSite) -> World:
+        return world.enter(site)
+
+    # --- lives ------------------------------------------------------------------------------------
+
+    def record(self, product: str) -> list[Outcome]:
+        """Live a whole life undisturbed and keep what it passes."""
+        everything = {
+            stage.name: Point(stage.name, "cluster", UNDISTURBED) for group in LIVES[product] for stage in group
+        }
+        return self.live(Life(product, everything))
+
+    def live(self, life: Life) -> list[Outcome]:
+        """Live one life; where a stage fails, what is left of its points is done in another one."""
+        outcomes: list[Outcome] = []
+        left = dict(life.points)
+        while left:
+            done = self._live(Life(life.product, left))
+            outcomes += done
+            if not [left.pop(outcome.point.scenario) for outcome in done if outcome.point.scenario in left]:
+                break  # even undisturbed its stages fail; those that are left are missed in the end
+        return outcomes
+
+    def _live(self, life: Life) -> list[Outcome]:
+        name = f"crash_l{self.slot}_{next(self.numbers)}"
+        outcomes = []
+        self.databases.clone(name, template=GROUND)
+        try:
+            site = self._site(name)
+            for stage in life.stages():
+                point = life.points.get(stage.name) or Point(stage.name, "cluster", UNDISTURBED)
+                outcome = self._do(site, stage, point)
+                if not outcome.good or stage.name in life.points:
+                    outcomes.append(outcome)
+                if not outcome.good:
+                    _wipe(site)
+                    break
+        finally:
+            self.databases.drop(name)
+        return outcomes
+
+    def _do(self, site: ClusterSite, stage: Stage, point: Point) -> Outcome:
+        """Do one stage: prepare it, kill a worker in it, let another one follow, look."""
+        started = time.monotonic()
+        sweeps = 0
+        problems: list[str] = []
+        explain: list[str] = []
+        try:
+            with _inside(site) as here:
+                _begin(here, stage)
+            if point.mode == KILL:
+                _die(site, stage.scenario, point)
+            with _inside(site) as here:
+                sweeps, problems = self._follow(here, stage, point)
+                explain = here.explain() if problems else []
+        except Exception as error:  # noqa: BLE001 - whatever it was, it is this point's outcome
+            problems = [f"{error!r} {traceback.format_exc(limit=-4)}"]
+        if not problems and sweeps > SPARE and point.mode == KILL:
+            problems.append(f"it took {sweeps} sweeps, allowed are {SPARE}")
+        return Outcome(point, tuple(problems), sweeps, SPARE, 1000 * (time.monotonic() - started), tuple(explain))
+
+    def _follow(self, here: World, stage: Stage, point: Point) -> tuple[int, list[str]]:
+        """Bring a stage to its end, as the worker does that comes after a dead one; return sweeps and problems."""
+        trace: list[tuple[str, str, int]] = []
+        remove = instants.install(lambda step, instant: trace.append((step, instant.value, here.sweeps)))
+        if point.mode == KILL:
+            world.alone()
+            here.alarms.said += world.unheld(here)
+            here.clock.move(TTL_S + 0.01)
+        taken = here.drive(stage.scenario.end, most=MOST)
+        remove()
+        if taken is None:
+            return 0, ["the end was not reached"]
+        sweeps = taken - here.waits
+        problems = world.double_use(here)
+        here.calm_down()
+        if not stage.scenario.end():
+            problems.append("the end did not last")
+        problems += world.contradictions(here)
+        if stage.scenario.verb == "delete":
+            if Hold.objects.exists():
+                here.calm_down()  # people's own capacity is given back when two looks in a row do not show it
+            problems += world.leaks(here)
+        assert isinstance(here.estate, ClusterAccess)
+        shape = here.estate.shape()
+        if point.mode != KILL and stage.name not in self.recordings:
+            self.recordings[stage.name] = Recording(stage.name, tuple(trace), taken, {})
+            self.shapes[stage.name] = shape
+        return sweeps, problems + _compare(self.shapes[stage.name], shape)
+
+
+class _inside:  # noqa: N801 - used as a function
+    """A world in this very process, for the length of a `with` block."""
+
+    def __init__(self, site: ClusterSite) -> None:
+        self._here = world.enter(site)
+
+    def __enter__(self) -> World:
+        return self._here
+
+    def __exit__(self, *_: object) -> None:
+        assert isinstance(self._here.estate, ClusterAccess)
+        self._here.estate.close()
+        world.leave()
+
+
+def _lay_ground(here: World, lab: LabCluster) -> dict[str, object]:
+    """Make people and quota, and connect the cluster with its one node open."""
+    scenarios.lay_people()
+    found = here.site.access().driver(deadline_s=0.0).capabilities()
+    row = factories.provider(
+        name="cluster",
+        kind="kubernetes",
+        config=provider_config(lab),
+        capabilities={
+            "boundary_kinds": sorted(str(kind) for kind in found.boundary_kinds),
+            "bindings": sorted(str(binding) for binding in found.bindings),
+        },
+        due_at=here.clock(),
+    )
+    scenarios.connect(here, row, lab.admin_token)
+    here.calm_down()  # what an open host offers is known from the second look on
+    assert Host.objects.filter(placeable=True, provider_ref=cluster.NODE.name).exists()
+    return {}
+
+
+def _begin(here: World, stage: Stage) -> None:
+    if stage.prepare is not None:
+        stage.prepare(here)
+        if here.drive(scenarios.at_rest, most=MOST) is None:
+            raise AssertionError(f"{stage.name} cannot be prepared: {here.explain()}")
+        here.calm_down()
+    stage.scenario.act(here)
+
+
+def _die(site: ClusterSite, scenario: Scenario, point: Point) -> None:
+    victim = _victim(site, point, scenario, signal.SIGKILL)
+    try:
+        victim.killed()
+    finally:
+        victim.end()
+
+
+def _wipe(site: ClusterSite) -> None:
+    with _inside(site) as here:
+        assert isinstance(here.estate, ClusterAccess)
+        here.estate.wipe()
+
+
+def _compare(wanted: Counter[str], there: Counter[str]) -> list[str]:
+    found = [f"{count} × {what} too few" for what, count in (wanted - there).items()]
+    return found + [f"{count} × {what} too many" for what, count in (there - wanted).items()]
+
+
+__all__ = ["LIVES", "ChildFailed", "Lab", "Life", "lives_of", "points_of"]
