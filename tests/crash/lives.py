@@ -26,7 +26,7 @@ from provisioners import instants
 from tenants.models import Hold, Host
 from tests import factories
 from tests.crash import cluster, scenarios, world
-from tests.crash.children import ChildFailed, fork
+from tests.crash.children import fork
 from tests.crash.clock import Clocks
 from tests.crash.cluster import ClusterAccess, ClusterSite
 from tests.crash.databases import BASE, Databases
@@ -131,7 +131,7 @@ class Lab:
         """Make the database that every life begins with."""
         self.databases.clone(GROUND, template=BASE)
         self.began = time.time()
-        child = fork(lambda _say: _lay_ground(self._enter(self._site(GROUND)), self.clusters[0]))
+        child = fork(lambda _say: _lay_ground(world.enter(self._site(GROUND)), self.clusters[0]))
         try:
             child.answer()
         finally:
@@ -141,10 +141,6 @@ class Lab:
         clock = self.clocks.slot(self.slot)
         clock.set(self.began)
         return cluster.site(self.clusters[self.slot], database, clock)
-
-    @staticmethod
-    def _enter(site: ClusterSite) -> World:
-        return world.enter(site)
 
     # --- lives ------------------------------------------------------------------------------------
 
@@ -295,6 +291,3 @@ def _wipe(site: ClusterSite) -> None:
 def _compare(wanted: Counter[str], there: Counter[str]) -> list[str]:
     found = [f"{count} × {what} too few" for what, count in (wanted - there).items()]
     return found + [f"{count} × {what} too many" for what, count in (there - wanted).items()]
-
-
-__all__ = ["LIVES", "ChildFailed", "Lab", "Life", "lives_of", "points_of"]
