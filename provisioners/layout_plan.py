@@ -75,6 +75,9 @@ def advance(plan: HostPlan, driver: Driver, clock: Clock) -> bool:
         except StaleLease:
             log.info("a layout change lost its lease; its result is dropped", extra={"plan": plan.short_id})
             return True
+        except DriverError:
+            _hand_back(claimed, clock)  # the caller notes it and says when to try again
+            raise
         _hand_back(claimed, clock)
         return moved
 
@@ -190,17 +193,17 @@ class _Work:
         try:
             over = self._made(known, back=True) if len(known) == len(before) else self._at_rest()
         except _Ended as ended:
-            return self._close("failed", f"{why} {ended}".strip(), sure=False)
+            return self._close("failed", _both(why, str(ended)), sure=False)
         except TransientDriverError as error:
             if self.late:
-                return self._close("failed", f"{why} {error.detail}".strip(), sure=False)
+                return self._close("failed", _both(why, error.detail), sure=False)
             raise
         except DriverError as error:
-            return self._close("failed", f"{why} {error.detail}".strip(), sure=False)
+            return self._close("failed", _both(why, error.detail), sure=False)
         if over:
             return self._close(state, why)
         if self.late:
-            return self._close("failed", f"{why} What it was before did not come back in time.".strip(), sure=False)
+            return self._close("failed", _both(why, "What it was before did not come back in time."), sure=False)
         return False
 
     def _at_rest(self) -> bool:
@@ -300,6 +303,11 @@ class _Work:
             except DriverRejected as error:
                 log.warning("a host cannot be opened at its provider: %s", error.detail, extra={"host": self.ref})
         return _finish(claimed=self.claimed, state=state, why=why, sure=sure, actor=SYSTEM, now=self.clock())
+
+
+def _both(why: str, more: str) -> str:
+    """Return two sentences, the second only where it says something new."""
+    return why if more in why else f"{why} {more}".strip()
 
 
 def _minutes(time: timedelta) -> str:

@@ -177,6 +177,20 @@ def test_what_never_ends_is_given_up_and_the_host_stays_cordoned() -> None:
     assert shown()[0] == (0, "1g.10gb")
 
 
+def test_a_provider_that_does_not_answer_is_asked_again_after_a_pause() -> None:
+    told = empty()
+    control.add_fault(told.here.estate, "start:layout.apply", "fail", error="transient", detail="not now", times=1)
+    plan = changed(told)
+    told.drive(lambda: fresh(plan).observed.get("trouble", "") != "", most=40)
+
+    row = fresh(plan)
+    assert (row.observed["trouble"], row.failures) == ("ProviderUnavailable: not now", 1)
+    assert row.lease_expires_at is None
+    assert row.due_at > told.now
+    told.drive(ended(plan, "done"), most=40)
+    at_rest(told, plan)
+
+
 def test_a_host_that_is_lost_half_way_keeps_its_layout_and_takes_nothing() -> None:
     told = empty()
     control.change_settings(told.here.estate, {"delays_s": {"": 0.0, "layout.apply": 30.0}})
