@@ -19,6 +19,7 @@ from frontend.kernel import asks, estate
 from tenants import access
 from tenants.actor import Actor
 from tenants.models import Event, Finding, Host, HostPlan
+from tenants.operations.layouts import FEATURE
 from tenants.policies import ROUTES
 from tenants.states import Binding, HostState
 
@@ -124,12 +125,19 @@ def steps(row: Host, actor: Actor) -> list[Step]:
     for key, (label, icon, operation_id, states) in STEPS.items():
         if row.state not in states or not access.allowed(actor, None, ROUTES[operation_id]):
             continue
-        if key == "layout" and not row.devices.filter(removed_at=None).exclude(layout_change="dynamic").exists():
-            continue  # all of its GPUs are carved when something is placed there
+        if key == "layout" and not may_carve(row):
+            continue
         url = reverse(f"frontend:host-{key}", kwargs={"key": row.short_id})
         found.append(Step(key, str(label), icon, url, key in AT_ONCE, False, key == "remove"))
     first = next((key for key in PRIMARY if any(one.key == key for one in found)), "")
     return [Step(o.key, o.label, o.icon, o.url, o.at_once, o.key == first, o.is_danger) for o in found]
+
+
+def may_carve(row: Host) -> bool:
+    """Whether some GPU's layout is set by a plan here: not where the provider cannot, nor where placing carves."""
+    if row.provider.capabilities.get("features", {}).get(FEATURE) is False:
+        return False
+    return bool(row.devices.filter(removed_at=None).exclude(layout_change="dynamic").exists())
 
 
 def state_of(row: Host) -> dict[str, str]:

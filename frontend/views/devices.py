@@ -133,6 +133,8 @@ def _layout_url(request: PageRequest, device: GpuDevice) -> str:
     offered = host.state in {state.value for state in hosts.STEPS["layout"][3]}
     if device.layout_change == "dynamic" or device.removed_at is not None or not device.healthy or not offered:
         return ""
+    if not hosts.may_carve(host):
+        return ""
     if not access.allowed(request.actor, None, ROUTES["hosts.layout"]):
         return ""
     return reverse("frontend:host-layout", kwargs={"key": host.short_id})
