@@ -186,10 +186,13 @@ def test_a_packing_is_legal_or_the_fault_is_named(windows, fault):
     assert geometry.legal_packing(H100, windows) == (fault is None)
 
 
-@pytest.mark.parametrize(
-    ("product_id", "layouts"), [(H100, "7-slice (names of A100/H100 80GB)"), ("A30-24GB", "4-slice (A30)"),
-                                ("RTX-PRO-6000-BLACKWELL-96GB", "rtx-12 (RTX PRO 6000)")],
-)  # fmt: skip
+MAXIMAL = [
+    (H100, "7-slice (names of A100/H100 80GB)"), ("A30-24GB", "4-slice (A30)"),
+    ("RTX-PRO-6000-BLACKWELL-96GB", "rtx-12 (RTX PRO 6000)"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("product_id", "layouts"), MAXIMAL)
 def test_the_maximal_layouts_are_those_of_the_source(product_id, layouts):
     listed = json.loads(files("tenants").joinpath("data/mig-profiles.json").read_text())["maximal_layouts"][layouts]
     parts = [part for part in product(product_id).placeable if part.kind in {"base", "double-memory"}]
@@ -219,3 +222,24 @@ def test_the_maximal_layouts_are_those_of_the_source(product_id, layouts):
 
     maximal = {one for one in found if not any(contains(other, one) for other in found)}
     assert maximal == {frozenset(layout.items()) for layout in listed}
+
+
+@pytest.mark.parametrize(("product_id", "layouts"), MAXIMAL)
+def test_every_layout_of_the_source_can_be_arranged_and_nothing_beside_it(product_id, layouts):
+    listed = json.loads(files("tenants").joinpath("data/mig-profiles.json").read_text())["maximal_layouts"][layouts]
+
+    for layout in listed:
+        names = list(Counter(layout).elements())
+        found = geometry.arrangement(product_id, names)
+        assert found is not None, layout
+        assert sorted(name for _, _, name in found) == sorted(names)
+        assert geometry.packing_fault(product_id, [(start, name) for start, _, name in found]) is None
+        smallest = min((part for part in product(product_id).placeable), key=lambda part: part.size)
+        assert geometry.arrangement(product_id, [*names, smallest.name]) is None, layout
+
+
+def test_a_whole_gpu_is_no_part_and_two_parts_share_no_media_unit():
+    assert geometry.arrangement("H100-80GB", []) == ()
+    assert geometry.arrangement("H100-80GB", [""]) is None
+    assert geometry.arrangement("H100-80GB", ["1g.10gb+me", "1g.10gb"]) is not None
+    assert geometry.arrangement("H100-80GB", ["1g.10gb+me", "1g.10gb+me"]) is None
