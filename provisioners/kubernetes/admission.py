@@ -17,6 +17,7 @@ from uuid import UUID
 from provisioners.kubernetes.objects import (
     COMPONENT_LABEL,
     MANAGED_BY_LABEL,
+    OUR_NAMES,
     TENANT_LABEL,
     UID_LABEL,
     UNIT_LABEL,
@@ -30,8 +31,6 @@ API: Final = "admissionregistration.k8s.io/v1"
 HOSTNAME: Final = "kubernetes.io/hostname"
 FREE: Final = "free."
 """Begins the keys of what people may use in pods of their own."""
-OUR_NAMES: Final = "tn-"
-"""What the names of our objects in a tenant's namespace begin with."""
 MARKS: Final = "tenantry-marks"
 VALIDATING: Final = ("tenantry-pods", "tenantry-gpus", "tenantry-services", MARKS, "tenantry-templates")
 MUTATING: Final = ("tenantry-pod-defaults", "tenantry-gpu-nodes")

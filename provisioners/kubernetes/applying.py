@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -31,6 +32,8 @@ ISOLATING: Final = frozenset(
 """Kinds that are restored however often somebody changes them."""
 MADE_ANEW: Final = frozenset({"Service", "RoleBinding", "ConfigMap", "PodDisruptionBudget", "PodMonitor", "HTTPRoute"})
 """Kinds that may be removed and made again where an apply cannot restore them: nothing is lost with them."""
+ONE_VALUE: Final = frozenset({"subjects", "command", "args", "value", "secretKeyRef"})
+"""Fields of the kinds that we make which an apply owns whole, whatever is in them: who is bound, argv, variables."""
 MADE_BY_THE_CLUSTER: Final = frozenset({("ServiceAccount", "default")})
 """What a namespace of ours gets by itself: the only objects that we change without having made them."""
 
@@ -75,17 +78,38 @@ class Applier:
         `TransientDriverError` for what is on its way out.
         """
         made = marks.marked_set(wanted, step.ref, step=step.name, want=step.want)
+        there = self._listed(made, prune, namespace)
         for obj in made:
-            self._make_one(obj, step.ref)
+            kind = KindRef(obj["apiVersion"], obj["kind"])
+            if kind in there and namespace_of(obj) == namespace:
+                live = next((one for one in there[kind] if name_of(one) == name_of(obj)), None)
+            else:
+                live = self._cluster.get(kind.api, kind.kind, name_of(obj), namespace_of(obj))
+            self._make_one(obj, step.ref, live)
         kept = {(obj["kind"], name_of(obj)) for obj in made} | set(keep)
         for kind in prune:
-            for live in self.of_step(kind, step.ref, step.name, namespace):
-                if (live["kind"], name_of(live)) not in kept and not marks.is_deleting(live):
+            found = there[kind] if kind in there else self._of_kind(kind, step.ref, namespace)
+            for live in found:
+                old = _is_of(live, step.ref, step.name) and not marks.is_deleting(live)
+                if old and (live["kind"], name_of(live)) not in kept:
                     self._delete(kind, live)
         return Done()
 
-    def _make_one(self, wanted: Object, ref: Ref) -> Object:
-        live = self._cluster.get(wanted["apiVersion"], wanted["kind"], name_of(wanted), namespace_of(wanted))
+    def _listed(
+        self, made: Sequence[Object], prune: Sequence[KindRef], namespace: str
+    ) -> dict[KindRef, tuple[Object, ...]]:
+        """Return everything in a namespace, also what is not ours, of the kinds of which more than one look is needed.
+
+        One list tells what is there under a wanted name and what is left over. Of each only the metadata are read:
+        they say whose it is and whether others changed it.
+        """
+        if not namespace:
+            return {}
+        count = Counter(KindRef(obj["apiVersion"], obj["kind"]) for obj in made if namespace_of(obj) == namespace)
+        kinds = [kind for kind, number in count.items() if number > 1 or kind in prune]
+        return {kind: self._cluster.list(kind.api, kind.kind, namespace=namespace, bare=True).items for kind in kinds}
+
+    def _make_one(self, wanted: Object, ref: Ref, live: Object | None) -> Object:
         if live is None:
             return self._remember_self(self._apply(wanted))
         by_cluster = (wanted["kind"], name_of(wanted)) in MADE_BY_THE_CLUSTER and marks.ref_of(live) is None
@@ -135,7 +159,8 @@ class Applier:
         notes[marks.FIELDS_ANNOTATION] = digest
         if wanted["kind"] == "Namespace" and live is not None:
             notes[marks.SELF_ANNOTATION] = uid_of(live)
-        return self._cluster.apply(wanted)
+        # An apply restores what is ours; what others put beside it (one more allow) it leaves where it is.
+        return only_ours(self._cluster, self._cluster.apply(wanted))
 
     def _remember_self(self, live: Object) -> Object:
         """Write a namespace's own uid on it, so that one made anew under its name is noticed."""
@@ -151,30 +176,37 @@ class Applier:
         step: Step,
         kinds: Sequence[KindRef],
         *,
-        namespace: str = "",
+        places: Sequence[str] = (),
         may: Callable[[Object], bool] = lambda _live: True,
     ) -> Handle | Done:
-        """Ask for the end of what `step` made and `may` allows; `Done` once an exact read finds nothing of it."""
+        """Ask for the end of what `step` made and `may` allows; `Done` once an exact read finds nothing of it.
+
+        `places`: the namespaces of ours where it is looked for, without their labels too; none: anywhere, by labels.
+        """
         for kind in kinds:
-            for live in self.of_step(kind, step.ref, step.name, namespace):
+            for live in self.of_step(kind, step.ref, step.name, places):
                 if not marks.is_deleting(live) and may(live):
                     self._delete(kind, live)
-        if self.is_gone(step.ref, step.name, kinds, namespace):
+        if self.is_gone(step.ref, step.name, kinds, places):
             return Done()
         return removal_handle(step.ref, step.name)
 
-    def is_gone(self, ref: Ref, step: str, kinds: Sequence[KindRef], namespace: str = "") -> bool:
+    def is_gone(self, ref: Ref, step: str, kinds: Sequence[KindRef], places: Sequence[str] = ()) -> bool:
         """Whether nothing that a step made is there any more, the pods of its Deployments included."""
         pods = [_POD] if any(kind.kind == "Deployment" for kind in kinds) else []
-        return not any(self.of_step(kind, ref, step, namespace) for kind in (*kinds, *pods))
+        return not any(self.of_step(kind, ref, step, places) for kind in (*kinds, *pods))
 
-    def of_step(self, kind: KindRef, ref: Ref, step: str, namespace: str = "") -> list[Object]:
-        """Return the objects of one kind that one step of a ref made; none where the cluster does not serve it."""
+    def of_step(self, kind: KindRef, ref: Ref, step: str, places: Sequence[str] = ()) -> list[Object]:
+        """Return the metadata of the objects of one kind that one step of a ref made."""
+        found = [one for place in places or ("",) for one in self._of_kind(kind, ref, place)]
+        return [one for one in found if _is_of(one, ref, step)]
+
+    def _of_kind(self, kind: KindRef, ref: Ref, namespace: str) -> tuple[Object, ...]:
+        """Return what may be a ref's of one kind; by its labels where no namespace is told, and of pods anywhere."""
         if not self._cluster.serves(kind.api, kind.kind):
-            return []
-        labels = f"{marks.selector(ref)},{marks.STEP_LABEL}={marks.step_label(step)}"
-        bare = kind.kind == "Secret"
-        return list(self._cluster.list(kind.api, kind.kind, namespace=namespace, labels=labels, bare=bare).items)
+            return ()
+        labels = "" if namespace and kind != _POD else marks.selector(ref)
+        return self._cluster.list(kind.api, kind.kind, namespace=namespace, labels=labels, bare=True).items
 
     def _delete(self, kind: KindRef, live: Object) -> None:
         # Only what owns pods waits for them; anything else is to be gone at once, an allow policy above all.
@@ -209,6 +241,11 @@ def only_ours(cluster: Cluster, live: Object) -> Object:
     # Whoever changed it meanwhile may have been we ourselves: then it is looked at again.
     patch["metadata"] = {"uid": uid_of(live), "resourceVersion": live["metadata"]["resourceVersion"]}
     return cluster.patch(live["apiVersion"], live["kind"], name_of(live), namespace_of(live), patch)
+
+
+def _is_of(live: Object, ref: Ref, step: str) -> bool:
+    """Whether one step of a ref made an object."""
+    return marks.is_ours(live, ref) and marks.step_of(live) == step and marks.is_made_by_us(live)
 
 
 def is_different(live: Object) -> bool:
@@ -295,12 +332,19 @@ def _plain(path: str) -> str:
 
 
 def _shape(obj: Object) -> str:
-    """Return what decides which fields an apply of this object would own: everything but plain values of mappings."""
+    """Return what decides which fields an apply of this object would own.
+
+    Everything but plain values of mappings, and what the API takes as one value (`ONE_VALUE`).
+    """
     bookkeeping = {marks.FIELDS_ANNOTATION, marks.RESTORED_ANNOTATION, marks.SELF_ANNOTATION}
 
     def bare(value: Any, *, in_list: bool) -> Any:
         if isinstance(value, dict):
-            return {key: bare(below, in_list=in_list) for key, below in value.items() if key not in bookkeeping}
+            return {
+                key: type(below).__name__ if key in ONE_VALUE else bare(below, in_list=in_list)
+                for key, below in value.items()
+                if key not in bookkeeping
+            }
         if isinstance(value, list):
             return [bare(below, in_list=True) for below in value]
         return value if in_list else type(value).__name__

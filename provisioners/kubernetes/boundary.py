@@ -137,6 +137,7 @@ def quota(spec: BoundarySpec, settings: Settings, facts: ClusterFacts) -> Object
         "pods": str(MAX_PODS_PER_UNIT * units + 3),
         "services.loadbalancers": "1" if settings.access == "load-balancer" else "0",  # the gateway's
         "services.nodeports": "0",
+        "services": str(2 * units + 20),  # each takes an address of the cluster, and every look at it reads them all
         "count/deployments.apps": str(units + 2),
         "count/jobs.batch": "0",
         "count/secrets": str(4 * units + 20),

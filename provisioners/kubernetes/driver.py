@@ -182,14 +182,12 @@ class KubernetesDriver:
     def _undo(self, step: Step, bare: str) -> Handle | Done:
         if bare == reading.CREATE:
             return self._namespaces.remove(step.ref)
-        namespace = self._namespace_of(step.ref)
-        if bare == workloads.REPLICA_STEP:
-            self._endpoints.unplace(step)
         if bare == access.ACCOUNTS:
             return self._people.remove(step)
-        return self._ground.applier.remove(
-            step, MADE_BY[bare], namespace=namespace, may=self._ground.is_within(step.ref)
-        )
+        if bare == workloads.REPLICA_STEP:
+            self._endpoints.unplace(step)
+        places, may = self._places_of(step.ref), self._ground.is_within(step.ref)
+        return self._ground.applier.remove(step, MADE_BY[bare], places=places, may=may)
 
     def poll(self, handle: Handle) -> Poll:
         """Look at a removal, which is done once nothing of its step is left, or go on with a layout change."""
@@ -203,7 +201,13 @@ class KubernetesDriver:
         if step == reading.CREATE:
             namespace = self.cluster.get("v1", "Namespace", ref.name)
             return poll_of(namespace is None or not marks.is_ours(namespace, ref))
-        return poll_of(self._ground.applier.is_gone(ref, step, MADE_BY[split(step)[0]], self._namespace_of(ref)))
+        return poll_of(self._ground.applier.is_gone(ref, step, MADE_BY[split(step)[0]], self._places_of(ref)))
+
+    def _places_of(self, ref: Ref) -> tuple[str, ...]:
+        """Return where what steps of a ref made is looked for with and without its labels; none: by labels anywhere."""
+        if ref.kind is Kind.BOUNDARY:
+            return (ref.name,)
+        return self._ground.namespaces_of(ref.tenant_uid) if ref.kind is Kind.ENDPOINT else ()
 
     def _namespace_of(self, ref: Ref) -> str:
         """Return where a ref's objects are looked for: a boundary's in its own namespace, endpoints' by their mark."""

@@ -11,6 +11,7 @@ from uuid import UUID
 from provisioners.driver import Done, DriverRejected, EndpointSpec, Observed, ObservedUnit, Power, Ref, Step, UnitSpec
 from provisioners.kubernetes import admission, gateways, gpu, reading_endpoint, workloads
 from provisioners.kubernetes import objects as marks
+from provisioners.kubernetes.applying import KindRef
 from provisioners.kubernetes.failures import AdmissionRefused, AdmissionUnready
 from provisioners.kubernetes.ground import DEPLOYMENT, MADE_BY, OF_ENDPOINT, Ground, payload
 from provisioners.kubernetes.objects import COMPONENT_LABEL, CUT_OFF_LABEL, Object, dig, name_of, namespace_of, uid_of
@@ -32,7 +33,7 @@ class Endpoints:
     def observe(self, ref: Ref) -> Observed:
         """Read one endpoint: what has its mark, its pods, its devices, its gateway."""
         within = self._ground.is_within(ref)
-        found = tuple(one for one in self._ground.listed(OF_ENDPOINT, marks.selector(ref)) if within(one))
+        found = self._made_for(ref, OF_ENDPOINT)
         listed = self._ground.cluster.list("v1", "Pod", labels=marks.selector(ref)).items
         pods = tuple(pod for pod in listed if within(pod))
         namespace = next((namespace_of(one) for one in (*found, *pods)), "")
@@ -49,6 +50,19 @@ class Endpoints:
         answer = reading_endpoint.observed(seen, self._ground.settings, units=units, now=self._ground.now())
         told = self._ground.cluster.get("v1", "ConfigMap", admission.PARAMS, namespace) if namespace else None
         return _judged(reading_endpoint.misplaced(answer, found, told), seen)
+
+    def _made_for(self, ref: Ref, kinds: Sequence[KindRef]) -> tuple[Object, ...]:
+        """Return what was made for a ref in its tenant's namespaces, with its labels or without."""
+        found = tuple(
+            one
+            for namespace in self._ground.namespaces_of(ref.tenant_uid)
+            for one in self._ground.inside(namespace, kinds)
+            if marks.is_ours(one, ref)
+        )
+        if found:
+            return found
+        within = self._ground.is_within(ref)  # a namespace that lost its own labels is not found by them
+        return tuple(one for one in self._ground.listed(kinds, marks.selector(ref)) if within(one))
 
     def _gateway_of(self, namespace: str) -> GatewaySeen:
         if not namespace:
@@ -107,10 +121,11 @@ class Endpoints:
 
     def unplace(self, step: Step) -> None:
         """Take the placements of a step's units back, before its pods go: none comes up again."""
-        within = self._ground.is_within(step.ref)
-        for live in self._ground.applier.of_step(DEPLOYMENT, step.ref, step.name):
-            unit, namespace = marks.labels(live).get(marks.UNIT_LABEL, ""), namespace_of(live)
-            if unit and within(live) and self._ground.cluster.get("v1", "ConfigMap", admission.PARAMS, namespace):
+        for live in self._made_for(step.ref, (DEPLOYMENT,)):
+            unit, namespace = dig(live, "spec", "template", "metadata", "labels", marks.UNIT_LABEL), namespace_of(live)
+            if marks.step_of(live) != step.name or not unit:
+                continue
+            if self._ground.cluster.get("v1", "ConfigMap", admission.PARAMS, namespace):
                 body = admission.unplace(UUID(unit))
                 self._ground.cluster.patch("v1", "ConfigMap", admission.PARAMS, namespace, body)
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, TypeVar
+from uuid import UUID
 
 from provisioners.driver import Conflicting, DriverRejected, Kind, Ref, Step, TransientDriverError
 from provisioners.kubernetes import access, gpu, inventory
@@ -55,6 +56,8 @@ INSIDE: Final = (
 """Everything of ours that a namespace can hold."""
 OF_ENDPOINT: Final = (SECRET, DEPLOYMENT, SERVICE, CLAIM, VOLUME, BUDGET, MONITOR, ROUTE)
 """Everything that an endpoint's steps make."""
+READ_WHOLE: Final = (QUOTA, DEPLOYMENT, ROUTE)
+"""Kinds of which more than the metadata is needed to say how they are; what people put into others stays there."""
 
 T = TypeVar("T")
 
@@ -113,6 +116,22 @@ class Ground:
                 bare = kind == SECRET
                 found += self.cluster.list(kind.api, kind.kind, namespace=namespace, labels=labels, bare=bare).items
         return tuple(found)
+
+    def inside(self, namespace: str, kinds: Sequence[KindRef]) -> tuple[Object, ...]:
+        """Return the objects of some kinds in a tenant's namespace that we made, those that lost their labels too."""
+        found: list[Object] = []
+        for kind in kinds:
+            if self.cluster.serves(kind.api, kind.kind):
+                bare = kind not in READ_WHOLE
+                found += self.cluster.list(kind.api, kind.kind, namespace=namespace, bare=bare).items
+        return tuple(one for one in found if marks.is_made_by_us(one))
+
+    def namespaces_of(self, tenant: UUID) -> tuple[str, ...]:
+        """Return the namespaces of one tenant's boundaries that carry their labels."""
+        labels = f"{marks.TENANT_LABEL}={tenant},{marks.KIND_LABEL}={Kind.BOUNDARY}"
+        listed = self.cluster.list("v1", "Namespace", labels=labels, bare=True).items
+        whose = [(name_of(one), marks.ref_of(one)) for one in listed]
+        return tuple(sorted(name for name, ref in whose if ref is not None and ref.name == name))
 
     def warnings(self, namespace: str, pods: Sequence[Object]) -> tuple[Object, ...]:
         """Return what the cluster warns of in a namespace, only while a pod of ours does not work."""

@@ -46,7 +46,7 @@ class Namespaces:
             if marks.is_deleting(namespace):
                 inside = reading.Inside(namespace, remaining=self._remaining(namespace))
             else:
-                inside = reading.Inside(namespace, self._ground.listed(INSIDE, marks.EVERYTHING, namespace=ref.name))
+                inside = reading.Inside(namespace, self._ground.inside(ref.name, INSIDE))
                 gateway = self._gateway_part(ref, inside.marked)
                 gpu_resources = self._ground.facts().gpu_resources
         return reading.boundary(
@@ -129,7 +129,7 @@ class Namespaces:
         if namespace is None or not marks.is_ours(namespace, ref):
             return Done()
         if not marks.is_deleting(namespace):
-            held = reading.holds(ref, self._ground.listed(INSIDE, marks.EVERYTHING, namespace=ref.name))
+            held = reading.holds(ref, self._ground.inside(ref.name, INSIDE))
             if held:
                 raise TransientDriverError(f"namespace {ref.name} cannot go: {held}")
             self._ground.cluster.delete("v1", "Namespace", ref.name, uid=uid_of(namespace), propagation="Background")
@@ -158,4 +158,5 @@ class Namespaces:
         return self._ground.applier.make(step, wanted, prune=[POLICY], namespace=ref.name)
 
     def _policies(self, ref: Ref) -> list[Object]:
-        return self._ground.applier.of_step(POLICY, ref, "namespace.policies", ref.name)
+        listed = self._ground.listed((POLICY,), marks.selector(ref), namespace=ref.name)
+        return [one for one in listed if marks.step_of(one) == "namespace.policies"]

@@ -32,13 +32,15 @@ COMPONENT_LABEL: Final = f"{MARK_DOMAIN}/component"
 CUT_OFF_LABEL: Final = f"{MARK_DOMAIN}/cut-off"
 """On a pod that no connection may reach for the time being; its memory stays."""
 MANAGED_BY_LABEL: Final = "app.kubernetes.io/managed-by"
+OUR_NAMES: Final = "tn-"
+"""What the names of our objects in a tenant's namespace begin with: admission keeps people from making such ones."""
 
 INTENT_ANNOTATION: Final = f"{MARK_DOMAIN}/intent"
 """The step's want."""
 SET_ANNOTATION: Final = f"{MARK_DOMAIN}/set"
 """Stands for the names of all objects of the step."""
 MARK_ANNOTATION: Final = f"{MARK_DOMAIN}/mark"
-"""The labels of the mark once more: `<kind>/<uid>/<tenant>`."""
+"""The labels of the mark once more: `<kind>/<uid>/<tenant>/<step>`; older ones end before the step."""
 FIELDS_ANNOTATION: Final = f"{MARK_DOMAIN}/fields"
 """Digest of the set of fields that were ours when the object was applied."""
 RESTORED_ANNOTATION: Final = f"{MARK_DOMAIN}/restored"
@@ -57,8 +59,8 @@ def step_label(step: str) -> str:
 
 
 def step_of(obj: Object) -> str:
-    """Return the step that made an object, `""` where its label does not say."""
-    label = labels(obj).get(STEP_LABEL, "")
+    """Return the step that made an object, by its label, else its annotation; `""` where neither says."""
+    label = labels(obj).get(STEP_LABEL, "") or _note(obj)[3]
     match = _INDEXED.match(label)
     return label if match is None else f"{match['bare']}[{match['index']}]"
 
@@ -71,7 +73,7 @@ def marked(obj: Object, ref: Ref, *, step: str, want: str) -> Object:
     metadata["annotations"] = {
         **metadata.get("annotations", {}),
         INTENT_ANNOTATION: want,
-        MARK_ANNOTATION: _mark_text(ref),
+        MARK_ANNOTATION: f"{ref.kind}/{ref.uid}/{ref.tenant_uid}/{step_label(step)}",
     }
     return made
 
@@ -104,8 +106,10 @@ EVERYTHING: Final = f"{UID_LABEL}"
 """The label selector of everything with our mark."""
 
 
-def _mark_text(ref: Ref) -> str:
-    return f"{ref.kind}/{ref.uid}/{ref.tenant_uid}"
+def _note(obj: Object) -> tuple[str, str, str, str]:
+    """Return (kind, uid, tenant, step label) of the mark's annotation, each "" where it does not say."""
+    kind, uid, tenant, step = (*annotations_of(obj).get(MARK_ANNOTATION, "").split("/", 3), "", "", "", "")[:4]
+    return kind, uid, tenant, step
 
 
 def ref_of(obj: Object) -> Ref | None:
@@ -115,8 +119,7 @@ def ref_of(obj: Object) -> Ref | None:
     """
     found = labels(obj)
     by_labels = _ref(found.get(KIND_LABEL, ""), found.get(UID_LABEL, ""), found.get(TENANT_LABEL, ""))
-    kind, _, rest = annotations_of(obj).get(MARK_ANNOTATION, "").partition("/")
-    by_note = _ref(kind, *rest.partition("/")[::2])
+    by_note = _ref(*_note(obj)[:3])
     if by_labels is None or by_note is None or by_labels == by_note:
         return by_labels or by_note
     ours = {f"/f:metadata/f:labels/f:{name}" for name in (KIND_LABEL, UID_LABEL, TENANT_LABEL)} <= owned_fields(obj)
@@ -133,6 +136,14 @@ def _ref(kind: str, uid: str, tenant: str) -> Ref | None:
 def is_ours(obj: Object, ref: Ref) -> bool:
     """Whether an object carries the mark of exactly this ref."""
     return ref_of(obj) == ref
+
+
+def is_made_by_us(obj: Object) -> bool:
+    """Whether an object in a tenant's namespace is one that we made: by a label, or by a name that only we may give.
+
+    Labels of ours are kept from people by admission; an annotation alone would prove nothing, anybody can write it.
+    """
+    return ref_of(obj) is not None and (UID_LABEL in labels(obj) or name_of(obj).startswith(OUR_NAMES))
 
 
 def set_digest(objects: Iterable[Object]) -> str:

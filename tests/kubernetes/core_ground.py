@@ -66,6 +66,17 @@ class CoreOnCluster:
             threading.Event().wait(0.2)
         raise AssertionError(f"it does not come to rest:\n{self.explain()}")
 
+    def look_until(self, so: Callable[[], bool], *, most: int = 60) -> None:
+        """Take snapshots until they show something: an API server that just got new kinds answers 429 for a while."""
+        for _ in range(most):
+            self.clock.move(INVENTORY_S)
+            Provider.objects.update(due_at=self.clock() - timedelta(seconds=1), breaker_failures=0)
+            sweep.sweep(self.engine)
+            if so():
+                return
+            threading.Event().wait(0.5)
+        raise AssertionError(f"not shown after {most} snapshots:\n{self.explain()}")
+
     def explain(self) -> str:
         """Return what stands where, for failing tests."""
         lines = []
@@ -94,11 +105,9 @@ def connected(cluster: LabCluster, **settings: Any) -> CoreOnCluster:
         due_at=None,
     )
     made = CoreOnCluster(cluster, cluster.api(), driver, provider)
-    sweep.sweep(made.engine)
+    made.look_until(Host.objects.exists)
     Host.objects.update(state="open")
-    made.clock.move(INVENTORY_S)
-    Provider.objects.update(due_at=made.clock() - timedelta(seconds=1))
-    sweep.sweep(made.engine)
+    made.look_until(lambda: Host.objects.filter(placeable=True).exists())
     return made
 
 

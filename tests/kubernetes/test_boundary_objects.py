@@ -91,6 +91,7 @@ def test_a_quota_names_every_gpu_resource_and_class_with_nothing_where_nothing_w
     assert hard["gpu.nvidia.com.deviceclass.resource.k8s.io/devices"] == "2"
     assert hard["other.example.deviceclass.resource.k8s.io/devices"] == "0"
     assert (hard["services.nodeports"], hard["services.loadbalancers"]) == ("0", "0")
+    assert 20 < int(hard["services"]) < 100
     assert not any(name.startswith("limits.nvidia") for name in hard)
 
 
