@@ -1,4 +1,4 @@
-"""A proxy in front of a lab's kube-apiserver that delays, refuses, loses answers and cuts connections on demand.
+"""A proxy in front of a lab's kube-apiserver that delays, holds, refuses, loses answers and cuts connections on demand.
 
 It speaks TLS with the cluster's own certificate, so a driver is given its address and nothing else. Each `Fault` says
 which requests it meets and how often; requests that meet none pass untouched, watches as streams. An answer that is
@@ -36,6 +36,8 @@ class What(StrEnum):
     """The connection is cut at once."""
     TRUNCATE = "truncate"
     """The answer's head comes, its body breaks off half-way."""
+    HOLD = "hold"
+    """The connection is cut at once; the request waits on its way until `release` lets it through."""
 
 
 @dataclass(slots=True)
@@ -82,6 +84,7 @@ class FaultProxy:
         self._stopping: asyncio.Event
         self._session: aiohttp.ClientSession
         self.url = ""
+        self._held: list[Any] = []
         self.calls: Counter[str] = Counter()
         """Method → how many requests came."""
 
@@ -107,6 +110,19 @@ class FaultProxy:
         """End all trouble."""
         with self._lock:
             self._faults.clear()
+
+    def release(self) -> list[int]:
+        """Let every request through that was held; return the statuses of their answers, which nobody else gets."""
+        return asyncio.run_coroutine_threadsafe(self._release(), self._loop).result(STARTED_WITHIN_S)
+
+    async def _release(self) -> list[int]:
+        held, self._held = self._held, []
+        found = []
+        for request in held:
+            async with request as answer:
+                await answer.read()
+                found.append(int(answer.status))
+        return found
 
     def _met_by(self, method: str, path: str) -> Fault | None:
         with self._lock:
@@ -154,6 +170,9 @@ class FaultProxy:
             case Fault(what=What.LOSE):
                 async with await self._forwarded(request) as answer:
                     await answer.read()
+                return _cut(request)
+            case Fault(what=What.HOLD):
+                self._held.append(await self._forwarded(request))
                 return _cut(request)
             case Fault(what=What.TRUNCATE):
                 return await self._pass_on(request, half=True)
