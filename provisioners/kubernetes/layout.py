@@ -148,6 +148,28 @@ def entries(layouts: Mapping[str, Profiles], order: Sequence[str]) -> list[dict[
     return made
 
 
+def config_map(layouts: Mapping[str, Any]) -> Object:
+    """Return the MIG manager's configuration with these entries, marked as ours."""
+    text = yaml.safe_dump({"version": "v1", "mig-configs": dict(layouts)}, sort_keys=True)
+    made: Object = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": CONFIG_MAP, "namespace": inventory.OPERATOR_NAMESPACE},
+        "data": {inventory.LAYOUTS_KEY: text},
+    }
+    return marked(made, OWNER, step=STEP, want=intent_hash(text))
+
+
+def eviction(pod: Object) -> Object:
+    """Return what asks one very pod to leave."""
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "Eviction",
+        "metadata": {"name": name_of(pod), "namespace": namespace_of(pod)},
+        "deleteOptions": {"preconditions": {"uid": uid_of(pod)}},
+    }
+
+
 # --- one node, read -------------------------------------------------------------------------------
 
 
@@ -368,14 +390,7 @@ class Layouts:
             change.back: entries(change.before, order),
             change.entry: entries(change.after, order),
         }
-        text = yaml.safe_dump({"version": "v1", "mig-configs": layouts}, sort_keys=True)
-        wanted: Object = {
-            "apiVersion": "v1",
-            "kind": "ConfigMap",
-            "metadata": {"name": CONFIG_MAP, "namespace": inventory.OPERATOR_NAMESPACE},
-            "data": {inventory.LAYOUTS_KEY: text},
-        }
-        wanted = marked(wanted, OWNER, step=STEP, want=intent_hash(text))
+        wanted = config_map(layouts)
         if existing is None:
             try:
                 self._cluster.create(wanted)
@@ -439,16 +454,7 @@ class Layouts:
     def _evicted(self, pod: Object) -> str:
         """Ask a pod to leave; return why it may not yet, `""` if it may."""
         try:
-            self._cluster.create(
-                {
-                    "apiVersion": "policy/v1",
-                    "kind": "Eviction",
-                    "metadata": {"name": name_of(pod), "namespace": namespace_of(pod)},
-                    "deleteOptions": {"preconditions": {"uid": uid_of(pod)}},
-                },
-                subresource="eviction",
-                name=name_of(pod),
-            )
+            self._cluster.create(eviction(pod), subresource="eviction", name=name_of(pod))
         except DriverError as error:
             return f"{namespace_of(pod)}/{name_of(pod)}: {error.detail}"
         return ""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
 import pytest
 
 from provisioners.driver import DriverRejected, Kind, Ref
-from provisioners.kubernetes import boundary, certificate
+from provisioners.kubernetes import boundary
+from provisioners.kubernetes.isolation import checks, connections, scene
 from provisioners.kubernetes.settings import Peer, Settings
 
 TENANT, OTHER = UUID(int=1), UUID(int=2)
@@ -29,7 +31,7 @@ DENY = {
 
 
 def holes(*policies: dict[str, Any]) -> set[str]:
-    return set(certificate.network_holes(NAMESPACES, policies, SETTINGS, REF))
+    return set(connections.holes(NAMESPACES, policies, SETTINGS, REF))
 
 
 def test_the_policies_that_we_make_have_no_hole_and_none_at_all_is_one_big_hole() -> None:
@@ -93,14 +95,30 @@ def test_a_refusal_counts_only_with_the_reason_it_should_have(raw: str, outcome:
             assert dry_run
             raise DriverRejected("no", raw=raw)
 
-    tried = certificate._attempt(Refusing(), "it is privileged", {}, ("violates PodSecurity",))  # type: ignore[arg-type]
+    tried = checks.attempt(Refusing(), "it is privileged", {}, ("violates PodSecurity",))  # type: ignore[arg-type]
 
     assert tried.outcome == outcome
-    assert certificate._judged("MTB-PL1-BC-CPI-5", [tried]).outcome == outcome
+    assert checks.judged("MTB-PL1-BC-CPI-5", [tried]).outcome == outcome
+
+
+def test_what_is_on_its_way_out_protects_nobody() -> None:
+    leaving = {"metadata": {"name": "x", "namespace": REF.name, "deletionTimestamp": "2026-11-21T12:00:00Z"}}
+
+    class Answering:
+        def list(self, _api: str, kind: str, **_more: str) -> SimpleNamespace:
+            found = {"Namespace": tuple(NAMESPACES), "NetworkPolicy": (DENY, leaving), "ResourceQuota": (leaving,)}
+            return SimpleNamespace(items=found.get(kind, ()))
+
+        def resources(self) -> tuple[()]:
+            return ()
+
+    seen = scene.read(Answering(), REF)  # type: ignore[arg-type]
+
+    assert (seen.policies, seen.quotas) == ((DENY,), ())
 
 
 def test_every_check_of_the_benchmarks_and_ours_has_a_title() -> None:
-    keys = list(certificate.TITLES)
+    keys = list(checks.TITLES)
 
     assert len([key for key in keys if key.startswith("MTB-")]) == 18
     assert len([key for key in keys if key.startswith("TEN-")]) == 6

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from provisioners.driver import Certificate, TransientDriverError
-from provisioners.kubernetes import admission, certificate, rbac
-from provisioners.kubernetes.objects import Object, uid_of
+from provisioners.kubernetes import admission, rbac
+from provisioners.kubernetes.isolation.checks import TITLES
+from provisioners.kubernetes.isolation.probes import PROBE
+from provisioners.kubernetes.objects import MANAGED_BY_LABEL, Object, uid_of
 from tests.kubernetes.ground import Ground, eventually, pod
 
 pytestmark = [pytest.mark.real, pytest.mark.kube_apiserver]
@@ -39,7 +41,7 @@ def leftovers(ground: Ground) -> list[str]:
 def test_a_boundary_as_we_make_it_passes_every_check_and_two_are_withheld(ground: Ground) -> None:
     found = ground.driver.certify(ground.mine.ref)
 
-    assert [check.key for check in found.checks] == list(certificate.TITLES)
+    assert [check.key for check in found.checks] == list(TITLES)
     assert outcomes(found) == {"MTB-PL2-BC-OPS-3": "withheld", "MTB-PL2-BC-OPS-4": "withheld"}, found
     assert found.passed
     assert found.version.startswith("v1.36")
@@ -87,12 +89,8 @@ def _gone(ground: Ground, stack: ExitStack, api: str, kind: str, name: str, name
     if namespace:
         kept["metadata"]["namespace"] = namespace
     kept.pop("status", None)
-
-    def again() -> None:
-        eventually(lambda: ground.admin.get(api, kind, name, namespace) is None, what="it is gone")
-        ground.admin.create(kept)
-
-    stack.callback(again)
+    stack.callback(ground.admin.create, kept)
+    eventually(lambda: ground.admin.get(api, kind, name, namespace) is None, what="it is gone")
 
 
 def _policy(ground: Ground, name: str, spec: Object) -> Object:
@@ -198,6 +196,62 @@ def parameters_unprotected(g: Ground, stack: ExitStack) -> None:
     eventually(lambda: _is_taken(g, labelled), within_s=20, what="admission forgets")
 
 
+def what_ends_a_membership_is_kept_from_going(g: Ground, stack: ExitStack) -> None:
+    """Put a finalizer on all that a probe is made of: deleted, it stays, and so do rights and token."""
+    kinds = (
+        ("", "v1", "secrets"), ("", "v1", "serviceaccounts"), ("rbac.authorization.k8s.io", "v1", "rolebindings"),
+    )  # fmt: skip
+    policy = {
+        "apiVersion": admission.API, "kind": "MutatingAdmissionPolicy", "metadata": {"name": "planted"},
+        "spec": {
+            "matchConstraints": {
+                "resourceRules": [
+                    {"apiGroups": [group], "apiVersions": [version], "resources": [resource], "operations": ["CREATE"]}
+                    for group, version, resource in kinds
+                ]
+            },
+            "matchConditions": [{
+                "name": "probes",
+                "expression": f"object.metadata.?labels[?'{MANAGED_BY_LABEL}'].orValue('') == '{PROBE}'",
+            }],
+            "reinvocationPolicy": "Never",
+            "mutations": [{
+                "patchType": "ApplyConfiguration",
+                "applyConfiguration": {
+                    "expression": "Object{metadata: Object.metadata{finalizers: ['example.com/stay']}}"
+                },
+            }],
+        },
+    }  # fmt: skip
+    binding = {
+        "apiVersion": admission.API, "kind": "MutatingAdmissionPolicyBinding", "metadata": {"name": "planted"},
+        "spec": {"policyName": "planted"},
+    }  # fmt: skip
+    stack.callback(_let_go, g)
+    _made(g, stack, policy)
+    _made(g, stack, binding)
+    eventually(lambda: _would_be_kept(g), within_s=20, what="it is kept")
+
+
+def _would_be_kept(g: Ground) -> bool:
+    probe = {
+        "apiVersion": "v1", "kind": "Secret",
+        "metadata": {"name": "x", "namespace": rbac.ACCESS_NAMESPACE, "labels": {MANAGED_BY_LABEL: PROBE}},
+    }  # fmt: skip
+    return bool(g.admin.apply(probe, dry_run=True)["metadata"].get("finalizers"))
+
+
+def _let_go(g: Ground) -> None:
+    eventually(lambda: not _would_be_kept(g), within_s=20, what="admission forgets")
+    for api, kind, namespace in (
+        ("v1", "ServiceAccount", rbac.ACCESS_NAMESPACE),
+        ("v1", "Secret", rbac.ACCESS_NAMESPACE),
+        (RBAC, "RoleBinding", g.mine.namespace),
+    ):
+        for obj in g.admin.list(api, kind, namespace=namespace, labels=f"{MANAGED_BY_LABEL}={PROBE}").items:
+            g.admin.patch(api, kind, obj["metadata"]["name"], namespace, {"metadata": {"finalizers": None}})
+
+
 def _is_taken(g: Ground, obj: Object) -> bool:
     try:
         g.acting("member").apply(obj, dry_run=True)
@@ -222,6 +276,7 @@ HOLES: tuple[tuple[Plant, str], ...] = (
     (gpus_not_checked, "TEN-3-node"),
     (node_ports_open, "MTB-PL1-BC-HI-1-ports"),
     (parameters_unprotected, "MTB-PL1-BC-CPI-2"),
+    (what_ends_a_membership_is_kept_from_going, "TEN-5-token"),
 )
 
 

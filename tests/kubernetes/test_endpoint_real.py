@@ -114,6 +114,12 @@ class Tenancy:
             serving=samples.serving(secrets={"HF_TOKEN": Secret(samples.HF_TOKEN)}),
         )
 
+    def use(self, **changes: Any) -> None:
+        """Go on with other settings."""
+        self.driver.close()
+        self.driver = KubernetesDriver(replace(self.driver.settings, **changes))
+        self.cluster = self.driver.cluster
+
     # --- walking ----------------------------------------------------------------------------------
 
     def drive(self, spec: Spec, *, until: Callable[[Observed], bool] | None = None, deleting: bool = False) -> Observed:
@@ -401,9 +407,7 @@ def test_a_lost_secret_is_said_and_delivered_again(tenancy: Tenancy) -> None:
 def test_a_replica_that_does_not_come_up_says_why(
     tenancy: Tenancy, image: str, argv: tuple[str, ...], words: str
 ) -> None:
-    tenancy.driver.settings = replace(
-        tenancy.driver.settings, vllm_image=f"{REGISTRY}/{image}@{samples.DIGEST}", registries=(f"{REGISTRY}/",)
-    )
+    tenancy.use(vllm_image=f"{REGISTRY}/{image}@{samples.DIGEST}", registries=(f"{REGISTRY}/",))
     serving = samples.serving(secrets={}, argv=("vllm", "serve", "org/model", *argv))
     spec = replace(tenancy.endpoint, serving=serving)
     tenancy.drive(tenancy.boundary)

@@ -21,12 +21,14 @@ import yaml
 
 from provisioners.driver import (
     BoundarySpec,
+    DriverError,
     DriverRejected,
     EndpointSpec,
     Kind,
     NamespaceSpec,
     Power,
     Ref,
+    Secret,
     UnitSpec,
 )
 from provisioners.kubernetes import (
@@ -36,6 +38,8 @@ from provisioners.kubernetes import (
     boundary,
     gateways,
     gpu,
+    inventory,
+    layout,
     nodes,
     rbac,
     slices,
@@ -43,6 +47,7 @@ from provisioners.kubernetes import (
 )
 from provisioners.kubernetes import objects as marks
 from provisioners.kubernetes.client import Cluster
+from provisioners.kubernetes.isolation import probes
 from provisioners.kubernetes.objects import Object
 from provisioners.kubernetes.settings import Peer, Settings
 from tests.kubernetes import gpu_objects, samples
@@ -68,6 +73,7 @@ VOLUMES: dict[str, dict[str, Any]] = {
 FACTS = boundary.ClusterFacts(
     frozenset({"nvidia.com/gpu", "nvidia.com/mig-1g.10gb", "amd.com/gpu"}), frozenset({"gpu.nvidia.com"})
 )
+NOTHING = gpu.Request(node_selector={})
 GRANTED = {"H100-80GB.1g.10gb": 4, "H100-80GB": 4}
 
 
@@ -79,7 +85,7 @@ def cluster(kube_cluster: Any) -> Iterator[Cluster]:
     chosen = samples.settings(
         url=kube_cluster.url,
         ca_pem=kube_cluster.ca_pem,
-        token=samples.Secret(kube_cluster.admin_token),
+        token=Secret(kube_cluster.admin_token),
         reads_per_s=1000.0,
         writes_per_s=1000.0,
         call_deadline_s=60.0,  # what is asked here is whether it is taken, not how fast
@@ -367,16 +373,34 @@ def test_what_the_cluster_gets_once_is_taken(cluster: Cluster, name: str) -> Non
 def test_parameters_and_placements_of_admission_are_taken(cluster: Cluster, refs: tuple[Ref, Ref]) -> None:
     _namespace(cluster, _boundary(refs[0]), cluster.settings)
     wanted = admission.params(
-        refs[0].name, [*samples.HOSTILE, "registry.internal"], nodes=["node-a"], resources=["x/y"]
+        refs[0].name,
+        [*samples.HOSTILE, "registry.internal"],
+        priority_classes=samples.HOSTILE,
+        runtime_classes=["nvidia"],
     )
+    handed_out = uuid4()
 
     live = _made(cluster, refs[0], "namespace.access", [wanted])[0]
     patched = cluster.patch(
         "v1", "ConfigMap", admission.PARAMS, refs[0].name, admission.place(samples.UNIT, "node-a", resources=["x/y"])
     )
 
+    free = cluster.patch(
+        "v1",
+        "ConfigMap",
+        admission.PARAMS,
+        refs[0].name,
+        admission.hand_out(handed_out, ["node-b", "node-a"], resources=["x/y"], claims=["tn-ns-x-0"]),
+    )
+    taken_back = [
+        cluster.patch("v1", "ConfigMap", admission.PARAMS, refs[0].name, body)
+        for body in (admission.unplace(samples.UNIT), admission.hand_out(handed_out, ()))
+    ][-1]
+
     assert live["data"]["registries"].count("registry.internal/") == 1
     assert admission.placement_of(patched, samples.UNIT) == ("node-a", ("x/y",), ())
+    assert free["data"][f"{admission.FREE}{handed_out}"] == "node-a,node-b|x/y|tn-ns-x-0"
+    assert set(taken_back["data"]) == {"registries", "priorityClasses", "runtimeClasses"}
 
 
 @pytest.mark.parametrize(
@@ -430,6 +454,59 @@ def _installed(cluster: Cluster) -> None:
     for obj in rbac.objects():
         if obj["kind"] == "Namespace":
             cluster.apply(obj)
+
+
+# --- what is asked of the server, and what certificates and layouts make ---------------------------
+
+
+def test_every_right_and_every_namespace_is_asked_about_in_a_form_that_the_server_takes(cluster: Cluster) -> None:
+    answers = [cluster.create(right.review()) for right in rbac.needed()]
+    rules = cluster.create(rbac.rules_review("default"))
+
+    assert all(answer["status"]["allowed"] for answer in answers)  # an administrator asks
+    assert rules["status"]["resourceRules"]
+
+
+def test_the_probes_of_a_certificate_and_the_tokens_of_people_are_taken(
+    cluster: Cluster, refs: tuple[Ref, Ref]
+) -> None:
+    _installed(cluster)
+    spec = _boundary(refs[0])
+    _namespace(cluster, spec, cluster.settings)
+    word, principal = "member", f"certificate/{uuid4()}"
+    name = boundary.account_name(refs[0], principal)
+    made = [cluster.apply(obj) for obj in probes.probe_objects(refs[0], word, name)]
+
+    token = access.mint(cluster, refs[0], principal)
+    probes.dismiss(cluster, refs[0], word, name)
+
+    assert [obj["kind"] for obj in made] == ["ServiceAccount", "Secret", "RoleBinding"]
+    assert token.value.reveal().count(".") == 2
+    assert cluster.get("v1", "Secret", name, rbac.ACCESS_NAMESPACE) is None
+
+
+def test_layouts_for_the_mig_manager_are_taken(cluster: Cluster, refs: tuple[Ref, Ref]) -> None:
+    _namespace(cluster, _boundary(refs[0]), cluster.settings)
+    entries = layout.entries({"a": ("1g.10gb",) * 7, "b": (), "c": ("1g.10gb+me", "2g.20gb")}, ["a", "b", "c"])
+    wanted = layout.config_map({"tenantry-0123-x": entries, "tenantry-0123-x-back": entries})
+    wanted["metadata"]["namespace"] = refs[0].name
+
+    live = cluster.create(wanted)
+    again = cluster.apply(live | {"metadata": {**live["metadata"], "managedFields": None}}, dry_run=True)
+
+    assert yaml.safe_load(again["data"][inventory.LAYOUTS_KEY])["mig-configs"]["tenantry-0123-x"] == entries
+
+
+def test_an_eviction_names_one_pod_and_no_later_one_of_that_name(cluster: Cluster, refs: tuple[Ref, Ref]) -> None:
+    _namespace(cluster, _boundary(refs[0]), cluster.settings)
+    spec = _endpoint(refs, samples.unit(product="", profile="", host=""))
+    pod = cluster.apply(_pod_of(workloads.replica_objects(spec, spec.units[0], cluster.settings, NOTHING)[-1]))
+    body = layout.eviction(pod)
+
+    stale = {"deleteOptions": {"preconditions": {"uid": str(uuid4())}}}
+    with pytest.raises(DriverError):
+        cluster.create(body | stale, subresource="eviction", name=marks.name_of(pod))
+    cluster.create(body, subresource="eviction", name=marks.name_of(pod))
 
 
 # --- that the server looks at all -----------------------------------------------------------------
