@@ -45,26 +45,15 @@ class Route:
 
     title: str
     name: str
-    where: Mapping[str, str]
-    gpu: Mapping[str, Any]
-    gpu_word: str
+    provider: str
+    gpu: str
+    """`<product>/<profile>`."""
+    kind: str = "namespace"
 
 
 PATHS: Final = (
-    Route(
-        "an endpoint in a namespace",
-        "hello-ns",
-        {"kind": "namespace", "provider": "k8s-sim"},
-        {"product": "H100-80GB", "profile": "2g.20gb"},
-        "H100-80GB/2g.20gb",
-    ),
-    Route(
-        "an endpoint in a VM",
-        "hello-vm",
-        {"kind": "vm", "provider": "vsphere-sim"},
-        {"product": "A100-80GB", "profile": "3g.40gb"},
-        "A100-80GB/3g.40gb",
-    ),
+    Route("an endpoint in a namespace", "hello-ns", "k8s-sim", "H100-80GB/2g.20gb"),
+    Route("an endpoint in a VM", "hello-vm", "vsphere-sim", "A100-80GB/3g.40gb", kind="vm"),
 )
 
 
@@ -147,16 +136,17 @@ class Walk:
     # --- ask and decide ---------------------------------------------------------------------------------
 
     def _submit(self, path: Route, name: str) -> Json:
+        product, _, profile = path.gpu.partition("/")
         body = {
             "name": name,
             "model": "llama-3-1-8b",
-            "unit": {"gpu": dict(path.gpu), "vcpu": 8, "memory_gib": 32},
-            "where": dict(path.where),
+            "unit": {"gpu": {"product": product, "profile": profile}, "vcpu": 8, "memory_gib": 32},
+            "where": {"kind": path.kind, "provider": path.provider},
             "term": {"duration_s": 7 * 86400, "service_class": "trial"},
             "on_shortage": "request",
             "managed_by": "cli",
         }
-        self.timeline.say("Mia", f"asks for endpoint/{name}: llama-3-1-8b on one {path.gpu_word}, for 7 days")
+        self.timeline.say("Mia", f"asks for endpoint/{name}: llama-3-1-8b on one {path.gpu}, for 7 days")
         made: Json = self.mia.post(f"/tenants/{TENANT}/endpoints", body).body
         if not made.get("key"):
             raise WalkFailed("the answer to the submit holds no first key")

@@ -29,7 +29,7 @@ from controlplane.embedded.places import Places
 from controlplane.embedded.ports import LOOPBACK
 from controlplane.embedded.processes import ProcessId
 from controlplane.embedded.programs import Program, Running
-from controlplane.labs.kubernetes import build
+from controlplane.labs.kubernetes import build, waiting
 from controlplane.labs.kubernetes.client import Api
 from controlplane.labs.kubernetes.credentials import Credentials, kubeconfig, store_private
 from controlplane.labs.kubernetes.errors import LabError
@@ -292,24 +292,24 @@ class Cluster:
     # --- waiting ----------------------------------------------------------------------------------
 
     def _await(self, running: list[Running], deadline: float) -> None:
-        waiting = list(running)
-        while waiting:
-            for one in list(waiting):
+        late = list(running)
+
+        def all_ready() -> bool:
+            for one in list(late):
                 if not one.is_alive():
                     raise LabError(
                         f"{one.program.name} of cluster {self.name} ended:\n{one.log_tail()}",
                         mend=f"see {one.log_file}",
                     )
                 if one.program.ready(one):
-                    waiting.remove(one)
-            if waiting and time.monotonic() >= deadline:
-                names = ", ".join(one.program.name for one in waiting)
-                raise LabError(
-                    f"cluster {self.name}: {names} not ready in time:\n{waiting[0].log_tail()}",
-                    mend=f"see {waiting[0].log_file}",
-                )
-            if waiting:
-                time.sleep(_POLL_S)
+                    late.remove(one)
+            return not late
+
+        if not waiting.until(all_ready, deadline, every_s=_POLL_S):
+            names = ", ".join(one.program.name for one in late)
+            raise LabError(
+                f"cluster {self.name}: {names} not ready in time:\n{late[0].log_tail()}", mend=f"see {late[0].log_file}"
+            )
 
     def _answers(self, port: str, path: str) -> bool:
         """Whether a program answers 200; certificates of loopback programs are checked against our CA."""

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Final
 
 import yaml
 
+from controlplane.labs.kubernetes import waiting
 from controlplane.labs.kubernetes.client import Api
 from controlplane.labs.kubernetes.errors import LabError
+
+SERVED_WITHIN_S: Final = 60.0
 
 
 def install(api: Api, folder: Path) -> int:
@@ -24,11 +28,8 @@ def install(api: Api, folder: Path) -> int:
                 made.pop("status", None)
                 api.apply(made)
                 names.append(made["metadata"]["name"])
-    deadline = time.monotonic() + 60
-    while waiting := set(names) - _served(api):
-        if time.monotonic() > deadline:
-            raise LabError(f"not served: {', '.join(sorted(waiting))}")
-        time.sleep(0.2)
+    if not waiting.until(lambda: set(names) <= _served(api), time.monotonic() + SERVED_WITHIN_S):
+        raise LabError(f"not served: {', '.join(sorted(set(names) - _served(api)))}")
     return len(names)
 
 

@@ -85,26 +85,17 @@ def sites() -> tuple[Site, ...]:
 PATHS: Final = (
     Route(
         "an endpoint on Kubernetes, its MIG device carved by DRA when the claim is allocated",
-        "hello-parts",
-        {"kind": "namespace", "provider": "k8s-dra"},
-        {"product": "H100-80GB", "profile": "2g.20gb"},
-        "H100-80GB/2g.20gb",
+        "hello-parts", "k8s-dra", "H100-80GB/2g.20gb",
     ),
     Route(
         "an endpoint on Kubernetes, on one MIG device that DRA publishes",
-        "hello-carved",
-        {"kind": "namespace", "provider": "k8s-dra"},
-        {"product": "A100-80GB", "profile": "3g.40gb"},
-        "A100-80GB/3g.40gb",
+        "hello-carved", "k8s-dra", "A100-80GB/3g.40gb",
     ),
     Route(
         "an endpoint on Kubernetes, its device chosen by the device plugin (adversarially)",
-        "hello-plugin",
-        {"kind": "namespace", "provider": "k8s-plugin"},
-        {"product": "H100-80GB", "profile": "2g.20gb"},
-        "H100-80GB/2g.20gb",
+        "hello-plugin", "k8s-plugin", "H100-80GB/2g.20gb",
     ),
-)
+)  # fmt: skip
 
 
 # --- clusters ---------------------------------------------------------------------------------------

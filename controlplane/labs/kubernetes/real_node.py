@@ -22,7 +22,7 @@ from controlplane.embedded import ports, processes, programs
 from controlplane.embedded.places import Places, is_root
 from controlplane.embedded.ports import LOOPBACK
 from controlplane.embedded.programs import Program, Running
-from controlplane.labs.kubernetes import build, images, nodes, stages
+from controlplane.labs.kubernetes import build, images, nodes, stages, waiting
 from controlplane.labs.kubernetes.client import Object
 from controlplane.labs.kubernetes.cluster import Cluster
 from controlplane.labs.kubernetes.credentials import NODE_ADDRESS, kubeconfig, store_private
@@ -175,12 +175,12 @@ class RealNode:
         *,
         alive: Callable[[], bool] | None = None,
     ) -> None:
-        while not ready():
-            ended = alive is not None and not alive()
-            if ended or time.monotonic() > deadline:
-                tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:]) if log.exists() else ""
-                raise LabError(f"{what}{' and has ended' if ended else ''}:\n{tail}", mend=f"see {log}")
-            time.sleep(0.1)
+        def ended() -> bool:
+            return alive is not None and not alive()
+
+        if not waiting.until(lambda: ended() or ready(), deadline) or not ready():
+            tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:]) if log.exists() else ""
+            raise LabError(f"{what}{' and has ended' if ended() else ''}:\n{tail}", mend=f"see {log}")
 
     def _recorded(self, name: str) -> processes.ProcessId | None:
         return programs.recorded(self.places.run / f"{name}.json")

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, TypeVar
 from uuid import UUID
 
 from django.db import connection, models
@@ -44,6 +44,7 @@ POLL_S: Final = 0.25
 LONGEST_WAIT_S: Final = 60
 PATH_KEY: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}$")
 ETAG: Final = re.compile(r'^"([1-9][0-9]{0,9})"$')
+M = TypeVar("M", bound=models.Model)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,13 @@ class Call:
         """Return the tenant of a route that has one in its path."""
         assert self.tenant is not None
         return self.tenant
+
+    def named(self, rows: Callable[[], QuerySet[M]], key: str | None) -> M | None:
+        """Return the row that a body names, None where it names none. Raises `NotVisible`."""
+        if key is None:
+            return None
+        with acting(self.actor):
+            return access.find(rows(), key)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from django.db.models import Prefetch, QuerySet
 
-from tenants import access, gpu_catalogue
+from tenants import gpu_catalogue
 from tenants.api.serializers.base import Out, Page, PageQuery, page_of
 from tenants.api.serializers.platform import (
     CatalogueOut,
@@ -23,7 +23,6 @@ from tenants.api.serializers.platform import (
 from tenants.api.views.base import ApiView, Call, reads, writes
 from tenants.models import Price, PriceList, Provider, ServedModel
 from tenants.operations import pricing, served_models
-from tenants.transactions import acting
 
 ServedModelPage = page_of(ServedModelOut)
 PriceListPage = page_of(PriceListOut)
@@ -115,10 +114,7 @@ class PriceLists(PriceListView):
     def post(self, call: Call) -> Any:
         """Publish prices from a date on; they are never changed backwards."""
         body: PriceListIn = call.body
-        provider = None
-        if body.provider is not None:
-            with acting(call.actor):
-                provider = access.find(Provider.objects.all(), body.provider)
+        provider = call.named(Provider.objects.all, body.provider)
         return pricing.publish(
             name=body.name,
             prices={item: Decimal(amount) for item, amount in body.prices.items()},

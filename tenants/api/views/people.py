@@ -124,10 +124,7 @@ class Tokens(TokenView):
     def post(self, call: Call) -> Any:
         """Create a token of your own; the answer holds its plain text, once."""
         body: TokenIn = call.body
-        tenant = None
-        if body.tenant is not None:
-            with acting(call.actor):
-                tenant = access.find(access.tenants(call.actor), body.tenant)
+        tenant = call.named(lambda: access.tenants(call.actor), body.tenant)
         return people.issue_token(
             name=body.name,
             tenant=tenant,

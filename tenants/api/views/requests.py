@@ -334,10 +334,7 @@ class Rules(RuleView):
     def post(self, call: Call) -> Any:
         """Add a rule of automatic approval."""
         body: RuleIn = call.body
-        tenant = None
-        if body.tenant is not None:
-            with acting(call.actor):
-                tenant = access.find(access.tenants(call.actor), body.tenant)
+        tenant = call.named(lambda: access.tenants(call.actor), body.tenant)
         return auto_approval_rules.create(
             name=body.name,
             limits=body.limits,
