@@ -122,7 +122,7 @@ def beside(stop: threading.Event, *, clock: Clock = timezone.now) -> threading.T
                     looked_at = now
             except DependencyDown:
                 log.warning("the database does not answer; certificates wait")
-            except Exception:
+            except Exception:  # a driver's fault on one boundary must not end this thread: the others' turns come
                 log.exception("certifying failed")
             finally:
                 connection.close()

@@ -44,6 +44,7 @@ def test_a_boundary_as_we_make_it_passes_every_check_and_two_are_withheld(ground
     assert [check.key for check in found.checks] == list(TITLES)
     assert outcomes(found) == {"MTB-PL2-BC-OPS-3": "withheld", "MTB-PL2-BC-OPS-4": "withheld"}, found
     assert found.passed
+    assert ground.other.namespace not in str(found)  # a tenant reads it
     assert found.version.startswith("v1.36")
     assert any("laboratory" in line for line in found.unshown)
     assert leftovers(ground) == []
@@ -290,6 +291,7 @@ def test_a_planted_hole_is_found(ground: Ground, plant: Plant, key: str) -> None
     failed = {name: outcome for name, outcome in outcomes(found).items() if outcome == "failed"}
     assert key in failed, found
     assert not found.passed
+    assert ground.other.namespace not in str(found)
     assert leftovers(ground) == []
 
 

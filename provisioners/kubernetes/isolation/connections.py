@@ -7,7 +7,7 @@ from typing import Final
 from uuid import UUID
 
 from provisioners.driver import Ref
-from provisioners.kubernetes.isolation.scene import MOST_NEIGHBOURS, is_another
+from provisioners.kubernetes.isolation.scene import ANOTHER, MOST_NEIGHBOURS, is_another
 from provisioners.kubernetes.network import Network, Peer, Port, network
 from provisioners.kubernetes.objects import COMPONENT_LABEL, TENANT_LABEL, Object, name_of
 from provisioners.kubernetes.settings import GATEWAY_PORT, SERVING_PORT, Settings
@@ -15,6 +15,8 @@ from provisioners.kubernetes.settings import GATEWAY_PORT, SERVING_PORT, Setting
 PORTS: Final = (Port(22), Port(53), Port(53, "UDP"), Port(80), Port(443), Port(GATEWAY_PORT), Port(SERVING_PORT))
 OUTSIDE: Final = (Peer("the internet", address="203.0.113.7"), Peer("the node's metadata", address="169.254.169.254"))
 STAND_IN: Final = "another-tenant"
+OPEN_NAMES: Final = ("default", "kube-system")
+"""Namespaces of strangers that a certificate may name."""
 
 
 def holes(namespaces: Sequence[Object], policies: Sequence[Object], settings: Settings, ref: Ref) -> Iterator[str]:
@@ -23,7 +25,7 @@ def holes(namespaces: Sequence[Object], policies: Sequence[Object], settings: Se
     net = network((*namespaces, stand_in), policies)
     others = [name_of(one) for one in namespaces if is_another(one, ref)][:MOST_NEIGHBOURS]
     mine = _pods(ref.name)
-    strangers = [pod for name in (*others, STAND_IN, "default", "kube-system") for pod in _pods(name)]
+    strangers = [pod for name in (*others, STAND_IN, *OPEN_NAMES) for pod in _pods(name)]
     for pod in mine:
         for port in PORTS:
             yield from _into(net, strangers, pod, port, settings)
@@ -62,4 +64,6 @@ def _out_of(net: Network, pod: Peer, strangers: Sequence[Peer], port: Port, sett
 
 
 def _place(peer: Peer) -> str:
-    return f"a {peer.name} of {peer.namespace}" if peer.namespace else peer.name
+    if not peer.namespace:
+        return peer.name
+    return f"a {peer.name} of {peer.namespace if peer.namespace in OPEN_NAMES else ANOTHER}"

@@ -13,7 +13,7 @@ from provisioners.driver import IsolationCheck, Ref
 from provisioners.kubernetes import rbac
 from provisioners.kubernetes.isolation.checks import WITHHELD, check
 from provisioners.kubernetes.isolation.probes import BASE, PROBE, Probes, Rules, rules_of
-from provisioners.kubernetes.isolation.scene import Seen
+from provisioners.kubernetes.isolation.scene import ANOTHER, Seen
 from provisioners.kubernetes.objects import dig, name_of, ref_of
 from provisioners.kubernetes.rbac import ACCESS_NAMESPACE, Right
 
@@ -56,7 +56,8 @@ def _elsewhere(seen: Seen, here: Mapping[str, Rules], made: Probes) -> Iterator[
     for word, client in made.clients.items():
         for place in places:
             rules, paths = rules_of(client, place)
-            foreign += [f"{word} may {right.words} in {place}" for right in _rights(seen, rules, namespaced=True)]
+            where = ANOTHER if place in seen.neighbours else place
+            foreign += [f"{word} may {right.words} in {where}" for right in _rights(seen, rules, namespaced=True)]
             cluster_wide += [f"{word} may {right.words}" for right in _rights(seen, rules, namespaced=False)]
             cluster_wide += [
                 f"{word} may {verb} {path}"
@@ -71,7 +72,9 @@ def _elsewhere(seen: Seen, here: Mapping[str, Rules], made: Probes) -> Iterator[
         "Exactly what system:basic-user, system:discovery and system:public-info-viewer give, and the public keys "
         "of service accounts.",
     )  # fmt: skip
-    yield check("MTB-PL1-CC-TI-2", foreign, f"Nothing in {', '.join(places)}.")
+    others = f"{len(seen.neighbours)} namespaces of other tenants, " if seen.neighbours else ""
+    named = ", ".join(place for place in places if place not in seen.neighbours)
+    yield check("MTB-PL1-CC-TI-2", foreign, f"Nothing in {others}{named}.")
 
 
 def _changes(here: Mapping[str, Rules]) -> Iterator[IsolationCheck]:

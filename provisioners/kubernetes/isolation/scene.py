@@ -11,6 +11,8 @@ from provisioners.kubernetes.client import Cluster
 from provisioners.kubernetes.objects import TENANT_LABEL, Object, dig, is_deleting, labels, name_of
 
 MOST_NEIGHBOURS: Final = 3
+ANOTHER: Final = "another tenant"
+"""What a tenant's certificate calls others: who they are, and where, is not for it to read."""
 
 
 @dataclass(frozen=True, slots=True)
