@@ -30,6 +30,7 @@ from provisioners.driver import (
     ObservedUse,
     Part,
     Presence,
+    RefusesLayouts,
     Step,
     TransientDriverError,
 )
@@ -60,9 +61,10 @@ class _Ended(Exception):
 
 def advance(plan: HostPlan, driver: Driver, clock: Clock) -> bool:
     """Do what is next of a running layout change; returns whether anything changed. Raises `DriverError`."""
-    if clock() < plan.starts_at and "cancelling" not in plan.observed:
-        return plan_rows.wait_for_start(plan_id=plan.pk, actor=SYSTEM, now=clock())
-    plan_rows.begin(plan_id=plan.pk, actor=SYSTEM, now=clock())
+    if "checked" in plan.observed and "cancelling" not in plan.observed:
+        if clock() < plan.starts_at:
+            return plan_rows.wait_for_start(plan_id=plan.pk, actor=SYSTEM, now=clock())
+        plan_rows.begin(plan_id=plan.pk, actor=SYSTEM, now=clock())
     with lease.claim(desired.kind_of(plan), HostPlan, plan.pk, clock=clock, due_only=False) as claimed:
         if claimed is None:
             return False
@@ -119,6 +121,8 @@ class _Work:
     def go(self) -> bool:
         """Do what is next; says whether people see a difference."""
         stage, cancelled = layout_plans.stage(self.plan), "cancelling" in self.plan.observed
+        if "checked" not in self.plan.observed and not cancelled:
+            return self._check()
         if stage is Stage.DRAIN:
             return self._close("cancelled") if cancelled else self._drain()
         if cancelled and stage is not Stage.RESTORE:
@@ -128,6 +132,15 @@ class _Work:
         return self._compare() if stage is Stage.COMPARE else self._restore()
 
     # --- until nobody is there ------------------------------------------------------------------------
+
+    def _check(self) -> bool:
+        """Ask before anybody is moved whether it can be made at all."""
+        refusal = ""
+        if isinstance(self.driver, RefusesLayouts):
+            refusal = self.driver.layout_refusal(self._change({gpu.ref: gpu.after for gpu in self.wish.gpus}))
+        if refusal:
+            return self._close("failed", refusal, told=False)
+        return _checked(claimed=self.claimed, actor=SYSTEM, now=self.clock())
 
     def _drain(self) -> bool:
         uses: Sequence[ObservedUse] = ()
@@ -219,8 +232,11 @@ class _Work:
     # --- at the provider ------------------------------------------------------------------------------
 
     def _steps(self, layouts: dict[str, Windows]) -> Sequence[Step]:
+        return self.driver.layout_steps(self._change(layouts))
+
+    def _change(self, layouts: dict[str, Windows]) -> LayoutChange:
         (device, windows), *beside = layouts.items()
-        return self.driver.layout_steps(LayoutChange(self.ref, device, windows, tuple(beside), self.wish.evict))
+        return LayoutChange(self.ref, device, windows, tuple(beside), self.wish.evict)
 
     def _part(self, step: Step) -> Part:
         observed = self.driver.observe(step.ref)
@@ -295,9 +311,9 @@ class _Work:
         if not self.claimed.held:
             raise StaleLease
 
-    def _close(self, state: str, why: str = "", *, sure: bool = True) -> bool:
-        """Bring the host back; at a provider that is not sure of its GPUs nothing is opened."""
-        if sure and layout_plans.empties(self.plan):
+    def _close(self, state: str, why: str = "", *, sure: bool = True, told: bool = True) -> bool:
+        """Bring the host back; at a provider that is not sure of its GPUs, or was not told, nothing is opened."""
+        if sure and told and layout_plans.empties(self.plan):
             try:
                 plan_rows.restore(self.plan, self.driver)
             except DriverRejected as error:
@@ -318,10 +334,12 @@ def _minutes(time: timedelta) -> str:
 
 
 def _locked(claimed: Claim) -> HostPlan:
-    """Return the plan under its host's lock. Raises `StaleLease` where another worker has it."""
+    """Return the plan under its host's lock. Raises `StaleLease` where another worker has it, or it has ended."""
     host_id = HostPlan.objects.values_list("host_id", flat=True).get(pk=claimed.pk)
     host = Host.objects.select_for_update(no_key=True).get(pk=host_id)
     plan: HostPlan = claimed.lock()
+    if plan.state != "running":  # cancelled before the provider was told anything
+        raise StaleLease
     plan.host = host
     return plan
 
@@ -339,6 +357,13 @@ def _keep_empty(*, claimed: Claim, running: list[str], actor: Actor, now: dateti
     if waits or read_at is None or read_at <= datetime.fromisoformat(plan.observed["started"]):
         return plan_rows.save(plan, due_at=now + LOOK_AGAIN, waits_for=waits[:20], trouble="") or bool(put)
     return _to_stage(plan, Stage.CARVE, now=now, waits_for=[])
+
+
+@operation
+def _checked(*, claimed: Claim, actor: Actor, now: datetime) -> bool:
+    """Nothing speaks against it; the notice runs, or it begins."""
+    del actor
+    return plan_rows.save(_locked(claimed), due_at=now, checked=now.isoformat(), trouble="")
 
 
 @operation

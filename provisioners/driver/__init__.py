@@ -110,6 +110,7 @@ __all__ = [
     "Power",
     "Presence",
     "Ref",
+    "RefusesLayouts",
     "Secret",
     "ServingSpec",
     "Spec",
@@ -186,6 +187,18 @@ class Driver(Protocol):
 
     def close(self) -> None:
         """Give back sessions and connections."""
+        ...
+
+
+@runtime_checkable
+class RefusesLayouts(Protocol):
+    """A driver that can say beforehand that a layout cannot be made, so that nobody is moved for it."""
+
+    def layout_refusal(self, change: LayoutChange) -> str:
+        """Return why a layout cannot be made as the host is, in words for people; `""` if it may be, or for now.
+
+        Raises `TransientDriverError` when it cannot know.
+        """
         ...
 
 

@@ -261,6 +261,10 @@ class KubernetesDriver:
         """Return the steps that carve one GPU."""
         return layout.layout_steps(change)
 
+    def layout_refusal(self, change: LayoutChange) -> str:
+        """Return why a node cannot be given a layout, `""` if it may be."""
+        return self._layouts.refusal(change)
+
     # --- people -----------------------------------------------------------------------------------
 
     def credential(

@@ -276,6 +276,22 @@ class Layouts:
         known = inventory.understood(listed)
         return _Look(raw, known.nodes[host], known, listed.policy)
 
+    def refusal(self, change: LayoutChange) -> str:
+        """Return why a layout cannot be made as the node is, `""` if it may be, also later. Raises `DriverError`."""
+        wanted = layout_steps(change)[0].payload
+        look = self._look(change.host)
+        if look is None:
+            return f"the cluster has no node {change.host}"
+        try:
+            self._check(look.node, wanted)
+            self._planned(look, wanted, stuck=change_of(look.raw))
+            self._check_manager(look)
+        except TransientDriverError:
+            return ""
+        except (NotSupported, DriverRejected) as error:
+            return error.detail
+        return ""
+
     # --- starting ---------------------------------------------------------------------------------
 
     def start(self, step: Step) -> Handle | Done:

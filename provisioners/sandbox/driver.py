@@ -59,8 +59,19 @@ class _Composing:
         return compose.steps(spec)
 
     def layout_steps(self, change: LayoutChange) -> Sequence[Step]:
-        """Return the step that carves one GPU."""
+        """Return a step for each GPU that is carved."""
         return compose.layout_steps(change)
+
+    def snapshot(self) -> ObservedProvider:
+        """Read the whole estate."""
+        raise NotImplementedError
+
+    def layout_refusal(self, change: LayoutChange) -> str:
+        """Return why GPUs cannot be carved as asked for, `""` if they may be."""
+        wanted = {change.device, *(device for device, _ in change.beside)}
+        gpus = [gpu for host in self.snapshot().hosts if host.host == change.host for gpu in host.gpus]
+        fixed = sorted(gpu.device for gpu in gpus if gpu.device in wanted and gpu.layout_change != "on-idle")
+        return f"the layout of {', '.join(fixed)} cannot be set" if fixed else ""
 
 
 class InProcessSandbox(_Composing):

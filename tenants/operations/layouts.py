@@ -102,6 +102,9 @@ def _wanted(host: Host, layouts: Mapping[str, Sequence[str]], *, evict: bool) ->
         words = " or ".join(state.value for state in FROM)
         msg = f"{host.name} is {host.state}; this needs a host that is {words}."
         raise Conflict(msg, code="host-state", state=host.state, needed=[state.value for state in FROM])
+    if not host.healthy:
+        msg = f"{host.name} is not available: {host.message or 'it does not answer'}. Its layout can change once it is."
+        raise Conflict(msg, code="host-state", state=host.state, needed=["healthy"])
     if not layouts:
         msg = "Name at least one GPU."
         raise InvalidSpec(msg, field="layouts")
@@ -125,9 +128,7 @@ def _check_provider(host: Host) -> None:
 def _check_gpus(host: Host, wanted: Wish) -> None:
     for device in GpuDevice.objects.filter(pk__in=[gpu.id for gpu in wanted.differing]).order_by("index"):
         if device.layout_change == "dynamic":
-            msg = (
-                f"GPU {device.index} of {host.name} is carved when something is placed on it; nothing is to be set."
-            )
+            msg = f"GPU {device.index} of {host.name} is carved when something is placed on it; nothing is to be set."
             raise Conflict(msg, code="not-supported")
         if not device.healthy:
             msg = f"GPU {device.index} of {host.name} is faulty; repair it first."

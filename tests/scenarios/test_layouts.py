@@ -177,6 +177,19 @@ def test_what_never_ends_is_given_up_and_the_host_stays_cordoned() -> None:
     assert shown()[0] == (0, "1g.10gb")
 
 
+def test_nobody_is_moved_for_what_the_provider_cannot_make() -> None:
+    told, _, chat = told_of()
+    told.here.estate.state.gpus["node-1-gpu-0"].layout_change = "fixed"
+
+    plan = changed(told, starts_at=told.now + timedelta(hours=1))
+    told.drive(ended(plan, "failed"), most=20)
+
+    at_rest(told, plan)
+    assert fresh(plan).observed["why"] == "the layout of node-1-gpu-0 cannot be set"
+    assert "started" not in fresh(plan).observed
+    assert (where(chat), host("node-1").state) == ("node-1", "open")
+
+
 def test_a_provider_that_does_not_answer_is_asked_again_after_a_pause() -> None:
     told = empty()
     control.add_fault(told.here.estate, "start:layout.apply", "fail", error="transient", detail="not now", times=1)
@@ -347,6 +360,10 @@ def test_what_cannot_be_is_refused_and_nothing_is_changed() -> None:
     with pytest.raises(Conflict) as faulty:
         changed(told)
     assert faulty.value.specific_code == "device-faulty"
+    control.set_host_health(told.here.estate, "node-1", healthy=False, message="no heartbeat")
+    told.settle(looks=1)
+    with pytest.raises(Conflict, match="is not available: no heartbeat"):
+        changed(told)
 
     assert HostPlan.objects.count() == 0
     assert {row.state for row in (host("node-1"), host("node-2"))} == {"open"}
