@@ -83,7 +83,6 @@ def test_what_lost_its_labels_shows_as_changed_and_gets_them_back(
     assert [(uid_of(one), labels(one)) for one in found if name_of(one) == name_of(before)] == [
         (uid_of(before), labels(before))
     ]
-    assert {one.ref: one.fingerprint for one in rig.driver.snapshot().objects}[spec.ref] == shown[spec.ref]
     remove(rig, spec)
 
 
