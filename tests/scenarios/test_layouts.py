@@ -261,7 +261,8 @@ def test_a_change_that_waits_for_room_is_called_off() -> None:
     assert (host("node-1").state, in_maintenance(told, "node-1")) == ("open", False)
 
 
-@pytest.mark.parametrize("stage", ["carve", pytest.param("compare", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["carve", "compare"])
 def test_a_change_that_is_called_off_while_it_is_made_is_made_undone(stage: str) -> None:
     told = empty()
     control.change_settings(told.here.estate, {"delays_s": {"": 0.0, "layout.apply": 4.0}})
@@ -294,7 +295,8 @@ def test_only_what_the_report_shows_empty_is_carved() -> None:
     assert shown() == [(0, "3g.40gb"), (4, "3g.40gb")]
 
 
-@pytest.mark.parametrize("evict", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("evict", [False, True])
 def test_a_unit_that_does_not_leave_is_waited_for_or_evicted(evict: bool) -> None:
     told, _, chat = told_of()
     control.add_fault(
