@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
@@ -22,9 +23,9 @@ from django.db.models import Q
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
-from tenants import audit, vault
+from tenants import audit, hop_keys, vault
 from tenants.actor import SYSTEM
-from tenants.models import GatewayReplica, Provider, ProviderCredential
+from tenants.models import Endpoint, GatewayReplica, Provider, ProviderCredential, Revision
 from tenants.transactions import acting
 
 log = logging.getLogger(__name__)
@@ -338,15 +339,21 @@ def _gateways(now: datetime) -> Result:
 def _secrets(_now: datetime) -> Result:
     place: dict[str, Any] = {"table": "doctor", "column": "trial", "row": UUID(int=0)}
     vault.unseal(vault.seal("trial", **place), **place)
-    rows = list(ProviderCredential.objects.only("sealed"))
+    wanted = Endpoint.objects.filter(released_at__isnull=True).values("revision")
+    given = ProviderCredential.objects.only("sealed")
+    revisions = Revision.objects.filter(pk__in=wanted, hop_key_sealed__isnull=False).only("hop_key_sealed")
+    opens: list[Callable[[], object]] = [
+        *(partial(vault.unseal, one.sealed, table=one._meta.db_table, column="sealed", row=one.pk) for one in given),
+        *(partial(hop_keys.plain, row) for row in revisions),
+    ]
     closed = 0
-    for row in rows:
+    for each in opens:
         try:
-            vault.unseal(row.sealed, table=row._meta.db_table, column="sealed", row=row.pk)
+            each()
         except vault.VaultError:
             closed += 1
     state = State.BAD if closed else State.OK
-    return Result("secrets", state, {"word": "closed" if closed else "open", "count": len(rows), "closed": closed})
+    return Result("secrets", state, {"word": "closed" if closed else "open", "count": len(opens), "closed": closed})
 
 
 def _mail(_now: datetime) -> Result:

@@ -51,7 +51,7 @@ _WHOLE_ANSWER_BYTES: Final = 1 << 20
 _TAIL_BYTES: Final = 1 << 16
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
 _BROKE: Final = "The model's answer broke off."
-KEY_REFUSED: Final = "refuses the gateway's key"
+KEY_REFUSED: Final = "the replica refuses the gateway's key"
 _FORWARDED: Final = ("Accept", "traceparent", "tracestate")
 _NOT_RETURNED: Final = frozenset(
     [

@@ -37,6 +37,7 @@ from tests.conformance.rigs import Rig
 
 TOKEN = "one-time-token-9f8e7d"
 HF_TOKEN = "hf_secret_text_1a2b3c"
+HOP_KEY = "hop_secret_text_4d5e6f"
 PROFILE = "1g.10gb"
 PRODUCT = "H100-80GB"
 
@@ -98,7 +99,7 @@ def endpoint(boundary: BoundarySpec, *units: UnitSpec) -> EndpointSpec:
             runtime="vllm",
             argv=("serve", "org/model"),
             environment={"VLLM_LOGGING_LEVEL": "INFO"},
-            secrets={"HF_TOKEN": Secret(HF_TOKEN)},
+            secrets={"HF_TOKEN": Secret(HF_TOKEN), "VLLM_API_KEY": Secret(HOP_KEY)},
         ),
         units=units,
         gateways=tuple(replace(gateway(), uid=one.uid) for one in units) if in_vm else (),

@@ -22,6 +22,7 @@ from provisioners.driver import (
 from tests.conformance.rigs import Rig
 from tests.conformance.specs import (
     HF_TOKEN,
+    HOP_KEY,
     TOKEN,
     complete,
     endpoint,
@@ -359,3 +360,4 @@ def test_secrets_show_up_nowhere(rig: Rig, caplog: pytest.LogCaptureFixture) -> 
     assert boundary.ref.name in shown
     assert TOKEN not in shown
     assert HF_TOKEN not in shown
+    assert HOP_KEY not in shown

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.db import connection
 from django.utils import timezone
 
-from tenants import doctor
+from tenants import doctor, hop_keys
 from tenants.actor import SYSTEM
 from tenants.doctor import CHECKS, THOROUGH, Result, State
 from tenants.errors import Forbidden
-from tenants.models import Event, GpuDevice, Provider, SystemReport
-from tenants.operations import system
+from tenants.models import Event, GpuDevice, Provider, Revision, SystemReport
+from tenants.operations import endpoints, system
+from tenants.specs import AllocationSpec, EndpointAsk, GpuAsk, RevisionAsk, UnitAsk
 from tenants.states import PlatformRole, Role
 from tenants.transactions import acting
 from tests import factories
@@ -47,6 +49,25 @@ def test_a_fresh_installation_has_no_bad_check_and_honest_unknowns(now):
     assert found["backups"].state is State.UNKNOWN
     assert found["migrations"].data["pending"] == 0
     assert (found["ledger"].data["count"], found["trail"].data["count"]) == (0, 0)
+
+
+def test_a_key_of_the_last_hop_that_no_longer_opens_is_counted(now):
+    factories.host(factories.provider(), gpus=1)
+    tenant = factories.tenant()
+    factories.generous(tenant)
+    factories.served_model()
+    unit = UnitAsk(GpuAsk("H100-80GB", "1g.10gb"), vcpu=1, memory_gib=1)
+    endpoints.create(
+        tenant=tenant, actor=factories.actor(factories.member(tenant)), now=now,
+        ask=EndpointAsk("chat", RevisionAsk("llama-3-1-8b"), AllocationSpec(units=(unit,))),
+    )  # fmt: skip
+    before = examined()["secrets"]
+    Revision.objects.update(hop_key_sealed=hop_keys.make(uuid4()))
+
+    after = examined()["secrets"]
+
+    assert (before.state, before.data["count"], before.data["closed"]) == (State.OK, 1, 0)
+    assert (after.state, after.data["closed"]) == (State.BAD, 1)
 
 
 def test_late_passes_are_seen_with_their_age():

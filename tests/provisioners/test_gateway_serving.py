@@ -228,7 +228,7 @@ async def test_a_model_that_takes_no_key_of_ours_costs_no_request_and_is_no_401_
 
     assert answers == [200] * 10
     assert (status, content["error"]["code"]) == (503, "no_backend_ready")
-    assert report.endpoints[0].backends[0].message == "refuses the gateway's key"
+    assert report.endpoints[0].backends[0].message == "the replica refuses the gateway's key"
     assert "hop-" not in report.model_dump_json()
 
 

@@ -25,7 +25,7 @@ from provisioners.gateway import keys
 from provisioners.gateway.protocol import Backend, EndpointConfig, EndpointKey
 from provisioners.sandbox.driver import SandboxDriver
 from tests.conformance.rigs import DOCUMENT
-from tests.conformance.specs import endpoint, machine, namespace_boundary, unit, vm_boundary
+from tests.conformance.specs import HOP_KEY, endpoint, machine, namespace_boundary, unit, vm_boundary
 from tests.gateway_lab import ROOT, ControlPlane, until
 
 TENANT = UUID("44444444-4444-4444-8444-444444444444")
@@ -189,6 +189,7 @@ def test_a_completion_passes_a_real_gateway_that_survives_every_kill_and_leaves_
             models=("chat",),
             keys=(EndpointKey(id=key.id, digest=key.digest),),
             backends=(Backend(unit_uid=spec.units[0].uid, url=seen.units[0].backend, revision=1, weight=100),),
+            hop_keys=(HOP_KEY,),
         )
         loop.call_soon_threadsafe(control.publish, config)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -15,7 +14,7 @@ import pytest
 from provisioners.driver import DriverError, Secret, TransientDriverError
 from provisioners.sandbox.driver import SandboxDriver, make
 from tests.conformance.rigs import HttpRig, SandboxThread
-from tests.conformance.specs import endpoint, finish, namespace_boundary, unit, vm_boundary
+from tests.conformance.specs import HOP_KEY, endpoint, finish, namespace_boundary, unit, vm_boundary
 
 TENANT = UUID("55555555-5555-4555-8555-555555555555")
 
@@ -123,11 +122,18 @@ def replica(rig: HttpRig, server: SandboxThread) -> str:
     return finish(rig, spec).units[0].backend.replace("http://127.0.0.1:0", server.url)
 
 
+@pytest.fixture
+def holder() -> Iterator[httpx.Client]:
+    """A client that shows replicas the key that they want."""
+    with httpx.Client(headers={"Authorization": f"Bearer {HOP_KEY}"}, trust_env=False) as found:
+        yield found
+
+
 CHAT = {"model": "chat", "messages": [{"role": "user", "content": "how are you"}]}
 
 
-def test_a_chat_answer_says_where_it_ran_and_that_it_is_simulated(replica: str, client: httpx.Client) -> None:
-    answer = client.post(f"{replica}/chat/completions", json=CHAT)
+def test_a_chat_answer_says_where_it_ran_and_that_it_is_simulated(replica: str, holder: httpx.Client) -> None:
+    answer = holder.post(f"{replica}/chat/completions", json=CHAT)
 
     body = answer.json()
     assert answer.headers["x-tenantry-simulated"] == "true"
@@ -142,12 +148,12 @@ def test_a_chat_answer_says_where_it_ran_and_that_it_is_simulated(replica: str, 
 
 
 @pytest.mark.parametrize("chat", [True, False])
-def test_a_stream_carries_the_same_text_then_usage_then_done(replica: str, client: httpx.Client, *, chat: bool) -> None:
+def test_a_stream_carries_the_same_text_then_usage_then_done(replica: str, holder: httpx.Client, *, chat: bool) -> None:
     path = "chat/completions" if chat else "completions"
     asked = CHAT if chat else {"model": "chat", "prompt": "how are you"}
-    whole = client.post(f"{replica}/{path}", json=asked).json()
+    whole = holder.post(f"{replica}/{path}", json=asked).json()
 
-    streamed = client.post(
+    streamed = holder.post(
         f"{replica}/{path}", json={**asked, "stream": True, "stream_options": {"include_usage": True}}
     )
 
@@ -164,18 +170,18 @@ def test_a_stream_carries_the_same_text_then_usage_then_done(replica: str, clien
     assert len({event["id"] for event in events}) == 1
 
 
-def test_max_tokens_ends_an_answer_with_reason_length(replica: str, client: httpx.Client) -> None:
-    body = client.post(f"{replica}/chat/completions", json={**CHAT, "max_tokens": 3}).json()
+def test_max_tokens_ends_an_answer_with_reason_length(replica: str, holder: httpx.Client) -> None:
+    body = holder.post(f"{replica}/chat/completions", json={**CHAT, "max_tokens": 3}).json()
 
     assert body["usage"]["completion_tokens"] == 3
     assert body["choices"][0]["finish_reason"] == "length"
 
 
-def test_metrics_carry_vllms_names_and_count_what_was_answered(replica: str, client: httpx.Client) -> None:
+def test_metrics_carry_vllms_names_and_count_what_was_answered(replica: str, holder: httpx.Client) -> None:
     base = replica.removesuffix("/v1")
-    answer = client.post(f"{replica}/chat/completions", json=CHAT).json()
+    answer = holder.post(f"{replica}/chat/completions", json=CHAT).json()
 
-    text = client.get(f"{base}/metrics").text
+    text = holder.get(f"{base}/metrics").text
 
     labels = '{engine="0",model_name="chat"}'
     generated = float(answer["usage"]["completion_tokens"])
@@ -185,7 +191,7 @@ def test_metrics_carry_vllms_names_and_count_what_was_answered(replica: str, cli
     assert f"vllm:e2e_request_latency_seconds_count{labels} 1.0" in text
     assert f"vllm:inter_token_latency_seconds_count{labels} {generated - 1}" in text
     assert 'vllm:request_success_total{engine="0",finished_reason="stop",model_name="chat"} 1.0' in text
-    assert client.get(f"{base}/health").status_code == 200
+    assert holder.get(f"{base}/health").status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -203,16 +209,16 @@ def test_metrics_carry_vllms_names_and_count_what_was_answered(replica: str, cli
     ],
 )
 def test_the_stub_answers_wrong_requests_in_openais_error_shape(
-    replica: str, client: httpx.Client, method: str, path: str, body: Any, status: int
+    replica: str, holder: httpx.Client, method: str, path: str, body: Any, status: int
 ) -> None:
-    answer = client.request(method, f"{replica}/{path}", json=body)
+    answer = holder.request(method, f"{replica}/{path}", json=body)
 
     assert answer.status_code == status
     assert ("error" in answer.json()) is (status != 200)
 
 
 def test_a_replica_answers_only_when_loaded_on_a_sound_gpu_and_not_cut_off(
-    rig: HttpRig, server: SandboxThread, client: httpx.Client
+    rig: HttpRig, server: SandboxThread, holder: httpx.Client
 ) -> None:
     rig.settings(load_s=5.0)
     boundary = namespace_boundary(TENANT)
@@ -224,14 +230,14 @@ def test_a_replica_answers_only_when_loaded_on_a_sound_gpu_and_not_cut_off(
     rig.clock.tick(1)
     models = f"{rig._url}/replicas/{spec.units[0].uid}/v1/models"
 
-    loading = client.get(models)
+    loading = holder.get(models)
     rig.clock.tick(10)
-    ready = client.get(models)
+    ready = holder.get(models)
     rig.driver.isolate(boundary.ref, cut_off=True)
-    cut_off = client.get(models)
+    cut_off = holder.get(models)
     rig.driver.isolate(boundary.ref, cut_off=False)
     rig.gpu_health("node-a-gpu-0", healthy=False)
-    broken = client.get(models)
+    broken = holder.get(models)
 
     assert (loading.status_code, ready.status_code) == (503, 200)
     assert loading.json()["error"]["message"] == "the replica is loading its model (simulated)"
@@ -242,17 +248,16 @@ def test_a_replica_with_a_key_answers_those_who_show_it_and_keeps_no_plain_key(
     rig: HttpRig, server: SandboxThread, client: httpx.Client
 ) -> None:
     boundary = namespace_boundary(TENANT)
-    plain = endpoint(boundary, unit(0))
-    spec = replace(plain, serving=replace(plain.serving, secrets={"VLLM_API_KEY": Secret("hop-key-of-this-one")}))
+    spec = endpoint(boundary, unit(0))
     finish(rig, boundary)
     address = finish(rig, spec).address.replace("http://127.0.0.1:0", server.url)
     base = f"{rig._url}/replicas/{spec.units[0].uid}"
-    good = {"Authorization": "Bearer hop-key-of-this-one"}
+    good = {"Authorization": f"Bearer {HOP_KEY}"}
 
     refused = [
         client.post(f"{base}/v1/chat/completions", json=CHAT),
-        client.get(f"{base}/v1/models", headers={"Authorization": "Bearer hop-key-of-this-on"}),
-        client.get(f"{base}/v1/models", headers={"Authorization": "Basic hop-key-of-this-one"}),
+        client.get(f"{base}/v1/models", headers={"Authorization": f"Bearer {HOP_KEY[:-1]}"}),
+        client.get(f"{base}/v1/models", headers={"Authorization": f"Basic {HOP_KEY}"}),
     ]
     taken = [
         client.post(f"{base}/v1/chat/completions", json=CHAT, headers=good),
@@ -264,7 +269,7 @@ def test_a_replica_with_a_key_answers_those_who_show_it_and_keeps_no_plain_key(
 
     assert [(answer.status_code, answer.json()) for answer in refused] == [(401, {"error": "Unauthorized"})] * 3
     assert [answer.status_code for answer in taken] == [200] * 5
-    assert "hop-key-of-this-one" not in rig.stored()
+    assert HOP_KEY not in rig.stored()
 
 
 def test_a_simulated_gateway_answers_for_its_boundary_and_says_so(
