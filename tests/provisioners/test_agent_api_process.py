@@ -18,8 +18,9 @@ import pytest
 from django.db import connection
 
 from provisioners import gateways
+from tenants import hop_keys
 from tenants.actor import SYSTEM
-from tenants.models import Boundary, Endpoint, EndpointKey, EndpointUsage, GatewayReplica, Unit
+from tenants.models import Boundary, Endpoint, EndpointKey, EndpointUsage, GatewayReplica, Revision, Unit
 from tenants.operations import endpoints, tenants
 from tenants.specs import AllocationSpec, EndpointAsk, GpuAsk, RevisionAsk, UnitAsk
 from tenants.states import PlatformRole, Role, SuspensionDepth
@@ -86,7 +87,7 @@ class Web:
 
 
 def world(model: Model) -> SimpleNamespace:
-    """An endpoint served by `model`, its gateway with a fresh token."""
+    """An endpoint served by `model`, which asks for its revision's key, and its gateway with a fresh token."""
     now = datetime.now(UTC)
     provider = factories.provider(capabilities={"boundary_kinds": ["namespace"], "bindings": ["device"]})
     factories.host(provider, gpus=1)
@@ -97,6 +98,7 @@ def world(model: Model) -> SimpleNamespace:
     spec = AllocationSpec(units=(UnitAsk(GpuAsk("H100-80GB", "1g.10gb"), vcpu=4, memory_gib=16),))
     asked = EndpointAsk("alpha", RevisionAsk("llama-3-1-8b"), spec)
     made = endpoints.create(tenant=tenant, ask=asked, actor=actor, now=now)
+    model.hop_key = hop_keys.plain(Revision.objects.get())
     unit = {"unit": str(Unit.objects.get().pk), "backend": f"{model.url}/v1", "ready": True}
     Endpoint.objects.update(observed={"revision": 1, "units": [unit]})
     with acting(SYSTEM):
