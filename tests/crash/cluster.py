@@ -12,44 +12,75 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Final
 
-from controlplane.labs.kubernetes import furniture, slices
+from controlplane.labs.kubernetes import furniture
+from controlplane.labs.kubernetes.carving import slots_of
 from controlplane.labs.kubernetes.client import Api
 from controlplane.labs.kubernetes.cluster import Cluster as LabCluster
-from controlplane.labs.kubernetes.nodes import Kind, Node
+from controlplane.labs.kubernetes.devices import truths, write_truth
+from controlplane.labs.kubernetes.errors import LabError
+from controlplane.labs.kubernetes.nodes import Kind, Node, gpu_node
 from provisioners.driver import Done, Driver, Handle, Observed, Poll, Presence, Ref, Step
+from provisioners.driver import Kind as RefKind
 from provisioners.kubernetes import access, rbac
 from provisioners.kubernetes.driver import KubernetesDriver
 from provisioners.kubernetes.ground import INSIDE
+from provisioners.kubernetes.layout import Layouts, Timing
 from provisioners.kubernetes.objects import EVERYTHING, UNIT_LABEL, dig, labels, name_of, ref_of
 from tenants import gpu_catalogue
 from tests.conformance.kubernetes_rig import NamedGpu, settings_for
+from tests.crash import carving
 from tests.crash.clock import Clock
 from tests.crash.world import Site
+from tests.kubernetes.test_layout_real import POLICY, POLICY_DEFINITION
 
 Object = dict[str, Any]
 PATIENCE_S: Final = 90.0
 """What a cluster has begun by itself and not ended after this long, it will not end."""
 LOOK_S: Final = 0.15
+CARVES_S: Final = 1.0
+"""Between looks at a layout change: the driver lets the MIG manager's file take its time, which shows nowhere."""
 DRA: Final = "resource.k8s.io/v1"
 ONES: Final = tuple(("1g.10gb", start) for start in range(7))
 TWOS: Final = (("2g.20gb", 0), ("2g.20gb", 2), ("1g.10gb", 4), ("1g.10gb", 5))
 NODE: Final = Node(
     "node-a", "H100-80GB", (NamedGpu(0, ONES), NamedGpu(1, TWOS)), kind=Kind.STATIC, vcpu=256, memory_gib=2048
 )
+MIG_NODE: Final = gpu_node(carving.MIG_HOST, "A100-80GB", count=1, layouts={0: ONES})
+NODES: Final = (NODE, MIG_NODE)
+PLAYER: Final = ("--choice", "adversarial", "--programs", "none", "--hurry", "0.02")
+"""How nodes are played: pods are ready without a program, a MIG manager carves, and all of it in a hurry."""
+TIMING: Final = Timing(entry_s=2.0, drain_s=30.0, carve_s=60.0, compare_s=30.0, restore_s=60.0)
+_STATE: Final = "nvidia.com/mig.config.state"
 _DEVICE: Final = re.compile(r"gpu-(\d+)(?:-mig-(.+)-\d+-(\d+))?")
 _pause = threading.Event().wait
 
 
 def furnish(cluster: LabCluster) -> None:
-    """Make what points need in a cluster that runs: our rights, stand-ins, one node with carved GPUs."""
+    """Make what points need in a cluster that runs: our rights, stand-ins, nodes carved as at the beginning."""
     with cluster.api() as api:
         for made in rbac.objects():
             api.apply(made)
-        furniture.furnish(api, (furniture.SYSTEM_NODE, NODE))
-        slices.publish(api, NODE)
-        _await(lambda: _is_ready(api.get("v1", "Node", NODE.name)), "its node is ready")
+        if api.get("apiextensions.k8s.io/v1", "CustomResourceDefinition", "clusterpolicies.nvidia.com") is None:
+            api.create(POLICY_DEFINITION)
+        if api.delete("v1", "Node", MIG_NODE.name):  # whatever an earlier run has carved it into
+            _await(lambda: MIG_NODE.name not in truths(cluster.folder), "its devices are forgotten")
+        write_truth(cluster.folder, NODES)
+        furniture.furnish(api, (furniture.SYSTEM_NODE, *NODES))
+        for node in NODES:
+            _await(lambda name=node.name: _is_ready(api.get("v1", "Node", name)), f"{node.name} is ready")
+        _await(lambda: _is_applied(cluster, POLICY), "the GPU operator's policy is served")
+
+
+def _is_applied(cluster: LabCluster, obj: Object) -> bool:
+    with cluster.api() as api:  # one that has not asked yet which kinds are served
+        try:
+            api.apply(obj)
+        except LabError:
+            return False
+    return True
 
 
 def _is_ready(node: Object | None) -> bool:
@@ -102,6 +133,7 @@ class ClusterAccess:
     cluster: LabCluster
     api: Api = field(init=False)
     _told: Told | None = None
+    _carves: bool = False
 
     def __post_init__(self) -> None:
         """Connect lazily."""
@@ -110,7 +142,9 @@ class ClusterAccess:
     def driver(self, *, deadline_s: float) -> Told:
         """Return the product's driver, as a process that has just begun has it: it knows nothing yet."""
         del deadline_s  # a busy machine is no point of these
-        self._told = Told(KubernetesDriver(settings_for(self.cluster)))
+        driver = KubernetesDriver(settings_for(self.cluster))
+        driver._layouts = Layouts(driver.cluster, now=lambda: datetime.now(UTC), timing=TIMING)
+        self._told = Told(driver)
         return self._told
 
     def close(self) -> None:
@@ -124,12 +158,15 @@ class ClusterAccess:
     def is_waited_for(self) -> bool:
         """Whether the driver said in the sweep that just ended that something only takes its time."""
         assert self._told is not None
-        waiting = bool(self._told.waiting)
-        self._told.waiting.clear()
-        return waiting
+        waiting = self._told.waiting
+        self._carves = any(ref.kind is RefKind.LAYOUT for ref in waiting)
+        self._told.waiting = set()
+        return bool(waiting)
 
     def await_rest(self) -> None:
-        """Wait until pods are as their Deployments want them and nothing is on its way out."""
+        """Wait until pods are as their Deployments want them, nothing is on its way out, and nothing is carved."""
+        if self._carves:
+            _pause(CARVES_S)
         _await(lambda: not next(self._moving(), ""), "the cluster is at rest", why=lambda: list(self._moving()))
 
     def _moving(self) -> Iterator[str]:
@@ -150,11 +187,23 @@ class ClusterAccess:
             yield from (
                 f"{kind} {name_of(one)}" for one in self.api.list(api, kind, labels=EVERYTHING) if _is_leaving(one)
             )
+        yield from self._carving()
+
+    def _carving(self) -> Iterator[str]:
+        node = self.api.get("v1", "Node", MIG_NODE.name)
+        if labels(node or {}).get(_STATE) in {"pending", "rebooting"}:
+            yield "the MIG manager"
+            return
+        truth = truths(self.cluster.folder).get(MIG_NODE.name)
+        made = {name: len(slots) for name, slots in slots_of(truth.gpus, "mixed").items()} if truth is not None else {}
+        told = dig(node or {}, "status", "allocatable", default={})
+        if any(int(told.get(name, 0)) != count for name, count in made.items()):
+            yield "the device plugin"
 
     # --- what is there ----------------------------------------------------------------------------
 
     def marked(self) -> list[Object]:
-        """Return every object with our mark but pods and what belongs to the whole cluster."""
+        """Return every object with our mark but pods, and but the layouts that the cluster's MIG manager reads."""
         kinds = [("v1", "Namespace"), *((one.api, one.kind) for one in INSIDE)]
         assert self._told is not None
         return [
@@ -162,6 +211,7 @@ class ClusterAccess:
             for api, kind in kinds
             if self._told.cluster.serves(api, kind)
             for one in self.api.list(api, kind, labels=EVERYTHING)
+            if one["metadata"].get("namespace") != furniture.OPERATOR
         ]
 
     def pods(self) -> list[Object]:
@@ -220,6 +270,7 @@ class ClusterAccess:
         for one in self.api.list("v1", "Namespace", labels=EVERYTHING):
             self.api.delete("v1", "Namespace", name_of(one))
         _await(lambda: not self.leftovers(), "everything is gone", why=self.leftovers)
+        furnish(self.cluster)
 
 
 @dataclass(frozen=True, slots=True)

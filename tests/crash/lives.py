@@ -25,7 +25,7 @@ from controlplane.labs.kubernetes.demo import provider_config
 from provisioners import instants
 from tenants.models import Hold, Host
 from tests import factories
-from tests.crash import cluster, scenarios, world
+from tests.crash import carving, cluster, scenarios, world
 from tests.crash.children import fork
 from tests.crash.clock import Clocks
 from tests.crash.cluster import ClusterAccess, ClusterSite
@@ -33,7 +33,7 @@ from tests.crash.databases import BASE, Databases
 from tests.crash.points import CONCLUDES, Outcome, Point, Recording
 from tests.crash.scenarios import Act, Scenario, by_name
 from tests.crash.table import MOST, SPARE, _victim
-from tests.crash.world import TTL_S, World
+from tests.crash.world import World
 
 GROUND: Final = "crash_cluster"
 KILL: Final = "kill"
@@ -44,18 +44,22 @@ UNDISTURBED: Final = "undisturbed"
 class Stage:
     """One scenario within a life."""
 
-    name: str
+    scenario: Scenario
     prepare: Act | None = None
     """Done and driven to rest before it, where the stages before it have not."""
 
     @property
-    def scenario(self) -> Scenario:
-        """Return what is done."""
-        return by_name(self.name)
+    def name(self) -> str:
+        """Return its scenario's."""
+        return self.scenario.name
 
 
 def _stages(product: str, *changes: Sequence[Stage]) -> tuple[tuple[Stage, ...], ...]:
-    return ((Stage(f"{product} create"),), *map(tuple, changes), (Stage(f"{product} delete"),))
+    return ((_stage(product, "create"),), *map(tuple, changes), (_stage(product, "delete"),))
+
+
+def _stage(product: str, verb: str, prepare: Act | None = None) -> Stage:
+    return Stage(by_name(f"{product} {verb}"), prepare)
 
 
 ENDPOINT: Final = "endpoint/namespace"
@@ -63,15 +67,16 @@ NAMESPACE: Final = "namespace/namespace"
 LIVES: Final[Mapping[str, tuple[tuple[Stage, ...], ...]]] = {
     ENDPOINT: _stages(
         ENDPOINT,
-        (Stage(f"{ENDPOINT} change revise"),),
-        (Stage(f"{ENDPOINT} change widen"),),
-        (Stage(f"{ENDPOINT} change suspend"), Stage(f"{ENDPOINT} change resume")),
+        (_stage(ENDPOINT, "change revise"),),
+        (_stage(ENDPOINT, "change widen"),),
+        (_stage(ENDPOINT, "change suspend"), _stage(ENDPOINT, "change resume")),
     ),
     NAMESPACE: _stages(
         NAMESPACE,
-        (Stage(f"{NAMESPACE} change join"), Stage(f"{NAMESPACE} change leave")),
-        (Stage(f"{NAMESPACE} change narrow", prepare=scenarios.ask_bare),),
+        (_stage(NAMESPACE, "change join"), _stage(NAMESPACE, "change leave")),
+        (_stage(NAMESPACE, "change narrow", prepare=scenarios.ask_bare),),
     ),
+    carving.LAYOUT: ((Stage(carving.CARVE), Stage(carving.BACK)),),
 }
 """Product → its stages in order; those of one group are done together or not at all."""
 
@@ -207,7 +212,7 @@ class Lab:
         if point.mode == KILL:
             world.alone()
             here.alarms.said += world.unheld(here)
-            here.clock.move(TTL_S + 0.01)
+            here.outlive_leases()
         taken = here.drive(stage.scenario.end, most=MOST)
         remove()
         if taken is None:
@@ -261,7 +266,8 @@ def _lay_ground(here: World, lab: LabCluster) -> dict[str, object]:
     )
     scenarios.connect(here, row, lab.admin_token)
     here.calm_down()  # what an open host offers is known from the second look on
-    assert Host.objects.filter(placeable=True, provider_ref=cluster.NODE.name).exists()
+    open_ones = set(Host.objects.filter(placeable=True).values_list("provider_ref", flat=True))
+    assert {node.name for node in cluster.NODES} <= open_ones, list(Host.objects.values())
     return {}
 
 

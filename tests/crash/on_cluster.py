@@ -67,12 +67,12 @@ def run(folder: Path, options: argparse.Namespace) -> bool:
 def _clusters(folder: Path, count: int, stack: ExitStack) -> list[LabCluster]:
     """Return so many furnished clusters, which end with `stack`.
 
-    TENANTRY_CRASH_CLUSTERS=FOLDER,… takes those that run there, started with `pods="ready"`, and leaves them so.
+    TENANTRY_CRASH_CLUSTERS=FOLDER,… takes those that run there, started as `cluster.PLAYER` says, and leaves them so.
     """
     folders = [Path(text) for text in os.environ.get("TENANTRY_CRASH_CLUSTERS", "").split(",") if text]
-    found = [LabCluster(one.name, folder=one, pods="ready") for one in folders[:count]]
+    found = [LabCluster(one.name, folder=one, player=cluster.PLAYER) for one in folders[:count]]
     for number in range(count - len(found)):
-        found.append(LabCluster(f"crash-{number}", folder=folder / f"c{number}", pods="ready"))
+        found.append(LabCluster(f"crash-{number}", folder=folder / f"c{number}", player=cluster.PLAYER))
         stack.callback(found[-1].delete)
         found[-1].start()
     for one in found:
@@ -92,7 +92,8 @@ def _unreached(lab: Lab) -> list[str]:
     reached = {step for recording in lab.recordings.values() for step in recording.steps()}
     bare = {("undo:" if step.startswith("undo:") else "") + split(step.removeprefix("undo:"))[0] for step in reached}
     mine = [name for name in REGISTRY if name.split(".")[0] in {"namespace", "serving", "access"}]
-    return sorted(word for name in mine for word in (name, f"undo:{name}") if word not in bare)
+    wanted = ["layout.apply", *(word for name in mine for word in (name, f"undo:{name}"))]
+    return sorted(word for word in wanted if word not in bare)
 
 
 def _jobs(count: int) -> Any:

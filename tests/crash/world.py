@@ -30,6 +30,7 @@ from tenants.models import (
     GatewayReplica,
     GpuDevice,
     Hold,
+    HostPlan,
     Intent,
     Provider,
     QuotaCharge,
@@ -210,11 +211,13 @@ def leave() -> None:
 
 
 def next_due() -> datetime | None:
-    """Return when the next row of any pass is due (a held one: when its lease ends), None for never."""
+    """Return when the next row of any pass or plan is due (a held one: when its lease ends), None for never."""
     rows = [
         kind.model._base_manager.filter(released_at__isnull=True, due_at__isnull=False).order_by("due_at")
         for kind in PASSES.values()
     ]
+    if HostPlan.objects.filter(state="running").exists():  # plans are looked at with the inventory of their provider
+        rows.append(Provider.objects.filter(due_at__isnull=False).order_by("due_at"))
     firsts = [each.values_list("due_at", flat=True)[:1] for each in rows]
     return min((at for at in firsts[0].union(*firsts[1:], all=True) if at is not None), default=None)
 
