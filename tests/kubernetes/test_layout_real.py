@@ -274,7 +274,7 @@ def test_a_pod_that_its_budget_keeps_ends_the_change_with_its_name(
     driver: Any, managed: Managed, tenancy: Tenancy
 ) -> None:
     node = seen_of(driver).nodes[managed.name]
-    tenancy.pod("p", gpu.request(unit(managed.name), node, name="u", namespace=tenancy.name), uuid4())
+    tenancy.pod("p", gpu.request(unit(managed.name), node, name="u", namespace=tenancy.name))
     # A pod that does not run yet may always be evicted, and a budget that was not counted yet keeps nothing.
     until(lambda: tenancy.bound("p")["status"].get("phase") == "Running")
     tenancy.api.create(
