@@ -11,6 +11,7 @@ earlier try left; *gone* is only ever a successful exact read; every call has a 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
@@ -115,6 +116,7 @@ __all__ = [
     "ServingSpec",
     "Spec",
     "Step",
+    "TellsChanges",
     "TransientDriverError",
     "UnitSpec",
     "intent_hash",
@@ -223,4 +225,17 @@ class Certifies(Protocol):
 
     def certify(self, boundary: Ref) -> Certificate:
         """Try everything against one boundary; takes some seconds. Raises `DriverError` where it cannot begin."""
+        ...
+
+
+@runtime_checkable
+class TellsChanges(Protocol):
+    """A driver whose provider tells at once what changed. Of one that does not, sweeps find out."""
+
+    def changes(self, stop: threading.Event) -> Iterator[Ref]:
+        """Yield whose objects have changed from now on, in any way, until `stop` is set; ends within a second of it.
+
+        Hints: each may be missing, late, repeated or wrong. A provider that is away is waited for. What was changed
+        before the call is not told. Raises `DriverError` where it cannot be listened to at all.
+        """
         ...

@@ -17,7 +17,7 @@ import ssl
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -40,6 +40,9 @@ DISCOVERY_AGAIN_S: Final = 5.0
 """How soon discovery is read again for something that was not there."""
 _AGGREGATED: Final = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json"
 _BARE: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+_BARE_ONE: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+SILENCE_S: Final = 90.0
+"""A watch in which nothing comes for so long is broken: bookmarks come about once a minute."""
 _PATCHES: Final = {
     "merge": "application/merge-patch+json",
     "json": "application/json-patch+json",
@@ -127,7 +130,7 @@ class Cluster:
             self._headers["Authorization"] = f"Bearer {settings.token.reveal()}"
         tls = _tls(settings)
         read_s, list_s = settings.call_deadline_s, settings.list_deadline_s
-        self._deadlines = {"read": read_s, "write": read_s, "list": list_s, "stream": 60.0}
+        self._deadlines = {"read": read_s, "write": read_s, "list": list_s, "stream": 60.0, "watch": SILENCE_S}
         self._clients = {purpose: _api_client(settings, tls) for purpose in self._deadlines}
         self._paces = {False: _Pace(settings.reads_per_s), True: _Pace(settings.writes_per_s)}
         self._served: dict[tuple[str, str], Resource] = {}
@@ -186,31 +189,44 @@ class Cluster:
             query["continue"] = str(metadata["continue"])
 
     def watch(
-        self, api: str, kind: str, *, since: str, namespace: str = "", labels: str = "", timeout_s: int = 30
+        self,
+        api: str,
+        kind: str,
+        *,
+        since: str,
+        labels: str = "",
+        timeout_s: int = 300,
+        bare: bool = False,
+        opened: Callable[[Callable[[], None]], None] = lambda _: None,
     ) -> Iterator[tuple[str, Object]]:
         """Yield (`ADDED` | `MODIFIED` | `DELETED` | `BOOKMARK`, object) from a list's version on, for `timeout_s`.
 
+        `bare`: metadata only, as of `list`. `opened` is given what breaks the stream off from another thread.
         Raises `Expired` when that version is too old: list again.
         """
         query = {
             "watch": "true", "resourceVersion": since, "labelSelector": labels, "allowWatchBookmarks": "true",
             "timeoutSeconds": str(timeout_s),
         }  # fmt: skip
-        path = self._path(api, kind, namespace)
-        for line in self._lines(path, query, read_s=timeout_s + 5.0):
-            event = json.loads(line)
+        lines = self._lines(
+            "watch", self._path(api, kind), query, kind, accept=_BARE_ONE if bare else "", opened=opened
+        )
+        for line in lines:
+            try:
+                event = json.loads(line)
+            except ValueError as error:
+                raise TransientDriverError("the cluster's answer was no JSON") from error
             found = event.get("object") or {}
             if event.get("type") == "ERROR":
-                if found.get("code") == 410:
-                    raise Expired("the watch is too old; the list must be read again", raw=str(found.get("message")))
-                raise error_of(int(found.get("code") or 500), json.dumps(found).encode(), {}, kind=kind)
+                raise self._refused(int(found.get("code") or 500), json.dumps(found).encode(), {}, kind)
+            found["apiVersion"], found["kind"] = api, kind
             yield str(event.get("type")), found
 
     def logs(self, pod: str, namespace: str, container: str, *, tail: int, since: str = "") -> Iterator[str]:
         """Yield the newest `tail` lines of a container, each with its RFC 3339 time in front."""
         path = f"{self._path('v1', 'Pod', namespace, pod)}/log"
         query = {"container": container, "tailLines": str(tail), "timestamps": "true", "sinceTime": since}
-        for line in self._lines(path, query, read_s=self.settings.call_deadline_s):
+        for line in self._lines("stream", path, query, "Pod", read_s=self.settings.call_deadline_s):
             yield line.decode(errors="replace")
 
     def version(self) -> str:
@@ -394,22 +410,41 @@ class Cluster:
         except (ApiException, urllib3.exceptions.HTTPError, OSError) as error:
             raise _lost(error) from error
 
-    def _lines(self, path: str, query: Mapping[str, str], *, read_s: float) -> Iterator[bytes]:
-        response = self._open("stream", "GET", path, query, read_s=read_s)
+    def _lines(
+        self,
+        purpose: str,
+        path: str,
+        query: Mapping[str, str],
+        kind: str,
+        *,
+        accept: str = "",
+        read_s: float | None = None,
+        opened: Callable[[Callable[[], None]], None] = lambda _: None,
+    ) -> Iterator[bytes]:
+        response = self._open(purpose, "GET", path, query, accept=accept, read_s=read_s)
         raw = response.response
         try:
             if response.status != 200:
-                raise error_of(int(response.status), bytes(response.read() or b""), response.headers, kind="Pod")
+                body = bytes(response.read() or b"")
+                raise self._refused(int(response.status), body, response.headers, kind)
+            opened(raw.shutdown)
             rest = b""
             for chunk in raw.stream(8192):
                 *lines, rest = (rest + chunk).split(b"\n")
                 yield from (line for line in lines if line.strip())
             if rest.strip():
                 yield rest
-        except urllib3.exceptions.HTTPError as error:
+        except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:  # ValueError: broken off while it is read
             raise _lost(error) from error
         finally:
             raw.close()
+
+    @staticmethod
+    def _refused(status: int, body: bytes, headers: Mapping[str, str], kind: str) -> DriverError:
+        """Return what it means that a stream was refused, by its head or within it."""
+        if status == 410:
+            return Expired("the watch is too old; the list must be read again", raw=body.decode(errors="replace")[:300])
+        return error_of(status, body, headers, kind=kind)
 
     def _object(self, answer: _Answer, kind: str) -> Object:
         if not 200 <= answer.status < 300:
@@ -446,7 +481,7 @@ def _api_client(settings: Settings, tls: ssl.SSLContext) -> Any:
     configuration = official.Configuration(host=settings.url)
     configuration.retries = False  # ours alone: a silent retry would hide 429 and double the deadline
     configuration.proxy = None  # a cluster is reached as configured, not by the environment
-    configuration.connection_pool_maxsize = 8
+    configuration.connection_pool_maxsize = 16  # as many watches as end at a time
     made = official.ApiClient(configuration)
     made.rest_client.pool_manager.connection_pool_kw["ssl_context"] = tls
     for name in ("ca_certs", "cert_file", "key_file", "ca_cert_data", "cert_reqs"):

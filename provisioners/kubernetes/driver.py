@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -56,6 +57,7 @@ from provisioners.kubernetes import (
     inventory,
     layout,
     reading,
+    watching,
     workloads,
 )
 from provisioners.kubernetes import boundary as boundaries
@@ -129,6 +131,10 @@ class KubernetesDriver:
             _log.warning("admission policies of %s are not as they should be: %s", self.settings.slug, error.detail)
             return replace(known, missing={**known.missing, "admission": f"Cannot be kept up: {error.detail}."})
         return known
+
+    def changes(self, stop: threading.Event) -> Iterator[Ref]:
+        """Yield whose objects have changed, until `stop` is set; a cluster that is away is waited for."""
+        return watching.changes(self.cluster, stop, name=self.settings.slug)
 
     # --- one object -------------------------------------------------------------------------------
 
