@@ -79,7 +79,7 @@ def compare(
     claimed: set[UUID] = set()
     for kind, model in MODELS.items():
         with acting(SYSTEM):
-            rows = list(_live(model, provider.pk).values_list("pk", "tenant_id", "fingerprint", "phase", named=True))
+            rows = list(live(model, provider.pk).values_list("pk", "tenant_id", "fingerprint", "phase", named=True))
         for row in rows:
             found = shown.get(row.pk)
             if found is not None and (found.ref.kind is not kind or found.ref.tenant_uid != row.tenant_id):
@@ -94,7 +94,8 @@ def compare(
     return answer
 
 
-def _live(model: type[Reconciled], provider: UUID) -> Any:
+def live(model: type[Reconciled], provider: UUID) -> Any:
+    """Return the rows of one kind at a provider that are not released."""
     of = {"provider_id": provider} if model is Boundary else {"boundary__provider_id": provider}
     return model._base_manager.filter(released_at__isnull=True, **of)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from provisioners import certifying, dispatcher, examination, letting_in
+from provisioners import certifying, dispatcher, examination, letting_in, listening
 
 
 class Command(BaseCommand):
@@ -20,7 +20,7 @@ class Command(BaseCommand):
         running = dispatcher.default()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: running.stop.set())
-        beside = tuple(each.beside(running.stop) for each in (examination, certifying, letting_in))
+        beside = tuple(each.beside(running.stop) for each in (examination, certifying, letting_in, listening))
         running.run()
         for thread in beside:
             thread.join(timeout=5)
