@@ -68,12 +68,7 @@ REVISION_ANNOTATION: Final = f"{MARK_DOMAIN}/revision"
 MODEL_ANNOTATION: Final = f"{MARK_DOMAIN}/model"
 HOST_ANNOTATION: Final = f"{MARK_DOMAIN}/host"
 PROFILE_ANNOTATION: Final = f"{MARK_DOMAIN}/profile"
-PRODUCT_ANNOTATION: Final = f"{MARK_DOMAIN}/product"
-GPUS_ANNOTATION: Final = f"{MARK_DOMAIN}/gpus"
-DEVICES_ANNOTATION: Final = f"{MARK_DOMAIN}/devices"
-STARTS_ANNOTATION: Final = f"{MARK_DOMAIN}/starts"
-BINDING_ANNOTATION: Final = f"{MARK_DOMAIN}/binding"
-"""On a replica's Deployment: the unit as the spec told it, for reading it back."""
+"""On a replica's Deployment, for reading it back; the unit's other facts stand beside them for people."""
 
 SHUTDOWN_S: Final = 120
 """Running requests get this long after SIGTERM (`vllm serve --shutdown-timeout`; its default aborts them)."""
@@ -259,16 +254,19 @@ def _deployment(
 
 
 def _facts(spec: EndpointSpec, unit: UnitSpec) -> dict[str, str]:
+    told = {
+        "product": unit.product,
+        "gpus": str(1 if unit.profile else unit.gpu_count),
+        "binding": str(unit.binding),
+        "devices": ",".join(unit.devices),
+        "starts": ",".join(str(start) for start in unit.starts),
+    }
     return {
         REVISION_ANNOTATION: str(spec.serving.revision),
         MODEL_ANNOTATION: spec.serving.model,
         HOST_ANNOTATION: unit.host,
-        PRODUCT_ANNOTATION: unit.product,
         PROFILE_ANNOTATION: unit.profile,
-        GPUS_ANNOTATION: str(1 if unit.profile else unit.gpu_count),
-        BINDING_ANNOTATION: str(unit.binding),
-        DEVICES_ANNOTATION: ",".join(unit.devices),
-        STARTS_ANNOTATION: ",".join(str(start) for start in unit.starts),
+        **{f"{MARK_DOMAIN}/{name}": value for name, value in told.items()},
     }
 
 
