@@ -300,10 +300,9 @@ class _Work:
             outcome = "unknown" if isinstance(error, TransientDriverError) else "failed"
             _settle(claimed=self.claimed, intent=intent, outcome=outcome, error=error, actor=SYSTEM, now=self.clock())
             raise
-        if isinstance(answer, Done):
-            _settle(claimed=self.claimed, intent=intent, outcome="done", error=None, actor=SYSTEM, now=self.clock())
-        else:
-            _hold(claimed=self.claimed, intent=intent, handle=answer.value, actor=SYSTEM, now=self.clock())
+        instants.reach(word, Instant.AFTER_CALL)
+        handle = "" if isinstance(answer, Done) else answer.value
+        _hold(claimed=self.claimed, intent=intent, word=word, handle=handle, actor=SYSTEM, now=self.clock())
         instants.reach(word, Instant.AFTER_COMMIT)
         return isinstance(answer, Done)
 
@@ -402,11 +401,16 @@ def _adopt(*, claimed: Claim, part: Part, limit_s: int, actor: Actor, now: datet
 
 
 @operation
-def _hold(*, claimed: Claim, intent: Intent, handle: str, actor: Actor, now: datetime) -> None:
+def _hold(*, claimed: Claim, intent: Intent, word: str, handle: str, actor: Actor, now: datetime) -> None:
+    """Note what a start answered: what to poll, or that it is done."""
     del actor
     plan = _locked(claimed)
-    intents.hold_handle(intent, handle)
-    plan_rows.save(plan, due_at=now + POLL_AGAIN, trouble="")
+    if handle:
+        intents.hold_handle(intent, handle)
+        plan_rows.save(plan, due_at=now + POLL_AGAIN, trouble="")
+    else:
+        intents.settle(intent, "done", now=now)
+    instants.reach(word, Instant.BEFORE_COMMIT)
 
 
 @operation

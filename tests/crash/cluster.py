@@ -24,7 +24,7 @@ from controlplane.labs.kubernetes.errors import LabError
 from controlplane.labs.kubernetes.nodes import Kind, Node, gpu_node
 from provisioners.driver import Done, Driver, Handle, Observed, Poll, Presence, Ref, Step
 from provisioners.driver import Kind as RefKind
-from provisioners.kubernetes import access, rbac
+from provisioners.kubernetes import access, layout, rbac
 from provisioners.kubernetes.driver import KubernetesDriver
 from provisioners.kubernetes.ground import INSIDE
 from provisioners.kubernetes.layout import Layouts, Timing
@@ -94,7 +94,8 @@ class Told:
         """Listen to `driver`."""
         self._driver = driver
         self._of: dict[str, Ref] = {}
-        self.waiting: set[Ref] = set()
+        self.waiting: set[Ref | str] = set()
+        """Objects; by its handle, one whose handle another process was given."""
 
     def __getattr__(self, name: str) -> Any:
         """Leave everything else as it is."""
@@ -118,12 +119,11 @@ class Told:
     def poll(self, handle: Handle) -> Poll:
         """Look at what has a handle."""
         answer = self._driver.poll(handle)
-        if handle.value in self._of:
-            self._note(self._of[handle.value], waiting=answer.state == "running")
+        self._note(self._of.get(handle.value, handle.value), waiting=answer.state == "running")
         return answer
 
-    def _note(self, ref: Ref, *, waiting: bool) -> None:
-        (self.waiting.add if waiting else self.waiting.discard)(ref)
+    def _note(self, what: Ref | str, *, waiting: bool) -> None:
+        (self.waiting.add if waiting else self.waiting.discard)(what)
 
 
 @dataclass(slots=True)
@@ -159,7 +159,8 @@ class ClusterAccess:
         """Whether the driver said in the sweep that just ended that something only takes its time."""
         assert self._told is not None
         waiting = self._told.waiting
-        self._carves = any(ref.kind is RefKind.LAYOUT for ref in waiting)
+        self._carves = any(layout.is_layout(Handle(what)) for what in waiting if isinstance(what, str))
+        self._carves |= any(what.kind is RefKind.LAYOUT for what in waiting if isinstance(what, Ref))
         self._told.waiting = set()
         return bool(waiting)
 

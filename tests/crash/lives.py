@@ -90,10 +90,15 @@ class Life:
     """Stage → its point; a stage without one is undisturbed."""
 
     def stages(self) -> Iterator[Stage]:
-        """Yield its stages: beginning and end, and changes with a point among them."""
+        """Yield its stages: beginning and end, and changes with a point among them.
+
+        What a removal still makes (a smaller quota, before all of it goes) it makes because of changes: then all are.
+        """
         groups = LIVES[self.product]
+        last = self.points.get(groups[-1][-1].name)
+        makes = last is not None and not last.step.startswith("undo:") and not last.step.endswith(CONCLUDES)
         for group in groups:
-            if group in {groups[0], groups[-1]} or any(stage.name in self.points for stage in group):
+            if makes or group in {groups[0], groups[-1]} or any(stage.name in self.points for stage in group):
                 yield from group
 
 

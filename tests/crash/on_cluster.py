@@ -50,11 +50,13 @@ def run(folder: Path, options: argparse.Namespace) -> bool:
         print(f"{len(chosen)} of {len(found)} points in {len(lives)} lives", flush=True)
         gc.collect()
         gc.freeze()
-        with _jobs(options.jobs) as pool:
-            for outcomes in pool.imap_unordered(_live, lives):
-                for outcome in outcomes:
-                    summary.add(outcome)
-        summary.end()
+        try:
+            with _jobs(options.jobs) as pool:
+                for outcomes in pool.imap_unordered(_live, lives):
+                    for outcome in outcomes:
+                        summary.add(outcome)
+        finally:
+            summary.end()  # also of a run that is cut short
         done = sum(count for (mode, _), count in summary.counts.items() if mode == "kill")
         if done != len(chosen):
             print(f"FAILED  {len(chosen) - done} points were not done")

@@ -53,6 +53,14 @@ def test_a_life_has_a_beginning_an_end_and_the_changes_that_its_points_need() ->
     assert [stage.name for stage in resumed.stages()] == [CREATE, f"{ENDPOINT} change suspend", RESUME, DELETE]
 
 
+def test_a_life_whose_removal_is_killed_while_it_makes_something_has_every_change() -> None:
+    removed = Life(ENDPOINT, {DELETE: point(DELETE, "undo:namespace.limits")})
+    narrowed = Life(ENDPOINT, {DELETE: point(DELETE, "namespace.limits")})
+
+    assert [stage.name for stage in removed.stages()] == [CREATE, DELETE]
+    assert [stage.name for stage in narrowed.stages()] == [stage.name for group in LIVES[ENDPOINT] for stage in group]
+
+
 def test_points_behind_a_stage_that_failed_are_done_in_another_life_and_none_twice() -> None:
     lives: list[list[str]] = []
 
