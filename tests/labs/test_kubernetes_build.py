@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from controlplane.labs import building
 from controlplane.labs.kubernetes import build
 from controlplane.labs.kubernetes.build import ETCD
 from controlplane.labs.kubernetes.errors import LabError, NotBuilt
@@ -19,7 +20,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     tools.mkdir()
     monkeypatch.setenv("TENANTRY_LAB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
-    monkeypatch.setattr(build, "_USUAL_PLACES", ())
+    monkeypatch.setattr(building, "_USUAL_PLACES", ())
 
     def go(*, version: str = "go1.99.0", builds: str = 'echo "built $$" > "$out"') -> None:
         script = tools / "go"
@@ -80,7 +81,7 @@ def test_two_at_once_build_once(machine):
         one.join()
 
     assert machine.runs() == 1
-    assert "another process builds the lab; waiting for it" in told
+    assert "another process builds the Kubernetes lab; waiting for it" in told
 
 
 def test_a_failed_build_shows_the_compilers_words_and_leaves_nothing(machine):

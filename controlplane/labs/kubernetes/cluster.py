@@ -29,7 +29,8 @@ from controlplane.embedded.places import Places
 from controlplane.embedded.ports import LOOPBACK
 from controlplane.embedded.processes import ProcessId
 from controlplane.embedded.programs import Program, Running
-from controlplane.labs.kubernetes import build, waiting
+from controlplane.labs import waiting
+from controlplane.labs.kubernetes import build
 from controlplane.labs.kubernetes.client import Api
 from controlplane.labs.kubernetes.credentials import Credentials, kubeconfig, store_private
 from controlplane.labs.kubernetes.errors import LabError

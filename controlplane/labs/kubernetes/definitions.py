@@ -8,7 +8,7 @@ from typing import Final
 
 import yaml
 
-from controlplane.labs.kubernetes import waiting
+from controlplane.labs import waiting
 from controlplane.labs.kubernetes.client import Api
 from controlplane.labs.kubernetes.errors import LabError
 

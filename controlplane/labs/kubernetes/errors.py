@@ -1,13 +1,7 @@
-"""What the lab can fail with: one error with a cause and the line that mends it."""
+"""What the lab can fail with: the same as every lab."""
 
 from __future__ import annotations
 
-from controlplane.embedded.errors import EmbeddedError
+from controlplane.labs.errors import LabError, NotBuilt
 
-
-class LabError(EmbeddedError):
-    """The lab cannot be built, started or asked; `mend` is one line a person can act on."""
-
-
-class NotBuilt(LabError):
-    """The programs are not in the cache and cannot be built here: Go is missing or too old."""
+__all__ = ["LabError", "NotBuilt"]

@@ -22,7 +22,8 @@ from controlplane.embedded import ports, processes, programs
 from controlplane.embedded.places import Places, is_root
 from controlplane.embedded.ports import LOOPBACK
 from controlplane.embedded.programs import Program, Running
-from controlplane.labs.kubernetes import build, images, nodes, stages, waiting
+from controlplane.labs import waiting
+from controlplane.labs.kubernetes import build, images, nodes, stages
 from controlplane.labs.kubernetes.client import Object
 from controlplane.labs.kubernetes.cluster import Cluster
 from controlplane.labs.kubernetes.credentials import NODE_ADDRESS, kubeconfig, store_private
