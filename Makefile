@@ -37,7 +37,7 @@ test: ## the default tests, from a fresh checkout (TESTS=path picks some); `make
 test-ci: ## 100 sampled crash points, slow tests, browser tests, tests that need ../shared
 	@$(FIRST) --dev run pytest -n 2 --dist worksteal -m "(crash or slow or shared or browser) and not real and not soak" $(TESTS)
 
-test-real: ## tests against real servers (kube-apiserver; vcsim and vllm to come): builds what is missing, skips with the reason
+test-real: ## tests against real servers (kube-apiserver, vcsim; vllm to come): builds what is missing, skips with the reason
 	@TENANTRY_LAB_BUILD=1 TENANTRY_LAB_NODE=$(NODE) $(FIRST) --dev run pytest -m "real and not slow and not soak" $(TESTS)
 
 check: ## lint, format, types, imports, migrations, OpenAPI drift, architecture tests
@@ -70,8 +70,8 @@ docs: ## where the documentation is, and write its generated part
 lab-kubernetes: ## a real Kubernetes control plane with simulated nodes: build, start, stay up (NAME=lab; NODE=real: and a kubelet; DOWN=1 stops)
 	@$(FIRST) --dev run python -m controlplane.labs.kubernetes $(if $(DOWN),down,up) --name $(or $(NAME),lab) $(if $(NODE),--node $(NODE))
 
-lab-vsphere: ## a vCenter simulator to test against (not there yet)
-	@echo "lab-vsphere comes with the vSphere driver's issue" >&2; exit 1
+lab-vsphere: ## a vCenter simulator whose hosts have GPUs: build, start, stay up (NAME=lab; DOWN=1 stops)
+	@$(FIRST) --dev run python -m controlplane.labs.vsphere $(if $(DOWN),down,up) --name $(or $(NAME),lab)
 
 vllm: ## a real vLLM on this machine (not there yet)
 	@echo "vllm comes with the serving issue" >&2; exit 1

@@ -10,26 +10,26 @@ from pathlib import Path
 LOOPBACK = "127.0.0.1"
 
 
-def is_free(port: int) -> bool:
-    """Whether a server could listen on that loopback port now."""
+def is_free(port: int, *, address: str = LOOPBACK) -> bool:
+    """Whether a server could listen on that port of a loopback address now."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         # without it a connection in TIME_WAIT counts as busy, as it would for no server of ours
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((LOOPBACK, port))
+            probe.bind((address, port))
             probe.listen(1)
         except OSError:
             return False
     return True
 
 
-def choose(preferred: int, *, taken: frozenset[int] = frozenset()) -> int:
+def choose(preferred: int, *, taken: frozenset[int] = frozenset(), address: str = LOOPBACK) -> int:
     """Return `preferred` when it is free, else the next free one of 100, else any free one."""
     for port in range(preferred, min(preferred + 100, 65_536)):
-        if port not in taken and is_free(port):
+        if port not in taken and is_free(port, address=address):
             return port
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind((LOOPBACK, 0))
+        probe.bind((address, 0))
         return int(probe.getsockname()[1])
 
 

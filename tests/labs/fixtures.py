@@ -1,10 +1,11 @@
-"""Plugin (`-p tests.labs.fixtures`): the lab's clusters for any test that asks for one.
+"""Plugin (`-p tests.labs.fixtures`): the labs' clusters and vCenters for any test that asks for one.
 
-Mark such a test `real` and `kube_apiserver`. Without the built programs it is skipped with the reason; with
-TENANTRY_LAB_BUILD=1 (`make test-real`) they are built before the first test, twelve minutes cold, and with
-TENANTRY_LAB_NODE=real those of the real node too.
+Mark such a test `real` and `kube_apiserver`, or `real` and `vcsim`. Without the built programs it is skipped with the
+reason; with TENANTRY_LAB_BUILD=1 (`make test-real`) they are built before the first test, twelve minutes cold, and
+with TENANTRY_LAB_NODE=real those of the real node too.
 TENANTRY_TEST_CLUSTER=NAME (or its folder) takes a cluster that runs, and leaves it running: for the tenth run of the
-same test. Every test makes its own namespaces and nodes and takes them away; the cluster is shared.
+same test; TENANTRY_TEST_VCENTER does so with a vCenter. Every test makes its own namespaces and nodes, or folders
+and VMs, and takes them away; the cluster and the vCenter are shared.
 """
 
 from __future__ import annotations
@@ -24,14 +25,23 @@ from tests import environment
 if TYPE_CHECKING:  # importing them costs every run a tenth of a second
     from controlplane.labs.kubernetes.client import Api
     from controlplane.labs.kubernetes.cluster import Cluster
+    from controlplane.labs.vsphere.control import Control
+    from controlplane.labs.vsphere.vcenter import VCenter
 
 LABS = environment.STATE / "labs"
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Build what the chosen tests need: here no test's own time runs."""
-    needed = any(item.get_closest_marker("kube_apiserver") for item in session.items)
-    if needed and os.environ.get("TENANTRY_LAB_BUILD") == "1" and not session.config.option.collectonly:
+    if os.environ.get("TENANTRY_LAB_BUILD") != "1" or session.config.option.collectonly:
+        return
+    if any(item.get_closest_marker("vcsim") for item in session.items):
+        from controlplane.labs.errors import NotBuilt as NoProgram
+        from controlplane.labs.vsphere import build as vsphere
+
+        with contextlib.suppress(NoProgram):  # then `vsphere_program` skips and says why
+            vsphere.ensure()
+    if any(item.get_closest_marker("kube_apiserver") for item in session.items):
         from controlplane.labs.kubernetes import build
         from controlplane.labs.kubernetes.errors import NotBuilt
 
@@ -106,12 +116,67 @@ def kube_namespace(kube_api: Api) -> Iterator[str]:
     kube_api.delete("v1", "Namespace", name)
 
 
-def sweep_left_ones() -> None:
-    """Stop and delete the clusters of runs that were killed."""
-    from controlplane.labs.kubernetes.cluster import Cluster
+@pytest.fixture(scope="session")
+def vsphere_program() -> None:
+    """Skip where the vSphere lab's program is not built."""
+    from controlplane.labs.vsphere import build
 
-    for folder in LABS.glob("[0-9]*"):
-        if not Path(f"/proc/{folder.name}").exists():
-            for left in folder.iterdir():
-                Cluster(left.name, folder=left).delete()
-            shutil.rmtree(folder, ignore_errors=True)
+    if not build.is_built():
+        todo = "the vSphere lab is not built\n  mend: python -m controlplane.labs.vsphere build"
+        pytest.skip(build.why_not_here() or todo)
+
+
+@pytest.fixture(scope="session")
+def vcenters(vsphere_program: None) -> Iterator[Callable[..., VCenter]]:
+    """Start vCenters by name with `VCenter`'s own keywords; stopped and deleted at the end of the run."""
+    from controlplane.labs.vsphere.vcenter import VCenter
+
+    sweep_left_ones()
+    folder = LABS / "vsphere" / f"{os.getpid()}"
+    made: dict[str, VCenter] = {}
+
+    def start(name: str, **options: Any) -> VCenter:
+        if name not in made:
+            made[name] = VCenter(name, folder=folder / name, **options)
+            made[name].start()
+        return made[name]
+
+    yield start
+    for vcenter in made.values():
+        vcenter.delete()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def vcenter(request: pytest.FixtureRequest, vsphere_program: None) -> VCenter:
+    """One shared vCenter with the hosts and templates of `worlds.usual()`."""
+    from controlplane.labs.vsphere.vcenter import VCenter, home
+
+    if name := os.environ.get("TENANTRY_TEST_VCENTER"):
+        folder = Path(name) if "/" in name else home({}) / name
+        vcenter = VCenter(folder.name, folder=folder)
+        assert vcenter.status().ready, f"python -m controlplane.labs.vsphere up --name {name}"
+        return vcenter
+    started: VCenter = request.getfixturevalue("vcenters")("shared")
+    return started
+
+
+@pytest.fixture
+def vcenter_control(vcenter: VCenter) -> Iterator[Control]:
+    """The control address of the shared vCenter; its rules are taken back after the test."""
+    with vcenter.control() as control:
+        yield control
+        control.clear()
+
+
+def sweep_left_ones() -> None:
+    """Stop and delete the clusters and vCenters of runs that were killed."""
+    from controlplane.labs.kubernetes.cluster import Cluster
+    from controlplane.labs.vsphere.vcenter import VCenter
+
+    for base, kind in ((LABS, Cluster), (LABS / "vsphere", VCenter)):
+        for folder in base.glob("[0-9]*"):
+            if not Path(f"/proc/{folder.name}").exists():
+                for left in folder.iterdir():
+                    kind(left.name, folder=left).delete()
+                shutil.rmtree(folder, ignore_errors=True)
