@@ -1,12 +1,13 @@
 """Points on a cluster, which cannot be copied: each stage of a life is crashed into, and the next goes on from it.
 
-A life is one product in a database and a tenant of its own, from nothing to nothing: made, changed, removed. At each
-stage a worker is killed at one instant and another one follows; what stands there then must be what stands there
-after an undisturbed stage. A failed stage ends its life, and what was to come is done in another one.
+A life is one product in a database and a tenant of its own, from nothing to nothing: made, changed, removed; or a node
+that is carved anew and back. At each stage a worker is killed at one instant and another one follows; what stands
+there then must be what stands there after an undisturbed stage. A failed stage ends its life, and what was to come is
+done in another one.
 
 How sweeps are counted: from the end of the lease that the killed worker held to the stage's whole end. A sweep after
-which the driver said that the cluster itself was still at work (pods that come or go, a namespace on its way out) is
-only that wait and does not count.
+which the driver said that the cluster itself was still at work (pods that come or go, a namespace on its way out, a GPU
+that is being carved) is only that wait and does not count.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from tests.crash.cluster import ClusterAccess, ClusterSite
 from tests.crash.databases import BASE, Databases
 from tests.crash.points import CONCLUDES, Outcome, Point, Recording
 from tests.crash.scenarios import Act, Scenario, by_name
-from tests.crash.table import MOST, SPARE, _victim
+from tests.crash.table import MOST, SPARE, victim_of
 from tests.crash.world import World
 
 GROUND: Final = "crash_cluster"
@@ -256,7 +257,7 @@ class _inside:  # noqa: N801 - used as a function
 
 
 def _lay_ground(here: World, lab: LabCluster) -> dict[str, object]:
-    """Make people and quota, and connect the cluster with its one node open."""
+    """Make people and quota, and connect the cluster with its hosts open."""
     scenarios.lay_people()
     found = here.site.access().driver(deadline_s=0.0).capabilities()
     row = factories.provider(
@@ -286,7 +287,7 @@ def _begin(here: World, stage: Stage) -> None:
 
 
 def _die(site: ClusterSite, scenario: Scenario, point: Point) -> None:
-    victim = _victim(site, point, scenario, signal.SIGKILL)
+    victim = victim_of(site, point, scenario, signal.SIGKILL)
     try:
         victim.killed()
     finally:

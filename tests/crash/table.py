@@ -307,7 +307,7 @@ def _errors(here: World) -> list[str]:
     return [f"on the way: {text}" for text in here.alarms.said]
 
 
-def _victim(site: Site, point: Point, scenario: Scenario, number: signal.Signals) -> Child:
+def victim_of(site: Site, point: Point, scenario: Scenario, number: signal.Signals) -> Child:
     """Fork a worker that meets its fate at the point's instant; one that may go on ends after that sweep."""
 
     def work(say: Say) -> Said:
@@ -328,7 +328,7 @@ def _victim(site: Site, point: Point, scenario: Scenario, number: signal.Signals
 
 def _kill(site: Site, scenario: Scenario, recording: Recording, point: Point) -> Said:
     """It dies; another one comes when its lease has run out."""
-    victim = _victim(site, point, scenario, signal.SIGKILL)
+    victim = victim_of(site, point, scenario, signal.SIGKILL)
     try:
         victim.killed()
     finally:
@@ -358,7 +358,7 @@ def _zombie(site: Site, scenario: Scenario, recording: Recording, point: Point) 
             return {"sweeps": -1, "problems": ["the end was not reached"], "explain": here.explain()}
         return {"sweeps": sweeps, "problems": _errors(here)}
 
-    victim = _victim(site, point, scenario, signal.SIGSTOP)
+    victim = victim_of(site, point, scenario, signal.SIGSTOP)
     try:
         victim.stopped()
         over = _finish(fork(lambda _say: overtake(world.enter(site))))
@@ -454,7 +454,7 @@ def _nudges(site: Site, scenario: Scenario, recording: Recording, point: Point) 
         sweeps = 0 if scenario.end() else here.drive(scenario.end, most=MOST)
         return _to_the_end(here, scenario.end, sweeps, expected=recording.begun, removing=_removes(point))
 
-    victim = _victim(site, point, scenario, signal.SIGSTOP)
+    victim = victim_of(site, point, scenario, signal.SIGSTOP)
     try:
         victim.stopped()
         other = _finish(fork(lambda _say: nudge(world.enter(site))))
@@ -479,7 +479,7 @@ def _against(site: Site, scenario: Scenario, _recording: Recording, point: Point
         sweeps = 0 if opposite.end() else here.drive(opposite.end, most=MOST)
         return _to_the_end(here, opposite.end, sweeps, expected=None, removing=_removes(point))
 
-    victim = _victim(site, point, scenario, signal.SIGSTOP)
+    victim = victim_of(site, point, scenario, signal.SIGSTOP)
     try:
         victim.stopped()
         other = _finish(fork(lambda _say: want_it(world.enter(site))))
