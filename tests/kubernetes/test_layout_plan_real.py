@@ -13,7 +13,7 @@ import pytest
 from controlplane.labs.kubernetes.nodes import gpu_node
 from provisioners.kubernetes.driver import KubernetesDriver
 from provisioners.kubernetes.layout import CONFIG_MAP, LAB_TIMING, Layouts, Timing
-from provisioners.kubernetes.objects import UNIT_LABEL, dig
+from provisioners.kubernetes.objects import dig
 from tenants.actor import Actor
 from tenants.errors import Conflict
 from tenants.models import Finding, Hold, Host, HostPlan, Intent, MigDevice
@@ -187,23 +187,23 @@ def test_a_node_that_is_lost_half_way_stays_closed(cluster: Any) -> None:
         assert world.held("tenant") == set()
 
 
-def test_a_pod_that_does_not_leave_is_waited_for_by_name(cluster: Any) -> None:
-    with estate(cluster) as (world, a, b):
-        small = world.ask(PRODUCT, "1g.10gb")
-        world.drive(lambda: world.ready() == 1)
-        (pod,) = world.api.list("v1", "Pod", labels=UNIT_LABEL, fields=f"spec.nodeName={a}")
-        where = {"namespace": pod["metadata"]["namespace"]}
-        keep = {"metadata": {"finalizers": ["lab.tenantry.internal/keep"]}}
-        world.api.patch("v1", "Pod", pod["metadata"]["name"], keep, **where)
-        inventory.uncordon(host=host(b), actor=operator(), now=world.clock())
+def test_a_pod_that_does_not_leave_is_waited_for_by_name_and_never_evicted(cluster: Any) -> None:
+    with estate(cluster) as (world, a, _):
+        world.foreign("job", a, profile="1g.10gb")
+        world.look()
+        seen = layouts.preview_layout(host=host(a), layouts={"0": HALVES}, actor=operator(), now=world.clock())
+        assert [name.rpartition("/")[2] for name in seen["foreign"]] == ["job"]
 
-        plan = changed(world, a)
-        expected = [f"{world.tenant.name}/{small.name} has not left it yet"]
-        world.drive(lambda: fresh(plan).observed.get("waits_for") == expected, most=200)
-        assert named(world, a) == ""
+        plan = changed(world, a, evict=True)
+        world.drive(lambda: bool(fresh(plan).observed.get("waits_for")), most=40)
+        for _ in range(4):
+            world.look()
+        (text,) = fresh(plan).observed["waits_for"]
+        assert text.endswith("job uses it and is not ours")
+        assert (fresh(plan).state, named(world, a), world.foreign_runs("job")) == ("running", "", True)
 
-        world.api.patch("v1", "Pod", pod["metadata"]["name"], {"metadata": {"finalizers": None}}, **where)
-        world.drive(ended(plan, "done"), most=400)
+        world.foreign_ends("job")
+        world.drive(ended(plan, "done"), most=150)
         assert_over(world, plan)
         assert shown(a) == HALVES
 
