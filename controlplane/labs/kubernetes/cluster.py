@@ -30,6 +30,7 @@ from controlplane.embedded.ports import LOOPBACK
 from controlplane.embedded.processes import ProcessId
 from controlplane.embedded.programs import Program, Running
 from controlplane.labs import waiting
+from controlplane.labs.building import Programs, Tell
 from controlplane.labs.kubernetes import build
 from controlplane.labs.kubernetes.client import Api
 from controlplane.labs.kubernetes.credentials import Credentials, kubeconfig, store_private
@@ -149,7 +150,7 @@ class Cluster:
 
     # --- life -------------------------------------------------------------------------------------
 
-    def start(self, *, timeout_s: float = 90, tell: build.Tell | None = None) -> None:
+    def start(self, *, timeout_s: float = 90, tell: Tell | None = None) -> None:
         """Start what does not run yet and return when the cluster takes work; adopts what runs.
 
         Raises `NotBuilt` without programs and without Go, `LabError` when a process ends or is not ready in time.
@@ -219,7 +220,7 @@ class Cluster:
 
     # --- its programs -----------------------------------------------------------------------------
 
-    def _server(self, name: str, built: build.Programs) -> Running:
+    def _server(self, name: str, built: Programs) -> Running:
         words, ready = self._commands()[name]
         return self._running(name, (str(built.path(name)), *words), _plain_environ(), ready)
 

@@ -23,6 +23,7 @@ from controlplane.embedded.places import Places, is_root
 from controlplane.embedded.ports import LOOPBACK
 from controlplane.embedded.programs import Program, Running
 from controlplane.labs import waiting
+from controlplane.labs.building import Programs, Tell
 from controlplane.labs.kubernetes import build, images, nodes, stages
 from controlplane.labs.kubernetes.client import Object
 from controlplane.labs.kubernetes.cluster import Cluster
@@ -69,7 +70,7 @@ class RealNode:
 
     # --- life -------------------------------------------------------------------------------------
 
-    def start(self, *, timeout_s: float = 120, tell: build.Tell | None = None) -> None:
+    def start(self, *, timeout_s: float = 120, tell: Tell | None = None) -> None:
         """Start what does not run and return when the node is Ready and offers its devices; adopts what runs.
 
         Raises `LabError` where this machine can have no real node, or a program ends or is not ready in time.
@@ -126,10 +127,10 @@ class RealNode:
 
     # --- programs ---------------------------------------------------------------------------------
 
-    def _containerd(self, built: build.Programs) -> tuple[str, ...]:
+    def _containerd(self, built: Programs) -> tuple[str, ...]:
         return (str(built.path("containerd")), "--config", str(self.folder / "containerd.toml"))
 
-    def _kubelet(self, built: build.Programs) -> tuple[str, ...]:
+    def _kubelet(self, built: Programs) -> tuple[str, ...]:
         return (
             str(built.path("kubelet")),
             f"--config={self.folder / 'kubelet.json'}",
@@ -139,7 +140,7 @@ class RealNode:
             f"--node-ip={NODE_ADDRESS}",
         )
 
-    def _device_plugin(self, built: build.Programs) -> tuple[str, ...]:
+    def _device_plugin(self, built: Programs) -> tuple[str, ...]:
         offered = [f"{resource}={','.join(ids)}" for resource, ids in self._devices().items()]
         log = str(self.folder / "allocations.jsonl")
         return (str(built.path("device-plugin")), "-kubelet", str(_PLUGINS), "-log", log, *offered)
@@ -218,7 +219,7 @@ class RealNode:
 
     # --- files and network ------------------------------------------------------------------------
 
-    def _write_files(self, built: build.Programs) -> None:
+    def _write_files(self, built: Programs) -> None:
         pki = self.cluster.credentials
         pki.client("kubelet", user=f"system:node:{NAME}", groups=("system:nodes",))
         user = {"client-certificate": str(pki.certificate("kubelet")), "client-key": str(pki.key("kubelet"))}
@@ -269,7 +270,7 @@ class RealNode:
     def _socket(self) -> Path:
         return self.folder / "containerd.sock"
 
-    def _containerd_config(self, built: build.Programs) -> str:
+    def _containerd_config(self, built: Programs) -> str:
         runtime = "plugins.'io.containerd.cri.v1.runtime'"
         return f"""version = 3
 root = '{self.folder / "containerd"}'
@@ -323,23 +324,23 @@ disabled_plugins = ['io.containerd.nri.v1.nri', 'io.containerd.tracing.processor
 
     # --- containers -------------------------------------------------------------------------------
 
-    def _ctr(self, built: build.Programs, *words: str) -> str | None:
+    def _ctr(self, built: Programs, *words: str) -> str | None:
         """Run ctr in the kubelet's namespace; None when it failed."""
         command = [str(built.path("ctr")), "--address", str(self._socket), "--namespace", "k8s.io", *words]
         answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
         return answer.stdout if answer.returncode == 0 else None
 
-    def _images(self, built: build.Programs) -> list[Image]:
+    def _images(self, built: Programs) -> list[Image]:
         return [images.pause(built.path("pause"), self.folder / "images")]
 
-    def _import(self, built: build.Programs, image: Image) -> None:
+    def _import(self, built: Programs, image: Image) -> None:
         """Give an image to containerd, by tag and by digest. Raises `LabError`."""
         imported = self._ctr(built, "images", "import", "--local", str(image.file))
         tagged = self._ctr(built, "images", "tag", "--force", image.tagged, image.pinned)
         if imported is None or tagged is None:
             raise LabError(f"containerd did not take {image.file}", mend=f"see {self.places.logs / 'containerd.log'}")
 
-    def _end_containers(self, built: build.Programs) -> None:
+    def _end_containers(self, built: Programs) -> None:
         for name in (self._ctr(built, "tasks", "list", "--quiet") or "").split():
             self._ctr(built, "tasks", "delete", "--force", name)
         for name in (self._ctr(built, "containers", "list", "--quiet") or "").split():
