@@ -1,0 +1,1 @@
+"""The driver of vSphere: the only package that may import pyVmomi."""
