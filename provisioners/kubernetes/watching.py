@@ -216,6 +216,7 @@ class _Stream:
                 self._since = ""
             except (NotSupported, AccessDenied) as error:
                 self._since, pause = "", self._timing.denied_s
+                self._line.back(self.heard.kind)  # it is none that the cluster's being back hangs on
                 if isinstance(error, AccessDenied):
                     self._line.denied(error)
             except DriverError as error:

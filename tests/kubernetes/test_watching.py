@@ -13,11 +13,12 @@ from uuid import UUID
 
 import pytest
 
-from provisioners.driver import Kind, Ref, TransientDriverError
+from provisioners.driver import Kind, Ref, Secret, TransientDriverError
 from provisioners.kubernetes import inventory, rbac, watching
-from provisioners.kubernetes.client import Expired, Listing
+from provisioners.kubernetes.client import Cluster, Expired, Listing
 from provisioners.kubernetes.failures import AccessDenied
 from provisioners.kubernetes.objects import Object, marked
+from provisioners.kubernetes.settings import Settings
 from provisioners.kubernetes.watching import HEARD, Heard, Timing
 
 POD = Heard("v1", "Pod", bare=False)
@@ -54,9 +55,14 @@ class Fake:
     listed: int = 0
     since: list[str] = field(default_factory=list)
     served: bool = True
+    away: int = 0
+    """So many questions more are not answered."""
 
     def serves(self, api: str, kind: str = "") -> bool:
         del api, kind
+        if self.away:
+            self.away -= 1
+            raise TransientDriverError("away")
         return self.served
 
     def list(self, api: str, kind: str, *, labels: str = "", bare: bool = False) -> Listing:
@@ -340,6 +346,16 @@ def test_a_kind_that_is_not_served_is_looked_for_now_and_then(listen: Listen) ->
     assert listener.settled() == [ENDPOINT]
 
 
+@pytest.mark.parametrize("why", ["not served", "denied"])
+def test_a_kind_that_turns_out_to_be_none_of_ours_counts_no_more_as_away(
+    listen: Listen, caplog: pytest.LogCaptureFixture, why: str
+) -> None:
+    fake = Fake([AccessDenied("not yours")], away=4, served=why == "denied")
+    listen(fake)
+
+    eventually(lambda: "changes in east are heard again" in caplog.text)
+
+
 def test_an_answer_that_makes_no_sense_does_not_end_the_listening(
     listen: Listen, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -367,6 +383,36 @@ def test_stop_ends_it_within_a_second_also_while_nothing_comes_and_while_it_wait
     assert time.monotonic() - began < 1.0
     assert len(watchers) == 2
     assert not any(thread.is_alive() for thread in (quiet.thread, away.thread, *watchers))
+
+
+# --- the client's own part ----------------------------------------------------------------------------
+
+
+def told(monkeypatch: pytest.MonkeyPatch, *lines: bytes) -> list[tuple[str, Object]]:
+    """Return what the client makes of the lines of a stream."""
+    monkeypatch.setattr(Cluster, "_path", lambda *_: "/pods")
+    monkeypatch.setattr(Cluster, "_lines", lambda *_, **__: iter(lines))
+    cluster = Cluster(Settings(slug="east", url="https://127.0.0.1:1", ca_pem="", token=Secret("t")))
+    try:
+        return list(cluster.watch("v1", "Pod", since="7", bare=True))
+    finally:
+        cluster.close()
+
+
+def test_events_carry_their_own_kind_also_where_only_metadata_are_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = b'{"type": "ADDED", "object": {"kind": "PartialObjectMetadata", "metadata": {"name": "a"}}}'
+
+    assert told(monkeypatch, line) == [("ADDED", {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}})]
+
+
+def test_an_error_within_the_stream_is_too_old_or_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Expired):
+        told(monkeypatch, b'{"type": "ERROR", "object": {"code": 410, "reason": "Expired", "message": "too old"}}')
+    with pytest.raises(TransientDriverError) as raised:
+        told(monkeypatch, b'{"type": "ERROR", "object": {"code": 504, "message": "Too large resource version"}}')
+    assert not isinstance(raised.value, Expired)
+    with pytest.raises(TransientDriverError):
+        told(monkeypatch, b'{"type": "ADDED", "obj')
 
 
 # --- rights -------------------------------------------------------------------------------------------
