@@ -252,10 +252,13 @@ class Ears:
         began = time.monotonic()
         self.stop.set()
         self.thread.join(timeout=5)
-        names = lambda: [t.name for t in threading.enumerate() if t.name.startswith("watch-lab-")]  # noqa: E731
-        eventually(lambda: not names(), "its threads end", within_s=5.0)
+        eventually(lambda: not self._streams(), "its threads end", within_s=5.0)
         self.cluster.close()
         return time.monotonic() - began
+
+    @staticmethod
+    def _streams() -> list[str]:
+        return [thread.name for thread in threading.enumerate() if thread.name.startswith("watch-lab-")]
 
     def _run(self) -> None:
         for ref in watching.changes(self.cluster, self.stop, name="lab", timing=watching.Timing(pause_s=0.1)):
