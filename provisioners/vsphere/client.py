@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import http
 import http.client
 import ssl
 import threading
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
-from pyVim.connect import Disconnect, SmartConnect
+from pyVim.connect import SmartStubAdapter
 from pyVmomi import vim, vmodl
 from pyVmomi.VmomiSupport import ManagedObject
 
@@ -27,6 +28,7 @@ from provisioners.driver import DriverError
 from provisioners.vsphere.failures import TRANSPORT, TRUST, SessionLost, error_of, fault_of
 from provisioners.vsphere.settings import Settings
 
+_LONGEST_VERSIONS: Final = 65_536
 _Collector: Final = vmodl.query.PropertyCollector
 _T = TypeVar("_T")
 
@@ -208,17 +210,23 @@ class VCenterClient:
 
     def _login(self) -> Any:
         settings = self.settings
+        stub = None
         try:
-            return SmartConnect(
+            context = _context(settings)
+            _probe(settings, context)
+            stub = SmartStubAdapter(
                 host=settings.host,
                 port=settings.port,
-                user=settings.user,
-                pwd=settings.password.reveal(),
-                sslContext=_context(settings),
+                sslContext=context,
                 httpConnectionTimeout=settings.call_deadline_s,
             )
+            si = vim.ServiceInstance("ServiceInstance", stub)
+            si.RetrieveContent().sessionManager.Login(settings.user, settings.password.reveal(), None)
+            return si
         except (vmodl.MethodFault, OSError, http.client.HTTPException) as fault:
             error = _converted(fault)
+        if stub is not None:
+            stub.DropConnections()
         raise error from None
 
     def _forget(self, session: _Session) -> None:
@@ -226,6 +234,7 @@ class VCenterClient:
         with self._lock:
             if self._session is session:
                 self._session = None
+        session.si._stub.DropConnections()
 
     def close(self) -> None:
         """Log out; vCenter counts sessions."""
@@ -233,7 +242,8 @@ class VCenterClient:
             session, self._session = self._session, None
         if session is not None:
             with contextlib.suppress(vmodl.MethodFault, OSError, http.client.HTTPException):
-                Disconnect(session.si)
+                session.si.content.sessionManager.Logout()
+            session.si._stub.DropConnections()
 
 
 def managed(ref: MoRef, si: Any) -> Any:
@@ -264,6 +274,21 @@ def _converted(fault: BaseException) -> DriverError:
     if isinstance(fault, ssl.SSLCertVerificationError):
         return error_of(TRUST, fault.verify_message)
     return error_of(TRANSPORT, f"{type(fault).__name__}: {fault}")
+
+
+def _probe(settings: Settings, context: ssl.SSLContext) -> None:
+    """Ask for the versions that a vCenter speaks, with the deadline that pyVmomi's own question has not.
+
+    Raises `OSError` and `HTTPException`.
+    """
+    asked = http.client.HTTPSConnection(settings.host, settings.port, timeout=settings.call_deadline_s, context=context)
+    try:
+        asked.request("GET", "/sdk/vimServiceVersions.xml")
+        answer = asked.getresponse()
+        if answer.status != http.HTTPStatus.OK or b"urn:vim25" not in answer.read(_LONGEST_VERSIONS):
+            raise http.client.HTTPException(f"no vCenter answers: status {answer.status}")
+    finally:
+        asked.close()
 
 
 def _context(settings: Settings) -> ssl.SSLContext:

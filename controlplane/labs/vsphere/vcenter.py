@@ -2,8 +2,8 @@
 
 A vCenter is a folder. Its process leads a group of its own and outlives the caller; the record of pid and start mark
 in `run/` lets any later caller find it and stop it. What it holds is in memory: a restart is a new vCenter with new
-object ids, on the old address with the old logins. It listens on a loopback address other than 127.0.0.1, because
-pyVmomi checks no certificate there.
+object ids, on the old address with the old logins. It listens on a loopback address other than 127.0.0.1, where
+pyVmomi, left to itself, checks no certificate.
 """
 
 from __future__ import annotations

@@ -159,8 +159,8 @@ func plainTask(name string) string {
 	return strings.TrimSuffix(name, "vm")
 }
 
-// newFault builds a fault by API type name. Mandatory object references get a value, because pyVmomi cannot parse an
-// empty one (TaskInProgress.task, ManagedObjectNotFound.obj).
+// newFault builds a fault by API type name. Mandatory references and power states get a value, because pyVmomi cannot
+// parse an empty one (TaskInProgress.task, ManagedObjectNotFound.obj, InvalidPowerState.existingState).
 func newFault(name string, about ref) (types.BaseMethodFault, bool) {
 	t, ok := types.TypeFunc()(name)
 	if !ok || t.Kind() != reflect.Struct {
@@ -168,6 +168,9 @@ func newFault(name string, about ref) (types.BaseMethodFault, bool) {
 	}
 	v := reflect.New(t)
 	for i := range t.NumField() {
+		if t.Field(i).Type == reflect.TypeOf(types.VirtualMachinePowerStatePoweredOff) {
+			v.Elem().Field(i).SetString(string(types.VirtualMachinePowerStatePoweredOff))
+		}
 		if t.Field(i).Type != reflect.TypeOf(about) {
 			continue
 		}

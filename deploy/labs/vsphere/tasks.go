@@ -110,6 +110,8 @@ func (t *Tasks) intercept(task *simulator.Task) {
 			work = t.powerOn(o, work)
 		case "relocateVm":
 			work = t.relocate(o, work)
+		case "cloneVm":
+			work = t.clone(o, work)
 		}
 		task.Execute = work
 		t.strike(task, name, o.Name)
@@ -168,6 +170,21 @@ func (t *Tasks) relocate(vm *simulator.VirtualMachine, run work) work {
 			t.estate.FreeOn(vm.Self.Value, host)
 		} else {
 			t.estate.Free(vm.Self.Value, host)
+		}
+		return result, fault
+	}
+}
+
+// clone gives a copy what a vCenter copies and the library leaves out.
+func (t *Tasks) clone(source *simulator.VirtualMachine, run work) work {
+	return func(task *simulator.Task) (types.AnyType, types.BaseMethodFault) {
+		result, fault := run(task)
+		made, _ := result.(ref)
+		if copied, ok := t.reg.Get(made).(*simulator.VirtualMachine); ok && fault == nil {
+			t.reg.AtomicUpdate(freshContext(t.reg), copied, []types.PropertyChange{
+				{Name: "config.firmware", Val: source.Config.Firmware},
+				{Name: "config.annotation", Val: source.Config.Annotation},
+			})
 		}
 		return result, fault
 	}
