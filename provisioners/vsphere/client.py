@@ -72,6 +72,8 @@ class TaskState:
 @dataclass(slots=True)
 class _Session:
     si: Any
+    content: Any
+    """The service content as read at the login: asking `si` for it is a call each time."""
     views: dict[frozenset[str], Any] = field(default_factory=dict)
 
 
@@ -90,7 +92,7 @@ class VCenterClient:
         """Return `instance_uuid`, `version`, `api_version`, `full_name`."""
 
         def read(session: _Session) -> Mapping[str, str]:
-            told = session.si.content.about
+            told = session.content.about
             return {
                 "instance_uuid": str(told.instanceUuid),
                 "version": str(told.version),
@@ -110,8 +112,8 @@ class VCenterClient:
             kinds = frozenset(wanted)
             if kinds not in session.views:
                 types = [_type(kind) for kind in sorted(kinds)]
-                manager = session.si.content.viewManager
-                session.views[kinds] = manager.CreateContainerView(session.si.content.rootFolder, types, True)
+                manager = session.content.viewManager
+                session.views[kinds] = manager.CreateContainerView(session.content.rootFolder, types, True)
             view = session.views[kinds]
             walk = _Collector.TraversalSpec(name="view", type=type(view), path="view", skip=False)
             spec = _Collector.FilterSpec(
@@ -159,7 +161,7 @@ class VCenterClient:
         )
 
     def _pages(self, session: _Session, spec: Any) -> Iterator[Found]:
-        collector = session.si.content.propertyCollector
+        collector = session.content.propertyCollector
         options = _Collector.RetrieveOptions(maxObjects=self.settings.page)
         page = collector.RetrievePropertiesEx([spec], options)
         while page:
@@ -205,10 +207,10 @@ class VCenterClient:
     def _connected(self) -> _Session:
         with self._lock:
             if self._session is None:
-                self._session = _Session(self._login())
+                self._session = self._login()
             return self._session
 
-    def _login(self) -> Any:
+    def _login(self) -> _Session:
         settings = self.settings
         stub = None
         try:
@@ -221,8 +223,9 @@ class VCenterClient:
                 httpConnectionTimeout=settings.call_deadline_s,
             )
             si = vim.ServiceInstance("ServiceInstance", stub)
-            si.RetrieveContent().sessionManager.Login(settings.user, settings.password.reveal(), None)
-            return si
+            content = si.RetrieveContent()
+            content.sessionManager.Login(settings.user, settings.password.reveal(), None)
+            return _Session(si, content)
         except (vmodl.MethodFault, OSError, http.client.HTTPException) as fault:
             error = _converted(fault)
         if stub is not None:
@@ -242,7 +245,7 @@ class VCenterClient:
             session, self._session = self._session, None
         if session is not None:
             with contextlib.suppress(vmodl.MethodFault, OSError, http.client.HTTPException):
-                session.si.content.sessionManager.Logout()
+                session.content.sessionManager.Logout()
             session.si._stub.DropConnections()
 
 

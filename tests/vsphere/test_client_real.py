@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+from pyVmomi import vim
 
 from controlplane.labs.vsphere.vcenter import VCenter
 from provisioners.driver import DriverError, DriverRejected, Secret, TransientDriverError
@@ -17,6 +18,9 @@ from provisioners.vsphere.failures import AccessDenied, LookFirst, SessionLost, 
 from provisioners.vsphere.settings import Settings
 
 pytestmark = [pytest.mark.real, pytest.mark.vcsim]
+
+NOTE = vim.vm.ConfigSpec(annotation="no cloud-init")
+"""What the template says already: a change that changes nothing."""
 
 
 @pytest.fixture
@@ -161,9 +165,9 @@ def test_a_slow_vcenter_costs_no_more_than_the_deadline(settings, vcenter_contro
 
 def test_a_task_is_asked_and_not_waited_for(client, vcenter_control):
     vm = template(client)
-    rule = vcenter_control.hang_task("Rename_Task")
+    rule = vcenter_control.hang_task("ReconfigVM_Task")
 
-    task = client.start(lambda si: managed(vm, si).Rename_Task("legacy-bios"))
+    task = client.start(lambda si: managed(vm, si).ReconfigVM_Task(NOTE))
     first = client.task(task)
     vcenter_control.clear(rule)
 
@@ -176,9 +180,9 @@ def test_a_task_is_asked_and_not_waited_for(client, vcenter_control):
 
 def test_a_failed_task_has_an_error_that_can_be_stored(client, vcenter_control):
     vm = template(client)
-    vcenter_control.fail_task("Rename_Task", "InvalidArgument", message="says why")
+    vcenter_control.fail_task("ReconfigVM_Task", "InvalidArgument", message="says why")
 
-    task = client.start(lambda si: managed(vm, si).Rename_Task("other"))
+    task = client.start(lambda si: managed(vm, si).ReconfigVM_Task(NOTE))
     state = client.task(task)
     while not state.is_over:
         state = client.task(task)
