@@ -41,7 +41,7 @@ HOST_NAMES: Final = ("localhost", "vcenter.lab.internal")
 ADMIN: Final = "administrator@vsphere.local"
 PROGRAM: Final = "vcenter"
 _GRACE_S: Final = 5.0
-_FIRST_PORT: Final = 33_000
+_FIRST_PORT: Final = 20_000
 _POLL_S: Final = 0.02
 _STARTED: Final[list[Running]] = []
 """Processes that this process started: a forgotten child would stay a zombie."""
@@ -215,7 +215,7 @@ class VCenter:
         store(self._work / "logins.json", json.dumps(logins).encode())
         world = self.world if self.world.instance_uuid else replace(self.world, instance_uuid=str(uuid4()))
         (self._work / "world.json").write_text(world.as_json())
-        wanted = self.port or _FIRST_PORT + zlib.crc32(str(self.folder).encode()) % 20_000
+        wanted = self.port or _FIRST_PORT + zlib.crc32(str(self.folder).encode()) % 12_000
         port = ports.choose(wanted, address=ADDRESS)
         ports.remember(self.places.ports_file, {PROGRAM: port})
         (self._work / "port").write_text(str(port))
