@@ -152,7 +152,7 @@ HELP: Final[Mapping[str, str]] = MappingProxyType(
         "plan-state": _("The plan is in a state that does not allow this."),
         "layout-impossible": _(
             "The GPUs cannot be carved like that: the host has no such GPU, the product no such profile, or the "
-            "profiles do not fit on one GPU together. `detail` says which; `/api/v1/gpu-products` has the profiles "
+            "profiles do not fit on one GPU together. `detail` says which; `/api/v1/catalogue` has the profiles "
             "of each product."
         ),
         "layout-present": _("The GPUs have that layout already. Nothing has to be done."),
