@@ -334,7 +334,7 @@ def test_a_server_that_goes_away_is_told_of_once_and_heard_again(
     ]  # fmt: skip
 
 
-def test_of_a_secret_no_value_comes_and_a_bookmark_ends_the_stream(place: tuple[Cluster, Ref]) -> None:
+def test_of_a_secret_no_value_comes(place: tuple[Cluster, Ref]) -> None:
     admin, ref = place
     since = admin.list("v1", "Secret", bare=True).resource_version
     admin.apply(ours(ref, "v1", "Secret", "one", ref.name, stringData={"key": "hidden"}))
@@ -342,4 +342,3 @@ def test_of_a_secret_no_value_comes_and_a_bookmark_ends_the_stream(place: tuple[
 
     assert [(what, obj["kind"]) for what, obj in events if what != "BOOKMARK"] == [("ADDED", "Secret")]
     assert "data" not in events[0][1]
-    assert "BOOKMARK" in {what for what, _ in events}  # told shortly before the stream's end

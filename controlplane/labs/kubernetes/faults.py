@@ -135,8 +135,17 @@ class FaultProxy:
         asyncio.set_event_loop(self._loop)
         try:
             self._loop.run_until_complete(self._serve())
+            self._loop.run_until_complete(self._end_streams())
         finally:
             self._loop.close()
+
+    @staticmethod
+    async def _end_streams() -> None:
+        """End what is still passed on: a watch has no end of its own."""
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
     async def _serve(self) -> None:
         self._stopping = asyncio.Event()
