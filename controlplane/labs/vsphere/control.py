@@ -10,6 +10,7 @@ import ssl
 from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, Final, Self
+from urllib.parse import quote
 
 import httpx
 
@@ -136,7 +137,7 @@ class Control:
 
     def end_sessions(self, user: str = "") -> int:
         """End the sessions of a user, or all, as an idle time-out does; returns how many."""
-        return int(self._ask("DELETE", f"/sessions?user={user}")["ended"])
+        return int(self._ask("DELETE", f"/sessions?user={quote(user)}")["ended"])
 
     def sessions(self) -> list[str]:
         """Return the user of each session."""
@@ -176,7 +177,7 @@ class Control:
 
     def remove_vm(self, name: str) -> None:
         """Destroy such a VM."""
-        self._ask("DELETE", f"/vms?name={name}")
+        self._ask("DELETE", f"/vms?name={quote(name)}")
 
     def boot_guests(self, *, boot: bool) -> None:
         """Say whether VMs powered on from now on show a booted guest."""
