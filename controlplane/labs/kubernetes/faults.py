@@ -11,6 +11,7 @@ import asyncio
 import re
 import ssl
 import threading
+import weakref
 from collections import Counter
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -85,6 +86,7 @@ class FaultProxy:
         self._session: aiohttp.ClientSession
         self.url = ""
         self._held: list[Any] = []
+        self._transports: weakref.WeakSet[asyncio.Transport] = weakref.WeakSet()
         self.calls: Counter[str] = Counter()
         """Method → how many requests came."""
 
@@ -139,13 +141,16 @@ class FaultProxy:
         finally:
             self._loop.close()
 
-    @staticmethod
-    async def _end_streams() -> None:
-        """End what is still passed on: a watch has no end of its own."""
+    async def _end_streams(self) -> None:
+        """End what is still passed on, without a farewell: a watch has no end of its own."""
+        for transport in self._transports:
+            transport.abort()
         left = asyncio.all_tasks() - {asyncio.current_task()}
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
+        for _ in range(3):  # transports say in later rounds of the loop that they are closed
+            await asyncio.sleep(0)
 
     async def _serve(self) -> None:
         self._stopping = asyncio.Event()
@@ -168,6 +173,8 @@ class FaultProxy:
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         fault = self._met_by(request.method, request.raw_path)
+        if request.transport is not None:
+            self._transports.add(request.transport)
         match fault:
             case None:
                 return await self._pass_on(request)
