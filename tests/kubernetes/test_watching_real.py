@@ -155,7 +155,7 @@ def build(plane: Plane) -> tuple[Endpoint, float]:
     """Build an endpoint; return it and how long that took."""
     plane.no_snapshots()
     row = plane.world.ask(PRODUCT)
-    took = plane.within(lambda: fresh(row).phase == "Ready", 60.0, "it is ready")
+    took = plane.within(lambda: fresh(row).phase == "Ready", 180.0, "it is ready")
     plane.settle()
     return fresh(row), took
 
