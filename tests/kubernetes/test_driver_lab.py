@@ -458,12 +458,12 @@ def test_a_watch_tells_what_changes_after_a_list(lab: LabCluster) -> None:
 
     cluster = Cluster(settings_for(lab))
     name = f"x-{uuid4().hex[:8]}"
-    listed = cluster.list("v1", "ConfigMap", namespace="default")
+    listed = cluster.list("v1", "ConfigMap")
     body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": "default"}}
     made = cluster.create(copy.deepcopy(body))
     cluster.delete("v1", "ConfigMap", name, "default", uid=uid_of(made), propagation="Background")
 
-    told = cluster.watch("v1", "ConfigMap", since=listed.resource_version, namespace="default", timeout_s=1)
+    told = cluster.watch("v1", "ConfigMap", since=listed.resource_version, timeout_s=1)
 
     assert [kind for kind, found in told if name_of(found) == name] == ["ADDED", "DELETED"]
     cluster.close()
