@@ -29,6 +29,7 @@ from provisioners.kubernetes.driver import KubernetesDriver
 from provisioners.kubernetes.failures import AccessDenied
 from provisioners.kubernetes.objects import Object, annotations_of, labels, name_of, owned_fields, uid_of
 from tests.conformance.specs import endpoint, finish, namespace_boundary, remove, unit, unmet
+from tests.kubernetes.gpu_ground import until
 
 if TYPE_CHECKING:
     from controlplane.labs.kubernetes.cluster import Cluster as LabCluster
@@ -396,7 +397,7 @@ def test_a_delete_spares_another_object_of_the_same_name(lab: LabCluster) -> Non
     assert cluster.delete("v1", "ConfigMap", name, "default", uid=str(uuid4()))
     assert cluster.get("v1", "ConfigMap", name, "default") is not None
     assert cluster.delete("v1", "ConfigMap", name, "default", uid=uid_of(made))
-    assert cluster.get("v1", "ConfigMap", name, "default") is None
+    until(lambda: cluster.get("v1", "ConfigMap", name, "default") is None)  # the garbage collector's turn
     assert cluster.delete("v1", "ConfigMap", name, "default", uid=uid_of(made))
     cluster.close()
 

@@ -37,6 +37,8 @@ def driver(kube_cluster: Any) -> Iterator[Any]:
 
         until(lambda: quietly(policy))
     yield made
+    with kube_cluster.api() as api:  # else the managers of every node on this cluster would read our layouts
+        api.delete("nvidia.com/v1", "ClusterPolicy", POLICY["metadata"]["name"])
     made.close()
 
 

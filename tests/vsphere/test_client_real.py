@@ -194,4 +194,4 @@ def test_a_failed_task_has_an_error_that_can_be_stored(client, vcenter_control):
 
 
 def test_a_task_that_is_forgotten_is_unknown(client):
-    assert client.task("task-404").state == "unknown"
+    assert client.task("task-999999999").state == "unknown"
