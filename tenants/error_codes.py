@@ -152,8 +152,8 @@ HELP: Final[Mapping[str, str]] = MappingProxyType(
         "plan-state": _("The plan is in a state that does not allow this."),
         "layout-impossible": _(
             "The GPUs cannot be carved like that: the host has no such GPU, the product no such profile, or the "
-            "profiles do not fit on one GPU together. `detail` says which; `/api/v1/catalogue` has the profiles "
-            "of each product."
+            "profiles do not fit on one GPU together. `detail` says which; `/api/v1/gpu-products` has the "
+            "profiles of each product."
         ),
         "layout-present": _("The GPUs have that layout already. Nothing has to be done."),
         "device-faulty": _("The GPU is faulty and is not carved. Repair it first, or leave it out."),

@@ -66,8 +66,8 @@ class Catch:
 
 def _spellings(secret: str) -> set[str]:
     """Return the text itself, its secret part alone, and both in hex and base64."""
-    parts = {secret, secret.rpartition("_")[2]}
-    assert all(len(part) >= 20 for part in parts)
+    assert len(secret) >= 20
+    parts = {secret} | {tail for tail in (secret.rpartition("_")[2],) if len(tail) >= 20}  # else it is by chance there
     plain = {part.encode() for part in parts}
     return parts | {each.hex() for each in plain} | {base64.b64encode(each).decode().rstrip("=")[:-1] for each in plain}
 
