@@ -10,6 +10,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import connections
+from django.db.models import Q
 from django.test import Client
 from django.utils import timezone
 
@@ -17,7 +18,7 @@ from controlplane.demo import seed
 from scripts.crawl import ENTRANCES, STARTS, Answer, Crawl, Seen, richest
 from tenants import login
 from tenants.demo import PERSONAS
-from tenants.models import Host, Person, Tenant
+from tenants.models import GpuDevice, Host, Person, Tenant
 from tenants.operations import inventory, requests
 from tests import environment
 
@@ -72,7 +73,7 @@ def seeded(cleaner: str, superuser: Any) -> Iterator[None]:
 
 
 def furnish(now: datetime) -> None:
-    """Add what the demo leaves out and a page needs: a newcomer, equal requests, hosts at rest."""
+    """Add what the demo leaves out and a page needs: a newcomer, equal requests, hosts at rest, one carved for good."""
     newcomer = Person.objects.create(email=f"{NEWCOMER}@demo.test", display_name="Nia Newcomer", created_at=now)
     requests.submit(
         kind="tenant", payload={"name": "vision", "display_name": "Vision", "limits": {"vcpu": 4}}, reason="New here.",
@@ -84,9 +85,15 @@ def furnish(now: datetime) -> None:
             kind="quota", payload={"mode": "add", "limits": {"vcpu": 2}}, reason="A little more.",
             tenant=Tenant.objects.get(name=tenant), actor=actors[key], now=now,
         )  # fmt: skip
-    free = list(Host.objects.filter(state="open").exclude(holds__isnull=False).order_by("name")[:2])
+    free = list(Host.objects.filter(state="open").exclude(holds__isnull=False).order_by("name")[:3])
     inventory.cordon(host=free[0], actor=actors["ole"], now=now)
     Host.objects.filter(pk=free[1].pk).update(state="maintenance")
+    GpuDevice.objects.filter(host=free[2]).update(layout_change="fixed")
+
+
+def fixed_hosts() -> Any:
+    """Return the hosts whose GPUs only a plan carves anew."""
+    return GpuDevice.objects.filter(layout_change="fixed").values("host")
 
 
 def client_of(key: str) -> Client:
@@ -100,9 +107,9 @@ def client_of(key: str) -> Client:
 def crawl(key: str) -> list[Seen]:
     """Follow all links as somebody of the demo."""
     starts = ENTRANCES if key == VISITOR else STARTS
-    if key == "ole":  # a list shows many hosts, and only some are opened: begin at those that are at rest, too
-        rest = Host.objects.filter(state__in=["cordoned", "maintenance"]).order_by("name")
-        starts = (*starts, *(f"/ops/hosts/{host.short_id}" for host in rest))
+    if key == "ole":  # a list shows many hosts, and only some are opened: begin at those that are special, too
+        rest = Q(state__in=["cordoned", "maintenance"]) | Q(pk__in=fixed_hosts())
+        starts = (*starts, *(f"/ops/hosts/{host.short_id}" for host in Host.objects.filter(rest).order_by("name")))
     return Crawl(fetcher(client_of(key))).walk(starts)
 
 
