@@ -17,6 +17,7 @@ from tests.domain.test_races import DIMENSIONS, RACERS, RACES, ROUNDS, estate, l
 pytestmark = pytest.mark.usefixtures("db")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dimension", "on_parent"), RACES)
 def test_eight_racers_through_the_api_never_go_beyond_a_quota(
     api: Any, dimension: str, on_parent: bool, now: datetime

@@ -198,6 +198,7 @@ def test_two_hundred_random_operations_under_the_worst_choice(seed: int, wrong: 
     assert_ledger_is_the_truth(walk)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("binding", ["host", "device"])
 def test_a_provider_with_thirty_percent_in_foreign_use_gets_no_hold_there_and_everything_else_is_used(
     binding: str,

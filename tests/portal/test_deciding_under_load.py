@@ -139,6 +139,7 @@ def text(answer) -> str:
     return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]*>", " ", answer.content.decode())))
 
 
+@pytest.mark.slow
 def test_the_first_click_approves_while_others_claim_fifty_windows_in_between(browse):
     estate(hosts=2 + 2 * APPROVALS)
     browser = browse(factories.person(platform=(PlatformRole.APPROVER,)))

@@ -87,6 +87,7 @@ async def test_serves_on_while_the_control_plane_is_away_across_a_restart_and_ta
     assert (away[0], restarted[0], revoked[0]) == (200, 200, 401)
 
 
+@pytest.mark.slow
 @scenario
 async def test_usage_outlives_sigkill_and_is_counted_once(lab: Lab) -> None:
     lab.control.publish(lab.endpoint())
@@ -156,6 +157,7 @@ async def test_in_a_pod_it_ends_with_3_when_its_token_is_refused(lab: Lab) -> No
     assert "refuses the enrolment token" in lab.log
 
 
+@pytest.mark.slow
 @scenario
 async def test_in_a_pod_it_ends_with_3_when_it_was_removed_and_at_every_start_after(lab: Lab) -> None:
     lab.control.publish(lab.endpoint())

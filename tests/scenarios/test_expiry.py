@@ -138,6 +138,7 @@ def test_a_renewal_in_grace_undoes_it_and_the_new_term_warns_anew(told: Story, a
     told.at_rest()
 
 
+@pytest.mark.slow
 def test_a_limit_that_ends_sooner_shortens_what_is_offered_and_names_its_date(told: Story, acme: Customer) -> None:
     ends = told.now + timedelta(days=10)
     Quota.objects.filter(tenant=acme.tenant, dimension="gpu.H100-80GB.slices").delete()

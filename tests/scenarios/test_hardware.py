@@ -96,6 +96,7 @@ def test_a_host_with_three_tenants_is_drained_and_returned(deaths: Deaths | None
     assert Event.objects.filter(kind="host.returned").count() == 1
 
 
+@pytest.mark.slow
 def test_a_gpu_dies_and_is_replaced(deaths: Deaths | None) -> None:
     told = story(node("node-1"), node("node-2"), deaths=deaths)
     inventory.cordon(host=host("node-2"), actor=told.operator, now=told.now)

@@ -84,6 +84,7 @@ def at_rest(told: Story, plan: HostPlan) -> None:
     told.accounted()
 
 
+@pytest.mark.slow
 def test_a_layout_is_changed_under_a_tenant_that_moves_and_one_that_lets_go(deaths: Deaths | None) -> None:
     told, acme, chat = told_of(deaths=deaths, spare=False)
     globex = customer("globex")

@@ -309,6 +309,7 @@ def test_a_server_that_is_not_there_is_transient() -> None:
     driver.close()
 
 
+@pytest.mark.slow
 def test_a_slow_call_answers_late_and_holds_up_no_other(server: SandboxThread, rig: HttpRig) -> None:
     estate = rig._url.rpartition("/")[2]
     hasty = SandboxDriver(server.url, token=Secret(SandboxThread.TOKEN), estate=estate, deadline_s=0.2)
