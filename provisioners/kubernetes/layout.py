@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -41,7 +41,8 @@ from provisioners.driver import (
 from provisioners.kubernetes import gpu as gpus
 from provisioners.kubernetes import inventory
 from provisioners.kubernetes.client import Cluster
-from provisioners.kubernetes.inventory import Inventory, Listed
+from provisioners.kubernetes.inventory import Listed
+from provisioners.kubernetes.layout_look import Look
 from provisioners.kubernetes.layout_record import (
     CHANGE_ANNOTATION,
     OUTCOME_ANNOTATION,
@@ -170,51 +171,6 @@ def eviction(pod: Object) -> Object:
     }
 
 
-# --- one node, read -------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Look:
-    """A node and who is on it."""
-
-    raw: Object
-    node: Node
-    known: Inventory
-    policy: Object | None
-
-    @property
-    def layout(self) -> dict[str, Profiles | None]:
-        return {gpu.id: gpu.profiles for gpu in self.node.gpus}
-
-    def users(self, devices: Iterable[str]) -> list[Object]:
-        """Return the pods that have, or may have, one of some GPUs."""
-        among = set(devices)
-        found = []
-        for pod in self.known.pods.get(self.node.name, ()):
-            taken = gpus.taken_by(pod, self.node, self.known.claims, self.known.pools)
-            if any(not one.device or one.device in among for one in taken):
-                found.append(pod)
-        return found
-
-    def claims(self, devices: Iterable[str]) -> list[str]:
-        """Return the claims that some GPUs are allocated to."""
-        among = set(devices)
-        return sorted(
-            {
-                f"{key[0]}/{key[1]}"
-                for key, one in self.known.given.get(self.node.name, ())
-                if one.device is not None and one.device.gpu in among
-            }
-        )
-
-    def offers(self, layout: Mapping[str, Profiles]) -> bool:
-        """Whether the node really offers what a layout makes: allocatable, or the published devices."""
-        wanted = Counter(name for profiles in layout.values() for name in (profiles or ("",)))
-        if self.node.strategy is Strategy.DRA:
-            return all(gpu.profiles == layout.get(gpu.id) for gpu in self.node.gpus) and +self.node.carved == wanted
-        return +self.node.carved == wanted
-
-
 class Layouts:
     """Layout changes of one cluster."""
 
@@ -245,14 +201,14 @@ class Layouts:
         part = Part(STEP, presence, have=have, handle=handle, message=message, ready=look.node.ready)
         return Observed(ref, exists=True, parts=(part,), simulated=look.node.simulated)
 
-    def _find(self, ref: Ref) -> tuple[_Look, str] | None:
+    def _find(self, ref: Ref) -> tuple[Look, str] | None:
         listed = self._listed(self._cluster.list("v1", "Node").items, pods=())
         known = inventory.understood(listed)
         for raw in listed.nodes:
             node = known.nodes[name_of(raw)]
             for gpu in node.gpus:
                 if layout_ref(node.name, gpu.id) == ref:
-                    return _Look(raw, node, known, listed.policy), gpu.id
+                    return Look(raw, node, known, listed.policy), gpu.id
         return None
 
     def _listed(self, nodes: Sequence[Object], pods: Sequence[Object]) -> Listed:
@@ -267,14 +223,14 @@ class Layouts:
             layouts=layouts,
         )
 
-    def _look(self, host: str) -> _Look | None:
+    def _look(self, host: str) -> Look | None:
         raw = self._cluster.get("v1", "Node", host)
         if raw is None:
             return None
         pods = self._cluster.list("v1", "Pod", fields=f"spec.nodeName={host}").items
         listed = self._listed((raw,), pods)
         known = inventory.understood(listed)
-        return _Look(raw, known.nodes[host], known, listed.policy)
+        return Look(raw, known.nodes[host], known, listed.policy)
 
     def refusal(self, change: LayoutChange) -> str:
         """Return why a layout cannot be made as the node is, `""` if it may be, also later. Raises `DriverError`."""
@@ -350,7 +306,7 @@ class Layouts:
         if node.strategy is Strategy.NONE and any(wanted.after.values()):
             raise NotSupported(f"{node.name} hands out whole GPUs only (MIG strategy none)")
 
-    def _planned(self, look: _Look, wanted: Wanted, *, stuck: Change | None) -> Change:
+    def _planned(self, look: Look, wanted: Wanted, *, stuck: Change | None) -> Change:
         """Return the change of the whole node: what is not meant keeps what it has."""
         before = dict(look.layout)
         if stuck is not None:
@@ -370,7 +326,7 @@ class Layouts:
         cordoned = stuck.cordoned if stuck is not None else not look.node.cordoned
         return Change(entry, f"{entry}-back", after, known, wanted.evict, cordoned, now, now)
 
-    def _check_manager(self, look: _Look) -> None:
+    def _check_manager(self, look: Look) -> None:
         if look.policy is None:
             raise NotSupported("the cluster has no GPU operator with a MIG manager (no ClusterPolicy cluster-policy)")
         if inventory.config_name(look.policy) != CONFIG_MAP:
@@ -381,7 +337,7 @@ class Layouts:
         if not look.node.ready:
             raise TransientDriverError(f"{look.node.name} cannot be carved: {look.node.message}")
 
-    def _check_idle(self, look: _Look, change: Change) -> None:
+    def _check_idle(self, look: Look, change: Change) -> None:
         users = [] if change.evict else look.users(change.differing)
         if users:
             msg = f"{look.node.name} is in use by {_listed(users)}; its layout can change only when it is idle"
@@ -389,7 +345,7 @@ class Layouts:
 
     # --- the manager's configuration --------------------------------------------------------------
 
-    def _write_entries(self, look: _Look, change: Change) -> None:
+    def _write_entries(self, look: Look, change: Change) -> None:
         """Put the new and the old layout under names of their own into our ConfigMap, keeping what nodes still name."""
         order = [gpu.id for gpu in look.node.gpus]
         existing = self._config_map()
@@ -446,7 +402,7 @@ class Layouts:
     def _late(self, change: Change, limit_s: float) -> bool:
         return (self._now() - change.since).total_seconds() > limit_s
 
-    def _drain(self, look: _Look, change: Change) -> Poll:
+    def _drain(self, look: Look, change: Change) -> Poll:
         users = look.users(change.differing)
         if users and not change.evict:
             return self._give_up(look, change, f"{_listed(users)} came to use it before it was carved")
@@ -475,7 +431,7 @@ class Layouts:
             return f"{namespace_of(pod)}/{name_of(pod)}: {error.detail}"
         return ""
 
-    def _carve(self, look: _Look, change: Change) -> Poll:
+    def _carve(self, look: Look, change: Change) -> Poll:
         if look.node.mig_config != change.entry:
             return self._stuck(look, change, f"somebody else set its layout to {look.node.mig_config or 'nothing'}")
         if look.node.mig_state == "success":
@@ -487,7 +443,7 @@ class Layouts:
             return self._roll_back(look, change, _why_late(look.node))
         return Poll("running", 0.6)
 
-    def _compare(self, look: _Look, change: Change) -> Poll:
+    def _compare(self, look: Look, change: Change) -> Poll:
         if look.node.ready and look.offers(change.after):
             self._end(look, change, "")
             return Poll("done")
@@ -497,11 +453,11 @@ class Layouts:
             return self._roll_back(look, change, look.node.message or why)
         return Poll("running", 0.9)
 
-    def _roll_back(self, look: _Look, change: Change, why: str) -> Poll:
+    def _roll_back(self, look: Look, change: Change, why: str) -> Poll:
         self._name(look, change.at(Phase.RESTORE, self._now(), why=why), change.back)
         return Poll("running", 0.5)
 
-    def _restore(self, look: _Look, change: Change) -> Poll:
+    def _restore(self, look: Look, change: Change) -> Poll:
         if look.node.mig_config != change.back:
             return self._stuck(look, change, f"{change.why}; then somebody else set it to {look.node.mig_config}")
         if look.node.mig_state == "failed":
@@ -514,7 +470,7 @@ class Layouts:
 
     # --- writing on the node ----------------------------------------------------------------------
 
-    def _name(self, look: _Look, change: Change, entry: str) -> None:
+    def _name(self, look: Look, change: Change, entry: str) -> None:
         """Name an entry in the node's label; the state of an earlier one goes in the same patch.
 
         A state that says the manager is at work is its own to change.
@@ -527,18 +483,18 @@ class Layouts:
     def _mark(self, raw: Object, change: Change, more: Mapping[str, Any] | None = None) -> None:
         self._patch(raw, {CHANGE_ANNOTATION: change.text()}, more or {})
 
-    def _give_up(self, look: _Look, change: Change, why: str) -> Poll:
+    def _give_up(self, look: Look, change: Change, why: str) -> Poll:
         """End a change that did not come about; the node has its old layout."""
         text = f"The layout of {look.node.name} was not changed: {why}. It has its old layout."
         self._end(look, change, text)
         return Poll("failed", error=LayoutFailed(text))
 
-    def _stuck(self, look: _Look, change: Change, why: str) -> Poll:
+    def _stuck(self, look: Look, change: Change, why: str) -> Poll:
         text = f"The layout of {look.node.name} is neither the new nor surely the old one: {why}. It stays cordoned."
         self._mark(look.raw, change.at(Phase.STUCK, self._now(), why=text))
         return Poll("failed", error=LayoutFailed(text))
 
-    def _end(self, look: _Look, change: Change, why: str) -> None:
+    def _end(self, look: Look, change: Change, why: str) -> None:
         spec = {"spec": {"unschedulable": None}} if change.cordoned else {}
         notes = {CHANGE_ANNOTATION: None, OUTCOME_ANNOTATION: Outcome(change.entry, why).text()}
         self._patch(look.raw, notes, spec)
