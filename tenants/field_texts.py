@@ -197,7 +197,7 @@ SHAPED: Final[Mapping[str, Entry]] = {
     "WhereIn.site": (_("Only at this place; empty for any."), "lund"),
     "BoundaryQuery.kind": (_("Only this kind of isolation."), "namespace"),
     "TermIn.duration_s": (_("How long it is given for, in seconds from when it is ready."), 30 * DAY_S),
-    "CredentialIn.seconds": (_("How long the way in stays open, in seconds; an hour at most."), 3600),
+    "NamespaceCredentialIn.seconds": (_("How long the way in stays open, in seconds; an hour at most."), 3600),
     "RenewIn.duration_s": (_("How much longer, in seconds from now."), 30 * DAY_S),
     "NotificationQuery.kind": (_("Only this kind of message."), "object.ready"),
     "PreferenceIn.kind": (_("The kind of message."), "object.ready"),

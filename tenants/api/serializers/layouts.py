@@ -17,7 +17,7 @@ MOST_PARTS = 16
 Profile = Annotated[str, StringConstraints(pattern=r"^[0-9a-z][0-9a-z.+-]{0,39}$")]
 
 
-class WindowOut(Out):
+class PartOut(Out):
     """One part of a GPU."""
 
     start: int
@@ -31,9 +31,9 @@ class GpuLayoutOut(Out):
     device: str
     index: int
     product: str
-    before: list[WindowOut] | None
+    before: list[PartOut] | None
     """null where the provider did not tell."""
-    after: list[WindowOut]
+    after: list[PartOut]
     differs: bool
     """Whether it has to be emptied; the others go on."""
 
@@ -50,8 +50,8 @@ class GpuLayoutOut(Out):
         )
 
 
-def _windows(windows: Any) -> list[WindowOut]:
-    return [WindowOut(start=start, size=size, profile=profile) for start, size, profile in windows]
+def _windows(windows: Any) -> list[PartOut]:
+    return [PartOut(start=start, size=size, profile=profile) for start, size, profile in windows]
 
 
 class LayoutOut(Out):

@@ -209,7 +209,7 @@ class NamespaceOut(ProductOut):
         return cls(**product(row))
 
 
-class CredentialIn(In):
+class NamespaceCredentialIn(In):
     """What lets the caller into a namespace."""
 
     seconds: Annotated[int, Field(ge=60, le=3600, description="How long it is to last.")] = 3600

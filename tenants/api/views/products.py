@@ -12,7 +12,6 @@ from tenants import access
 from tenants.api.serializers.base import LabelledQuery, Out, Page, PageQuery, page_of
 from tenants.api.serializers.capacity import LabelledIn
 from tenants.api.serializers.products import (
-    CredentialIn,
     CredentialOut,
     EndpointIn,
     EndpointOut,
@@ -22,6 +21,7 @@ from tenants.api.serializers.products import (
     MachineIn,
     MachineOut,
     MachinePut,
+    NamespaceCredentialIn,
     NamespaceIn,
     NamespaceOut,
     NamespacePut,
@@ -396,7 +396,7 @@ class CredentialView(ApiView):
 class Credentials(CredentialView):
     """Asking for one."""
 
-    @writes("namespaces.credential", body=CredentialIn, answers=CredentialOut, status=201, plannable=False)
+    @writes("namespaces.credential", body=NamespaceCredentialIn, answers=CredentialOut, status=201, plannable=False)
     def post(self, call: Call) -> Any:
         """Ask for a credential of one's own in a namespace, for an hour at most; read it at its own address.
 
