@@ -1,17 +1,31 @@
-"""Everything the driver is told of one vCenter: where it is, whom to trust, who we are, and by which limits.
+"""Everything the driver is told of one vCenter: where it is, whom to trust, who we are, what of it is ours to use.
 
-Read once from a provider's config and credentials; frozen, no I/O.
+Read once from a provider's config and credentials; frozen, no I/O. Names of objects in vCenter are compared exactly and
+never built into a path, so a `/` or `%` in one is refused: vCenter itself writes them in another way than people do.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from provisioners.driver import Secret
+
+ACCESS: Final = ("guest", "lab")
+"""How an endpoint is reached: at the address of its guest, or in a lab at the address that the fake guest reports."""
+WHOLE_GPUS: Final = ("vgpu", "passthrough")
+"""How a whole GPU is given: as the vGPU type that fills it, or as the device itself."""
+ENDPOINT_IMAGE: Final = "endpoint"
+"""Image slug of endpoint VMs, where no other is configured."""
+LONGEST_NAME: Final = 80
+"""Characters of an object's name in vCenter."""
+TENANT: Final = "{tenant}"
+"""Stands for the tenant's id in the pattern of group names."""
 
 
 class BadSettings(ValueError):
@@ -38,26 +52,58 @@ class Settings:
     clones_per_host: int = 4
     """Full clones at a time; a host takes no more, and what waits should wait where it is seen."""
     clones: int = 16
+    datacenter: str = ""
+    """Empty: the only one."""
+    clusters: tuple[str, ...] = ()
+    """Whose hosts are offered; empty: every cluster of the datacenter."""
+    root_folder: str = "tenantry"
+    """VM folder of ours. What carries our mark outside it belongs to another installation, or was moved."""
+    root_pool: str = ""
+    """Resource pool in each cluster under which boundaries get theirs; empty: the cluster's own."""
+    dvs: str = ""
+    """Distributed switch that gets the boundaries' port groups; empty: the only one."""
+    vlans: tuple[tuple[int, int], ...] = ()
+    """Ranges, both ends included, of which each boundary gets one; empty: no networks of its own are made."""
+    datastores: tuple[str, ...] = ()
+    """Where VMs may lie; empty: every shared one that a host sees."""
+    storage_policy: str = ""
+    """Id of a storage profile for VM home and disks; empty: the datastore's own."""
+    templates: Mapping[str, str] = field(default_factory=dict)
+    """Image slug → name of the template in vCenter."""
+    endpoint_image: str = ENDPOINT_IMAGE
+    """Image slug of which endpoint VMs are made."""
+    access: str = ACCESS[0]
+    zone: str = ""
+    """DNS zone of endpoint addresses; empty: addresses are shown as they are."""
+    tenant_group: str = ""
+    """Pattern of the tenant's group, with `{tenant}` in it; empty: nobody is let into vCenter."""
+    whole_gpus: str = WHOLE_GPUS[0]
 
     @property
     def url(self) -> str:
         """Its address for people."""
         return f"https://{self.host}:{self.port}"
 
+    @property
+    def is_lab(self) -> bool:
+        """Whether what it answers is simulated."""
+        return self.access == "lab"
+
+    def group_of(self, tenant: str) -> str:
+        """Return the name of a tenant's group, `""` where none is configured."""
+        return self.tenant_group.replace(TENANT, tenant)
+
     def __repr__(self) -> str:
         """Show which vCenter, and no credential."""
         return f"Settings({self.slug}, {self.url}, {self.user})"
 
 
-_WHOLE: Final = ("page", "clones_per_host", "clones")
-
-
 def settings_of(config: Mapping[str, Any], secrets: Mapping[str, Secret]) -> Settings:
-    """Return the settings of a provider's row: `url`, `user`, and the credential `password`.
+    """Return the settings of a provider's row: at least `url`, `user`, and the credential `password`.
 
     Raises `BadSettings`, and `KeyError` with the name of a setting or credential that is missing.
     """
-    given = {name: value for name, value in config.items() if value not in {None, ""}}
+    given = {name: value for name, value in config.items() if value is not None and value not in ("", [], {})}
     parts = urlsplit(str(given["url"]))
     if parts.scheme != "https" or not parts.hostname:
         raise BadSettings("url: the address of a vCenter starts with https:// and names a host")
@@ -68,18 +114,16 @@ def settings_of(config: Mapping[str, Any], secrets: Mapping[str, Secret]) -> Set
     password = Secret(secrets["password"].reveal().rstrip("\r\n"))
     if not password.reveal():
         raise BadSettings("password: is empty")
-    numbers: dict[str, Any] = {name: _number(name, given[name], int) for name in _WHOLE if name in given}
-    if "call_deadline_s" in given:
-        numbers["call_deadline_s"] = _number("call_deadline_s", given["call_deadline_s"], float)
+    values: dict[str, Any] = {}
+    for names, read in _READERS:
+        values |= {name: read(name, given[name]) for name in names if name in given}
     return Settings(
         slug=str(given.get("slug") or parts.hostname),
         host=parts.hostname,
         port=_port(parts.netloc, parts.scheme),
         user=str(given["user"]),
         password=password,
-        ca_pem=_ca(str(given.get("ca_pem", ""))),
-        thumbprint=_thumbprint(str(given.get("thumbprint", ""))),
-        **numbers,
+        **values,
     )
 
 
@@ -90,15 +134,54 @@ def _port(netloc: str, scheme: str) -> int:
         raise BadSettings("url: the port is a number up to 65535") from error
 
 
-def _ca(text: str) -> str:
-    if text and "-----BEGIN CERTIFICATE-----" not in text:
+# --- readers of single settings -------------------------------------------------------------------
+
+
+def vlan_ranges(text: object) -> tuple[tuple[int, int], ...]:
+    """Return the VLAN ranges of `1200-1299, 1400`, both ends included, in order. Raises `BadSettings`."""
+    found: list[tuple[int, int]] = []
+    for part in _items("vlans", text):
+        match = re.fullmatch(r"([0-9]{1,4})(?:\s*-\s*([0-9]{1,4}))?", part)
+        if match is None:
+            raise BadSettings(f"vlans: {part[:40]!r} is no range; write 1200-1299")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if not 1 <= first <= last <= 4094:
+            raise BadSettings("vlans: a VLAN is a number from 1 to 4094, and a range goes upwards")
+        found.append((first, last))
+    found.sort()
+    for (_first, last), (following, _end) in pairwise(found):
+        if following <= last:
+            raise BadSettings(f"vlans: VLAN {following} is named twice")
+    return tuple(found)
+
+
+def name_fault(name: str) -> str:
+    """Return why a text cannot be the name of an object in vCenter, `""` if it can."""
+    if not name.strip() or name != name.strip():
+        return "is empty or begins or ends with a space"
+    if len(name) > LONGEST_NAME:
+        return f"has more than {LONGEST_NAME} characters"
+    # compatibility forms too: a full-width solidus looks like a slash, and some clients fold it into one
+    if any(sign in unicodedata.normalize("NFKC", name) for sign in "/\\%") or "\u2215" in name or "\u2044" in name:
+        return "holds a slash or a percent sign"
+    if any(unicodedata.category(sign).startswith("C") for sign in name):
+        return "holds a character that cannot be seen"
+    return ""
+
+
+def _vlans(_name: str, value: object) -> tuple[tuple[int, int], ...]:
+    return vlan_ranges(value)
+
+
+def _ca(_name: str, value: object) -> str:
+    if "-----BEGIN CERTIFICATE-----" not in str(value):
         raise BadSettings("ca_pem: holds no certificate (-----BEGIN CERTIFICATE-----)")
-    return text
+    return str(value)
 
 
-def _thumbprint(text: str) -> str:
-    plain = text.replace(":", "").replace(" ", "").lower()
-    if plain and not re.fullmatch(r"[0-9a-f]{64}", plain):
+def _thumbprint(_name: str, value: object) -> str:
+    plain = str(value).replace(":", "").replace(" ", "").lower()
+    if not re.fullmatch(r"[0-9a-f]{64}", plain):
         raise BadSettings("thumbprint: 64 hexadecimal digits, the SHA-256 of the vCenter's certificate")
     return plain
 
@@ -108,6 +191,115 @@ def _number(name: str, value: object, kind: type[int | float]) -> float:
         number = kind(str(value))
     except ValueError as error:
         raise BadSettings(f"{name}: no number") from error
-    if number <= 0:
-        raise BadSettings(f"{name}: must be above 0")
+    if not 0 < number < 1_000_000:
+        raise BadSettings(f"{name}: must be above 0" if number <= 0 else f"{name}: is too large")
     return number
+
+
+def _seconds(name: str, value: object) -> float:
+    return float(_number(name, value, float))
+
+
+def _whole(name: str, value: object) -> int:
+    return int(_number(name, value, int))
+
+
+def _name(name: str, value: object) -> str:
+    text = str(value).strip()
+    if fault := name_fault(text):
+        raise BadSettings(f"{name}: {text[:40]!r} {fault}")
+    return text
+
+
+def _names(name: str, value: object) -> tuple[str, ...]:
+    found = tuple(_name(name, item) for item in _items(name, value))
+    if len(set(found)) != len(found):
+        raise BadSettings(f"{name}: a name is written twice")
+    return found
+
+
+def _items(name: str, value: object) -> Iterator[str]:
+    """Yield the entries of a list given as JSON, or as text with commas or in lines."""
+    if isinstance(value, Mapping):
+        raise BadSettings(f"{name}: a list of names, not a mapping")
+    items = value if isinstance(value, (list, tuple)) else re.split(r"[,\n]", str(value))
+    yield from (text for item in items if (text := str(item).strip()))
+
+
+def _templates(name: str, value: object) -> dict[str, str]:
+    """Return the templates of a mapping, or of text such as `ubuntu-24.04=Ubuntu 24.04 GPU, endpoint=vLLM`."""
+    pairs: list[tuple[str, str]] = []
+    if isinstance(value, Mapping):
+        pairs = [(str(slug), str(template)) for slug, template in value.items()]
+    else:
+        for item in _items(name, value):
+            slug, equals, template = item.partition("=")
+            if not equals:
+                raise BadSettings(f"{name}: {item[:40]!r} is not written image=template")
+            pairs.append((slug, template))
+    found: dict[str, str] = {}
+    for slug, template in pairs:
+        key = _slug(name, slug)
+        if key in found:
+            raise BadSettings(f"{name}: image {key} is named twice")
+        found[key] = _name(name, template)
+    return found
+
+
+def _slug(name: str, value: object) -> str:
+    text = str(value).strip()
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?", text):
+        raise BadSettings(f"{name}: an image is named with a-z, 0-9, '.', '_' and '-', not {text[:40]!r}")
+    return text
+
+
+def _zone(name: str, value: object) -> str:
+    text = str(value).strip().rstrip(".").lower()
+    label = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+    if not re.fullmatch(rf"{label}(\.{label})+", text) or len(text) > 253:
+        raise BadSettings(f"{name}: a DNS zone such as models.example.net")
+    return text
+
+
+def _group(name: str, value: object) -> str:
+    """Return the pattern of tenant groups: domain, backslash, a name with the tenant's id in it."""
+    text = str(value).strip()
+    if text.count(TENANT) != 1 or "{" in text.replace(TENANT, "") or "}" in text.replace(TENANT, ""):
+        raise BadSettings(f"{name}: holds {TENANT} exactly once, or all tenants would share one group")
+    if not re.fullmatch(r"[A-Za-z0-9._-]+\\[A-Za-z0-9 ._{}-]+", text):
+        raise BadSettings(f"{name}: is written DOMAIN\\group-{TENANT}")
+    return text
+
+
+def _one_of(*choices: str) -> Callable[[str, object], str]:
+    def read(name: str, value: object) -> str:
+        if str(value) not in choices:
+            raise BadSettings(f"{name}: one of {', '.join(choices)}")
+        return str(value)
+
+    return read
+
+
+def _profile_id(name: str, value: object) -> str:
+    text = str(value).strip()
+    if not re.fullmatch(r"[A-Za-z0-9-]{1,64}", text):
+        raise BadSettings(f"{name}: the id of a storage policy, as vCenter shows it (letters, digits, '-')")
+    return text
+
+
+_READERS: Final[tuple[tuple[tuple[str, ...], Callable[[str, object], Any]], ...]] = (
+    (("ca_pem",), _ca),
+    (("thumbprint",), _thumbprint),
+    (("call_deadline_s",), _seconds),
+    (("page", "clones_per_host", "clones"), _whole),
+    (("datacenter", "root_folder", "root_pool", "dvs"), _name),
+    (("clusters", "datastores"), _names),
+    (("vlans",), _vlans),
+    (("storage_policy",), _profile_id),
+    (("templates",), _templates),
+    (("endpoint_image",), _slug),
+    (("access",), _one_of(*ACCESS)),
+    (("whole_gpus",), _one_of(*WHOLE_GPUS)),
+    (("zone",), _zone),
+    (("tenant_group",), _group),
+)

@@ -49,6 +49,31 @@ def test_a_thumbprint_is_taken_in_any_spelling():
         ({"thumbprint": "AB:CD"}, "64 hexadecimal"),
         ({"page": "0"}, "above 0"),
         ({"call_deadline_s": "soon"}, "no number"),
+        ({"clones": "1e9"}, "no number"),
+        ({"clones": "99999999999"}, "too large"),
+        ({"call_deadline_s": "nan"}, "too large|above 0"),
+        ({"datacenter": "a/b"}, "slash"),
+        ({"root_folder": "tenantry%2fother"}, "percent"),
+        ({"root_folder": "tenantry\uff0fother"}, "slash"),
+        ({"root_pool": "x" * 81}, "80 characters"),
+        ({"dvs": "DVS\u200b0"}, "cannot be seen"),
+        ({"clusters": "A,B,A"}, "twice"),
+        ({"clusters": {"A": 1}}, "list of names"),
+        ({"vlans": "1200-"}, "no range"),
+        ({"vlans": "0-10"}, "1 to 4094"),
+        ({"vlans": "1299-1200"}, "upwards"),
+        ({"vlans": "1200-1299,1250"}, "1250 is named twice"),
+        ({"templates": "ubuntu"}, "image=template"),
+        ({"templates": "Ubuntu=x"}, "a-z"),
+        ({"templates": "u=a,u=b"}, "named twice"),
+        ({"templates": {"u": "../x"}}, "slash"),
+        ({"endpoint_image": "a b"}, "a-z"),
+        ({"access": "internet"}, "guest, lab"),
+        ({"whole_gpus": "maybe"}, "vgpu, passthrough"),
+        ({"zone": "no zone"}, "DNS zone"),
+        ({"tenant_group": "CORP\\everybody"}, "exactly once"),
+        ({"tenant_group": "tenant-{tenant}"}, "DOMAIN"),
+        ({"storage_policy": "<x>"}, "id of a storage policy"),
     ],
 )
 def test_what_cannot_be_is_refused_with_the_field(config, why):
@@ -56,6 +81,26 @@ def test_what_cannot_be_is_refused_with_the_field(config, why):
         settings_of({"url": "https://vc", "user": "u"} | config, SECRETS)
 
     assert next(iter(config)) in str(raised.value)
+
+
+def test_what_is_ours_to_use_is_read_as_text_or_as_json():
+    text = {
+        "url": "https://vc", "user": "u", "datacenter": "DC0", "clusters": "A, B", "vlans": "1400, 1200-1299",
+        "templates": "ubuntu-24.04=ubuntu-24.04-gpu\nendpoint=vllm", "tenant_group": "CORP\\gpu-{tenant}",
+    }  # fmt: skip
+    json = text | {
+        "clusters": ["A", "B"],
+        "vlans": ["1200-1299", 1400],
+        "templates": {"ubuntu-24.04": "ubuntu-24.04-gpu", "endpoint": "vllm"},
+    }
+
+    settings = settings_of(text, SECRETS)
+
+    assert settings_of(json, SECRETS) == settings
+    assert settings.vlans == ((1200, 1299), (1400, 1400))
+    assert settings.templates["endpoint"] == "vllm"
+    assert settings.group_of("abc") == "CORP\\gpu-abc"
+    assert (settings.root_folder, settings.access, settings.whole_gpus) == ("tenantry", "guest", "vgpu")
 
 
 @pytest.mark.parametrize("missing", ["url", "user"])
