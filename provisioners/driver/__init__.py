@@ -35,6 +35,7 @@ from provisioners.driver.names import (
     Secret,
     intent_hash,
     layout_ref,
+    machine_uuid,
 )
 from provisioners.driver.observations import (
     Acceptance,
@@ -121,6 +122,7 @@ __all__ = [
     "UnitSpec",
     "intent_hash",
     "layout_ref",
+    "machine_uuid",
     "removal_of",
 ]
 

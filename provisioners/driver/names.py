@@ -121,6 +121,11 @@ def layout_ref(host: str, device: str) -> Ref:
     return Ref(Kind.LAYOUT, uuid5(NAMESPACE_URL, f"{MARK_DOMAIN}/layout/{host}/{device}"), UUID(int=0))
 
 
+def machine_uuid(unit: UUID) -> UUID:
+    """Return the identity of the virtual machine of a unit: what its firmware shows to the guest (SMBIOS)."""
+    return uuid5(NAMESPACE_URL, f"{MARK_DOMAIN}/machine/{unit}")
+
+
 def intent_hash(value: object) -> str:
     """Return 16 hex digits that stand for `value` (JSON types, dataclass dicts; secrets excluded)."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)

@@ -113,6 +113,10 @@ class MachineSpec:
     ssh_keys: tuple[str, ...]
     power: Power = Power.ON
     cut_off: bool = False
+    ssh_ca: str = ""
+    """OpenSSH public key of the tenant's CA, on one line; certificates of it are let in. Empty: nobody's are."""
+    ssh_principals: tuple[str, ...] = ()
+    """Names, of which a certificate must carry one."""
 
 
 @dataclass(frozen=True, slots=True)
