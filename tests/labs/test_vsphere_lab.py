@@ -187,6 +187,14 @@ def test_secrets_are_readable_by_their_owner_alone(vcenter):
 # --- what is there --------------------------------------------------------------------------------
 
 
+def test_hosts_have_the_hardware_of_the_world(vcenter):
+    with login(vcenter) as si:
+        seen = rows(si, vim.HostSystem, "summary.hardware.numCpuThreads", "hardware.memorySize")
+
+    wanted = (worlds.usual().host_vcpu, worlds.usual().host_memory_gib << 30)
+    assert {(one["summary.hardware.numCpuThreads"], one["hardware.memorySize"]) for _host, one in seen} == {wanted}
+
+
 def test_hosts_say_what_their_gpus_are(si):
     paths = ("name", "config.sharedPassthruGpuTypes", "config.graphicsInfo", "config.pciPassthruInfo")
     hosts = {v["name"]: v for _, v in rows(si, vim.HostSystem, *paths)}

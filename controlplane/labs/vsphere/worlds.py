@@ -113,6 +113,9 @@ class World:
     clusters: int = 1
     hosts: int = 3
     """Per cluster."""
+    host_vcpu: int = 128
+    """Hardware threads of every host."""
+    host_memory_gib: int = 1024
     datastores: int = 1
     portgroups: int = 1
     library: str = "images"

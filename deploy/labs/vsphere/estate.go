@@ -56,6 +56,7 @@ func newEstate(reg *simulator.Registry, w *World) *Estate {
 	slices.SortFunc(hosts, func(a, b mo.Entity) int { return compareNatural(a.Entity().Name, b.Entity().Name) })
 	for i, entity := range hosts {
 		h := entity.(*simulator.HostSystem)
+		size(h, w)
 		at := slices.IndexFunc(w.GPUHosts, func(g GPUHosts) bool { return g.has(h.Name) })
 		if at < 0 {
 			continue
@@ -74,6 +75,17 @@ func newEstate(reg *simulator.Registry, w *World) *Estate {
 		e.hosts[h.Self] = made
 	}
 	return e
+}
+
+// size gives a host the hardware of the world: the library's hosts have 2 threads and 4 GiB, which no GPU VM fits in.
+func size(h *simulator.HostSystem, w *World) {
+	if w.HostVCPU == 0 || w.HostMemory == 0 {
+		return // a world made in a test of this program
+	}
+	h.Summary.Hardware.NumCpuThreads, h.Summary.Hardware.NumCpuCores = w.HostVCPU, w.HostVCPU/2
+	h.Summary.Hardware.MemorySize = w.HostMemory << 30
+	h.Hardware.CpuInfo.NumCpuThreads, h.Hardware.CpuInfo.NumCpuCores = w.HostVCPU, w.HostVCPU/2
+	h.Hardware.MemorySize = w.HostMemory << 30
 }
 
 // seed writes what a host says about its GPUs and that does not change later.

@@ -16,7 +16,9 @@ type World struct {
 	Policy       string      `json:"policy"` // of hosts that name none
 	Datacenters  int         `json:"datacenters"`
 	Clusters     int         `json:"clusters"`
-	Hosts        int         `json:"hosts"` // per cluster
+	Hosts        int         `json:"hosts"`     // per cluster
+	HostVCPU     int16       `json:"host_vcpu"` // hardware threads of every host
+	HostMemory   int64       `json:"host_memory_gib"`
 	Datastores   int         `json:"datastores"`
 	Portgroups   int         `json:"portgroups"`
 	GPUHosts     []GPUHosts  `json:"gpu_hosts"`
@@ -54,7 +56,7 @@ type ForeignVM struct {
 // a misspelled one would be silently without effect.
 func readWorld(file string) (*World, error) {
 	w := &World{
-		APIVersion: "8.0.3.0", Policy: policyFirst, Datacenters: 1, Clusters: 1, Hosts: 1,
+		APIVersion: "8.0.3.0", Policy: policyFirst, Datacenters: 1, Clusters: 1, Hosts: 1, HostVCPU: 128, HostMemory: 1024,
 		Datastores: 1, Portgroups: 1,
 	}
 	if file == "" {
@@ -77,6 +79,9 @@ func (w *World) check() error {
 	known := []string{policyFirst, policySpread, policyAdversarial}
 	if !slices.Contains(known, w.Policy) {
 		return fmt.Errorf("policy %q is none of %v", w.Policy, known)
+	}
+	if w.HostVCPU < 2 || w.HostMemory < 1 {
+		return fmt.Errorf("a host has at least 2 vCPU and 1 GiB, not %d and %d", w.HostVCPU, w.HostMemory)
 	}
 	for _, h := range w.GPUHosts {
 		if h.Policy != "" && !slices.Contains(known, h.Policy) {
