@@ -51,6 +51,7 @@ _DEFINITIONS: Final = (
     _definition("role.grant", "Granting the role", "Withdrawing the role", 30, Kind.BOUNDARY),
     _definition("serving.secret", "Delivering secrets", "Removing secrets", 30, Kind.ENDPOINT),
     _definition("vm.clone[]", "Cloning the machine", "Destroying the machine", 900, Kind.ENDPOINT, Kind.MACHINE),
+    _definition("vm.configure[]", "Fitting the machine", "Taking its devices away", 300, Kind.ENDPOINT, Kind.MACHINE),
     _definition("vm.power[]", "Switching the machine's power", "Powering off", 300, Kind.ENDPOINT, Kind.MACHINE),
     _definition("vm.gateway[]", "Starting the machine's gateway", "Stopping the machine's gateway", 120, Kind.ENDPOINT),
     _definition("serving.replica[]", "Starting the model server", "Stopping the model server", 900, Kind.ENDPOINT),

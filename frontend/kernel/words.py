@@ -25,6 +25,7 @@ STEPS: Final[Mapping[str, tuple[str | Promise, str | Promise]]] = {
     "role.grant": (gettext_lazy("Granting the role"), gettext_lazy("Withdrawing the role")),
     "serving.secret": (gettext_lazy("Delivering secrets"), gettext_lazy("Removing secrets")),
     "vm.clone": (gettext_lazy("Cloning the machine"), gettext_lazy("Destroying the machine")),
+    "vm.configure": (gettext_lazy("Fitting the machine"), gettext_lazy("Taking its devices away")),
     "vm.power": (gettext_lazy("Switching the machine's power"), gettext_lazy("Powering off")),
     "vm.gateway": (gettext_lazy("Starting the machine's gateway"), gettext_lazy("Stopping the machine's gateway")),
     "serving.replica": (gettext_lazy("Starting the model server"), gettext_lazy("Stopping the model server")),

@@ -74,7 +74,7 @@ class _Session:
     si: Any
     content: Any
     """The service content as read at the login: asking `si` for it is a call each time."""
-    views: dict[frozenset[str], Any] = field(default_factory=dict)
+    views: dict[tuple[MoRef | None, frozenset[str]], Any] = field(default_factory=dict)
 
 
 class VCenterClient:
@@ -85,6 +85,8 @@ class VCenterClient:
         self.settings = settings
         self._session: _Session | None = None
         self._lock = threading.Lock()
+        self.logins = 0
+        """How often it logged in: what was remembered under another number may be of another inventory."""
 
     # --- reading ----------------------------------------------------------------------------------
 
@@ -102,19 +104,20 @@ class VCenterClient:
 
         return self.reading(read)
 
-    def rows(self, wanted: Mapping[str, Sequence[str]]) -> dict[str, tuple[Found, ...]]:
+    def rows(self, wanted: Mapping[str, Sequence[str]], *, root: MoRef | None = None) -> dict[str, tuple[Found, ...]]:
         """Read every object of some kinds: API name → dotted leaf paths; calls do not grow with the objects.
 
-        Never ask for `runtime`, `summary` or `config` as a whole: decoding them is what a read costs.
+        `root` is a folder, datacenter, cluster or pool to look below; the whole inventory unless given. Never ask for
+        `runtime`, `summary` or `config` as a whole: decoding them is what a read costs.
         """
 
         def read(session: _Session) -> dict[str, tuple[Found, ...]]:
-            kinds = frozenset(wanted)
-            if kinds not in session.views:
-                types = [_type(kind) for kind in sorted(kinds)]
-                manager = session.content.viewManager
-                session.views[kinds] = manager.CreateContainerView(session.content.rootFolder, types, True)
-            view = session.views[kinds]
+            key = (root, frozenset(wanted))
+            if key not in session.views:
+                types = [_type(kind) for kind in sorted(wanted)]
+                below = session.content.rootFolder if root is None else _managed(root, session.si)
+                session.views[key] = session.content.viewManager.CreateContainerView(below, types, True)
+            view = session.views[key]
             walk = _Collector.TraversalSpec(name="view", type=type(view), path="view", skip=False)
             spec = _Collector.FilterSpec(
                 objectSet=[_Collector.ObjectSpec(obj=view, skip=True, selectSet=[walk])],
@@ -208,6 +211,7 @@ class VCenterClient:
         with self._lock:
             if self._session is None:
                 self._session = self._login()
+                self.logins += 1
             return self._session
 
     def _login(self) -> _Session:
@@ -252,6 +256,11 @@ class VCenterClient:
 def managed(ref: MoRef, si: Any) -> Any:
     """Return the object of a reference, for a call inside `changing`; nothing is asked yet."""
     return _managed(ref, si)
+
+
+def reference(found: Any) -> MoRef:
+    """Return the reference of a managed object that a read gave out."""
+    return _ref(found)
 
 
 def _managed(ref: MoRef, si: Any) -> Any:
