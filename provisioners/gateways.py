@@ -14,12 +14,14 @@ from uuid import UUID
 
 from django.conf import settings
 
-from provisioners.driver import GatewaySpec, Secret
+from provisioners.driver import GatewaySpec, Secret, machine_uuid
 from provisioners.gateway.keys import make_enrolment_token
 from tenants import vault
 from tenants.models import Boundary, GatewayReplica, Unit
 
 TOKEN_LIFE: Final = timedelta(minutes=15)
+KINDS_THAT_SHOW_THE_MACHINE: Final = frozenset({"vsphere"})
+"""Kinds of providers that give a machine the identity of its unit; a gateway in it must show it when it enrols."""
 
 
 def of_boundary(boundary: Boundary, *, now: datetime) -> GatewayReplica:
@@ -53,6 +55,17 @@ def too_late(replica: GatewayReplica, *, now: datetime) -> bool:
     """Whether a gateway's token ran out before it enrolled: it never will, unless it is simulated."""
     ends = replica.token_expires_at
     return replica.enrolled_at is None and ends is not None and ends <= now
+
+
+def shows_its_machine(replica: GatewayReplica, shown: UUID | None) -> bool:
+    """Whether a gateway that enrols shows the machine that it was made for, where its provider makes it show one.
+
+    Firmware writes the first three fields of a UUID in the machine's byte order; a guest shows one or the other.
+    """
+    if replica.unit_id is None or replica.boundary.provider.kind not in KINDS_THAT_SHOW_THE_MACHINE:
+        return True
+    expected = machine_uuid(replica.unit_id)
+    return shown in {expected, UUID(bytes_le=expected.bytes)}
 
 
 def arm(replica: GatewayReplica, *, now: datetime) -> Secret:

@@ -114,7 +114,7 @@ def boundary_spec(
     )
 
 
-def serving_spec(row: Endpoint, revision: Revision, unit: UnitSpec, boundary: BoundaryKind) -> ServingSpec:
+def serving_spec(row: Endpoint, revision: Revision, unit: UnitSpec | Unit, boundary: BoundaryKind) -> ServingSpec:
     """Return what every replica of a revision runs. Raises `NotSupported`, `DriverRejected`."""
     model = revision.model
     try:

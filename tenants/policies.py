@@ -149,6 +149,7 @@ ROUTES |= {
     "machines.update": tenant(Role.MEMBER),
     "machines.power": tenant(Role.MEMBER, P.OPERATOR),
     "machines.delete": tenant(Role.MEMBER, P.OPERATOR),
+    "machines.ssh_certificate": tenant(Role.MEMBER),
     "namespaces.create": tenant(Role.MEMBER),
     "namespaces.update": tenant(Role.MEMBER),
     "namespaces.delete": tenant(Role.MEMBER, P.OPERATOR),
@@ -175,6 +176,7 @@ ROUTES |= {
     "tenants.update": tenant(Role.OWNER, P.OPERATOR),
     "tenants.set_policy": tenant(Role.OWNER, P.OPERATOR, persons_only=True),
     "tenants.close": tenant(Role.OWNER, P.OPERATOR, persons_only=True),
+    "tenants.rotate_ssh_authority": tenant(Role.OWNER, P.OPERATOR, persons_only=True),
     "tenants.suspend": tenant(Role.OWNER, P.OPERATOR, persons_only=True, above=True),
     "tenants.resume": tenant(Role.OWNER, P.OPERATOR, persons_only=True, above=True),
     "members.create": tenant(Role.OWNER, P.OPERATOR, persons_only=True),
@@ -256,6 +258,8 @@ AGENT: Final = Policy(Scope.AGENT, idempotency=False)
 ROUTES |= {
     "agents.enrol": PUBLIC,
     "agents.config": AGENT,
+    "agents.ssh_revoked": PUBLIC,
+    "agents.serving": AGENT,
     "agents.usage": AGENT,
     "agents.report": AGENT,
 }

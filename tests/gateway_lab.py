@@ -11,7 +11,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -372,7 +372,9 @@ class Lab:
 
         return look
 
-    async def spawn(self, *more: str, token: bool = True) -> asyncio.subprocess.Process:
+    async def spawn(
+        self, *more: str, token: bool = True, environment: Mapping[str, str] | None = None
+    ) -> asyncio.subprocess.Process:
         """Start the real program; its log goes to a file."""
         if not self.port:
             probe = await asyncio.start_server(lambda _r, _w: None, "127.0.0.1", 0)
@@ -380,6 +382,7 @@ class Lab:
             probe.close()
             await probe.wait_closed()
         environment = {
+            **(environment or {}),
             "PATH": os.environ["PATH"],
             "TENANTRY_GATEWAY_CONTROL_URL": self.control.url,
             "TENANTRY_GATEWAY_UID": str(self.gateway_uid),

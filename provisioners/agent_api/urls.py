@@ -4,11 +4,12 @@ from typing import Any
 
 from django.urls import path
 
-from provisioners.agent_api.views import ConfigView, EnrolView, ReportView, UsageView
+from provisioners.agent_api.views import ConfigView, EnrolView, ReportView, ServingView, UsageView
 
 urlpatterns: list[Any] = [
     path("enrol", EnrolView.as_view()),
     path("config", ConfigView.as_view()),
+    path("serving", ServingView.as_view()),
     path("usage", UsageView.as_view()),
     path("report", ReportView.as_view()),
 ]

@@ -19,7 +19,8 @@ from django.views import View
 from django.views.decorators.csrf import csrf_exempt
 from pydantic import BaseModel
 
-from provisioners.agent_api import config
+from provisioners import gateways
+from provisioners.agent_api import config, serving
 from provisioners.agent_api.polling import MOST_VERSION, NOBODY, acting_gateway, checked, poll, proof_of
 from provisioners.agent_api.usage import summed
 from provisioners.agent_api.watch import look
@@ -111,7 +112,7 @@ async def _later(response: HttpResponse) -> HttpResponse:
     return response
 
 
-# --- the four addresses ---------------------------------------------------------------------------
+# --- the addresses --------------------------------------------------------------------------------
 
 
 class EnrolView(AgentView):
@@ -134,6 +135,7 @@ class EnrolView(AgentView):
             token_digest=shown,
             credential_digest=asked.credential_digest,
             version=asked.version,
+            belongs=lambda row: gateways.shows_its_machine(row, asked.machine_uuid),
             actor=acting_gateway(gateway),
             now=datetime.now(UTC),
         )
@@ -152,6 +154,21 @@ class ConfigView(AgentView):
         """Answer 200 with a signed configuration that is newer than `have`, or 204 after `wait` seconds."""
         envelope = await poll(request.headers.get("Authorization", ""), request.GET)
         return as_json(envelope) if envelope is not None else HttpResponse(status=HTTPStatus.NO_CONTENT)
+
+
+class ServingView(AgentView):
+    """Where the program that keeps an endpoint's machine asks what to run in it."""
+
+    operations: ClassVar[dict[str, str]] = {"GET": "agents.serving"}
+
+    def get(self, request: HttpRequest) -> HttpResponse:
+        """Answer 200 with what the replica runs, 204 while there is nothing; 404 to a gateway outside a machine."""
+        answer = serving.answer_to(authenticated(request))
+        if answer is None:
+            return HttpResponse(status=HTTPStatus.NO_CONTENT)
+        response = as_json(answer)
+        response["Cache-Control"] = "no-store"
+        return response
 
 
 class UsageView(AgentView):

@@ -2,7 +2,8 @@
 
 Environment: TENANTRY_GATEWAY_CONTROL_URL (base URL of the control plane), TENANTRY_GATEWAY_UID (row of this
 gateway), TENANTRY_GATEWAY_TOKEN (one-time enrolment token; needed once, taken out of the environment when
-read), TENANTRY_GATEWAY_CA_FILE (PEM, optional). Secrets come by environment only, never by argument.
+read), TENANTRY_GATEWAY_CA_FILE (PEM, optional), TENANTRY_GATEWAY_MACHINE_UUID (what the firmware of the virtual
+machine around it says; where there is one). Secrets come by environment only, never by argument.
 """
 
 from __future__ import annotations
@@ -66,6 +67,12 @@ def settings(arguments: list[str]) -> Settings:
     except ValueError:
         message = "TENANTRY_GATEWAY_UID must be the UUID of this gateway"
         raise ValueError(message) from None
+    machine = os.environ.get("TENANTRY_GATEWAY_MACHINE_UUID", "").strip()
+    try:
+        machine_uuid = UUID(machine) if machine else None
+    except ValueError:
+        message = "TENANTRY_GATEWAY_MACHINE_UUID must be a UUID, or not set"
+        raise ValueError(message) from None
     ca_file = os.environ.get("TENANTRY_GATEWAY_CA_FILE", "")
     return Settings(
         gateway_uid=uid,
@@ -77,6 +84,7 @@ def settings(arguments: list[str]) -> Settings:
         metrics_port=given.metrics_port,
         ca_file=Path(ca_file) if ca_file else None,
         ends_when_hopeless=given.end_when_hopeless,
+        machine_uuid=machine_uuid,
     )
 
 

@@ -70,6 +70,8 @@ class Settings:
     """Authorities that the control plane's and backends' certificates may come from; None: the system's."""
     ends_when_hopeless: bool = False
     """End, rather than wait for people, once only a start with a fresh token can help: for pods, which are watched."""
+    machine_uuid: UUID | None = None
+    """What the firmware of the machine around it says, shown when it enrols."""
 
 
 class Gateway:
@@ -123,6 +125,7 @@ class Gateway:
                 apply=self._apply,
                 report=self._report,
                 gives_up=self.settings.ends_when_hopeless,
+                machine_uuid=self.settings.machine_uuid,
             )
             runners = await self._listen()
             at_home = asyncio.create_task(self._stay_at_home(), name="home")

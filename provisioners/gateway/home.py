@@ -82,12 +82,14 @@ class Home:
         apply: Callable[[ConfigDocument], None],
         report: Callable[[], Awaitable[Report]],
         gives_up: bool = False,
+        machine_uuid: UUID | None = None,
     ) -> None:
         """`apply` takes each configuration that was accepted; `report` looks and says how things are.
 
         `gives_up`: a refused token ends `run` instead of being tried again and again.
         """
         self._gives_up: Final = gives_up
+        self._machine_uuid: Final = machine_uuid
         self.link = Link.UNKNOWN
         self.config_refused = ""
         """Why the last configuration offered was not taken."""
@@ -144,6 +146,7 @@ class Home:
             gateway_uid=self._gateway_uid,
             credential_digest=self._state.credential_digest,
             version=self._version,
+            machine_uuid=self._machine_uuid,
         )
         status, body = await self._post(ENROL_PATH, request, with_credential=False)
         match status:
@@ -273,9 +276,10 @@ class Home:
 
     async def _post(self, path: str, document: BaseModel, *, with_credential: bool = True) -> tuple[int, bytes]:
         headers = {"Content-Type": "application/json", **(self._credential() if with_credential else {})}
+        # what is not known is left out: an older control plane refuses fields that it does not know
         async with self._session.post(
             f"{self._url}{path}",
-            data=document.model_dump_json().encode(),
+            data=document.model_dump_json(exclude_none=not with_credential).encode(),
             headers=headers,
             timeout=_CALL,
             allow_redirects=False,

@@ -28,6 +28,8 @@ ENROL_PATH: Final = "/agent/v1/enrol"
 CONFIG_PATH: Final = "/agent/v1/config"
 USAGE_PATH: Final = "/agent/v1/usage"
 REPORT_PATH: Final = "/agent/v1/report"
+SERVING_PATH: Final = "/agent/v1/serving"
+"""Asked by the program that keeps an endpoint's machine, with its gateway's credential."""
 LONGEST_WAIT_S: Final = 20
 """Longest `wait` a gateway asks for at `CONFIG_PATH`; the control plane answers 204 when it has passed."""
 MAX_BATCH_RECORDS: Final = 500
@@ -92,6 +94,8 @@ class EnrolRequest(_FromGateway):
     """SHA-256 of the agent credential (`keys.make_agent_credential`), the later bearer token."""
     version: str = Field(max_length=64)
     """Version of the gateway program."""
+    machine_uuid: UUID | None = None
+    """What the firmware of the machine that it runs in says; some providers' gateways must show it."""
 
 
 class EnrolAnswer(_FromControlPlane):
@@ -102,6 +106,28 @@ class EnrolAnswer(_FromControlPlane):
     key_id: str
     public_key: str
     """Raw Ed25519 public key, base64; pinned from now on."""
+
+
+# --- what a machine serves --------------------------------------------------------------------------
+
+
+class ServingAnswer(_FromControlPlane):
+    """Answer of GET `SERVING_PATH`: what the replica beside a gateway runs.
+
+    204 where there is nothing to serve, 404 for a gateway that sits in no endpoint's machine. We store it nowhere.
+    """
+
+    want: str
+    """Stands for all of it: `intent_hash` of what the driver's step wants."""
+    revision_uid: UUID
+    revision: int
+    model: str
+    """Name that callers use."""
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+    secrets: Mapping[str, str] = Field(repr=False)
+    readiness_path: str = "/health"
+    port: int
 
 
 # --- configuration ----------------------------------------------------------------------------------

@@ -79,16 +79,24 @@ def entries(gateways: Sequence[UUID]) -> dict[UUID, Entry]:
 
 @operation
 def enrol(
-    *, gateway: UUID, token_digest: str, credential_digest: str, version: str, actor: Actor, now: datetime
+    *,
+    gateway: UUID,
+    token_digest: str,
+    credential_digest: str,
+    version: str,
+    belongs: Callable[[GatewayReplica], bool],
+    actor: Actor,
+    now: datetime,
 ) -> GatewayReplica:
     """Take a gateway's one-time token and know it by its credential from now on.
 
-    A used token counts again only with the credential it was used with: its answer was lost. Raises
-    `Unauthenticated` alike for a token that is unknown, replaced, expired or used by another; `Gone`.
+    `belongs` says whether who shows the token is where it was delivered to. A used token counts again only with the
+    credential it was used with: its answer was lost. Raises `Unauthenticated` alike for a token that is unknown,
+    replaced, expired, shown elsewhere or used by another; `Gone`.
     """
     access.require_principal(actor, ROUTES["agents.enrol"])
     row = GatewayReplica.objects.filter(pk=gateway, token_digest=token_digest).exclude(token_digest="").first()
-    if row is None:
+    if row is None or not belongs(row):
         raise Unauthenticated
     if row.enrolled_at is not None and row.credential_digest == credential_digest:
         return row

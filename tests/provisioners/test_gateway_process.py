@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import signal
 import stat
 from pathlib import Path
+from uuid import uuid4
 
 import aiohttp
 import pytest
@@ -31,6 +33,22 @@ async def test_enrols_once_and_serves_across_restarts_without_the_token(lab: Lab
     assert lab.control.token not in (lab.state / "identity.json").read_text()
     assert stat.S_IMODE((lab.state / "identity.json").stat().st_mode) == 0o600
     assert stat.S_IMODE(lab.state.stat().st_mode) == 0o700
+
+
+@scenario
+async def test_a_gateway_in_a_machine_shows_what_the_firmware_says_and_others_say_nothing(lab: Lab) -> None:
+    machine = uuid4()
+
+    process = await lab.spawn(environment={"TENANTRY_GATEWAY_MACHINE_UUID": str(machine)})
+    await lab.healthy(enrolled=True)
+    await lab.kill(process)
+    shutil.rmtree(lab.state)
+    lab.control.credential_digest = ""
+    await lab.spawn()
+    await lab.healthy(enrolled=True)
+
+    assert [asked.machine_uuid for asked in lab.control.enrolments] == [machine, None]
+    assert ["machine_uuid" in asked.model_fields_set for asked in lab.control.enrolments] == [True, False]
 
 
 @scenario
