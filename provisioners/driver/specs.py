@@ -64,6 +64,8 @@ class BoundarySpec:
     """(opaque principal id, role) of people with direct access (namespace product)."""
     cut_off: bool = False
     """True while suspended at depth `network` or deeper."""
+    vlan: int | None = None
+    """VLAN of its own, from the provider's range; None where the provider has none to give (1 to 4094)."""
 
 
 @dataclass(frozen=True, slots=True)
