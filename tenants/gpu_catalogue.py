@@ -121,6 +121,8 @@ class VgpuType:
     min_vsphere: str | None
     seen: bool
     """Exactly this string was seen on vSphere; otherwise it is made by the naming rule."""
+    mmio_gib: int | None = None
+    """`pciPassthru.64bitMMIOSizeGB` for one such GPU; None where no source names it."""
 
     @property
     def sellable(self) -> bool:
@@ -228,6 +230,7 @@ def vgpu_types() -> Mapping[str, VgpuType]:
                 max_per_gpu=entry["max_per_gpu"],
                 min_vsphere=entry.get("min_vsphere"),
                 seen=entry["vsphere_string_seen"],
+                mmio_gib=board.get("mmio_gb_per_gpu"),
             )
     return MappingProxyType(found)
 
