@@ -50,6 +50,8 @@ class Found:
     ref: MoRef
     values: Mapping[str, Any]
     """Path → value; a path that is not set is absent."""
+    unread: Mapping[str, str] = field(default_factory=dict)
+    """Path → name of the fault, for what could not be read: commonly `NoPermission`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +129,8 @@ class VCenterClient:
             )
             found: dict[str, list[Found]] = {kind: [] for kind in wanted}
             for one in self._pages(session, spec):
-                found[one.ref.kind].append(one)
+                if one.ref.kind in found:  # a kind below one that was asked for, a StoragePod among folders, is left out
+                    found[one.ref.kind].append(one)
             return {kind: tuple(ones) for kind, ones in found.items()}
 
         return self.reading(read)
@@ -150,6 +153,20 @@ class VCenterClient:
 
         return self.reading(read)
 
+    def many(self, refs: Sequence[MoRef], *paths: str) -> tuple[Found, ...]:
+        """Read several objects of one kind in one call. Raises `LookFirst` where one of them has gone."""
+        if not refs:
+            return ()
+
+        def read(session: _Session) -> tuple[Found, ...]:
+            spec = _Collector.FilterSpec(
+                objectSet=[_Collector.ObjectSpec(obj=_managed(ref, session.si)) for ref in refs],
+                propSet=[_Collector.PropertySpec(type=_type(refs[0].kind), pathSet=list(paths))],
+            )
+            return tuple(self._pages(session, spec))
+
+        return self.reading(read)
+
     def task(self, task_id: str) -> TaskState:
         """Ask a task how far it is; does not wait."""
         told = self.get(MoRef("Task", task_id), "info.state", "info.error", "info.result", "info.entity")
@@ -169,7 +186,8 @@ class VCenterClient:
         page = collector.RetrievePropertiesEx([spec], options)
         while page:
             for one in page.objects:
-                yield Found(_ref(one.obj), {prop.name: prop.val for prop in one.propSet})
+                unread = {gap.path: type(gap.fault).__name__.rpartition(".")[2] for gap in one.missingSet or ()}
+                yield Found(_ref(one.obj), {prop.name: prop.val for prop in one.propSet}, unread)
             page = collector.ContinueRetrievePropertiesEx(page.token) if page.token else None
 
     # --- calling ----------------------------------------------------------------------------------
