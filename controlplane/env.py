@@ -76,6 +76,8 @@ class Environment(BaseSettings):
     With `127.0.0.0/8` also http to this machine: demo and tests. Link-local addresses are never reached."""
     sweep_s: float = Field(10.0, alias="TENANTRY_SWEEP_S", gt=0)
     """Seconds between sweeps."""
+    ssh_certificate_s: int = Field(900, alias="TENANTRY_SSH_CERTIFICATE_S", ge=60, le=3600)
+    """Seconds an SSH certificate for a machine is valid; sessions that it opened go on after it."""
     lease_ttl_s: float = Field(15.0, alias="TENANTRY_LEASE_TTL_S", gt=0)
     """Seconds a lease lives without renewal."""
     inventory_s: float = Field(30.0, alias="TENANTRY_INVENTORY_S", gt=0)

@@ -259,6 +259,7 @@ TENANTRY_ENVIRONMENT = env.environment_name
 TENANTRY_MASTER_KEYS = env.master_keys.get_secret_value()
 TENANTRY_WEBHOOK_NETWORKS = env.webhook_networks
 TENANTRY_SWEEP_S = env.sweep_s
+TENANTRY_SSH_CERTIFICATE_S = env.ssh_certificate_s
 TENANTRY_LEASE_TTL_S = env.lease_ttl_s
 TENANTRY_INVENTORY_S = env.inventory_s
 TENANTRY_WORKER_SLOTS = env.worker_slots

@@ -33,10 +33,11 @@ from tenants.models import (
     Intent,
     Machine,
     Namespace,
+    SshCertificate,
     Unit,
     UsageSubject,
 )
-from tenants.operations import requests
+from tenants.operations import machine_access, requests
 from tenants.operations import tenants as tenant_operations
 from tenants.transactions import acting
 
@@ -130,6 +131,11 @@ def purge_sessions(now: datetime) -> int:
     return _purge(lambda: Session.objects.filter(expire_date__lt=now))
 
 
+def purge_ssh_certificates(now: datetime) -> int:
+    """Forget SSH certificates that are over."""
+    return _purge(lambda: SshCertificate.objects.filter(expires_at__lt=now - machine_access.KEPT))
+
+
 def purge_intents(now: datetime) -> int:
     """Forget steps that were settled long ago."""
     return _purge(lambda: Intent.objects.filter(settled_at__lt=now - INTENT_LIFE))
@@ -206,6 +212,7 @@ JOBS: Final[Mapping[str, Job]] = {
     "gateways-refreshed": refresh_gateways,
     "idempotency-purged": purge_idempotency,
     "sessions-purged": purge_sessions,
+    "ssh-certificates-purged": purge_ssh_certificates,
     "intents-purged": purge_intents,
     "batches-purged": purge_batches,
     "usage-rolled": usage_days.roll_all,

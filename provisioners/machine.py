@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
+from django.conf import settings
+
 from provisioners.driver import Observed, Spec, UnitSpec
 from provisioners.passes import Prepared, Wait
 from provisioners.product import ProductKind
@@ -31,7 +33,7 @@ class MachineKind(ProductKind):
     ) -> Spec | Wait:
         """Return the spec of the VM on its one unit."""
         del rows, now
-        return machine_spec(row, boundary, unit=units[0], depth=depth)
+        return machine_spec(row, boundary, unit=units[0], depth=depth, url=settings.TENANTRY_PUBLIC_URL)
 
     def fields(self) -> list[str]:
         """Return the machine's own columns."""

@@ -27,7 +27,7 @@ from provisioners.driver import (
     UnitSpec,
 )
 from provisioners.serving.runtime import RevisionFacts, UnitFacts, runtime
-from tenants import hop_keys
+from tenants import hop_keys, ssh_ca
 from tenants.ledger import Window
 from tenants.models import Allocation, Boundary, Endpoint, Host, Machine, Namespace, Revision, Unit
 from tenants.states import SuspensionDepth
@@ -171,8 +171,11 @@ def endpoint_spec(
     )
 
 
-def machine_spec(row: Machine, boundary: Boundary, *, unit: UnitSpec, depth: SuspensionDepth | None) -> MachineSpec:
-    """Return a machine on its placed unit."""
+def machine_spec(
+    row: Machine, boundary: Boundary, *, unit: UnitSpec, depth: SuspensionDepth | None, url: str = ""
+) -> MachineSpec:
+    """Return a machine on its placed unit; its SSH authority must be loaded. `url` is the control plane's."""
+    authority = row.ssh_authority
     return MachineSpec(
         ref=ref_of(row),
         boundary=ref_of(boundary),
@@ -183,6 +186,9 @@ def machine_spec(row: Machine, boundary: Boundary, *, unit: UnitSpec, depth: Sus
         ssh_keys=tuple(row.ssh_keys),
         power=power_of(depth, row.power),
         cut_off=cut_off(depth),
+        ssh_ca=authority.public_key if authority is not None else "",
+        ssh_principals=(ssh_ca.principal_of(row.pk),) if authority is not None else (),
+        ssh_revoked_url=f"{url}/agent/v1/ssh/{authority.pk}/revoked" if authority is not None and url else "",
     )
 
 

@@ -84,6 +84,19 @@ HELP: Final[Mapping[str, str]] = MappingProxyType(
             "The object is still being built, or is being given back. "
             "`tenantry wait NOUN/NAME --for Ready` waits for it."
         ),
+        "no-authority": _(
+            "The machine was made before there were SSH certificates. It takes the keys that it was made with; make it "
+            "anew to log in with certificates."
+        ),
+        "not-a-key": _(
+            "Send one line with an Ed25519, ECDSA or RSA public key, as `ssh-keygen -t ed25519` writes it into the "
+            "file with `.pub`. `tenantry ssh` makes one by itself."
+        ),
+        "key-size": _("An RSA key needs 3072 bits at least. `ssh-keygen -t ed25519` makes one that is short and good."),
+        "private-key": _(
+            "The private half of a key was sent. It was not kept; but whoever saw it on its way can use it, so make "
+            "another pair and send the file with `.pub`."
+        ),
         "unknown-field": _("The object has no field of this name."),
         "unknown-model": _("No enabled served model has this name. `/api/v1/served-models` lists them."),
         "unknown-product": _("No GPU product has this id. `/api/v1/gpu-products` lists them."),

@@ -96,6 +96,10 @@ PLAIN: Final[Mapping[str, Entry]] = {
     "image": (_("The operating system of the machine."), "ubuntu-24.04"),
     "ssh_keys": (_("Public keys that may log in."), ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI... me@laptop"]),
     "ssh_key": (_("The public key that may log in, one a line."), "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI... me@laptop"),
+    "public_key": (
+        _("The public half of a key of yours: one line."),
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI... me@laptop",
+    ),
     "power": (_("Whether the machine runs. Off keeps its disk and its GPU."), "on"),
     "repository": (_("The model's repository on its hub."), "meta-llama/Llama-3.1-8B-Instruct"),
     "commit": (_("The exact revision: a full commit, never a branch."), "0e9e39f249a16976918f6564b8830bc894c89659"),
@@ -132,6 +136,7 @@ PLAIN: Final[Mapping[str, Entry]] = {
     "products": (_("The GPU models that may be used; left out: all."), ["H100-80GB"]),
     "models": (_("The models that may be served; left out: all."), ["llama-3-1-8b"]),
     "runtimes": (_("The programs that may serve models; left out: all."), ["vllm"]),
+    "logins": (_("How people may log in to machines; left out: both ways."), ["certificate"]),
     "longest_s": (_("The longest time something may be given for, in seconds."), 90 * DAY_S),
     "approvals": (_("Who decides each kind of request, in order."), {"quota": ["tenant-owner", "platform-approver"]}),
     "depth": (_("How deep the suspension cuts: keys, network or power; each includes the ones before it."), "keys"),

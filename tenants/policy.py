@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-LIST_KEYS: Final = ("sites", "tiers", "products", "models", "runtimes")
+LIST_KEYS: Final = ("sites", "tiers", "products", "models", "runtimes", "logins")
 KEYS: Final = (*LIST_KEYS, "longest_s")
 
 

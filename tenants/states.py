@@ -103,6 +103,15 @@ class BoundaryKind(StrEnum):
     CLUSTER = "cluster"
 
 
+class Login(StrEnum):
+    """How people get into machines."""
+
+    CERTIFICATE = "certificate"
+    """Signed for one key and one machine, for some minutes (`tenants.ssh_ca`)."""
+    KEY = "key"
+    """Put into the machine when it is made, and there for as long as it lives."""
+
+
 class Tier(StrEnum):
     """How far apart neighbours are kept."""
 

@@ -21,6 +21,7 @@ from controlplane.cli.commands import (
     deciding,
     feeding,
     kube,
+    machine_login,
     operating,
     products,
     reading,
@@ -49,7 +50,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for part in (access, reading, products, kube, applying, deciding, tenancy, operating, serving, feeding):
+for part in (access, reading, products, kube, machine_login, applying, deciding, tenancy, operating, serving, feeding):
     part.add_to(app)
 
 

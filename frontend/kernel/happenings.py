@@ -71,6 +71,7 @@ SENTENCES: Final[Mapping[str, str | Promise]] = {
     "endpoint.key-created": later("made the key %(key)s for %(object)s"),
     "endpoint.key-rolled": later("rolled the key %(key)s of %(object)s"),
     "endpoint.key-revoked": later("revoked the key %(key)s of %(object)s"),
+    "machine.ssh-certificate-made": later("got a key to %(object)s until %(until)s"),
     "machine.power-changed": later("switched %(object)s %(power)s"),
     "allocation.requested": later("asked for the capacity of %(object)s"),
     "allocation.placed": later("found a place for %(object)s"),

@@ -34,6 +34,7 @@ RULES: Final[Mapping[str, str | Promise]] = {
     "products": gettext_lazy("GPUs"),
     "models": gettext_lazy("Models"),
     "runtimes": gettext_lazy("Model servers"),
+    "logins": gettext_lazy("Logging in to machines"),
 }
 AUDIENCES: Final[Mapping[Audience, str | Promise]] = {
     Audience.REQUESTER: gettext_lazy("who asked"),

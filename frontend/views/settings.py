@@ -29,7 +29,7 @@ from tenants.models.tenant import MAX_DEPTH
 from tenants.operations import tenants
 from tenants.policies import ROUTES
 from tenants.policy import LIST_KEYS, effective_policy
-from tenants.states import StockVisibility, SuspensionDepth, Tier
+from tenants.states import Login, StockVisibility, SuspensionDepth, Tier
 from tenants.transactions import reading
 
 CHILDREN: Final = 200
@@ -40,6 +40,7 @@ TITLES: Final[Mapping[str, str | Promise]] = {
     "products": gettext_lazy("GPUs"),
     "models": gettext_lazy("Models"),
     "runtimes": gettext_lazy("Model servers"),
+    "logins": gettext_lazy("Logging in to machines"),
 }
 HELP: Final[Mapping[str, str | Promise]] = {
     "sites": gettext_lazy("Where things of this tenant may run."),
@@ -47,10 +48,15 @@ HELP: Final[Mapping[str, str | Promise]] = {
     "products": gettext_lazy("Which GPUs they may use."),
     "models": gettext_lazy("Which models may be deployed."),
     "runtimes": gettext_lazy("Which programs may serve a model."),
+    "logins": gettext_lazy("How people may get into machines by SSH."),
 }
 TIERS: Final[Mapping[str, str | Promise]] = {
     Tier.SHARED.value: gettext_lazy("Shared hosts"),
     Tier.DEDICATED_HOST.value: gettext_lazy("Own hosts"),
+}
+LOGINS: Final[Mapping[Login, str | Promise]] = {
+    Login.CERTIFICATE: gettext_lazy("With a certificate of some minutes"),
+    Login.KEY: gettext_lazy("With keys that stay on the machine"),
 }
 STOCK: Final[Mapping[StockVisibility, str | Promise]] = {
     StockVisibility.EXACT: gettext_lazy("as exact counts"),
@@ -209,6 +215,7 @@ def _known() -> dict[str, dict[str, str]]:
         "products": {name: name for name in _products()},
         "models": {name: name for name in ServedModel.objects.order_by("name").values_list("name", flat=True)},
         "runtimes": {"vllm": "vLLM"},
+        "logins": {way.value: str(label) for way, label in LOGINS.items()},
     }
 
 

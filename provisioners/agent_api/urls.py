@@ -4,6 +4,7 @@ from typing import Any
 
 from django.urls import path
 
+from provisioners.agent_api.ssh import RevokedView
 from provisioners.agent_api.views import ConfigView, EnrolView, ReportView, ServingView, UsageView
 
 urlpatterns: list[Any] = [
@@ -12,4 +13,5 @@ urlpatterns: list[Any] = [
     path("serving", ServingView.as_view()),
     path("usage", UsageView.as_view()),
     path("report", ReportView.as_view()),
+    path("ssh/<uuid:authority>/revoked", RevokedView.as_view()),
 ]

@@ -119,6 +119,8 @@ class MachineSpec:
     """OpenSSH public key of the tenant's CA, on one line; certificates of it are let in. Empty: nobody's are."""
     ssh_principals: tuple[str, ...] = ()
     """Names, of which a certificate must carry one."""
+    ssh_revoked_url: str = ""
+    """Where the machine asks, at each login, which certificates count no more: lines of `serial: <number>`."""
 
 
 @dataclass(frozen=True, slots=True)

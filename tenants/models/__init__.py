@@ -43,6 +43,7 @@ from tenants.models.quota import (
     RequestStage,
 )
 from tenants.models.reconciled import Intent, Reconciled
+from tenants.models.ssh import SshAuthority, SshCertificate
 from tenants.models.system import SystemReport
 from tenants.models.tenant import Membership, Suspension, Tenant
 from tenants.models.usage_days import UsageChange, UsageDay, UsageRollup, UsageStanding
@@ -101,6 +102,8 @@ __all__ = [
     "Revision",
     "ServedModel",
     "ServiceAccount",
+    "SshAuthority",
+    "SshCertificate",
     "Suspension",
     "SystemReport",
     "Tenant",

@@ -144,6 +144,10 @@ class Machine(Product):
     ssh_keys = models.JSONField(default=list)
     power = models.CharField(max_length=8, default="on")
     address = models.CharField(max_length=300, blank=True, default="")
+    ssh_authority = models.ForeignKey(
+        "tenants.SshAuthority", null=True, blank=True, on_delete=models.PROTECT, related_name="+"
+    )
+    """Whose certificates it takes, from the day it was made (`tenants.ssh_ca`); null for older machines: none."""
 
     class Meta:
         constraints: ClassVar[list[Any]] = [

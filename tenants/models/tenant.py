@@ -27,7 +27,7 @@ class Tenant(models.Model):
     """Ids from the root to this tenant, itself included."""
     status = WordField(default=TenantStatus.ACTIVE)
     policy = models.JSONField(default=dict, blank=True)
-    """Narrowing rules by key (`sites`, `tiers`, `products`, `models`, `runtimes`, `longest_s`); absent = inherited."""
+    """Narrowing rules by key (`tenants.policy.KEYS`, and `approvals`); absent = inherited."""
     stock_visibility = WordField(default=StockVisibility.BANDS)
     labels = models.JSONField(default=dict, blank=True)
     managed_by = models.CharField(max_length=16, default="api")

@@ -17,7 +17,7 @@ from tenants import desired, tokens
 from tenants.actor import Actor, Kind
 from tenants.errors import Conflict, InvalidSpec
 from tenants.models import ApiToken, Delegation, Membership, Person, PlatformMembership, Request, ServiceAccount, Tenant
-from tenants.operations import members, namespace_access
+from tenants.operations import machine_access, members, namespace_access
 from tenants.operations.guards import allow, lock_paths, locked
 from tenants.operations.members import OWNED, Handover
 from tenants.operations.people import end_sessions, keep_an_operator
@@ -61,6 +61,7 @@ def leave(*, person: Person, actor: Actor, now: datetime, successor: Person | No
     _pass_on_ownership(row, heir, actor=actor, now=now)
 
     namespace_access.people_changed(tenants, now=now)
+    machine_access.shut_out(row.pk, tenants, now=now)
     sessions = end_sessions(row)
     ended = tokens.revoke_rows(ApiToken.objects.filter(person=row), actor=actor, now=now, why="its person left")
     for membership in Membership.objects.filter(person=row).select_related("tenant").order_by("tenant_id"):

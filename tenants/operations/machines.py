@@ -6,15 +6,16 @@ import re
 from datetime import datetime
 from typing import Any, Final
 
-from tenants import access, desired
+from tenants import access, desired, ssh_ca
 from tenants.actor import Actor
 from tenants.errors import Conflict, InvalidSpec
+from tenants.feasibility import locked_path
 from tenants.models import Machine, Tenant
 from tenants.operations import products
 from tenants.operations.allocations import expect_version
 from tenants.policies import ROUTES
 from tenants.specs import MachineAsk
-from tenants.states import ProductKind
+from tenants.states import Login, ProductKind
 from tenants.transactions import operation
 
 IMAGES: Final = ("ubuntu-24.04", "ubuntu-22.04", "debian-12")
@@ -31,6 +32,7 @@ MAX_SSH_KEYS: Final = 20
 def create(*, tenant: Tenant, ask: MachineAsk, actor: Actor, now: datetime, managed_by: str = "api") -> Machine:
     """Ask for a machine. Raises `InvalidSpec`, `QuotaExceeded`, `Conflict`."""
     access.check(actor, tenant, ROUTES["machines.create"])
+    policy = locked_path(tenant).policy
     if ask.image not in IMAGES:
         msg = f"No image is called {ask.image}; choose one of {', '.join(IMAGES)}."
         raise InvalidSpec(msg, field="image")
@@ -43,6 +45,12 @@ def create(*, tenant: Tenant, ask: MachineAsk, actor: Actor, now: datetime, mana
     if len(ask.ssh_keys) > MAX_SSH_KEYS:
         msg = f"At most {MAX_SSH_KEYS} keys."
         raise InvalidSpec(msg, field="ssh_keys")
+    rule = policy.forbids("logins", Login.KEY)
+    if rule is not None and ask.ssh_keys:
+        raise InvalidSpec(
+            rule.sentence,
+            field="ssh_keys", code="policy-forbids", rule=rule.key, tenant=rule.tenant, allowed=rule.allowed,
+        )  # fmt: skip
     for number, key in enumerate(ask.ssh_keys):
         if not SSH_KEY.fullmatch(key):
             msg = "This is no OpenSSH public key on one line."
@@ -61,6 +69,7 @@ def create(*, tenant: Tenant, ask: MachineAsk, actor: Actor, now: datetime, mana
         image=ask.image,
         disk_gib=ask.disk_gib,
         ssh_keys=list(ask.ssh_keys),
+        ssh_authority=ssh_ca.of(tenant, now=now),
     )
     desired.created(row, "machine.requested", actor=actor, at=now, image=row.image, name=row.name, phase=row.phase)
     return row

@@ -28,7 +28,7 @@ from tenants.models import (
     ServiceAccount,
     Tenant,
 )
-from tenants.operations import namespace_access
+from tenants.operations import machine_access, namespace_access
 from tenants.operations.guards import accountable, allow, lock_path, locked
 from tenants.operations.people import active_person_by_email
 from tenants.states import Role
@@ -87,6 +87,8 @@ def change_role(
     row.role = int(role)
     row.save(update_fields=["role"])
     namespace_access.people_changed([row.tenant], now=now)
+    if role < before:
+        machine_access.shut_out(row.person_id, [row.tenant], now=now)
     desired.changed(
         row, "member.changed", actor=actor, at=now, person=row.person_id, role=role.word, before=before.word
     )
@@ -134,6 +136,7 @@ def remove(
     if Role(row.role) is Role.OWNER:
         keep_an_owner(tenant, person_id)
     namespace_access.people_changed([tenant], now=now)
+    machine_access.shut_out(person_id, [tenant], now=now)
     desired.happened(row, "member.removed", actor=actor, at=now, person=person_id, role=Role(row.role).word)
     Membership.objects.filter(pk=row.pk).delete()
     tokens.revoke_rows(

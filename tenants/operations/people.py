@@ -21,7 +21,7 @@ from tenants import desired, tokens
 from tenants.actor import Actor
 from tenants.errors import Conflict, Forbidden, InvalidSpec, NotVisible
 from tenants.models import ApiToken, Person, PlatformMembership, Tenant
-from tenants.operations import namespace_access
+from tenants.operations import machine_access, namespace_access
 from tenants.operations.guards import accountable, allow, clean_text, locked
 from tenants.states import PlatformRole
 from tenants.transactions import operation
@@ -110,7 +110,9 @@ def suspend(*, person: Person, reason: str, actor: Actor, now: datetime) -> Pers
         msg = "This person has left or is suspended already."
         raise Conflict(msg, code="not-active")
     keep_an_operator(row)
-    namespace_access.people_changed(Tenant.objects.filter(memberships__person=row).order_by("pk"), now=now)
+    theirs = list(Tenant.objects.filter(memberships__person=row).order_by("pk"))
+    namespace_access.people_changed(theirs, now=now)
+    machine_access.shut_out(row.pk, theirs, now=now)
     row.is_active = False
     row.save(update_fields=["is_active"])
     why = clean_text(reason, "reason", most=500)

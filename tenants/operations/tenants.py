@@ -35,6 +35,7 @@ from tenants.operations.people import active_person_by_email
 from tenants.policy import LIST_KEYS, effective_policy
 from tenants.states import (
     DEPTH_ORDER,
+    Login,
     PlatformRole,
     RequestState,
     Role,
@@ -218,7 +219,7 @@ def update(
 def set_policy(
     *, tenant: Tenant, policy: Mapping[str, Any], actor: Actor, now: datetime, version: int | None = None
 ) -> Tenant:
-    """Replace a tenant's policy: `sites`, `tiers`, `products`, `models`, `runtimes`, `longest_s`, `approvals`.
+    """Replace a tenant's policy: the lists of `tenants.policy`, `longest_s`, `approvals`.
 
     A child narrows what its parents allow. An owner of the tenant itself may only narrow what stands; an
     operator or an owner above may widen it within the parents'. What runs already is left alone. Raises
@@ -252,6 +253,7 @@ def _checked_policy(policy: Mapping[str, Any]) -> dict[str, Any]:
         "products": frozenset(p.id for p in gpu_catalogue.products()),
         "models": frozenset(ServedModel.objects.values_list("name", flat=True)),
         "runtimes": None,
+        "logins": frozenset(way.value for way in Login),
     }
     checked: dict[str, Any] = {}
     for key, value in policy.items():

@@ -56,6 +56,9 @@ BODIES: dict[str, Any] = {
     "machines.put": without(MACHINE),
     "machines.update": {"description": "new"},
     "machines.power": {"power": "off"},
+    "machines.ssh_certificate": {
+        "public_key": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIK5uPv4HWUAPaRKNzhxQCyb6tmQgh8X4cFI/hsNdW4A4 a@test"
+    },
     "namespaces.create": NAMESPACE,
     "namespaces.put": without(NAMESPACE),
     "namespaces.update": {"description": "new"},

@@ -62,6 +62,8 @@ from tenants.models import (
     Revision,
     ServedModel,
     ServiceAccount,
+    SshAuthority,
+    SshCertificate,
     Suspension,
     SystemReport,
     Tenant,
@@ -88,8 +90,8 @@ OWNED: tuple[type[models.Model], ...] = (
     AccountLink, Allocation, ApiToken, Boundary, Budget, ChainHead, Decision, Delegation, Delivery, DeliveryAttempt,
     Endpoint, EndpointKey, EndpointUsage, Event, GatewayReplica, GatewayUsage, Hold, Intent, Machine, Membership,
     Namespace, Notice, Person, PlatformMembership, Quota, QuotaCharge, Request, RequestComment, RequestStage, Revision,
-    ServiceAccount, Suspension, Tenant, Unit, UsageChange, UsageDay, UsageRecord, UsageRollup, UsageStanding,
-    UsageSubject, Webhook,
+    ServiceAccount, SshAuthority, SshCertificate, Suspension, Tenant, Unit, UsageChange, UsageDay, UsageRecord,
+    UsageRollup, UsageStanding, UsageSubject, Webhook,
 )  # fmt: skip
 """Every table with rows of tenants or people that an operator sees, too."""
 OPERATORS_ONLY: tuple[type[models.Model], ...] = (
@@ -148,6 +150,11 @@ def world():
         extra = {"image": "x", "disk_gib": 1} if kind is Machine else {}
         made[kind] = insert(kind, **common, name="alpha", allocation=other, boundary=boundary, **extra)
     insert(NamespaceCredential, tenant=tenant, namespace=made[Namespace], person_id=owner.pk, seconds=60, asked_at=NOW)
+    authority = insert(SshAuthority, **common, public_key="x", sealed=b"x")
+    insert(
+        SshCertificate, **common, machine=made[Machine], authority=authority, serial=1, principal_id=owner.pk,
+        fingerprint="x", expires_at=NOW + timedelta(minutes=15),
+    )  # fmt: skip
     model = factories.served_model()
     insert(Revision, **common, endpoint=made[Endpoint], number=1, model=model)
     insert(EndpointKey, **common, endpoint=made[Endpoint], public_id="x", digest="0" * 64, name="k")

@@ -22,9 +22,10 @@ from tenants.api.serializers.base import (
     text,
     word,
 )
-from tenants.models import ApiToken, Membership, Person, ServiceAccount, Suspension, Tenant
+from tenants.models import ApiToken, Membership, Person, ServiceAccount, SshAuthority, Suspension, Tenant
 from tenants.states import (
     ROLE_BY_WORD,
+    Login,
     PlatformRole,
     Role,
     StockVisibility,
@@ -307,6 +308,7 @@ class PolicyIn(In):
     products: PolicyWords | None = None
     models: PolicyWords | None = None
     runtimes: PolicyWords | None = None
+    logins: Annotated[list[Login], Field(max_length=2)] | None = None
     longest_s: Annotated[int, Field(ge=60, le=10 * 366 * 86400)] | None = None
     approvals: (
         Annotated[
@@ -321,6 +323,19 @@ class PolicyIn(In):
         ]
         | None
     ) = None
+
+
+class SshAuthorityOut(Out):
+    """Who signs SSH certificates for machines of a tenant made from now on."""
+
+    id: str
+    public_key: str
+    created_at: datetime
+
+    @classmethod
+    def of(cls, row: SshAuthority) -> SshAuthorityOut:
+        """Return the public half of an authority."""
+        return cls(id=str(row.pk), public_key=row.public_key, created_at=row.created_at)
 
 
 class SuspensionIn(In):

@@ -9,11 +9,13 @@ from pydantic import Field, StringConstraints
 
 from tenants.api.serializers.base import In, Labels, ManagedBy, Moment, Name, Out, line, text
 from tenants.api.serializers.capacity import CapacityIn, Power, ReconciledOut, UnitIn, UnitOut, reconciled
-from tenants.models import Endpoint, EndpointKey, Machine, Namespace, NamespaceCredential, Revision
+from tenants.models import Endpoint, EndpointKey, Machine, Namespace, NamespaceCredential, Revision, SshCertificate
+from tenants.operations.machine_access import way_to
 from tenants.operations.machines import IMAGES, MAX_DISK_GIB, MAX_SSH_KEYS, SSH_KEY
 from tenants.operations.namespace_access import Answer
 from tenants.serving_arguments import ServingArguments
 from tenants.specs import EndpointAsk, MachineAsk, NamespaceAsk, RevisionAsk
+from tenants.ssh_ca import LONGEST_LINE, principal_of
 
 Line80 = Annotated[str, StringConstraints(min_length=1, max_length=80)]
 
@@ -90,6 +92,12 @@ class MachineIn(MachinePut):
     """A GPU VM with SSH."""
 
     name: Name
+
+
+class SshCertificateIn(In):
+    """The key that a certificate is for."""
+
+    public_key: Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_LINE)]
 
 
 class PowerIn(In):
@@ -197,6 +205,42 @@ class MachineOut(ProductOut):
             ssh_keys=row.ssh_keys,
             power=row.power,
             address=row.address,
+        )
+
+
+class SshCertificateOut(Out):
+    """A certificate that opens one machine for some minutes, and how to get there."""
+
+    id: str
+    machine: str
+    serial: str
+    fingerprint: str = Field(description="Of the key that it is for.")
+    principal: str = Field(description="What the machine looks for in it.")
+    host: str
+    port: int
+    login: str = Field(description="Whom to log in as.")
+    created_at: datetime
+    expires_at: datetime
+    revoked_at: datetime | None
+    certificate: str | None = Field(None, description="One line, for a file beside the private key: `…-cert.pub`.")
+
+    @classmethod
+    def of(cls, row: SshCertificate, *, certificate: str | None = None) -> SshCertificateOut:
+        """Return a certificate; its machine must be loaded."""
+        way = way_to(row.machine)
+        return cls(
+            id=str(row.pk),
+            machine=row.machine.name,
+            serial=str(row.serial),
+            fingerprint=row.fingerprint,
+            principal=principal_of(row.machine_id),
+            host=way.host,
+            port=way.port,
+            login=way.login,
+            created_at=row.created_at,
+            expires_at=row.expires_at,
+            revoked_at=row.revoked_at,
+            certificate=certificate,
         )
 
 

@@ -29,13 +29,24 @@ from tenants.api.serializers.products import (
     RevisionIn,
     RevisionOut,
     RollIn,
+    SshCertificateIn,
+    SshCertificateOut,
 )
 from tenants.api.views.base import Answered, ApiView, Call, reads, writes
 from tenants.api.views.filters import labelled
 from tenants.errors import InvalidSpec, NotVisible
-from tenants.models import Endpoint, EndpointKey, Machine, Namespace, NamespaceCredential, Revision, Unit
+from tenants.models import (
+    Endpoint,
+    EndpointKey,
+    Machine,
+    Namespace,
+    NamespaceCredential,
+    Revision,
+    SshCertificate,
+    Unit,
+)
 from tenants.models.fields import slug_validator
-from tenants.operations import endpoints, machines, namespace_access, namespaces, replacements
+from tenants.operations import endpoints, machine_access, machines, namespace_access, namespaces, replacements
 
 UNITS = Prefetch("allocation__units", Unit.objects.select_related("host").order_by("index"))
 EndpointPage = page_of(EndpointOut)
@@ -339,6 +350,37 @@ class MachinePower(MachineView):
         """Switch a machine on or off; its GPUs stay held."""
         return machines.power(
             machine=call.target, want=call.body.power, actor=call.actor, now=call.now, version=call.version
+        )
+
+
+class SshCertificates(ApiView):
+    """Certificates for one machine."""
+
+    def locate(self, declared: Any, call: Call) -> None:
+        """Find tenant and machine."""
+        super().locate(declared, call)
+        found = access.scoped(Machine, call.actor, tenant=call.tenant).select_related("tenant")
+        call.target = access.find(found, call.path["name"])
+
+    def rows(self, call: Call) -> QuerySet[SshCertificate]:
+        """Return what the caller himself got."""
+        return SshCertificate.objects.filter(
+            machine=call.target, principal_id=call.actor.id or UUID(int=0)
+        ).select_related("machine")
+
+    def show(self, row: SshCertificate, call: Call, secrets: Mapping[str, str]) -> Out:  # noqa: ARG002
+        """Return a certificate as it was signed."""
+        return SshCertificateOut.of(row, certificate=secrets.get("secret"))
+
+    @writes("machines.ssh_certificate", body=SshCertificateIn, answers=SshCertificateOut, status=201, plannable=False)
+    def post(self, call: Call) -> Any:
+        """Sign a key of one's own for logging in to a machine by SSH.
+
+        The certificate opens this machine only, for some minutes, and ends with the membership. `tenantry ssh` asks
+        for one by itself.
+        """
+        return machine_access.certify(
+            machine=call.target, public_key=call.body.public_key, actor=call.actor, now=call.now
         )
 
 

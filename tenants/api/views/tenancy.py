@@ -10,6 +10,7 @@ from django.contrib.postgres.expressions import ArraySubquery
 from django.db.models import BooleanField, F, Func, OuterRef, Q, QuerySet
 
 from tenants import access
+from tenants.api.idempotency import Replay
 from tenants.api.serializers.base import Out, Page, PageQuery, page_of
 from tenants.api.serializers.people import (
     HandoverIn,
@@ -22,6 +23,7 @@ from tenants.api.serializers.people import (
     ServiceAccountIn,
     ServiceAccountOut,
     ServiceTokenIn,
+    SshAuthorityOut,
     SuspensionIn,
     SuspensionOut,
     TenantChangeIn,
@@ -34,8 +36,8 @@ from tenants.api.serializers.people import (
 from tenants.api.views.base import ApiView, Call, reads, writes
 from tenants.api.views.filters import named
 from tenants.errors import InvalidSpec, NotVisible
-from tenants.models import ApiToken, Membership, Person, ServiceAccount, Suspension, Tenant
-from tenants.operations import members, people, service_accounts, tenants
+from tenants.models import ApiToken, Membership, Person, ServiceAccount, SshAuthority, Suspension, Tenant
+from tenants.operations import machine_access, members, people, service_accounts, tenants
 from tenants.states import DEPTH_ORDER, SuspensionDepth
 from tenants.tokens import Issued
 
@@ -164,6 +166,37 @@ class TenantPolicy(TenantView):
         return tenants.set_policy(
             tenant=call.target, policy=rules, actor=call.actor, now=call.now, version=call.version
         )
+
+
+class SshAuthorityView(ApiView):
+    """The authority that signs SSH certificates of one tenant."""
+
+    key = "tenant"
+
+    def rows(self, call: Call) -> QuerySet[Any]:
+        """Return the tenant; its authority is made when it is needed."""
+        return access.tenants(call.actor)
+
+    def again(self, row: SshAuthority, call: Call) -> SshAuthority:  # noqa: ARG002
+        """Return the authority that was made: nothing in it changes."""
+        return row
+
+    def replayed(self, replay: Replay, call: Call) -> SshAuthority:
+        """Return the authority that an earlier request made."""
+        return SshAuthority.objects.filter(pk__in=replay.ids, tenant=call.home).get()
+
+    def show(self, row: SshAuthority, call: Call, secrets: Mapping[str, str]) -> Out:  # noqa: ARG002
+        """Return the public half."""
+        return SshAuthorityOut.of(row)
+
+    @writes("tenants.rotate_ssh_authority", answers=SshAuthorityOut, status=201, plannable=False)
+    def post(self, call: Call) -> Any:
+        """Give the tenant a new authority for SSH certificates.
+
+        Machines made from now on trust it and no older one; those that are there go on with theirs. Certificates that
+        the one before has signed count no more.
+        """
+        return machine_access.rotate(tenant=call.home, actor=call.actor, now=call.now)
 
 
 class SuspensionView(TenantView):
