@@ -54,7 +54,11 @@ def settings(arguments: list[str]) -> Settings:
     parser.add_argument(
         "--end-when-hopeless", action="store_true", help=f"exit {HOPELESS} once only a fresh token can help"
     )
+    parser.add_argument("--certificate", type=Path, help="PEM file to listen with TLS, with --key")
+    parser.add_argument("--key", type=Path, help="PEM file with the certificate's key")
     given = parser.parse_args(arguments)
+    if (given.certificate is None) != (given.key is None):
+        parser.error("give --certificate and --key together")
     token = os.environ.pop("TENANTRY_GATEWAY_TOKEN", "").strip()
     control_url = os.environ.get("TENANTRY_GATEWAY_CONTROL_URL", "").strip()
     if urlsplit(control_url).scheme not in {"http", "https"} or not urlsplit(control_url).hostname:
@@ -84,6 +88,7 @@ def settings(arguments: list[str]) -> Settings:
         metrics_port=given.metrics_port,
         ca_file=Path(ca_file) if ca_file else None,
         ends_when_hopeless=given.end_when_hopeless,
+        certificate=(given.certificate, given.key) if given.certificate else None,
         machine_uuid=machine_uuid,
     )
 

@@ -70,6 +70,8 @@ class Settings:
     """Authorities that the control plane's and backends' certificates may come from; None: the system's."""
     ends_when_hopeless: bool = False
     """End, rather than wait for people, once only a start with a fresh token can help: for pods, which are watched."""
+    certificate: tuple[Path, Path] | None = None
+    """Files (certificate chain, key) to listen with TLS; None: something in front of it ends TLS."""
     machine_uuid: UUID | None = None
     """What the firmware of the machine around it says, shown when it enrols."""
 
@@ -201,7 +203,12 @@ class Gateway:
         )
         runner = web.ServerRunner(server)
         await runner.setup()
-        site = web.TCPSite(runner, self.settings.host, self.settings.port, backlog=1024)
+        shown = self.settings.certificate
+        tls = None
+        if shown is not None:
+            tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            tls.load_cert_chain(*shown)
+        site = web.TCPSite(runner, self.settings.host, self.settings.port, backlog=1024, ssl_context=tls)
         await site.start()
         self.port = int(runner.addresses[0][1])
         runners = [runner]
