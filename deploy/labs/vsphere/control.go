@@ -57,6 +57,18 @@ func control(l *Lab, may func(*http.Request) bool) http.Handler {
 		}
 		return given, l.estate.SetPolicy(given.Policy)
 	})
+	on("GET /_lab/guests", func(*http.Request) (any, error) { return l.guests.List(), nil })
+	on("POST /_lab/guestinfo", func(r *http.Request) (any, error) {
+		var given struct {
+			ID    string `json:"id"`
+			Key   string `json:"key"`
+			Value string `json:"value"`
+		}
+		if err := read(r, &given); err != nil {
+			return nil, err
+		}
+		return map[string]bool{"set": true}, l.guests.Set(given.ID, given.Key, given.Value)
+	})
 	on("POST /_lab/guests", func(r *http.Request) (any, error) {
 		var given struct {
 			Boot bool `json:"boot"`

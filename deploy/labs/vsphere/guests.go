@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"github.com/vmware/govmomi/simulator"
@@ -24,6 +25,9 @@ const redacted = "---"
 type Guests struct {
 	reg  *simulator.Registry
 	boot atomic.Bool // whether VMs that are powered on from now on boot
+
+	mu      sync.Mutex
+	written map[ref]map[string]written // by guests through their tools
 }
 
 // Boot plays the boot of a VM that has just been powered on.
@@ -35,7 +39,7 @@ func (g *Guests) Boot(vm ref) {
 
 // Halt takes away what a running guest shows.
 func (g *Guests) Halt(vm ref) {
-	go g.change(vm, "", halted)
+	go g.change(vm, "", g.halted)
 }
 
 // change updates a VM under its lock, if it is still in the power state that was seen ("" is any but running).
@@ -96,9 +100,10 @@ func booted(vm *simulator.VirtualMachine) []types.PropertyChange {
 		types.PropertyChange{Name: "guest.net", Val: nics}, types.PropertyChange{Name: "config.extraConfig", Val: extra})
 }
 
-func halted(*simulator.VirtualMachine) []types.PropertyChange {
-	return append(tools("guestToolsNotRunning", "toolsNotRunning", "notRunning", "", ""),
+func (g *Guests) halted(vm *simulator.VirtualMachine) []types.PropertyChange {
+	changes := append(tools("guestToolsNotRunning", "toolsNotRunning", "notRunning", "", ""),
 		types.PropertyChange{Name: "guest.net", Val: []types.GuestNicInfo{}})
+	return append(changes, g.forgetWritten(vm)...)
 }
 
 func tools(running, status, state, address, name string) []types.PropertyChange {

@@ -110,7 +110,7 @@ func start(w *World, o Options) (*Lab, error) {
 		return nil, err
 	}
 	l := &Lab{model: m, reg: m.Map(), rules: &Rules{}}
-	l.guests = &Guests{reg: l.reg}
+	l.guests = &Guests{reg: l.reg, written: map[ref]map[string]written{}}
 	l.guests.boot.Store(w.Guests)
 	l.estate = newEstate(l.reg, w)
 	tasks := newTasks(l.reg, l.estate, l.rules, l.guests)
