@@ -21,9 +21,10 @@ import (
 const redacted = "---"
 
 // Guests plays what a vCenter sees of a booted guest: tools, a host name, an address, and what cloud-init's VMware
-// datasource writes into guestinfo. Nothing runs in it.
+// datasource writes into guestinfo. Of what runs in it, only its SSH server is played (ssh.go).
 type Guests struct {
 	reg  *simulator.Registry
+	ssh  *SSHServers
 	boot atomic.Bool // whether VMs that are powered on from now on boot
 
 	mu      sync.Mutex
@@ -33,12 +34,13 @@ type Guests struct {
 // Boot plays the boot of a VM that has just been powered on.
 func (g *Guests) Boot(vm ref) {
 	if g.boot.Load() {
-		go g.change(vm, types.VirtualMachinePowerStatePoweredOn, booted)
+		go g.change(vm, types.VirtualMachinePowerStatePoweredOn, g.ssh.With(booted, g.remember))
 	}
 }
 
 // Halt takes away what a running guest shows.
 func (g *Guests) Halt(vm ref) {
+	go g.ssh.Stop(vm)
 	go g.change(vm, "", g.halted)
 }
 

@@ -110,7 +110,7 @@ func start(w *World, o Options) (*Lab, error) {
 		return nil, err
 	}
 	l := &Lab{model: m, reg: m.Map(), rules: &Rules{}}
-	l.guests = &Guests{reg: l.reg, written: map[ref]map[string]written{}}
+	l.guests = &Guests{reg: l.reg, ssh: newSSHServers(), written: map[ref]map[string]written{}}
 	l.guests.boot.Store(w.Guests)
 	l.estate = newEstate(l.reg, w)
 	tasks := newTasks(l.reg, l.estate, l.rules, l.guests)
@@ -184,6 +184,7 @@ func same(a, b string) bool { return subtle.ConstantTimeCompare([]byte(a), []byt
 // Close ends endless tasks, the server, and takes away the datastores' folders.
 func (l *Lab) Close() {
 	l.rules.Delete(0)
+	l.guests.ssh.Close()
 	l.server.CloseClientConnections()
 	l.server.Close()
 	l.model.Remove()
