@@ -14,6 +14,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
@@ -28,14 +29,19 @@ SSH_PRINCIPALS_FOLDER: Final = "/etc/ssh/tenantry/principals"
 """One file per account, with one principal on a line."""
 SSH_REVOKED_FILE: Final = "/etc/ssh/tenantry/revoked"
 """Keys and certificates that are let in no more. It has to be there: without it sshd lets nobody in."""
+SSH_PROGRAM_FILE: Final = "/usr/local/lib/tenantry/ssh-principals"
+"""Asked by sshd at each login by certificate (`guest_principals.py`)."""
 SSHD_FILE: Final = "/etc/ssh/sshd_config.d/10-tenantry.conf"
 
 _HOST_NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _KEY: Final = re.compile(r"[a-z0-9@.-]{5,60} [A-Za-z0-9+/]{20,4000}={0,2}( [\x20-\x7e]{0,200})?")
 _PRINCIPAL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}")
+_ADDRESS: Final = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9._-]+)+")
 _PATH: Final = re.compile(r"(/[A-Za-z0-9._@-]+)+")
 _NO_YAML: Final = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 _MODE: Final = re.compile(r"0[0-7]{3}")
+
+_PROGRAM: Final = Path(__file__).with_name("guest_principals.py")
 
 Files = Mapping[str, tuple[str, str]]
 """Path → (text, mode such as `0644`); owned by root."""
@@ -54,6 +60,8 @@ class Seed:
     """Public key of the CA whose certificates are let in; empty: nobody's are."""
     ssh_principals: tuple[str, ...] = ()
     """Of which a certificate must carry one."""
+    ssh_revoked_url: str = ""
+    """Asked at each login for the certificates that count no more; empty: nothing is asked."""
     files: Files = field(default_factory=dict)
     commands: tuple[tuple[str, ...], ...] = ()
     """Run once, after the files are there, each as program and arguments."""
@@ -145,12 +153,19 @@ def _ssh_files(seed: Seed) -> dict[str, tuple[str, str]]:
     if not seed.ssh_ca:
         return {SSHD_FILE: (_lines(lines), "0644")}
     principals = [_principal(at, name) for at, name in enumerate(seed.ssh_principals)]
-    lines += [
-        f"TrustedUserCAKeys {SSH_CA_FILE}",
-        f"AuthorizedPrincipalsFile {SSH_PRINCIPALS_FOLDER}/%u",
-        f"RevokedKeys {SSH_REVOKED_FILE}",
-    ]
-    return {
+    lines += [f"TrustedUserCAKeys {SSH_CA_FILE}", f"RevokedKeys {SSH_REVOKED_FILE}"]
+    asked: dict[str, tuple[str, str]] = {}
+    if seed.ssh_revoked_url:
+        # sshd takes what either of file and program says, so there is one of them.
+        address = _address(seed.ssh_revoked_url)
+        lines += [
+            f"AuthorizedPrincipalsCommand {SSH_PROGRAM_FILE} {address} {SSH_PRINCIPALS_FOLDER}/%u %s",
+            "AuthorizedPrincipalsCommandUser nobody",
+        ]
+        asked[SSH_PROGRAM_FILE] = ("#!/usr/bin/python3 -I\n" + _PROGRAM.read_text(encoding="utf-8"), "0755")
+    else:
+        lines.append(f"AuthorizedPrincipalsFile {SSH_PRINCIPALS_FOLDER}/%u")
+    return asked | {
         SSHD_FILE: (_lines(lines), "0644"),
         SSH_CA_FILE: (_lines([_key("ssh_ca", seed.ssh_ca)]), "0644"),
         f"{SSH_PRINCIPALS_FOLDER}/{LOGIN}": (_lines(principals), "0644"),
@@ -172,6 +187,13 @@ def _key(name: str, text: str) -> str:
 def _principal(at: int, text: str) -> str:
     if not _PRINCIPAL.fullmatch(text):
         raise DriverRejected(f"ssh_principals[{at}]: has other signs than letters, digits and . _ : @ -")
+    return text
+
+
+def _address(text: str) -> str:
+    """In sshd's configuration a blank ends a word and a percent sign begins a token."""
+    if not _ADDRESS.fullmatch(text):
+        raise DriverRejected("ssh_revoked_url: is no plain http(s) address")
     return text
 
 
