@@ -20,6 +20,9 @@ from provisioners.vsphere.names import MARK_FIELD, marker, parse_marker
 from provisioners.vsphere.settings import Settings
 
 REMEMBERED_S: Final = 60.0
+_MOST_NAMES: Final = 3
+_SWITCHES: Final = ("DistributedVirtualSwitch", "VmwareDistributedVirtualSwitch")
+"""A vCenter's own are of the second kind, which is one of the first."""
 T = TypeVar("T")
 
 
@@ -134,7 +137,7 @@ class Ground:
             {
                 "ClusterComputeResource": ("name", "resourcePool"),
                 "HostSystem": ("name", "parent"),
-                "VmwareDistributedVirtualSwitch": ("name", "uuid", "parent"),
+                **dict.fromkeys(_SWITCHES, ("name", "uuid", "parent")),
             },
             root=datacenter.ref,
         )
@@ -151,7 +154,7 @@ class Ground:
             cluster = by_ref.get(reference(one.values["parent"]))
             if cluster is not None:
                 hosts[str(one.values["name"])] = HostPlace(one.ref, str(one.values["name"]), cluster)
-        switches = rows["VmwareDistributedVirtualSwitch"]
+        switches = [one for kind in _SWITCHES for one in rows[kind]]
         switch = None
         if switches or settings.dvs:
             found = _one(switches, settings.dvs, "dvs")
@@ -285,6 +288,19 @@ class Ground:
         """Set a custom attribute of one object; safe to repeat."""
         key = self.field_key(name, make=True)
         self.client.changing(lambda si: si.content.customFieldsManager.SetField(managed(ref, si), key, value))
+
+    def named(self, objects: Sequence[Any] | None) -> str:
+        """Return the names of some managed objects for people, three at most; `""` for none."""
+        refs = [reference(one) for one in objects or ()]
+        told = (self.client.get(ref, "name") for ref in refs[:_MOST_NAMES])
+        names_ = sorted(str(one["name"]) for one in told if one is not None)
+        more = len(refs) - _MOST_NAMES
+        return ", ".join(names_) + (f" and {more} more" if more > 0 else "")
+
+    @property
+    def is_simulated(self) -> bool:
+        """Whether what this vCenter shows is a lab's: by its setting, or because it says so itself."""
+        return self.settings.is_lab or "simulated" in self.client.about()["full_name"]
 
     # --- machines ---------------------------------------------------------------------------------
 

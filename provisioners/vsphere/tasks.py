@@ -1,14 +1,23 @@
-"""Running tasks of a vCenter as handles of the contract: stored as text, asked, never waited for."""
+"""Running tasks of a vCenter as handles of the contract: stored as text and asked; short ones are awaited."""
 
 from __future__ import annotations
 
-from typing import Final
+import contextlib
+import http.client
+import math
+import time
+from typing import Any, Final
 
-from provisioners.driver import Handle, Poll
-from provisioners.vsphere.client import VCenterClient
+from pyVmomi import vim, vmodl
+
+from provisioners.driver import Done, Handle, Poll
+from provisioners.vsphere.client import MoRef, VCenterClient, managed
 from provisioners.vsphere.failures import LookFirst
 
+SHORT_S: Final = 5.0
+"""For how long a task is awaited that is over at once on a vCenter that is well."""
 _KIND: Final = "vsphere-task"
+_Collector: Final = vmodl.query.PropertyCollector
 
 
 def handle_of(client: VCenterClient, task_id: str) -> Handle:
@@ -36,3 +45,41 @@ def poll_of(client: VCenterClient, handle: Handle) -> Poll:
         return Poll("running" if told.state in {"queued", "running"} else "unknown")
     # of two clones of one name either may win: the loser's DuplicateName says nothing about the VM
     return Poll("unknown") if isinstance(told.error, LookFirst) else Poll("failed", error=told.error)
+
+
+def finish(client: VCenterClient, task_id: str, *, within_s: float | None = None) -> Handle | Done:
+    """Wait for a short task (`SHORT_S`); its handle where it takes longer. Raises what it failed with."""
+    _await_end(client, task_id, SHORT_S if within_s is None else within_s)
+    told = client.task(task_id)
+    if told.error is not None:
+        raise told.error
+    return Done() if told.state == "success" else handle_of(client, task_id)
+
+
+def _await_end(client: VCenterClient, task_id: str, within_s: float) -> None:
+    """Return when a task is over or forgotten, or the time is. Its own collector: a shared one shows others' ends."""
+
+    def look(session: Any) -> None:
+        collector = session.content.propertyCollector.CreatePropertyCollector()
+        try:
+            wanted = _Collector.ObjectSpec(obj=managed(MoRef("Task", task_id), session.si))
+            paths = _Collector.PropertySpec(type=vim.Task, pathSet=["info.state"])
+            collector.CreateFilter(_Collector.FilterSpec(objectSet=[wanted], propSet=[paths]), False)
+            end, version = time.monotonic() + within_s, ""
+            while (left := end - time.monotonic()) > 0:
+                told = collector.WaitForUpdatesEx(version, _Collector.WaitOptions(maxWaitSeconds=math.ceil(left)))
+                if told is not None:
+                    version = told.version
+                    if _states(told) & {"success", "error"}:
+                        return
+        finally:
+            with contextlib.suppress(vmodl.MethodFault, OSError, http.client.HTTPException):
+                collector.DestroyPropertyCollector()
+
+    with contextlib.suppress(LookFirst):  # forgotten, or the connection broke: the task itself is asked next
+        client.reading(look)
+
+
+def _states(told: Any) -> set[str]:
+    changes = (change for part in told.filterSet for one in part.objectSet for change in one.changeSet)
+    return {str(change.val) for change in changes}

@@ -51,6 +51,12 @@ func (c *Calls) Check(ctx *simulator.Context, call *simulator.Method) (mo.Refere
 		}
 	}
 	switch body := call.Body.(type) {
+	case *types.AddCustomFieldDef:
+		if body.MoType == "" {
+			// The library says the kind of object as the type of the values too; a strict client reads no attribute
+			// without one. A vCenter says this of every attribute.
+			body.MoType = "xsd:string"
+		}
 	case *types.CloneVM_Task:
 		return nil, c.missing(body.Spec.Location)
 	case *types.RelocateVM_Task:
