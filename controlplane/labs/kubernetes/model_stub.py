@@ -3,7 +3,7 @@
 Behaves at its edges as vLLM 0.32.0 does: refuses flags and values that vLLM refuses (exit 2), ends where a service
 link breaks it (exit 1), listens only once its model is "loaded", guards `/v1` by `VLLM_API_KEY` or `--api-key`,
 answers `/health` without, and lets running requests come to an end at SIGTERM for `--shutdown-timeout` seconds. No
-model runs: every answer says that it is from a simulated pod.
+model runs: every answer says that it is from a simulated pod, or VM.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def place(given: argparse.Namespace, where: dict[str, Any]) -> Place:
         host=str(where.get("node", "")),
         slots=tuple(where.get("slots", ())),
         tokens_s=float(where.get("tokens_s", 0.0)),
-        origin=f"from a simulated pod ({where.get('pod', '')}) of the Kubernetes lab",
+        origin=where.get("origin") or f"from a simulated pod ({where.get('pod', '')}) of the Kubernetes lab",
     )
 
 

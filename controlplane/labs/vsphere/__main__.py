@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from controlplane.labs.errors import LabError
-from controlplane.labs.vsphere import build, worlds
+from controlplane.labs.vsphere import build, guests, worlds
 from controlplane.labs.vsphere.vcenter import VCenter, existing
 
 
@@ -32,8 +32,19 @@ def _build(_: argparse.Namespace) -> int:
 
 def _up(given: argparse.Namespace) -> int:
     world = replace(worlds.usual(), policy=worlds.Policy(given.policy), seed=given.seed)
-    _vcenter(given, world).start(tell=lambda text: print(text, file=sys.stderr, flush=True))
+    vcenter = _vcenter(given, world)
+    vcenter.start(tell=lambda text: print(text, file=sys.stderr, flush=True))
+    if given.guests:
+        guests.start(vcenter)
     return _status(given)
+
+
+def _guests(given: argparse.Namespace) -> int:
+    vcenter = _vcenter(given)
+    if not vcenter.status().ready:
+        raise LabError(f"vCenter {vcenter.name} does not run")
+    guests.play(vcenter)
+    return 0
 
 
 def _down(given: argparse.Namespace) -> int:
@@ -86,7 +97,9 @@ def _parser() -> argparse.ArgumentParser:
         default=worlds.Policy.FIRST.value,
         help="how hosts choose GPU and start at power-on",
     )
+    up.add_argument("--guests", action="store_true", help="also play what runs in endpoint machines, in a process")
     up.add_argument("--seed", type=int, default=1, help="of what is chosen by lot")
+    _add(commands, "guests", _guests, "play what runs in endpoint machines, here, until Ctrl-C")
     down = _add(commands, "down", _down, "stop: its objects are gone then")
     down.add_argument("--delete", action="store_true", help="and delete its logins and logs")
     _add(commands, "status", _status, "show what runs (all vCenters without a name)")

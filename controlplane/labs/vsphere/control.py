@@ -76,6 +76,19 @@ class HeldGpu:
     held: tuple[Window, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class GuestVm:
+    """What a program inside a VM could see of it, and whether the VM runs."""
+
+    id: str
+    name: str
+    uuid: str
+    """Of its firmware."""
+    running: bool
+    info: dict[str, str]
+    """guestinfo.*"""
+
+
 class Control:
     """A client of the control address; close it, or use it as a context."""
 
@@ -182,6 +195,14 @@ class Control:
     def boot_guests(self, *, boot: bool) -> None:
         """Say whether VMs powered on from now on show a booted guest."""
         self._ask("POST", "/guests", {"boot": boot})
+
+    def guests(self) -> list[GuestVm]:
+        """Return every VM that has something in guestinfo."""
+        return [GuestVm(**one) for one in self._ask("GET", "/guests")]
+
+    def set_guestinfo(self, vm_id: str, key: str, value: str) -> None:
+        """Write a key `guestinfo.tenantry.*` as the guest's tools do. Raises `LabError`, also for a VM that is off."""
+        self._ask("POST", "/guestinfo", {"id": vm_id, "key": key, "value": value})
 
     # --- asking -----------------------------------------------------------------------------------
 

@@ -40,7 +40,10 @@ HOST_NAMES: Final = ("localhost", "vcenter.lab.internal")
 """DNS names in its certificate, beside the loopback addresses."""
 ADMIN: Final = "administrator@vsphere.local"
 PROGRAM: Final = "vcenter"
+GUESTS: Final = "guests"
+"""Name of the process that plays guests (`guests.py`), and its folder."""
 _GRACE_S: Final = 5.0
+_GUESTS_GRACE_S: Final = 20.0
 _FIRST_PORT: Final = 20_000
 _POLL_S: Final = 0.02
 _STARTED: Final[list[Running]] = []
@@ -147,11 +150,16 @@ class VCenter:
         """Stop it by its recorded identity; false when it did not run. Its objects are gone, its logins stay."""
         if not self.folder.is_dir():
             return False
+        self.stop_guests()
         with self._locked():
             ran = programs.stop_recorded(self._record, self._work, grace_s=_GRACE_S)
             _reap()
             shutil.rmtree(self.places.scratch, ignore_errors=True)  # datastores of one that was killed
         return ran
+
+    def stop_guests(self) -> bool:
+        """End the process that plays guests, and what it plays; false when none ran."""
+        return programs.stop_recorded(self.places.run / f"{GUESTS}.json", self.folder / GUESTS, grace_s=_GUESTS_GRACE_S)
 
     def restart(self) -> None:
         """Lose everything and come back with new object ids, as a vCenter that was rebuilt."""
