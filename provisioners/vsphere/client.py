@@ -129,7 +129,7 @@ class VCenterClient:
             )
             found: dict[str, list[Found]] = {kind: [] for kind in wanted}
             for one in self._pages(session, spec):
-                if one.ref.kind in found:  # a kind below one that was asked for, a StoragePod among folders, is left out
+                if one.ref.kind in found:  # not a kind below one that was asked for: a StoragePod is a Folder
                     found[one.ref.kind].append(one)
             return {kind: tuple(ones) for kind, ones in found.items()}
 

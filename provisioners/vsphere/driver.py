@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
@@ -40,14 +41,18 @@ from provisioners.driver import (
     Step,
 )
 from provisioners.steps import split
+from provisioners.vsphere import capabilities
 from provisioners.vsphere.client import VCenterClient
 from provisioners.vsphere.failures import LookFirst
 from provisioners.vsphere.ground import Ground
+from provisioners.vsphere.inventory import Inventory
 from provisioners.vsphere.settings import Settings, settings_of
 from provisioners.vsphere.tasks import poll_of
 
 NO_NAMESPACES: Final = "a vCenter has no namespaces for people; use a machine, or a cluster"
 NO_LAYOUTS: Final = "the host carves its GPUs by itself when a VM is powered on"
+ABLE_FOR_S: Final = 60.0
+"""How long an answer about capabilities is good enough for a snapshot."""
 _MACHINE_STEPS: Final = frozenset({"vm.clone", "vm.configure", "vm.power"})
 T = TypeVar("T")
 
@@ -80,6 +85,8 @@ class VSphereDriver:
         self.settings = settings
         self.client = client or VCenterClient(settings)
         self.ground = Ground(settings, self.client)
+        self._inventory = Inventory(self.ground)
+        self._able: tuple[int, float, Capabilities | None] = (-1, 0.0, None)
         self._boundaries: Family = _part("boundaries", "Boundaries", self.ground)
         self._machines: Family = _part("machines", "Machines", self.ground)
         self._serving: Family = _part("serving", "Serving", self.ground, self._machines)
@@ -92,13 +99,16 @@ class VSphereDriver:
 
     def capabilities(self) -> Capabilities:
         """Ask vCenter what it can do."""
-        found: Capabilities = _module("capabilities").read(self.client, self.settings)
+        found = capabilities.read(self.ground)
+        self._able = (self.client.logins, time.monotonic(), found)
         return found
 
     def snapshot(self) -> ObservedProvider:
         """Read the whole vCenter; calls do not grow with its objects."""
-        found: ObservedProvider = _module("inventory").read(self.client, self.settings)
-        return found
+        login, at, known = self._able
+        if known is None or login != self.client.logins or time.monotonic() - at > ABLE_FOR_S:
+            known = self.capabilities()
+        return self._inventory.snapshot(known)
 
     def changes(self, stop: threading.Event) -> Iterator[Ref]:
         """Yield whose objects have changed, until `stop` is set; a vCenter that is away is waited for."""

@@ -25,6 +25,7 @@ EVACUATED_FIELD: Final = f"{MARK_DOMAIN}/evacuated"
 _MARK: Final = re.compile(
     r"(?P<kind>[a-z]+)/(?P<uid>[0-9a-f-]{36})/(?P<tenant>[0-9a-f-]{36})(?:/(?P<index>0|[1-9][0-9]{0,3}))?"
 )
+_VM_NAME: Final = re.compile(r"tn-(?P<kind>vm|ep)-(?P<uid>[0-9a-f]{32})(?:-(?P<index>0|[1-9][0-9]{0,3}))?")
 _RECORD: Final = re.compile(r"(?P<step>[a-z]+\.[a-z]+)=(?P<want>[0-9a-f]{16}):(?P<seen>[0-9a-f]{16})")
 
 
@@ -42,6 +43,17 @@ def index_in(ref: Ref, name: str) -> int | None:
         msg = f"{name!r} is no VM of {ref.name}"
         raise LookupError(msg)
     return int(rest)
+
+
+def parse_vm_name(name: str, boundary: Ref) -> tuple[Ref, int | None] | None:
+    """Return whose a VM in the folder of `boundary` is by its name alone, as between clone and mark; None otherwise."""
+    match = _VM_NAME.fullmatch(name)
+    if match is None:
+        return None
+    kind = Kind.MACHINE if match["kind"] == "vm" else Kind.ENDPOINT
+    if (match["index"] is None) is not (kind is Kind.MACHINE):
+        return None
+    return Ref(kind, UUID(match["uid"]), boundary.tenant_uid), None if match["index"] is None else int(match["index"])
 
 
 def instance_uuid(ref: Ref, index: int | None) -> str:

@@ -1,0 +1,358 @@
+"""A whole vCenter at once: hosts, GPUs, who uses them, what carries our mark.
+
+One read of the datacenter's objects with leaf paths. Hardware of VMs is what such a read costs, so it is read only of
+VMs that run on a host with GPUs and have changed since it was last read; PCI buses are read once in a while. The
+number of calls does not grow with the objects.
+
+A VM is ours by its mark and by lying in the folder of a boundary of the same tenant below our root folder: another
+installation may use the same vCenter under another root folder, and what carries its mark is no orphan of ours.
+
+Invariants: what could not be read makes the snapshot incomplete, never empty; nobody is taken for absent because a
+device's place is not told.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+from uuid import UUID
+
+from pyVmomi import vim
+
+from provisioners.driver import (
+    Binding,
+    BoundaryKind,
+    Capabilities,
+    Kind,
+    ObservedGpu,
+    ObservedHost,
+    ObservedObject,
+    ObservedProvider,
+    ObservedUse,
+    Ref,
+)
+from provisioners.vsphere import names, reading_hosts, reading_uses
+from provisioners.vsphere.client import Found, MoRef, reference
+from provisioners.vsphere.failures import LookFirst
+from provisioners.vsphere.ground import Estate, Ground
+from provisioners.vsphere.names import EVACUATED_FIELD, MARK_FIELD, UNIT_FIELD
+from provisioners.vsphere.reading_hosts import MIG_MODE, Gpu, Host, PciGpu
+from provisioners.vsphere.reading_uses import Device, Vm
+
+PATHS: Final[Mapping[str, tuple[str, ...]]] = {
+    "HostSystem": reading_hosts.PATHS,
+    "VirtualMachine": (
+        "name", "parent", "customValue", "runtime.host", "runtime.powerState", "runtime.connectionState",
+        "config.template", "config.changeVersion", "config.hardware.numCPU", "config.hardware.memoryMB",
+        "resourcePool", "guest.toolsRunningStatus", "guest.ipAddress",
+    ),
+    "Folder": ("name", "parent", "customValue", "permission"),
+    "ResourcePool": ("name", "parent", "customValue", "config.cpuAllocation", "config.memoryAllocation"),
+    "DistributedVirtualPortgroup": ("name", "customValue", "config.defaultPortConfig"),
+}  # fmt: skip
+PCI_FOR_S: Final = 600.0
+"""How long a host's PCI bus is taken as read; it changes at a boot."""
+_TRIES: Final = 3
+_RUNS: Final = "poweredOn"
+_CustomValue: Final = vim.CustomFieldsManager.StringValue
+
+Attribute = Callable[[Mapping[str, Any], str], str]
+"""(values with `customValue`, name) → a custom attribute, `""` where it is not set."""
+
+
+class Inventory:
+    """Reads one vCenter again and again. Thread-safe."""
+
+    def __init__(self, ground: Ground, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """Read through `ground`; `clock` tells when a PCI bus is read anew."""
+        self._ground = ground
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._login = -1
+        self._pci: dict[MoRef, tuple[float, tuple[PciGpu, ...]]] = {}
+        self._devices: dict[MoRef, tuple[str, tuple[Device, ...]]] = {}
+        """VM → (version of its configuration, GPU devices in it)."""
+
+    def snapshot(self, capabilities: Capabilities) -> ObservedProvider:
+        """Read the whole vCenter. Raises `DriverError`."""
+        for last in range(_TRIES - 1, -1, -1):
+            try:
+                return provider(self.read(), capabilities)
+            except LookFirst:
+                # something that was just listed has gone
+                self._ground.forget()
+                if not last:
+                    raise
+        raise AssertionError  # the last try returns or raises
+
+    def read(self) -> Listed:
+        """Read everything that a snapshot needs. Raises `DriverError`: `LookFirst` where something has just gone."""
+        ground = self._ground
+        estate = ground.estate()
+        rows = ground.client.rows(PATHS, root=estate.datacenter)
+        offered = {place.ref for place in estate.hosts.values()}
+        of_hosts = [one for one in rows["HostSystem"] if one.ref in offered]
+        buses = self._buses(one.ref for one in of_hosts if "config.graphicsInfo" in one.values)
+        hosts = tuple(reading_hosts.read(one, buses.get(one.ref, ())) for one in of_hosts)
+        with_gpus = {host.ref for host in hosts if host.gpus}
+        running = [one for one in rows["VirtualMachine"] if one.values.get("runtime.powerState") == _RUNS]
+        devices = self._devices_of(one for one in running if _ref(one, "runtime.host") in with_gpus)
+        return Listed(
+            estate=estate,
+            root=ground.settings.root_folder,
+            hosts=hosts,
+            vms=rows["VirtualMachine"],
+            devices=devices,
+            folders=rows["Folder"],
+            pools=rows["ResourcePool"],
+            portgroups=rows["DistributedVirtualPortgroup"],
+            evacuated=frozenset(one.ref for one in of_hosts if ground.attribute(one.values, EVACUATED_FIELD)),
+            attribute=ground.attribute,
+            unread=tuple(_unread(rows)),
+            simulated=ground.settings.is_lab,
+        )
+
+    def _fresh(self) -> None:
+        """Forget what another login read: the same references may be other objects."""
+        if self._login != self._ground.client.logins:
+            self._login = self._ground.client.logins
+            self._pci.clear()
+            self._devices.clear()
+
+    def _buses(self, hosts: Iterable[MoRef]) -> dict[MoRef, tuple[PciGpu, ...]]:
+        wanted, now = tuple(hosts), self._clock()
+        with self._lock:
+            self._fresh()
+            known = {ref: self._pci[ref] for ref in wanted if ref in self._pci and now - self._pci[ref][0] < PCI_FOR_S}
+        missing = [ref for ref in wanted if ref not in known]
+        for one in self._ground.client.many(missing, *reading_hosts.PCI_PATHS):
+            known[one.ref] = (now, reading_hosts.pci_gpus(one.values))
+        with self._lock:
+            self._pci = known
+        return {ref: gpus for ref, (_at, gpus) in known.items()}
+
+    def _devices_of(self, vms: Iterable[Found]) -> dict[MoRef, tuple[Device, ...]]:
+        """Return the GPU devices of VMs; read anew are those whose configuration has changed."""
+        versions = {one.ref: _version(one) for one in vms}
+        with self._lock:
+            self._fresh()
+            known = {ref: one for ref, one in self._devices.items() if one[0] and one[0] == versions.get(ref)}
+        missing = [ref for ref in versions if ref not in known]
+        for found in self._ground.client.many(missing, "config.hardware.device"):
+            hardware = found.values.get("config.hardware.device") or ()
+            known[found.ref] = (versions[found.ref], reading_uses.devices_of(hardware))
+        with self._lock:
+            self._devices = dict(known)
+        return {ref: devices for ref, (_version, devices) in known.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """Everything that a snapshot reads of a vCenter."""
+
+    estate: Estate
+    root: str
+    """Name of our VM folder."""
+    hosts: tuple[Host, ...]
+    vms: tuple[Found, ...]
+    devices: Mapping[MoRef, tuple[Device, ...]]
+    """VM that runs on a host with GPUs → its GPU devices."""
+    folders: tuple[Found, ...]
+    pools: tuple[Found, ...]
+    portgroups: tuple[Found, ...]
+    evacuated: frozenset[MoRef]
+    attribute: Attribute
+    unread: tuple[str, ...] = ()
+    """What could not be read, in words for people."""
+    simulated: bool = False
+
+
+def provider(listed: Listed, capabilities: Capabilities) -> ObservedProvider:
+    """Return the snapshot that the lists of a vCenter show; pure."""
+    owners = _Owners(listed)
+    on: dict[MoRef, list[Vm]] = defaultdict(list)
+    for one in listed.vms:
+        where = _ref(one, "runtime.host")
+        if where is not None and one.values.get("runtime.powerState") == _RUNS:
+            on[where].append(_vm(one, listed, owners))
+    hosts: list[ObservedHost] = []
+    uses: list[ObservedUse] = []
+    for host in sorted(listed.hosts, key=lambda one: one.name):
+        seen, contradictions = reading_uses.uses_of(host, on[host.ref])
+        uses += seen
+        hosts.append(_host(host, seen, contradictions, evacuated=host.ref in listed.evacuated))
+    return ObservedProvider(
+        hosts=tuple(hosts),
+        uses=tuple(uses),
+        objects=tuple(_objects(listed, owners)),
+        capabilities=capabilities,
+        complete=not listed.unread,
+        version=capabilities.version + (f"; not read: {'; '.join(listed.unread)}" if listed.unread else ""),
+    )
+
+
+# --- hosts ----------------------------------------------------------------------------------------
+
+
+def _host(host: Host, uses: Iterable[ObservedUse], contradictions: tuple[str, ...], *, evacuated: bool) -> ObservedHost:
+    seen = tuple(uses)
+    return ObservedHost(
+        host=host.name,
+        name=host.name,
+        binding=Binding.HOST,
+        vcpu=host.vcpu,
+        memory_gib=host.memory_gib,
+        gpus=tuple(_gpu(host, gpu, index, seen) for index, gpu in enumerate(host.gpus)),
+        healthy=host.healthy,
+        message=" ".join(host.problems),
+        in_maintenance=host.in_maintenance or evacuated,
+        boundary_kinds=frozenset({BoundaryKind.VM}),
+        contradictions=contradictions,
+    )
+
+
+def _gpu(host: Host, gpu: Gpu, index: int, uses: Iterable[ObservedUse]) -> ObservedGpu:
+    mine = [use for use in uses if use.device == gpu.device]
+    if mine:
+        mode = "mig" if any(use.profile for use in mine) else "full"
+    elif gpu.vms:
+        mode = "unknown"
+    else:
+        mode = "mig" if gpu.mode == MIG_MODE else "empty"
+    return ObservedGpu(
+        device=gpu.device,
+        product=gpu.product,
+        index=index,
+        mode=mode,
+        healthy=not gpu.message and (not gpu.is_known or reading_hosts.can_be_used(host, gpu)),
+        message=gpu.message,
+        windows=tuple(
+            sorted((use.start, use.size, use.profile) for use in mine if use.profile and use.start is not None)
+        ),
+        # the host carves at power-on what the VM asks for; without MIG-backed types there is nothing to be carved
+        layout_change="dynamic" if gpu.has_mig and not gpu.passthrough else "fixed",
+    )
+
+
+# --- whose it is ----------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Owners:
+    """Which folders are ours, and whose what lies in them is."""
+
+    listed: Listed
+    parents: dict[MoRef, MoRef] = field(init=False)
+    boundaries: dict[MoRef, Ref] = field(init=False)
+    """Folder of a boundary → whose."""
+
+    def __post_init__(self) -> None:
+        listed = self.listed
+        self.parents = {one.ref: parent for one in listed.folders if (parent := _ref(one, "parent")) is not None}
+        roots = {
+            one.ref
+            for one in listed.folders
+            if one.values.get("name") == listed.root and self.parents.get(one.ref) == listed.estate.vm_folder
+        }
+        self.boundaries = {}
+        for one in listed.folders:
+            mark = names.parse_marker(listed.attribute(one.values, MARK_FIELD))
+            if mark is not None and mark[0].kind is Kind.BOUNDARY and self.parents.get(one.ref) in roots:
+                self.boundaries[one.ref] = mark[0]
+
+    def of_vm(self, vm: Found) -> tuple[Ref, int | None] | None:
+        """Return whose a VM is: by its mark, or by its name while it has none, in a folder of the same tenant."""
+        boundary = self._boundary_of(_ref(vm, "parent"))
+        if boundary is None:
+            return None
+        mark = self.listed.attribute(vm.values, MARK_FIELD)
+        whose = names.parse_marker(mark) if mark else names.parse_vm_name(str(vm.values.get("name", "")), boundary)
+        return whose if whose is not None and whose[0].tenant_uid == boundary.tenant_uid else None
+
+    def _boundary_of(self, folder: MoRef | None) -> Ref | None:
+        while folder is not None and folder not in self.boundaries:
+            folder = self.parents.get(folder)
+        return None if folder is None else self.boundaries[folder]
+
+
+def _vm(one: Found, listed: Listed, owners: _Owners) -> Vm:
+    whose = owners.of_vm(one)
+    unit = _uuid(listed.attribute(one.values, UNIT_FIELD)) if whose is not None else None
+    return Vm(
+        ref=one.ref,
+        name=str(one.values.get("name", one.ref.id)),
+        vcpu=int(one.values.get("config.hardware.numCPU") or 0),
+        memory_mib=int(one.values.get("config.hardware.memoryMB") or 0),
+        devices=listed.devices.get(one.ref, ()),
+        # without a unit it was not fitted by us, and whoever powered it on uses the host as anybody else does
+        owner=whose[0] if whose is not None and unit is not None else None,
+        unit=unit,
+    )
+
+
+def _objects(listed: Listed, owners: _Owners) -> Iterator[ObservedObject]:
+    """Yield one entry per ref of ours, with what a pass cares for in its fingerprint."""
+    of: dict[Ref, list[Found]] = defaultdict(list)
+    for one in listed.folders:
+        if one.ref in owners.boundaries:
+            of[owners.boundaries[one.ref]].append(one)
+    for one in (*listed.pools, *listed.portgroups):
+        mark = names.parse_marker(listed.attribute(one.values, MARK_FIELD))
+        if mark is not None and mark[0] in of:
+            of[mark[0]].append(one)
+    for one in listed.vms:
+        whose = owners.of_vm(one)
+        if whose is not None:
+            of[whose[0]].append(one)
+    for ref, found in sorted(of.items(), key=lambda item: item[0].name):
+        yield ObservedObject(ref, _fingerprint(found))
+
+
+def _fingerprint(found: Iterable[Found]) -> str:
+    text = "\n".join(
+        sorted(f"{one.ref} {sorted((path, _text(value)) for path, value in one.values.items())}" for one in found)
+    )
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _text(value: Any) -> str:
+    """Return a value as text; of a list the order does not matter."""
+    if not isinstance(value, list):
+        return str(value)
+    # a custom value is written by hand: pyVmomi's own text of one costs more than the read
+    return str(sorted(f"{one.key}={one.value}" if isinstance(one, _CustomValue) else str(one) for one in value))
+
+
+# --- reading values -------------------------------------------------------------------------------
+
+
+def _ref(found: Found, path: str) -> MoRef | None:
+    value = found.values.get(path)
+    return None if value is None else reference(value)
+
+
+def _version(vm: Found) -> str:
+    return str(vm.values.get("config.changeVersion") or "")
+
+
+def _uuid(text: str) -> UUID | None:
+    try:
+        return UUID(text) if text else None
+    except ValueError:
+        return None
+
+
+def _unread(rows: Mapping[str, Iterable[Found]]) -> Iterator[str]:
+    """Name what vCenter would not tell; what it does not have is not in the answer at all."""
+    gaps: dict[tuple[str, str, str], int] = defaultdict(int)
+    for kind, found in rows.items():
+        for one in found:
+            for path, fault in one.unread.items():
+                gaps[kind, path, fault] += 1
+    for (kind, path, fault), count in sorted(gaps.items()):
+        yield f"{path} of {count} {kind} ({fault})"
