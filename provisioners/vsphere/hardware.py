@@ -4,12 +4,11 @@
 ConfigSpec as one object. Applied twice, the second has no change of a device in it. GPUs are compared by count per
 type: which physical one a VM gets is the host's choice at every power-on.
 
-Sources of the numbers: reference of the driver, 3.5 (EFI, locked memory, MMIO sizes); `vim.vm.ConfigSpec`.
+Sources of the numbers: reference of the driver, 3.5 (EFI, locked memory); `vim.vm.ConfigSpec`.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -31,8 +30,6 @@ PATHS: Final = (
 """What `read` needs of a VM."""
 USE_MMIO: Final = "pciPassthru.use64bitMMIO"
 MMIO_SIZE: Final = "pciPassthru.64bitMMIOSizeGB"
-USUAL_MMIO_GIB: Final = 512
-"""For a GPU whose memory is not known."""
 NETWORK: Final = "network"
 """The one aspect that is mended on a running VM: what sits in a foreign network is not left there."""
 _VGPU: Final = "vgpu"
@@ -99,25 +96,6 @@ def passthrough(vendor: int, device: int, label: str = "") -> str:
     return f"{_PCI}:{vendor:04x}:{device:04x}" + (f":{label}" if label else "")
 
 
-def mmio_gib(memory_gib: int, count: int) -> int:
-    """Return the MMIO size of so many GPUs of so much memory: up to the next power of two, doubled, for each."""
-    if not count:
-        return 0
-    if not memory_gib:
-        return USUAL_MMIO_GIB
-    return 2 * _power_of_two(memory_gib) * _power_of_two(count)
-
-
-def _power_of_two(number: int) -> int:
-    return 1 << max(0, number - 1).bit_length()
-
-
-def memory_of(product: str) -> int:
-    """Return the GiB of memory in a product's id (`H100-80GB`), 0 where it says none."""
-    match = re.search(r"-(\d{1,4})GB", product)
-    return 0 if match is None else int(match[1])
-
-
 # --- reading --------------------------------------------------------------------------------------
 
 
@@ -160,7 +138,7 @@ def is_connected(devices: Iterable[Any]) -> bool:
 def _written(device: Any) -> str:
     backing = device.backing
     if isinstance(backing, _Gpu.VmiopBackingInfo):
-        return vgpu(str(backing.vgpu).lower())
+        return vgpu(str(backing.vgpu))
     if isinstance(backing, _Gpu.DynamicBackingInfo):
         kinds = sorted({(one.vendorId & 0xFFFF, one.deviceId & 0xFFFF) for one in backing.allowedDevice or ()})
         if len(kinds) == 1:
@@ -219,6 +197,7 @@ def config_spec(
         memoryMB=want.memory_mib,
         memoryReservationLockedToMax=want.locked,
         firmware=want.firmware,
+        vAppConfigRemoved=True,  # an OVF's own properties would win over ours in the guest
         deviceChange=[
             *_gpu_changes(want.gpus, devices),
             *card_changes(devices, want.networks, switch_uuid=switch_uuid, connected=connected),
@@ -252,17 +231,19 @@ def options(extra: Mapping[str, str]) -> list[Any]:
 
 
 def _gpu_changes(want: Sequence[str], devices: Sequence[Any]) -> list[Any]:
-    missing = Counter(want)
+    # a host may spell a type otherwise tomorrow; that is no other type
+    spelled = {one.lower(): one for one in want}
+    missing = Counter(one.lower() for one in want)
     changes = []
     for device in devices:
         if not isinstance(device, _Gpu):
             continue
-        written = _written(device)
+        written = _written(device).lower()
         if missing[written] > 0:
             missing[written] -= 1
         else:
             changes.append(_change(_Operation.remove, device))
-    added = sorted(missing.elements())
+    added = [spelled[one] for one in sorted(missing.elements())]
     # the keys of new devices in one spec are negative and differ, or all but one are dropped
     return changes + [_change(_Operation.add, _gpu(one, _FIRST_NEW_KEY - at)) for at, one in enumerate(added)]
 

@@ -265,14 +265,6 @@ def test_every_difference_is_named_once():
     assert hardware.differences(WANT, replace(WANT, instance_uuid=WANT.instance_uuid.upper())) == []
 
 
-@pytest.mark.parametrize(
-    ("memory_gib", "count", "expected"),
-    [(24, 1, 64), (40, 1, 128), (80, 1, 256), (80, 2, 512), (94, 1, 256), (141, 1, 512), (0, 1, 512), (80, 0, 0)],
-)
-def test_mmio_holds_the_memory_of_all_gpus_twice(memory_gib, count, expected):
-    assert hardware.mmio_gib(memory_gib, count) == expected
-
-
 def test_hardware_survives_being_written_down():
     assert Hardware.from_json(json.loads(json.dumps(WANT.as_json()))) == WANT
 

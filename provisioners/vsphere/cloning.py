@@ -1,0 +1,231 @@
+"""Full clones of templates: what they are made of, where they go, how many at a time, and which ones are running.
+
+While a clone runs neither a search by name nor one by UUID finds the machine; vCenter's own tasks and the events that
+it writes at their start do (`VmBeingClonedEvent` names the machine and its host). So what runs is asked of vCenter,
+not of this process: after a lost answer the same clone is waited for, and limits hold over all workers.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from pyVmomi import vim, vmodl
+
+from provisioners.driver import Done, DriverRejected, Handle, NotSupported, Ref, TransientDriverError
+from provisioners.vsphere import datastore, vms
+from provisioners.vsphere.client import MoRef, managed, reference
+from provisioners.vsphere.ground import BoundaryPlace, Ground
+from provisioners.vsphere.hardware import EFI, options
+from provisioners.vsphere.names import instance_uuid, vm_name
+from provisioners.vsphere.tasks import finish, handle_of
+
+SOON_S: Final = 2.0
+"""When to ask again for a place among the clones that run."""
+_CLONES: Final = "VirtualMachine.clone"
+"""Begins the description of a clone's task: `VirtualMachine.clone`; the lab's simulator says `cloneVm`."""
+_SLACK: Final = timedelta(seconds=10)
+_Collector: Final = vmodl.query.PropertyCollector
+
+
+@dataclass(frozen=True, slots=True)
+class RunningClone:
+    """A clone that vCenter is at work on."""
+
+    task: str
+    name: str
+    """What the new machine is called, `""` where vCenter does not tell."""
+    host: str
+    """Name of the host that it goes to, `""` as above."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    id: str
+    source: MoRef | None
+    chain: int
+    queued: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class _Event:
+    source: str
+    chain: int
+    key: int
+    created: datetime
+    name: str
+    host: str
+
+
+class Clones:
+    """The clones of one vCenter. Thread-safe."""
+
+    def __init__(self, ground: Ground) -> None:
+        """Clone in the vCenter of `ground`."""
+        self._ground = ground
+        self._known: dict[str, tuple[int, MoRef]] = {}
+        self._lock = threading.Lock()
+
+    # --- templates --------------------------------------------------------------------------------
+
+    def template(self, image: str, *, with_gpu: bool) -> MoRef:
+        """Return the template of an image. Raises `NotSupported`, `DriverRejected` with the field."""
+        name = self._ground.settings.templates.get(image)
+        if name is None:
+            raise NotSupported(f"image: no template is configured for {image}")
+        ref = self._named(name)
+        told = None if ref is None else self._ground.client.get(ref, "config.template", "config.firmware")
+        if ref is None or told is None or not told.get("config.template"):
+            with self._lock:
+                self._known.pop(name, None)
+            raise DriverRejected(f"image: vCenter has no template {name}")
+        if with_gpu and told.get("config.firmware") != EFI:
+            raise DriverRejected(f"image: template {name} does not start by EFI, which a GPU needs")
+        return ref
+
+    def _named(self, name: str) -> MoRef | None:
+        client = self._ground.client
+        with self._lock:
+            known = self._known.get(name)
+        if known is not None and known[0] == client.logins:
+            return known[1]
+        rows = client.rows({"VirtualMachine": ("name", "config.template")})["VirtualMachine"]
+        # a content library keeps its own copy under the same name; the oldest is the one that was there first
+        found = [one.ref for one in rows if one.values.get("name") == name and one.values.get("config.template")]
+        if not found:
+            return None
+        ref = min(found, key=lambda one: (len(one.id), one.id))
+        with self._lock:
+            self._known[name] = (client.logins, ref)
+        return ref
+
+    # --- what runs --------------------------------------------------------------------------------
+
+    def running(self) -> tuple[RunningClone, ...]:
+        """Return the clones that vCenter is at work on, with name and host where it tells them."""
+        tasks = self._ground.client.reading(_read_tasks)
+        if not tasks:
+            return ()
+        begin = min(one.queued for one in tasks) - _SLACK
+        events = self._ground.client.reading(lambda session: _read_events(session, begin))
+        return matched(tasks, events)
+
+    def of(self, ref: Ref, index: int | None) -> RunningClone | None:
+        """Return the running clone that will be a VM of ours, None where none is seen."""
+        return next((one for one in self.running() if one.name == vm_name(ref, index)), None)
+
+    def check_room(self, running: Sequence[RunningClone], host: str) -> None:
+        """Raise `TransientDriverError` while as many clones of ours run as may."""
+        settings = self._ground.settings
+        running = [one for one in running if not one.name or datastore.OURS.fullmatch(one.name)]
+        here = Counter(one.host for one in running)[host]
+        if len(running) >= settings.clones:
+            raise TransientDriverError(
+                f"vCenter makes {len(running)} machines already, as many as may be at a time; this one waits",
+                retry_after_s=SOON_S,
+            )
+        if here >= settings.clones_per_host:
+            raise TransientDriverError(
+                f"host {host} takes {here} new machines already, as many as may be at a time; this one waits",
+                retry_after_s=SOON_S,
+            )
+
+    # --- starting ---------------------------------------------------------------------------------
+
+    def start(
+        self, ref: Ref, index: int | None, template: MoRef, place: BoundaryPlace, *, disk_gib: int, record: str
+    ) -> Handle | Done:
+        """Start one clone, or take up the one that runs; powered off, without hardware of its own.
+
+        Raises `TransientDriverError` while there is no place for one more, `NoCapacity` without room for its disk.
+        """
+        client = self._ground.client
+        running = self.running()
+        same = next((one for one in running if one.name == vm_name(ref, index)), None)
+        if same is not None:
+            return handle_of(client, same.task)
+        self.check_room(running, place.host.name)
+        store = datastore.choose(self._ground, place.host, disk_gib)
+        policy = self._ground.settings.storage_policy
+
+        def clone(si: Any) -> Any:
+            where = vim.vm.RelocateSpec(
+                pool=managed(place.pool, si),
+                datastore=managed(store, si),
+                host=managed(place.host.ref, si),
+                profile=[vim.vm.DefinedProfileSpec(profileId=policy)] if policy else [],
+            )
+            extra = options({vms.key_of(vms.CLONE): record})
+            config = vim.vm.ConfigSpec(instanceUuid=instance_uuid(ref, index), extraConfig=extra)
+            spec = vim.vm.CloneSpec(location=where, config=config, powerOn=False, template=False)
+            return managed(template, si).CloneVM_Task(
+                folder=managed(place.folder, si), name=vm_name(ref, index), spec=spec
+            )
+
+        return finish(client, client.start(clone), within_s=1)
+
+
+def matched(tasks: Sequence[_Task], events: Sequence[_Event]) -> tuple[RunningClone, ...]:
+    """Return each task with what its event tells; pure. An event is of one task at most.
+
+    vCenter gives both the same chain; where it gives none, the event is the last before the task of the same source.
+    """
+    left = sorted(events, key=lambda one: one.key)
+    found = []
+    for task in sorted(tasks, key=lambda one: one.queued):
+        own = [one for one in left if task.chain and one.chain == task.chain]
+        if not task.chain:
+            mine = [one for one in left if task.source is not None and one.source == task.source.id]
+            own = [one for one in mine if one.created <= task.queued + timedelta(milliseconds=1)][-1:]
+        event = own[0] if own else None
+        if event is not None:
+            left.remove(event)
+        found.append(RunningClone(task.id, "" if event is None else event.name, "" if event is None else event.host))
+    return tuple(found)
+
+
+def _read_tasks(session: Any) -> list[_Task]:
+    """Return the clone tasks that are queued or run, in one call however many tasks there are."""
+    manager = session.content.taskManager
+    walk = _Collector.TraversalSpec(name="recent", type=type(manager), path="recentTask", skip=False)
+    paths = ("info.state", "info.descriptionId", "info.entity", "info.queueTime", "info.eventChainId")
+    spec = _Collector.FilterSpec(
+        objectSet=[_Collector.ObjectSpec(obj=manager, skip=True, selectSet=[walk])],
+        propSet=[_Collector.PropertySpec(type=vim.Task, pathSet=list(paths))],
+    )
+    collector = session.content.propertyCollector
+    page = collector.RetrievePropertiesEx([spec], _Collector.RetrieveOptions())
+    found = []
+    while page:
+        for one in page.objects:
+            values = {prop.name: prop.val for prop in one.propSet}
+            if str(values.get("info.state")) in {"queued", "running"} and str(
+                values.get("info.descriptionId", "")
+            ).startswith(_CLONES):
+                entity = values.get("info.entity")
+                source = reference(entity) if isinstance(entity, vim.VirtualMachine) else None
+                queued = values.get("info.queueTime") or datetime.now(UTC)
+                found.append(_Task(one.obj._moId, source, int(values.get("info.eventChainId") or 0), queued))
+        page = collector.ContinueRetrievePropertiesEx(page.token) if page.token else None
+    return found
+
+
+def _read_events(session: Any, begin: datetime) -> list[_Event]:
+    spec = vim.event.EventFilterSpec(
+        eventTypeId=["VmBeingClonedEvent"], time=vim.event.EventFilterSpec.ByTime(beginTime=begin)
+    )
+    return [
+        _Event(
+            source=one.vm.vm._moId if one.vm else "",
+            chain=int(one.chainId or 0),
+            key=int(one.key),
+            created=one.createdTime,
+            name=str(one.destName),
+            host=str(one.destHost.name) if one.destHost else "",
+        )
+        for one in session.content.eventManager.QueryEvents(spec) or ()
+    ]

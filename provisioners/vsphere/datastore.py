@@ -1,0 +1,151 @@
+"""Where a VM's files go, and what of ours was left behind on a datastore: directories that no VM names.
+
+A directory of ours is named like a VM of ours, by ids alone; it is removed only when no VM names a file in it at two
+looks with a pause between them, for a clone that is under way has files before it has a VM.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pyVmomi import vim
+
+from provisioners.driver import NoCapacity, TransientDriverError
+from provisioners.vsphere.client import Found, MoRef, managed, reference
+from provisioners.vsphere.ground import Ground, HostPlace
+from provisioners.vsphere.tasks import finish
+
+GRACE_S: Final = 1800.0
+"""Between the two looks: longer than a clone may take."""
+SEARCH_S: Final = 60.0
+OURS: Final = re.compile(r"tn-(?:vm|ep)-[0-9a-f]{32}(?:-(?:0|[1-9][0-9]{0,3}))?(?:_[0-9]{1,4})?")
+"""Names of the directories that vCenter makes for our VMs; a second one of a name gets `_1`."""
+_GIB: Final = 2**30
+_STORE: Final = (
+    "name",
+    "summary.accessible",
+    "summary.freeSpace",
+    "summary.maintenanceMode",
+    "summary.multipleHostAccess",
+)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Directory:
+    """A directory on a datastore."""
+
+    datastore: str
+    path: str
+    """Without slashes at its ends."""
+
+    @property
+    def written(self) -> str:
+        """As vCenter takes it: `[store] dir`."""
+        return f"[{self.datastore}] {self.path}"
+
+
+def choose(ground: Ground, host: HostPlace, disk_gib: int) -> MoRef:
+    """Return the allowed datastore that a host sees with the most free room. Raises `NoCapacity`."""
+    told = ground.client.get(host.ref, "datastore")
+    if told is None:
+        raise TransientDriverError(f"host {host.name} has gone")
+    refs = [reference(one) for one in told.get("datastore") or ()]
+    return best(ground.client.many(refs, *_STORE), ground.settings.datastores, host.name, disk_gib)
+
+
+def best(stores: Iterable[Found], allowed: tuple[str, ...], host: str, disk_gib: int) -> MoRef:
+    """Return the one of the datastores with the most free room; pure. Raises `NoCapacity`."""
+    usable = [one for one in stores if _is_usable(one) and (not allowed or one.values.get("name") in allowed)]
+    if not allowed:  # what only one host sees pins a VM to it; taken where there is nothing else
+        usable = [one for one in usable if one.values.get("summary.multipleHostAccess")] or usable
+    if not usable:
+        raise NoCapacity(f"host {host} sees no datastore that may be used")
+    found = max(usable, key=lambda one: (int(one.values.get("summary.freeSpace", 0)), one.ref.id))
+    if int(found.values.get("summary.freeSpace", 0)) < disk_gib * _GIB:
+        raise NoCapacity(f"no datastore of host {host} has {disk_gib} GiB free")
+    return found.ref
+
+
+def _is_usable(store: Found) -> bool:
+    return bool(store.values.get("summary.accessible")) and store.values.get("summary.maintenanceMode") == "normal"
+
+
+# --- what was left behind -------------------------------------------------------------------------
+
+
+def normal(path: str) -> Directory | None:
+    """Return what `[ds]/dir`, `[ds] dir/` or `[ds] dir/x.vmx` names, None for something else."""
+    match = re.fullmatch(r"\[(?P<store>[^\]]+)\](?P<rest>.*)", path, re.DOTALL)
+    return None if match is None else Directory(match["store"], match["rest"].strip(" /"))
+
+
+def stray_directories(ground: Ground) -> tuple[Directory, ...]:
+    """Return the directories of ours that no VM names, on every datastore that may be used; one look."""
+    client = ground.client
+    rows = client.rows(
+        {"Datastore": ("name", "browser", "summary.accessible"), "VirtualMachine": ("config.files.vmPathName",)}
+    )
+    allowed = ground.settings.datastores
+    found: set[Directory] = set()
+    for store in rows["Datastore"]:
+        name = str(store.values.get("name", ""))
+        if store.values.get("summary.accessible") and (not allowed or name in allowed):
+            found |= set(_ours_on(ground, name, reference(store.values["browser"])))
+    # asked after the search: a clone that ended meanwhile is named by now
+    named = client.rows({"VirtualMachine": ("config.files.vmPathName",)})["VirtualMachine"]
+    used = {_directory_of(one.values.get("config.files.vmPathName")) for one in named}
+    return tuple(sorted(found - used))
+
+
+def _ours_on(ground: Ground, name: str, browser: MoRef) -> Iterator[Directory]:
+    spec = vim.host.DatastoreBrowser.SearchSpec(query=[vim.host.DatastoreBrowser.FolderQuery()], matchPattern=["tn-*"])
+    task = ground.client.start(lambda si: managed(browser, si).SearchDatastore_Task(f"[{name}]", spec))
+    finish(ground.client, task, within_s=SEARCH_S)
+    told = ground.client.task(task)
+    if told.state != "success":
+        raise TransientDriverError(f"datastore {name} is still being searched")
+    for entry in getattr(told.result, "file", None) or ():
+        if OURS.fullmatch(str(entry.path)):
+            yield Directory(name, str(entry.path))
+
+
+def _directory_of(path: Any) -> Directory | None:
+    found = normal(str(path or ""))
+    return None if found is None else Directory(found.datastore, found.path.rpartition("/")[0])
+
+
+class Sweeper:
+    """Removes directories of ours that were stray at two looks. Thread-safe; remembers the first look."""
+
+    def __init__(
+        self, ground: Ground, *, grace_s: float = GRACE_S, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Sweep the datastores of one vCenter."""
+        self._ground, self._grace_s, self._clock = ground, grace_s, clock
+        self._first: dict[Directory, float] = {}
+        self._lock = threading.Lock()
+
+    def sweep(self) -> tuple[Directory, ...]:
+        """Look once; return the directories that were removed now."""
+        found = stray_directories(self._ground)
+        now = self._clock()
+        with self._lock:
+            self._first = {one: self._first.get(one, now) for one in found}
+            due = [one for one, since in self._first.items() if now - since >= self._grace_s]
+        return tuple(one for one in due if self.remove(one))
+
+    def remove(self, directory: Directory) -> bool:
+        """Remove one directory of ours; False while it is still being removed."""
+        client, datacenter = self._ground.client, self._ground.estate().datacenter
+        task = client.start(
+            lambda si: si.content.fileManager.DeleteDatastoreFile_Task(
+                name=directory.written, datacenter=managed(datacenter, si)
+            )
+        )
+        finish(client, task, within_s=SEARCH_S)
+        return client.task(task).state == "success"

@@ -1,0 +1,505 @@
+"""Virtual machines: cloned, fitted, switched; those of machines, and those of the units of an endpoint.
+
+Each start looks at the VM and does the next thing that is missing of its step; the plan starts the step again until
+what is shown is what is wanted. Invariants: a VM is changed only while it is ours by mark or, before it has one, by
+its name in a folder of ours; hardware is changed only while it is off, networks at once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+from uuid import UUID
+
+from pyVmomi import vim
+
+from provisioners.driver import (
+    Conflicting,
+    Done,
+    Handle,
+    Kind,
+    LogLine,
+    MachineSpec,
+    Observed,
+    ObservedUnit,
+    Part,
+    Power,
+    Presence,
+    Ref,
+    Step,
+    TransientDriverError,
+    UnitSpec,
+    intent_hash,
+    machine_uuid,
+)
+from provisioners.steps import indexed, make, order_of, split
+from provisioners.vsphere import cloud_init, datastore, fitting, hardware, removal, vms
+from provisioners.vsphere.client import MoRef, managed, reference
+from provisioners.vsphere.cloning import Clones
+from provisioners.vsphere.cloud_init import Seed
+from provisioners.vsphere.failures import LookFirst, fault_of
+from provisioners.vsphere.ground import BoundaryPlace, Ground, payload
+from provisioners.vsphere.hardware import Hardware
+from provisioners.vsphere.names import index_in, instance_uuid, marker, vm_name
+from provisioners.vsphere.tasks import finish, handle_of
+from provisioners.vsphere.vms import CLONE, CONFIGURE, POWER, Surroundings, Vm
+
+_SSH_KEY: Final = "guestinfo.tenantry.ssh"
+"""Where a lab's fake guest says at which address it answers."""
+_LONGEST_ISOLATION_S: Final = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class VmPlan:
+    """Everything about one VM that its three steps need."""
+
+    boundary: Ref
+    index: int | None
+    """Of the unit, None for a machine's only one."""
+    unit: UnitSpec
+    image: str
+    disk_gib: int
+    """0: as the template has it."""
+    power: Power
+    cut_off: bool
+    seed: Seed
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What there is of the VMs of one machine or endpoint."""
+
+    vms: tuple[Vm, ...]
+    parts: tuple[Part, ...]
+    units: tuple[ObservedUnit, ...]
+    """Where each VM's unit is, in the order of VMs."""
+
+    @property
+    def power(self) -> Power | None:
+        """On while any of them is not surely off, None without any."""
+        if not self.vms:
+            return None
+        return Power.OFF if all(vm.is_off for vm in self.vms) else Power.ON
+
+
+def vm_steps(ref: Ref, plan: VmPlan) -> tuple[Step, Step, Step]:
+    """Return the steps of one VM; pure. Raises `DriverRejected` for what no guest should be told."""
+    cloud_init.guestinfo(plan.seed)  # refused before anything is made
+
+    def name(step: str) -> str:
+        return step if plan.index is None else indexed(step, plan.index)
+
+    unit = plan.unit
+    boundary = str(plan.boundary.uid)
+    origin = {"boundary": boundary, "image": plan.image, "unit": str(unit.uid)}
+    fitted = {
+        "boundary": boundary,
+        "unit": str(unit.uid),
+        "host": unit.host,
+        "product": unit.product,
+        "profile": unit.profile,
+        "gpu_count": unit.gpu_count,
+        "vcpu": unit.vcpu,
+        "memory_gib": unit.memory_gib,
+        "disk_gib": plan.disk_gib,
+    }
+    return (
+        make(ref, name(CLONE), origin, plan, replaces=True),
+        make(ref, name(CONFIGURE), fitted, plan),
+        make(ref, name(POWER), vms.power_want(plan.power, cut_off=plan.cut_off), plan),
+    )
+
+
+class Machines:
+    """The VMs of one vCenter. Thread-safe."""
+
+    def __init__(self, ground: Ground, *, clock: Callable[[], float] = time.time) -> None:
+        """Drive the VMs of `ground`."""
+        self._ground = ground
+        self._clock = clock
+        self._clones = Clones(ground)
+        self._sweeper = datastore.Sweeper(ground)
+
+    # --- steps ------------------------------------------------------------------------------------
+
+    def steps(self, spec: MachineSpec) -> Sequence[Step]:
+        """Return the steps of a machine. Raises `DriverRejected`."""
+        seed = Seed(
+            instance_id=machine_uuid(spec.unit.uid),
+            hostname=spec.ref.name,
+            ssh_keys=spec.ssh_keys,
+            ssh_ca=spec.ssh_ca,
+            ssh_principals=spec.ssh_principals,
+        )
+        plan = VmPlan(spec.boundary, None, spec.unit, spec.image, spec.disk_gib, spec.power, spec.cut_off, seed)
+        return vm_steps(spec.ref, plan)
+
+    def start(self, step: Step) -> Handle | Done:
+        """Start one of the three steps, or its undo."""
+        bare, index = split(step.name)
+        vm = self.find(step.ref, index)
+        if step.undo:
+            return {CLONE: self._destroy, CONFIGURE: self._strip, POWER: self._stop}[bare](step.ref, vm)
+        plan = payload(step, VmPlan)
+        if bare == CLONE:
+            return self._clone(step, plan, vm)
+        if vm is None:
+            raise TransientDriverError(f"{vm_name(step.ref, index)} is not there")
+        return self._configure(step, plan, vm) if bare == CONFIGURE else self._switch(step, plan, vm)
+
+    # --- looking ----------------------------------------------------------------------------------
+
+    def find(self, ref: Ref, index: int | None) -> Vm | None:
+        """Return one VM of ours, None by an exact search that found none."""
+        return next((vm for vm in self.all_of(ref) if vm.index == index), None)
+
+    def all_of(self, ref: Ref) -> tuple[Vm, ...]:
+        """Return the VMs of a machine or endpoint by index, wherever they lie."""
+        if ref.kind is Kind.MACHINE and (only := self._by_uuid(ref)) is not None:
+            return (only,)
+        ours = {one.ref: one for one in self._ground.vms_of(ref) if one.is_ours}
+        found = [vms.vm_of(one, ours[one.ref].index, ours[one.ref].mark) for one in self._read(list(ours))]
+        by_index: dict[int | None, Vm] = {}
+        # a copy that somebody made carries our mark too, with a name and a UUID of its own
+        for vm in sorted(found, key=lambda one: (not vms.is_itself(one, ref), one.name != vm_name(ref, one.index))):
+            if vms.is_itself(vm, ref) or vm.name == vm_name(ref, vm.index):
+                by_index.setdefault(vm.index, vm)
+        return tuple(by_index[index] for index in sorted(by_index, key=lambda at: -1 if at is None else at))
+
+    def _read(self, refs: Sequence[MoRef]) -> Sequence[Any]:
+        return self._ground.client.many(refs, *vms.PATHS)
+
+    def _by_uuid(self, ref: Ref) -> Vm | None:
+        """Return a machine's VM by the short way: one search, one read."""
+
+        def search(session: Any) -> list[MoRef]:
+            index = session.content.searchIndex
+            return [reference(one) for one in index.FindAllByUuid(None, instance_uuid(ref, None), True, True) or ()]
+
+        hits = self._ground.client.reading(search)
+        if len(hits) != 1:
+            return None
+        [found] = self._read(hits)
+        mark = self._ground.attribute(found.values)
+        return vms.vm_of(found, None, mark) if mark == marker(ref) else None
+
+    def look(self, ref: Ref) -> Look:
+        """Read the VMs of a machine or endpoint exactly, with clones that are under way."""
+        found = self.all_of(ref)
+        parts: list[Part] = []
+        units: list[ObservedUnit] = []
+        for vm in found:
+            around = self._surroundings(ref, vm)
+            parts += vms.parts(vm, around)
+            units += vms.units(vm, around.host, self._gpus_of(vm, around.host))
+        if ref.kind is Kind.ENDPOINT or not found:
+            parts += self._under_way(ref, found)
+        return Look(found, tuple(sorted(parts, key=lambda part: order_of(part.step))), tuple(units))
+
+    def _under_way(self, ref: Ref, found: Sequence[Vm]) -> Iterator[Part]:
+        """Yield a part for each clone of ours that runs: without it a machine that is being made seems to be none."""
+        for clone in self._clones.running():
+            try:
+                index = index_in(ref, clone.name)
+            except LookupError:
+                continue
+            if all(vm.index != index for vm in found):
+                handle = handle_of(self._ground.client, clone.task).value
+                name = CLONE if index is None else indexed(CLONE, index)
+                yield Part(name, Presence.CHANGING, handle=handle, ready=False)
+
+    def observe(self, ref: Ref) -> Observed:
+        """Read one machine exactly."""
+        seen = self.look(ref)
+        address = self._address(seen.vms[0]) if seen.vms and seen.vms[0].is_on else ""
+        lab = self._ground.settings.is_lab
+        return Observed(
+            ref,
+            exists=bool(seen.parts),
+            parts=seen.parts,
+            units=seen.units,
+            address=address,
+            reachable_from=("lab" if lab else "tenant") if address else "",
+            power=seen.power,
+            simulated=lab,
+        )
+
+    def _address(self, vm: Vm) -> str:
+        if self._ground.settings.is_lab:
+            return vm.extra.get(_SSH_KEY, "")
+        found = vms.address(vm)
+        return f"{found}:22" if found else ""
+
+    def _surroundings(self, ref: Ref, vm: Vm) -> Surroundings:
+        boundary, place = _boundary_of(ref, vm), self._host_of(vm)
+        folder = None if boundary is None else self._ground.folder_of(boundary)
+        pool = None
+        if boundary is not None and place is not None:
+            pool = self._ground.pool_of(boundary, place.cluster)
+        is_marked = vm.mark == marker(ref, vm.index)
+        return Surroundings(folder, pool, "" if place is None else place.name, is_marked)
+
+    def _host_of(self, vm: Vm) -> Any:
+        return next((one for one in self._ground.estate().hosts.values() if one.ref == vm.host), None)
+
+    def _gpus_of(self, vm: Vm, host: str) -> list[str]:
+        """Return the devices that a running VM is on, as its host tells."""
+        if not vm.is_on or vm.host is None or not vm.have.gpus:
+            return []
+        told = self._ground.client.get(vm.host, "config.graphicsInfo") or {}
+        on = [str(one.pciId) for one in told.get("config.graphicsInfo") or ()
+              if any(reference(at) == vm.ref for at in one.vm or ())]  # fmt: skip
+        return [f"{host}/{pci}" for pci in sorted(on)]
+
+    # --- vm.clone ---------------------------------------------------------------------------------
+
+    def _clone(self, step: Step, plan: VmPlan, vm: Vm | None) -> Handle | Done:
+        if vm is not None:
+            return self._adopt(step, plan, vm)
+        place = self._ground.place(plan.boundary, plan.unit.host)
+        self._check_name(step.ref, plan.index, place.folder)
+        template = self._clones.template(plan.image, with_gpu=bool(plan.unit.product))
+        fitting.gpus(self._ground, plan.unit, place.host)  # what no host offers is refused before anything is made
+        record = vms.record_text(step.want, boundary=str(plan.boundary.uid))
+        try:
+            return self._clones.start(step.ref, plan.index, template, place, disk_gib=plan.disk_gib, record=record)
+        except LookFirst as error:
+            if fault_of(error) != "DuplicateName" or self.find(step.ref, plan.index) is None:
+                raise
+            return Done()  # another worker was faster; what it made is looked at next
+
+    def _adopt(self, step: Step, plan: VmPlan, vm: Vm) -> Handle | Done:
+        record = vm.record(CLONE)
+        if record.get("want") == step.want:
+            return Done()
+        if record:
+            raise TransientDriverError(f"{vm.name} is made of something else and has to go first")
+        if vm.mark or not vm.is_off:
+            raise Conflicting(f"nobody knows of what {vm.name} was made; remove it, or give its record back")
+        text = vms.record_text(step.want, boundary=str(plan.boundary.uid))
+        return self._reconfigure(vm, vim.vm.ConfigSpec(extraConfig=hardware.options({vms.key_of(CLONE): text})))
+
+    def _check_name(self, ref: Ref, index: int | None, folder: MoRef) -> None:
+        taken = self._ground.child(folder, vm_name(ref, index))
+        if taken is not None:
+            mark = self._ground.mark_of(taken)
+            if mark not in {None, "", marker(ref, index)}:
+                raise Conflicting(f"a VM {vm_name(ref, index)} is there and is not ours")
+
+    # --- vm.configure -----------------------------------------------------------------------------
+
+    def _configure(self, step: Step, plan: VmPlan, vm: Vm) -> Handle | Done:
+        ground = self._ground
+        place = ground.place(plan.boundary, plan.unit.host)
+        if vm.mark != marker(step.ref, vm.index):
+            self._ground.set_attribute(vm.ref, marker(step.ref, vm.index))
+        if vm.folder != place.folder:
+            return self._move(vm, place.folder)
+        want = self._wanted(step.ref, plan, place, vm)
+        record = vms.record_text(
+            step.want,
+            hardware=want.as_json(),
+            host=plan.unit.host,
+            unit=str(plan.unit.uid),
+            product=plan.unit.product,
+            profile=plan.unit.profile,
+        )
+        extra = {vms.key_of(CONFIGURE): record}
+        if not vm.is_off:
+            return self._configure_running(plan, place, vm, want, extra)
+        if vm.host != place.host.ref or vm.pool != place.pool:
+            return self._relocate(vm, place, plan.disk_gib)
+        if vm.record(POWER).get("want") != intent_hash(vms.power_want(plan.power, cut_off=plan.cut_off)):
+            extra[vms.key_of(POWER)] = vms.power_record(plan.power, cut_off=plan.cut_off, since=self._clock())
+        extra |= cloud_init.guestinfo(plan.seed)
+        spec = hardware.config_spec(
+            want, vm.devices, switch_uuid=place.switch_uuid, connected=not plan.cut_off, extra=extra
+        )
+        if not spec.deviceChange and not hardware.differences(want, vm.have) and _has(vm, extra):
+            return Done()
+        return self._reconfigure(vm, spec)
+
+    def _configure_running(
+        self, plan: VmPlan, place: BoundaryPlace, vm: Vm, want: Hardware, extra: dict[str, str]
+    ) -> Handle | Done:
+        """Mend the network of a VM that runs; for the rest it has to be off, and is switched off if it is to be."""
+        wrong = [one.text for one in hardware.differences(want, vm.have) if one.needs_off]
+        if vm.host != place.host.ref:
+            wrong.append(f"it runs on another host than {place.host.name}")
+        if wrong and plan.power is Power.OFF:
+            return self._stop_softly(vm, plan.power, cut_off=plan.cut_off)
+        if wrong:
+            raise TransientDriverError(f"{vm.name} has to be switched off for this: {'; '.join(wrong)}")
+        if vm.pool != place.pool:
+            return self._relocate(vm, place, 0)
+        spec = hardware.network_spec(
+            vm.devices, want.networks, switch_uuid=place.switch_uuid, connected=vm.is_connected, extra=extra
+        )
+        if not spec.deviceChange and _has(vm, extra):
+            return Done()
+        return self._reconfigure(vm, spec)
+
+    def _wanted(self, ref: Ref, plan: VmPlan, place: BoundaryPlace, vm: Vm) -> Hardware:
+        unit = plan.unit
+        gpus = fitting.gpus(self._ground, unit, place.host)
+        return Hardware(
+            instance_uuid=instance_uuid(ref, vm.index),
+            bios_uuid=str(machine_uuid(unit.uid)),
+            vcpu=unit.vcpu,
+            memory_mib=unit.memory_gib * 1024,
+            gpus=gpus,
+            mmio_gib=fitting.mmio_gib(unit.product, len(gpus)),
+            networks=(place.portgroup_key,),
+            disk_gib=plan.disk_gib,
+            locked=bool(gpus),
+            firmware=hardware.EFI if gpus else vm.have.firmware,
+        )
+
+    def _move(self, vm: Vm, folder: MoRef) -> Handle | Done:
+        client = self._ground.client
+        task = client.start(lambda si: managed(folder, si).MoveIntoFolder_Task([managed(vm.ref, si)]))
+        return finish(client, task, within_s=1)
+
+    def _relocate(self, vm: Vm, place: BoundaryPlace, disk_gib: int) -> Handle | Done:
+        client = self._ground.client
+        seen = client.get(place.host.ref, "datastore") or {}
+        reachable = {reference(one) for one in seen.get("datastore") or ()}
+        store = None if set(vm.datastores) <= reachable else datastore.choose(self._ground, place.host, disk_gib)
+
+        def relocate(si: Any) -> Any:
+            spec = vim.vm.RelocateSpec(pool=managed(place.pool, si))
+            if vm.is_off:
+                spec.host = managed(place.host.ref, si)
+                if store is not None:
+                    spec.datastore = managed(store, si)
+            return managed(vm.ref, si).RelocateVM_Task(spec)
+
+        return finish(client, client.start(relocate), within_s=1)
+
+    def _reconfigure(self, vm: Vm, spec: Any, *, within_s: float = 1) -> Handle | Done:
+        client = self._ground.client
+        return finish(client, client.start(lambda si: managed(vm.ref, si).ReconfigVM_Task(spec)), within_s=within_s)
+
+    def tell(self, vm: Vm, values: dict[str, str]) -> Handle | Done:
+        """Write keys of a VM's configuration, also of a running one; an empty value takes a key away."""
+        return self._reconfigure(vm, vim.vm.ConfigSpec(extraConfig=hardware.options(values)))
+
+    # --- vm.power ---------------------------------------------------------------------------------
+
+    def _switch(self, step: Step, plan: VmPlan, vm: Vm) -> Handle | Done:
+        record = vm.record(POWER)
+        changes = hardware.connection_changes(vm.devices, connected=not plan.cut_off)
+        if record.get("want") != step.want or changes:
+            text = vms.power_record(plan.power, cut_off=plan.cut_off, since=self._clock())
+            spec = vim.vm.ConfigSpec(deviceChange=changes, extraConfig=hardware.options({vms.key_of(POWER): text}))
+            return self._reconfigure(vm, spec)
+        if plan.power is Power.ON:
+            return removal.switch_on(self._ground.client, vm)
+        return removal.switch_off(self._ground.client, vm, since=_since(record), now=self._clock())
+
+    def _stop_softly(self, vm: Vm, power: Power | None, *, cut_off: bool = False) -> Handle | Done:
+        """Switch a VM off; since when its guest is asked is written into the VM, for the next worker to know."""
+        if vm.is_off:
+            return Done()
+        record = vm.record(POWER)
+        if record.get("power") != Power.OFF and vm.has_tools:
+            now = self._clock()
+            if power is None:
+                text = vms.record_text("", power=str(Power.OFF), cut_off=not vm.is_connected, since=round(now))
+            else:
+                text = vms.power_record(power, cut_off=cut_off, since=now)
+            return self.tell(vm, {vms.key_of(POWER): text})
+        return removal.switch_off(self._ground.client, vm, since=_since(record), now=self._clock())
+
+    # --- undo -------------------------------------------------------------------------------------
+
+    def _stop(self, ref: Ref, vm: Vm | None) -> Handle | Done:
+        del ref
+        if vm is None:
+            return Done()
+        if not vm.is_off:
+            return self._stop_softly(vm, None)
+        return self.tell(vm, {vms.key_of(POWER): ""}) if vm.record(POWER) else Done()
+
+    def _strip(self, ref: Ref, vm: Vm | None) -> Handle | Done:
+        del ref
+        if vm is None or not (vm.record(CONFIGURE) or vm.have.gpus):
+            return Done()
+        if not vm.is_off:
+            return self._stop_softly(vm, None)
+        told = {key: "" for key in vm.extra if key.startswith("guestinfo.")}
+        return self._reconfigure(vm, hardware.bare_spec(vm.devices, extra={vms.key_of(CONFIGURE): "", **told}))
+
+    def _destroy(self, ref: Ref, vm: Vm | None) -> Handle | Done:
+        if vm is None:
+            clone = next((one for one in self._under_way(ref, ())), None)
+            return Done() if clone is None else Handle(clone.handle)
+        if not vm.is_off:
+            return self._stop_softly(vm, None)
+        return removal.destroy(self._ground.client, vm)
+
+    # --- at once ----------------------------------------------------------------------------------
+
+    def isolate(self, ref: Ref, *, cut_off: bool) -> Done:
+        """Pull the plugs of every VM's cards, or put them in again; memory stays. Waits for it a while."""
+        for vm in self.all_of(ref):
+            changes = hardware.connection_changes(vm.devices, connected=not cut_off)
+            if changes:
+                spec = vim.vm.ConfigSpec(deviceChange=changes)
+                if self._reconfigure(vm, spec, within_s=_LONGEST_ISOLATION_S) != Done():
+                    raise TransientDriverError(f"vCenter is still changing the network of {vm.name}")
+        return Done()
+
+    def power(self, ref: Ref, *, want: Power) -> Handle | Done:
+        """Switch every VM of a machine or endpoint at once, without asking its guest."""
+        answer: Handle | Done = Done()
+        for vm in self.all_of(ref):
+            done = removal.switch_on if want is Power.ON else removal.pull_plug
+            if (started := done(self._ground.client, vm)) != Done():
+                answer = started
+        return answer
+
+    def sweep(self) -> tuple[str, ...]:
+        """Remove directories of ours that no VM names, at their second look; return which."""
+        return tuple(one.written for one in self._sweeper.sweep())
+
+    def logs(self, ref: Ref, *, since: str, tail: int) -> Iterator[LogLine]:
+        """Yield the newest `tail` events of a ref's VMs since an RFC 3339 time, oldest first."""
+        lines: list[LogLine] = []
+        for vm in self.all_of(ref):
+            lines += self._ground.client.reading(partial(_events, vm=vm))
+        lines.sort(key=lambda line: line.at)
+        kept = [line for line in lines if line.at >= since]
+        yield from kept[-tail:] if tail > 0 else ()
+
+
+def _events(session: Any, *, vm: Vm) -> list[LogLine]:
+    own = vim.event.EventFilterSpec.ByEntity(
+        entity=managed(vm.ref, session.si), recursion=vim.event.EventFilterSpec.RecursionOption.self
+    )
+    found = session.content.eventManager.QueryEvents(vim.event.EventFilterSpec(entity=own)) or ()
+    return [
+        LogLine(one.createdTime.strftime("%Y-%m-%dT%H:%M:%S.%fZ"), str(one.fullFormattedMessage or ""), vm.name)
+        for one in found
+    ]
+
+
+def _has(vm: Vm, extra: dict[str, str]) -> bool:
+    return all(vm.extra.get(key, "") == value for key, value in extra.items())
+
+
+def _since(record: dict[str, Any]) -> float:
+    try:
+        return float(record.get("since", 0))
+    except (TypeError, ValueError):
+        return 0.0
+
+
+def _boundary_of(ref: Ref, vm: Vm) -> Ref | None:
+    try:
+        return Ref(Kind.BOUNDARY, UUID(str(vm.record(CLONE)["boundary"])), ref.tenant_uid)
+    except (KeyError, ValueError):
+        return None

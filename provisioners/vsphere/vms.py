@@ -1,0 +1,253 @@
+"""One VM of ours as it was read, and what its records say that steps have made true of it. Pure.
+
+A record is a key of the VM's own configuration that neither guest nor datasource reads (no `guestinfo.` before it);
+it holds the step's want and what the step made, so that a look that knows no spec can say whether it is still so.
+Invariant: a part shows its want only while what was made is as it was made; what can be mended by the same step at
+once shows none, what has to wait for the VM to be off shows it with a message.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+from provisioners.driver import ObservedUnit, Part, Power, Presence, Ref, intent_hash
+from provisioners.steps import indexed
+from provisioners.vsphere import hardware
+from provisioners.vsphere.client import Found, MoRef, reference
+from provisioners.vsphere.hardware import Hardware
+from provisioners.vsphere.names import instance_uuid
+
+CLONE: Final = "vm.clone"
+CONFIGURE: Final = "vm.configure"
+POWER: Final = "vm.power"
+RECORD: Final = "tenantry.want."
+"""Before the last word of a step's name: the key of its record."""
+PATHS: Final = (
+    *hardware.PATHS,
+    "name",
+    "parent",
+    "resourcePool",
+    "customValue",
+    "runtime.host",
+    "runtime.powerState",
+    "guest.toolsRunningStatus",
+    "guest.net",
+    "datastore",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Vm:
+    """One VM of ours."""
+
+    ref: MoRef
+    index: int | None
+    name: str
+    mark: str
+    folder: MoRef | None
+    pool: MoRef | None
+    host: MoRef | None
+    power: str
+    """`poweredOn`, `poweredOff` or `suspended`."""
+    has_tools: bool
+    """Whether a guest is there that can be asked to shut down."""
+    have: Hardware
+    devices: Sequence[Any]
+    extra: Mapping[str, str]
+    """Its configuration beside the hardware, guestinfo too."""
+    net: Sequence[Any]
+    """What the tools tell of cards and addresses."""
+    datastores: tuple[MoRef, ...]
+
+    @property
+    def is_on(self) -> bool:
+        """Whether it runs."""
+        return self.power == "poweredOn"
+
+    @property
+    def is_off(self) -> bool:
+        """Whether it is surely off; a suspended one is neither."""
+        return self.power == "poweredOff"
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether a card of it is in a network."""
+        return hardware.is_connected(self.devices)
+
+    def record(self, step: str) -> dict[str, Any]:
+        """Return what a step recorded, empty where there is nothing or nonsense."""
+        try:
+            found = json.loads(self.extra.get(key_of(step), "") or "{}")
+        except ValueError:
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def named(self, step: str) -> str:
+        """Return a step's name as this VM has it: `vm.power[1]`, of a machine `vm.power`."""
+        return step if self.index is None else indexed(step, self.index)
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """Where a VM should lie, as far as it could be read; None is not known."""
+
+    folder: MoRef | None = None
+    pool: MoRef | None = None
+    host: str = ""
+    """Name of the host that it is on."""
+    is_marked: bool = True
+
+
+def vm_of(found: Found, index: int | None, mark: str) -> Vm:
+    """Return a VM from a read of `PATHS`."""
+    values = found.values
+
+    def ref_at(path: str) -> MoRef | None:
+        return None if values.get(path) is None else reference(values[path])
+
+    return Vm(
+        ref=found.ref,
+        index=index,
+        name=str(values.get("name", "")),
+        mark=mark,
+        folder=ref_at("parent"),
+        pool=ref_at("resourcePool"),
+        host=ref_at("runtime.host"),
+        power=str(values.get("runtime.powerState", "")),
+        has_tools=values.get("guest.toolsRunningStatus") == "guestToolsRunning",
+        have=hardware.read(values),
+        devices=tuple(values.get("config.hardware.device") or ()),
+        extra=hardware.extra_of(values),
+        net=tuple(values.get("guest.net") or ()),
+        datastores=tuple(reference(one) for one in values.get("datastore") or ()),
+    )
+
+
+def key_of(step: str) -> str:
+    """Return the key of a step's record."""
+    return RECORD + step.rpartition(".")[2]
+
+
+def record_text(want: str, **made: Any) -> str:
+    """Return the text of a record, in ASCII."""
+    return json.dumps({"want": want, **made}, sort_keys=True, separators=(",", ":"))
+
+
+def power_want(power: Power, *, cut_off: bool) -> dict[str, Any]:
+    """Return what `vm.power` makes true."""
+    return {"power": str(power), "cut_off": cut_off}
+
+
+def power_record(power: Power, *, cut_off: bool, since: float) -> str:
+    """Return the record of a power state that is wanted since a time."""
+    want = power_want(power, cut_off=cut_off)
+    return record_text(intent_hash(want), **want, since=round(since))
+
+
+def is_itself(vm: Vm, ref: Ref) -> bool:
+    """Whether a VM with our mark is the one that we made, and not a copy of it that somebody made."""
+    return vm.have.instance_uuid.lower() == instance_uuid(ref, vm.index)
+
+
+# --- what is shown --------------------------------------------------------------------------------
+
+
+def parts(vm: Vm, around: Surroundings) -> tuple[Part, ...]:
+    """Return the parts that a VM has, in the order of their steps."""
+    found = (_clone(vm), _configured(vm, around), _powered(vm))
+    return tuple(part for part in found if part.presence is not Presence.ABSENT)
+
+
+def _clone(vm: Vm) -> Part:
+    name, want = vm.named(CLONE), str(vm.record(CLONE).get("want", ""))
+    if not want:
+        return Part(name, Presence.FAILED, message="nobody knows of what it was made: its record is gone")
+    return Part(name, Presence.PRESENT, have=want)
+
+
+def _configured(vm: Vm, around: Surroundings) -> Part:
+    name, record = vm.named(CONFIGURE), vm.record(CONFIGURE)
+    if not record and not vm.have.gpus:
+        return Part(name, Presence.ABSENT)
+    try:
+        made = Hardware.from_json(record["hardware"])
+    except (KeyError, TypeError):
+        return Part(name, Presence.PRESENT, message="what was fitted is not recorded")
+    drift = hardware.differences(made, vm.have)
+    now = [one.text for one in drift if vm.is_off or not one.needs_off]
+    if around.folder is not None and vm.folder != around.folder:
+        now.append("it lies in another folder")
+    if around.pool is not None and vm.pool != around.pool:
+        now.append("it is in another resource pool")
+    if not around.is_marked:
+        now.append("its mark is gone")
+    elsewhere = around.host != record.get("host", "")
+    if elsewhere and vm.is_off:
+        now.append(f"it is on host {around.host or 'none'}")
+    if now:
+        return Part(name, Presence.PRESENT, message="; ".join(now))
+    later = [one.text for one in drift if one.needs_off]
+    if elsewhere:
+        later.append(f"it runs on host {around.host or 'none'}")
+    message = f"changed by hand, mended when it is off: {'; '.join(later)}" if later else ""
+    return Part(name, Presence.PRESENT, have=str(record.get("want", "")), message=message)
+
+
+def _powered(vm: Vm) -> Part:
+    name, record = vm.named(POWER), vm.record(POWER)
+    want = str(record.get("want", ""))
+    if vm.is_off and (record.get("power") != Power.OFF or not want):
+        return Part(name, Presence.ABSENT)  # what should run and does not is not there
+    as_wanted = record.get("power") == (Power.OFF if vm.is_off else Power.ON) and vm.power != "suspended"
+    connected = vm.is_connected == (not record.get("cut_off", False))
+    if as_wanted and connected:
+        waiting = _waiting(vm)
+        return Part(name, Presence.PRESENT, have=want, message=waiting, ready=not waiting)
+    return Part(name, Presence.PRESENT, message="" if connected else "its network was changed by hand")
+
+
+def _waiting(vm: Vm) -> str:
+    """Return what a VM that was switched on still lacks before anybody can use it."""
+    if not vm.is_on:
+        return ""
+    if not vm.has_tools:
+        return "it is starting: nothing is heard of its tools yet"
+    return "its tools tell no address yet" if vm.is_connected and not address(vm) else ""
+
+
+def unit_uid(vm: Vm) -> UUID | None:
+    """Return the unit that a VM was fitted for."""
+    try:
+        return UUID(str(vm.record(CONFIGURE)["unit"]))
+    except (KeyError, ValueError):
+        return None
+
+
+def units(vm: Vm, host: str, on_devices: Sequence[str], *, backend: str = "") -> tuple[ObservedUnit, ...]:
+    """Return where a VM's unit really is; `on_devices`: GPUs that the host says carry it."""
+    uid = unit_uid(vm)
+    if uid is None:
+        return ()
+    profile = str(vm.record(CONFIGURE).get("profile", ""))
+    if not on_devices:
+        return (ObservedUnit(uid, host, "", None, profile, exact=False, backend=backend),)
+    return tuple(
+        ObservedUnit(uid, host, device, None, profile, exact=True, index=at, backend=backend)
+        for at, device in enumerate(on_devices)
+    )
+
+
+def address(vm: Vm) -> str:
+    """Return the address that the tools tell of the VM's own card; `""` while there is none."""
+    macs = {str(card.macAddress).lower() for card in hardware.cards(vm.devices)}
+    for told in vm.net:
+        if str(told.macAddress).lower() not in macs:
+            continue  # a bridge of containers in the guest
+        for one in (told.ipConfig.ipAddress if told.ipConfig else None) or ():
+            if ":" not in one.ipAddress and not one.ipAddress.startswith("169.254."):
+                return str(one.ipAddress)
+    return ""
