@@ -5,6 +5,7 @@ from __future__ import annotations
 from django.contrib import messages
 from django.http import HttpResponse
 from django.shortcuts import render
+from django.utils.translation import gettext as _
 
 from frontend.forms import wishes
 from frontend.kernel import story
@@ -14,6 +15,7 @@ from frontend.views.products import MACHINES
 from tenants.errors import Conflict, InvalidSpec
 from tenants.models import Machine
 from tenants.operations import machines
+from tenants.operations.machine_access import way_to
 from tenants.transactions import reading
 
 
@@ -46,11 +48,13 @@ def state(request: PageRequest, name: str) -> HttpResponse:
 
 
 def connect(row: Machine) -> list[dict[str, str]]:
-    """Return how to get in."""
-    host, _colon, port = (row.address or "…").partition(":")
-    login = f"ssh -p {port} {host}" if port not in {"", "22"} else f"ssh {host}"
+    """Return how to get in: with a certificate, and with a key that lies in the machine."""
+    found = [{"label": "SSH", "text": f"tenantry ssh {row.name}", "lang": "sh"}]
+    if row.ssh_keys:
+        way = way_to(row)
+        found.append({"label": _("Own key"), "text": f"ssh -p {way.port} {way.login}@{way.host or '…'}", "lang": "sh"})
     return [
-        {"label": "SSH", "text": login, "lang": "sh"},
+        *found,
         {
             "label": "CLI",
             "text": f"tenantry get machine/{row.name} -o yaml\ntenantry explain machine/{row.name}",

@@ -249,16 +249,8 @@ class Kind:
     create: Callable[[PageRequest, CapacityScreen], Any]
 
 
-ANY_KEY: Final = "ssh-ed25519 " + "A" * 68
-"""Stands for a key that is not there yet while the preview looks for room; opens nothing, and is never stored."""
-
-
 def _machine(request: PageRequest, screen: CapacityScreen) -> Machine:
     keys = tuple(line.strip() for line in screen.wish.ssh_key.splitlines() if line.strip())
-    if not keys and request.method != "POST":
-        keys = (ANY_KEY,)
-    if not keys:
-        raise InvalidSpec(_("Give the public key that you will log in with."), field="ssh_key")
     check_name(screen.wish.name)
     spec = screen.spec()
     ask = MachineAsk(screen.wish.name, spec, screen.wish.image, screen.wish.disk_gib, keys)

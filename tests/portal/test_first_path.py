@@ -128,8 +128,8 @@ def test_keys_are_made_rolled_and_revoked(mia, world):
     assert rolled.revoked_at is not None
 
 
-def test_a_machine_without_a_key_is_refused_at_the_field_and_made_with_one(mia):
-    refused = mia.post("/t/acme/new/machine", {"name": "one", "ssh_key": ""})
+def test_a_machine_with_a_wrong_key_is_refused_at_the_field_and_made_with_a_right_one(mia):
+    refused = mia.post("/t/acme/new/machine", {"name": "one", "ssh_key": "no key"})
     made = mia.post("/t/acme/new/machine", {"name": "one", "ssh_key": SSH})
 
     assert refused.status_code == 422
