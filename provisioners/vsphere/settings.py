@@ -47,7 +47,7 @@ class Settings:
     """SHA-256 of the vCenter's certificate, 64 hexadecimal digits: trusted in the place of any CA."""
     call_deadline_s: float = 30.0
     """For one call; without one a server that has lost itself is waited for without end."""
-    page: int = 500
+    page: int = 2000
     """Objects per page of a read."""
     clones_per_host: int = 4
     """Full clones at a time; a host takes no more, and what waits should wait where it is seen."""
@@ -78,6 +78,8 @@ class Settings:
     tenant_group: str = ""
     """Pattern of the tenant's group, with `{tenant}` in it; empty: nobody is let into vCenter."""
     whole_gpus: str = WHOLE_GPUS[0]
+    control_plane_ca_pem: str = ""
+    """Certificates that guests check the control plane's with; empty: the image's own."""
 
     @property
     def url(self) -> str:
@@ -288,7 +290,7 @@ def _profile_id(name: str, value: object) -> str:
 
 
 _READERS: Final[tuple[tuple[tuple[str, ...], Callable[[str, object], Any]], ...]] = (
-    (("ca_pem",), _ca),
+    (("ca_pem", "control_plane_ca_pem"), _ca),
     (("thumbprint",), _thumbprint),
     (("call_deadline_s",), _seconds),
     (("page", "clones_per_host", "clones"), _whole),

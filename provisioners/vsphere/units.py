@@ -8,6 +8,7 @@ Units as objects, written by `guest_agent.unit_text`; systemd.unit(5), systemd.e
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -77,6 +78,7 @@ def gateway_unit() -> str:
     return unit_text({"Unit": unit, "Service": service, "Install": [("WantedBy", "multi-user.target")]})
 
 
+@cache
 def endpoint_files() -> Mapping[str, tuple[str, str]]:
     """Return path → (text, mode) of what an endpoint's guest gets."""
     return {
