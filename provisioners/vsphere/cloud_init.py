@@ -31,6 +31,8 @@ SSH_REVOKED_FILE: Final = "/etc/ssh/tenantry/revoked"
 """Keys and certificates that are let in no more. It has to be there: without it sshd lets nobody in."""
 SSH_PROGRAM_FILE: Final = "/usr/local/lib/tenantry/ssh-principals"
 """Asked by sshd at each login by certificate (`guest_principals.py`)."""
+SSH_HOME_CA_FILE: Final = "/etc/ssh/tenantry/control-plane.pem"
+"""What that program checks the control plane's certificate with, where it is not in the image."""
 SSHD_FILE: Final = "/etc/ssh/sshd_config.d/10-tenantry.conf"
 
 _HOST_NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -62,6 +64,8 @@ class Seed:
     """Of which a certificate must carry one."""
     ssh_revoked_url: str = ""
     """Asked at each login for the certificates that count no more; empty: nothing is asked."""
+    ssh_revoked_ca_pem: str = ""
+    """What the certificate of that address is checked with; empty: the image's own."""
     files: Files = field(default_factory=dict)
     commands: tuple[tuple[str, ...], ...] = ()
     """Run once, after the files are there, each as program and arguments."""
@@ -158,11 +162,14 @@ def _ssh_files(seed: Seed) -> dict[str, tuple[str, str]]:
     if seed.ssh_revoked_url:
         # sshd takes what either of file and program says, so there is one of them.
         address = _address(seed.ssh_revoked_url)
+        trust = f" {SSH_HOME_CA_FILE}" if seed.ssh_revoked_ca_pem else ""
         lines += [
-            f"AuthorizedPrincipalsCommand {SSH_PROGRAM_FILE} {address} {SSH_PRINCIPALS_FOLDER}/%u %s",
+            f"AuthorizedPrincipalsCommand {SSH_PROGRAM_FILE} {address} {SSH_PRINCIPALS_FOLDER}/%u %s{trust}",
             "AuthorizedPrincipalsCommandUser nobody",
         ]
         asked[SSH_PROGRAM_FILE] = ("#!/usr/bin/python3 -I\n" + _PROGRAM.read_text(encoding="utf-8"), "0755")
+        if trust:
+            asked[SSH_HOME_CA_FILE] = (seed.ssh_revoked_ca_pem, "0644")
     else:
         lines.append(f"AuthorizedPrincipalsFile {SSH_PRINCIPALS_FOLDER}/%u")
     return asked | {

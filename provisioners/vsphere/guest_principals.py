@@ -1,11 +1,13 @@
 """Says which principals of an SSH certificate count: none for one that was taken back. sshd asks at each login.
 
 The program is sent to machines as text and needs the standard library only. Arguments: the address that tells what was
-taken back, the file with the machine's principals, the certificate's serial; see sshd_config(5).
+taken back, the file with the machine's principals, the certificate's serial, and perhaps a file with the authorities
+that the address is checked with; see sshd_config(5), AuthorizedPrincipalsCommand.
 Where the control plane does not answer, the certificate's own end has to do: it lasts minutes, and the control plane is
 nobody's way in.
 """
 
+import ssl
 import sys
 import urllib.request
 
@@ -15,9 +17,11 @@ MOST = 1 << 20
 
 def main(arguments: list[str]) -> int:
     """Print the principals, or nothing."""
-    address, file, serial = arguments
+    address, file, serial, *authority = arguments
     try:
-        with urllib.request.urlopen(address, timeout=WAIT_S) as answer:  # noqa: S310 - sshd's configuration names it
+        trust = ssl.create_default_context(cafile=authority[0] if authority else None)
+        # sshd's configuration, which is root's, names the address
+        with urllib.request.urlopen(address, timeout=WAIT_S, context=trust) as answer:  # noqa: S310
             gone = answer.read(MOST).decode().splitlines()
     except (OSError, ValueError):
         gone = []

@@ -133,6 +133,8 @@ class Machines:
             ssh_keys=spec.ssh_keys,
             ssh_ca=spec.ssh_ca,
             ssh_principals=spec.ssh_principals,
+            ssh_revoked_url=spec.ssh_revoked_url,
+            ssh_revoked_ca_pem=self._ground.settings.control_plane_ca_pem,
         )
         plan = VmPlan(spec.boundary, None, spec.unit, spec.image, spec.disk_gib, spec.power, spec.cut_off, seed)
         return vm_steps(spec.ref, plan)

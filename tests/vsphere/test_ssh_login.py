@@ -36,6 +36,15 @@ def test_sshd_asks_the_program_or_reads_the_file_and_never_both():
     assert cloud_init.SSH_PROGRAM_FILE not in reading
 
 
+def test_a_control_plane_with_a_ca_of_its_own_is_checked_with_it():
+    given = files(ssh_revoked_url=URL, ssh_revoked_ca_pem="-----BEGIN CERTIFICATE-----")
+
+    assert (
+        f"{URL} /etc/ssh/tenantry/principals/%u %s /etc/ssh/tenantry/control-plane.pem\n" in given[cloud_init.SSHD_FILE]
+    )
+    assert given["/etc/ssh/tenantry/control-plane.pem"] == "-----BEGIN CERTIFICATE-----"
+
+
 @pytest.mark.parametrize(
     "address", ["ftp://x/y", "https://x/%u", "https://x/a b", "https://x/y\nPermitRootLogin yes", "https://x", "/x"]
 )

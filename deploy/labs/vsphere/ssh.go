@@ -233,8 +233,8 @@ func (t *sshTrust) configure(files map[string]string) error {
 				t.CA = key
 			case "AuthorizedPrincipalsFile":
 				t.Principals = strings.Fields(files[strings.ReplaceAll(words[1], "%u", t.Login)])
-			case "AuthorizedPrincipalsCommand": // program, address, file, serial: what the program does is played
-				if len(words) != 5 || words[4] != "%s" {
+			case "AuthorizedPrincipalsCommand": // program, address, file, serial, perhaps a CA: the program is played
+				if len(words) < 5 || len(words) > 6 || words[4] != "%s" {
 					return errors.New("AuthorizedPrincipalsCommand is none that is played")
 				}
 				t.RevokedURL = words[2]
