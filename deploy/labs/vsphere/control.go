@@ -29,6 +29,7 @@ func control(l *Lab, may func(*http.Request) bool) http.Handler {
 		})
 	}
 	on("GET /_lab/health", func(*http.Request) (any, error) { return map[string]bool{"ready": true}, nil })
+	on("GET /_lab/inventory", func(*http.Request) (any, error) { return inventoryOf(l.reg) })
 	on("GET /_lab/gpus", func(*http.Request) (any, error) { return l.estate.Truth(), nil })
 	on("GET /_lab/rules", func(*http.Request) (any, error) { return l.rules.List(), nil })
 	on("POST /_lab/rules", func(r *http.Request) (any, error) {
