@@ -46,6 +46,7 @@ from provisioners.vsphere.client import VCenterClient
 from provisioners.vsphere.failures import LookFirst
 from provisioners.vsphere.ground import Ground
 from provisioners.vsphere.inventory import Inventory
+from provisioners.vsphere.removal import poll_shutdown
 from provisioners.vsphere.settings import Settings, settings_of
 from provisioners.vsphere.tasks import poll_of
 
@@ -143,8 +144,8 @@ class VSphereDriver:
         return self._looking(lambda: family.start(step))
 
     def poll(self, handle: Handle) -> Poll:
-        """Look at a running task."""
-        return poll_of(self.client, handle)
+        """Look at a running task, or at a guest that was asked to shut down."""
+        return poll_shutdown(self.client, handle, now=time.time()) or poll_of(self.client, handle)
 
     def isolate(self, ref: Ref, *, cut_off: bool) -> Done:
         """Cut the network of a boundary, or the cards of a machine or endpoint, or restore it; memory stays."""
