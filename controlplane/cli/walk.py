@@ -82,6 +82,18 @@ class Timeline:
         self.console.print(Text(text, style=style))
 
 
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What a walk has opened and uses."""
+
+    ready: Json
+    """As it was read when it was Ready."""
+    key: str
+    """The endpoint's first key, `""` for what has none."""
+    took_s: float
+    """From submit to first use, human steps aside."""
+
+
 @dataclass
 class Walk:
     """The demo's people at one control plane."""
@@ -90,6 +102,9 @@ class Walk:
     timeline: Timeline
     gateway_transport: httpx.BaseTransport | None = None
     """For tests: what answers instead of a gateway."""
+    noun: str = "endpoints"
+    """What is walked."""
+    first_use: str = "the first 200"
     _told: set[str] = field(default_factory=set)
     _windows: dict[tuple[str, int, int, int], Json] = field(default_factory=dict)
     """Every window the endpoint was seen to hold: a report of the provider may move it."""
@@ -105,49 +120,75 @@ class Walk:
         return self.people[OPERATOR]
 
     def walk(self, path: Route) -> float:
-        """Walk one path to its end; returns seconds from submit to the first answer, human steps aside.
+        """Walk one path to its end; returns seconds from submit to first use, human steps aside.
 
         Raises `WalkFailed`, `CliError`.
         """
+        limits_before = self.limits()
+        opened = self.open(path)
+        self.give_back(opened)
+        self.restore(limits_before)
+        if opened.took_s > LIMIT_S:
+            raise WalkFailed(f"{path.title}: {opened.took_s:.1f} s from submit to the first answer")
+        return opened.took_s
+
+    def open(self, path: Route) -> Opened:
+        """Walk one path until what was asked for is used. Raises `WalkFailed`, `CliError`."""
         say = self.timeline.say
         self._told.clear()
         self._windows.clear()
-        limits_before = self._limits()
-        name = f"{path.name}-{secrets.token_hex(2)}"
         submitted = time.monotonic()
-        made = self._submit(path, name)
+        made = self._submit(path, f"{path.name}-{secrets.token_hex(2)}")
         human_s = self._decisions(made) if made["phase"] == "AwaitingApproval" else 0.0
         if not human_s:
             say("tenantry", "within quota: nobody has to decide")
         ready = self._until(made, "Ready")
         self._check_held(ready)
-        self._ask(ready, made["key"])
+        key = str(made.get("key") or "")
+        self._first_use(ready, key)
         took = time.monotonic() - submitted - human_s
         verdict = "within" if took <= LIMIT_S else "MORE THAN"
-        say("tenantry", f"{took:.1f} s from submit to the first 200, {human_s:.1f} s of people aside: "
+        say("tenantry", f"{took:.1f} s from submit to {self.first_use}, {human_s:.1f} s of people aside: "
             f"{verdict} {LIMIT_S:.0f} s", style="bold green" if took <= LIMIT_S else "bold red")  # fmt: skip
-        self._stream(ready, made["key"])
-        self._give_back(ready, made["key"])
-        self._restore(limits_before)
-        if took > LIMIT_S:
-            raise WalkFailed(f"{path.title}: {took:.1f} s from submit to the first answer")
-        return took
+        self._further_use(ready, key)
+        return Opened(ready, key, took)
+
+    def give_back(self, opened: Opened) -> None:
+        """Give back what was opened, and see that nothing of it is left. Raises `WalkFailed`, `CliError`."""
+        self._give_back(opened.ready, opened.key)
+
+    def _first_use(self, ready: Json, key: str) -> None:
+        self._ask(ready, key)
+
+    def _further_use(self, ready: Json, key: str) -> None:
+        self._stream(ready, key)
+
+    def _address(self, row: Json) -> str:
+        return f"/tenants/{TENANT}/{self.noun}/{row['id']}"
 
     # --- ask and decide ---------------------------------------------------------------------------------
 
+    def _what(self, path: Route) -> Json:
+        """Return what is asked for, without its place and its term."""
+        return {"model": "llama-3-1-8b", "unit": unit_of(path)}
+
     def _submit(self, path: Route, name: str) -> Json:
-        product, _, profile = path.gpu.partition("/")
+        what = self._what(path)
+        word = self.noun.removesuffix("s")
         body = {
             "name": name,
-            "model": "llama-3-1-8b",
-            "unit": {"gpu": {"product": product, "profile": profile}, "vcpu": 8, "memory_gib": 32},
+            **what,
             "where": {"kind": path.kind, "provider": path.provider},
             "term": {"duration_s": 7 * 86400, "service_class": "trial"},
             "on_shortage": "request",
             "managed_by": "cli",
         }
-        self.timeline.say("Mia", f"asks for endpoint/{name}: llama-3-1-8b on one {path.gpu}, for 7 days")
-        made: Json = self.mia.post(f"/tenants/{TENANT}/endpoints", body).body
+        wish = f"{what['model']} on one {path.gpu}" if "model" in what else f"one {path.gpu}"
+        self.timeline.say("Mia", f"asks for {word}/{name}: {wish}, for 7 days")
+        made: Json = self.mia.post(f"/tenants/{TENANT}/{self.noun}", body).body
+        if self.noun != "endpoints":
+            self.timeline.say("tenantry", f"201, phase {made['phase']}")
+            return made
         if not made.get("key"):
             raise WalkFailed("the answer to the submit holds no first key")
         self.timeline.say(
@@ -168,7 +209,7 @@ class Walk:
         return time.monotonic() - began
 
     def _request_of(self, made: Json) -> Json:
-        filed = self.mia.get(f"/tenants/{TENANT}/endpoints/{made['id']}/explain")["requests"]
+        filed = self.mia.get(f"{self._address(made)}/explain")["requests"]
         if not filed:
             raise WalkFailed("no request was filed with the submit")
         request = self.mia.get(f"/requests/{filed[-1]['short_id']}")
@@ -216,22 +257,20 @@ class Walk:
 
     def _until(self, made: Json, goal: str) -> Json:
         """Follow an endpoint to a phase, telling every step of it and of its boundary as it comes."""
-        path = f"/tenants/{TENANT}/endpoints/{made['id']}"
+        path, word = self._address(made), self.noun.removesuffix("s")
         seen_phase, end = str(made.get("phase", "")), time.monotonic() + PATIENCE_S
         while time.monotonic() < end:
             story = self.mia.get(f"{path}/explain")
             self._tell(story)
             if story["phase"] != seen_phase:
                 seen_phase = story["phase"]
-                self.timeline.say(
-                    "tenantry", f"endpoint is {seen_phase}" + (f": {story['why']}" if story["why"] else "")
-                )
+                self.timeline.say("tenantry", f"{word} is {seen_phase}" + (f": {story['why']}" if story["why"] else ""))
             if seen_phase == goal:
                 return self.mia.get(path)
             if seen_phase == "Failed":
-                raise WalkFailed(f"the endpoint failed: {story['why']}")
+                raise WalkFailed(f"the {word} failed: {story['why']}")
             pause(LOOK_S)
-        raise WalkFailed(f"the endpoint is {seen_phase} after {PATIENCE_S:.0f} s: {story['why']}")
+        raise WalkFailed(f"the {word} is {seen_phase} after {PATIENCE_S:.0f} s: {story['why']}")
 
     def _tell(self, story: Json) -> None:
         """Tell what is new: windows held, the boundary, steps of both."""
@@ -271,11 +310,11 @@ class Walk:
 
     def _check_held(self, ready: Json) -> None:
         """See that the ledger keeps the windows of a Ready endpoint. Raises `WalkFailed`."""
-        self._tell(self.mia.get(f"/tenants/{TENANT}/endpoints/{ready['id']}/explain"))
+        self._tell(self.mia.get(f"{self._address(ready)}/explain"))
         if not self._windows:
-            raise WalkFailed("a Ready endpoint holds nothing in the ledger")
+            raise WalkFailed("what is Ready holds nothing in the ledger")
         if all(self._is_free(window) for window in self._windows.values()):
-            raise WalkFailed("the ledger shows the windows as free while the endpoint runs on them")
+            raise WalkFailed("the ledger shows the windows as free while it runs on them")
 
     def _is_free(self, window: Json) -> bool:
         """Whether every slot of a window is free in the ledger, as the operator sees it."""
@@ -354,11 +393,11 @@ class Walk:
 
     # --- give it back -----------------------------------------------------------------------------------
 
-    def _give_back(self, ready: Json, key: str) -> None:
-        path = f"/tenants/{TENANT}/endpoints/{ready['id']}"
-        self.timeline.say("Mia", f"deletes endpoint/{ready['name']}")
-        self._delete(path)
-        self._keys_stop(ready, key)
+    def _give_back(self, ready: Json, key: str = "") -> None:
+        self.timeline.say("Mia", f"deletes {self.noun.removesuffix('s')}/{ready['name']}")
+        self._delete(self._address(ready))
+        if key:
+            self._keys_stop(ready, key)
         self._until(ready, "Released")
         self._settled(f"/tenants/{TENANT}/allocations/{ready['allocation']}", "allocation")
         self._gone(
@@ -385,7 +424,7 @@ class Walk:
                     raise
             else:
                 return
-        raise WalkFailed("the endpoint changed five times between read and delete")
+        raise WalkFailed("it changed five times between read and delete")
 
     def _keys_stop(self, ready: Json, key: str) -> None:
         asked = time.monotonic()
@@ -417,13 +456,14 @@ class Walk:
 
     # --- so that the walk can be repeated -----------------------------------------------------------------
 
-    def _limits(self) -> Mapping[str, Json]:
+    def limits(self) -> Mapping[str, Json]:
+        """Return the tenant's limits by id."""
         return {limit["id"]: limit for limit in self.ole.items(f"/tenants/{TENANT}/quotas")}
 
-    def _restore(self, before: Mapping[str, Json]) -> None:
+    def restore(self, before: Mapping[str, Json]) -> None:
         """Take the granted limits back, so that the next walk needs its decision again."""
         changed = 0
-        for key, limit in self._limits().items():
+        for key, limit in self.limits().items():
             if key not in before:
                 self.ole.delete(f"/tenants/{TENANT}/quotas/{key}", version=limit["version"])
                 changed += 1
@@ -435,6 +475,12 @@ class Walk:
             self.timeline.say(
                 "Ole", f"takes back the {changed} limits that were granted, so that this can be seen again"
             )
+
+
+def unit_of(path: Route) -> Json:
+    """Return the unit that a route asks for."""
+    product, _, profile = path.gpu.partition("/")
+    return {"gpu": {"product": product, "profile": profile}, "vcpu": 8, "memory_gib": 32}
 
 
 def proof_line(proof: Mapping[str, Any]) -> str:

@@ -25,7 +25,10 @@ LOOPBACK_WEBHOOKS = {"TENANTRY_WEBHOOK_NETWORKS": "127.0.0.0/8"}
 """In a demo a webhook may lead to a program on the same machine."""
 WALK = ("-c", "from controlplane.cli import main; main()", "demo-walk")
 """The walk runs as a process of its own, as any user of the command line would."""
-LABS = {"kubernetes": ("-m", "controlplane.labs.kubernetes.demo")}
+LABS = {
+    "kubernetes": ("-m", "controlplane.labs.kubernetes.demo"),
+    "vsphere": ("-m", "controlplane.labs.vsphere.demo"),
+}
 """Name in LAB → what walks the golden path on that lab; with `--stop` it stops what it has started."""
 
 
@@ -43,7 +46,7 @@ def _run(asked: argparse.Namespace, *, walk: bool) -> int:
     began = time.monotonic()
     lab = os.environ.get("LAB", "") if walk else ""
     if lab and lab not in LABS:
-        say(f"there is no lab {lab!r}; LAB is {' or '.join(LABS)}")
+        say(f"there is no lab {lab!r}; LAB is one of {', '.join(LABS)}")
         return 2
     places = Places.from_environ(os.environ)
     findings = machine.check(root=ROOT, state=places.state, fresh=False)

@@ -131,7 +131,7 @@ def test_granted_limits_are_taken_back_exactly(timeline):
         )
         return httpx.Response(204)
 
-    walker(timeline, api=api)._restore({"1": {"amount": 8}, "3": {"amount": 10}})
+    walker(timeline, api=api).restore({"1": {"amount": 8}, "3": {"amount": 10}})
 
     assert sent[0][0:2] == ("PUT", "quotas")
     assert json.loads(sent[0][3]) == {"dimension": "vcpu", "amount": 8, "until": None}

@@ -26,6 +26,7 @@ from rich.console import Console
 from controlplane.cli.client import Client, Json, pause
 from controlplane.cli.failures import CliError
 from controlplane.cli.walk import OPERATOR, TENANT, Route, Timeline, Walk, WalkFailed, log_in
+from controlplane.labs import connecting
 from controlplane.labs.kubernetes import devices, furniture, slices
 from controlplane.labs.kubernetes.client import Api
 from controlplane.labs.kubernetes.cluster import Cluster
@@ -35,7 +36,6 @@ from controlplane.labs.kubernetes.nodes import Gpu, Kind, Node, gpu_node
 RIGHTS: Final = Path(__file__).resolve().parents[3] / "deploy" / "kubernetes" / "rbac.yaml"
 ACCOUNT: Final = ("tenantry-system", "tenantry")
 TOKEN_S: Final = 24 * 3600
-PATIENCE_S: Final = 90.0
 REPORTED_WITHIN_S: Final = 30.0
 """From Ready until the ledger has the device that the provider named."""
 _DIGEST: Final = "sha256:" + "0" * 64
@@ -160,52 +160,17 @@ def connect(site: Site, cluster: Cluster, ole: Client, timeline: Timeline) -> No
     """Connect a cluster, accept its hosts and open them, through the API. Raises `WalkFailed`, `CliError`."""
     with cluster.api() as api:
         token = rights(api)
-    config = provider_config(cluster)
-    there = ole.find(f"/providers/{site.provider}")
-    if there is None:
-        ole.post("/providers", {"name": site.provider, "kind": "kubernetes", "site": site.site, "config": config})
-    elif there["config"] != config:  # other ports than last time
-        ole.patch(f"/providers/{site.provider}", {"config": config}, version=there["version"])
-    ole.put(f"/providers/{site.provider}/credentials/token", {"value": token})
+    connecting.store(
+        ole,
+        name=site.provider,
+        kind="kubernetes",
+        site=site.site,
+        config=provider_config(cluster),
+        secrets={"token": token},
+    )
     timeline.say("Ole", f"connects {site.provider} with the least rights that it needs and a token of its own account")
-    _probe(site, ole, timeline)
     wanted = {node.name for node in site.nodes if node.gpus}
-    _until(f"{site.provider} shows its hosts", lambda: wanted <= {h["name"] for h in _hosts(site, ole)})
-    for host in _hosts(site, ole):
-        if host["name"] in wanted and host["state"] == "joining" and "requested_at" not in host["acceptance"]:
-            ole.post(f"/hosts/{host['id']}/accept")
-    _until(f"the hosts of {site.provider} pass their acceptance", lambda: _passed(site, ole, wanted))
-    for host in _hosts(site, ole):
-        if host["name"] in wanted and host["state"] == "accepted":
-            ole.post(f"/hosts/{host['id']}/open")
-            timeline.say(
-                "Ole", f"opens {host['name']}: {host['gpu_count']} × {host['gpu_product']} ({host['binding']})"
-            )
-
-
-def _probe(site: Site, ole: Client, timeline: Timeline) -> None:
-    answer: Json = ole.post(f"/providers/{site.provider}/test").body
-    timeline.say("tenantry", f"tests the connection: {json.dumps(answer)[:220]}")
-
-
-def _passed(site: Site, ole: Client, wanted: set[str]) -> bool:
-    hosts = [host for host in _hosts(site, ole) if host["name"] in wanted]
-    for host in hosts:
-        if host["acceptance"].get("passed") is False:
-            raise WalkFailed(f"{host['name']} was not accepted: {host['acceptance']}")
-    return all(host["state"] != "joining" for host in hosts)
-
-
-def _hosts(site: Site, ole: Client) -> list[Json]:
-    return [host for host in ole.items("/hosts", most=1000) if host["provider"] == site.provider]
-
-
-def _until(words: str, is_true: Any) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not is_true():
-        if time.monotonic() > end:
-            raise WalkFailed(f"not so after {PATIENCE_S:.0f} s: {words}")
-        pause(0.5)
+    connecting.hand_over(ole, provider=site.provider, wanted=wanted, timeline=timeline)
 
 
 # --- the walk -----------------------------------------------------------------------------------------

@@ -179,6 +179,10 @@ class Control:
             for gpu in host["gpus"]
         ]
 
+    def inventory(self) -> dict[str, Any]:
+        """Return all that there is by name: VMs, folders, pools, port groups, and what lies in each datastore."""
+        return dict(self._ask("GET", "/inventory"))
+
     def set_policy(self, policy: str) -> None:
         """Change how every host chooses from now on."""
         self._ask("POST", "/policy", {"policy": policy})

@@ -1,0 +1,290 @@
+"""`python -m controlplane.labs.vsphere.demo`: the golden path on a lab vCenter, for `make demo LAB=vsphere`.
+
+Starts the vCenter with the players of its guests, connects it as an operator does, and walks the path twice: an
+endpoint in a VM with a MIG-backed vGPU, and a machine that is reached by `tenantry ssh`. What the ledger says is compared with
+what the lab's hosts really did, and at the end with all that the vCenter had before. The API is a real one (govmomi's
+simulator); hosts, GPUs and guests are simulated. `--stop` stops the vCenter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+
+from controlplane.cli.client import Client, Json
+from controlplane.cli.failures import CliError
+from controlplane.cli.walk import OPERATOR, TENANT, Route, Timeline, Walk, WalkFailed, log_in, unit_of
+from controlplane.labs import connecting
+from controlplane.labs.errors import LabError
+from controlplane.labs.vsphere import guests, worlds
+from controlplane.labs.vsphere.control import Control, Window
+from controlplane.labs.vsphere.vcenter import VCenter
+from controlplane.labs.vsphere.worlds import GpuHosts, OtherVm, Policy, Template, World
+
+PROVIDER: Final = "vsphere-lab"
+SITE: Final = "lund"
+TEMPLATE: Final = "ubuntu-24.04-gpu"
+IMAGE: Final = "ubuntu-24.04"
+HOSTS: Final = frozenset({"DC0_C0_H0", "DC0_C0_H1", "DC0_C0_H2"})
+"""Those with GPUs."""
+CONFIG: Final[dict[str, Any]] = {
+    "access": "lab",
+    "templates": f"{IMAGE}={TEMPLATE}, endpoint={TEMPLATE}",
+    "vlans": "1200-1299",
+}
+REPORTED_WITHIN_S: Final = 30.0
+LEFT_WITHIN_S: Final = 60.0
+"""From the last release until nothing of ours is left: folders of a datastore are looked at twice."""
+LOGIN_S: Final = 60.0
+
+ENDPOINT: Final = Route(
+    "an endpoint in a VM with a MIG-backed vGPU, its place on the GPU chosen by the host (adversarially)",
+    "hello-vgpu", PROVIDER, "H100-80GB/3g.40gb", kind="vm",
+)  # fmt: skip
+MACHINE: Final = Route(
+    "a machine with a MIG-backed vGPU, reached by SSH with a certificate", "hello-box", PROVIDER, "A100-80GB/2g.20gb",
+    kind="vm",
+)  # fmt: skip
+
+
+def world() -> World:
+    """Return the demo's vCenter: two kinds of GPU hosts, one host without, a VM that is not ours."""
+    return World(
+        hosts=4,
+        gpu_hosts=(
+            GpuHosts(("DC0_C0_H0", "DC0_C0_H1"), worlds.gpus("H100-80GB", 2, board="H100XM")),
+            GpuHosts(("DC0_C0_H2",), worlds.gpus("A100-80GB", 2, fixed_mode=worlds.MIG)),
+        ),
+        templates=(Template(TEMPLATE, annotation="cloud-init with the VMware datasource; vGPU guest driver"),),
+        vms=(OtherVm("legacy-render", "DC0_C0_H1", ("nvidia_h100xm-1-10c",)),),
+        policy=Policy.ADVERSARIAL,
+    )
+
+
+def vcenter_of() -> VCenter:
+    """Return the demo's vCenter, started or not."""
+    return VCenter("demo-vsphere", world=world())
+
+
+def start(timeline: Timeline) -> VCenter:
+    """Start the vCenter and the players of its guests. Raises `LabError`."""
+    began = time.monotonic()
+    vcenter = vcenter_of()
+    vcenter.start(tell=timeline.plain)
+    guests.start(vcenter)
+    took = time.monotonic() - began
+    timeline.say("lab", f"vCenter {vcenter.name} is up after {took:.1f} s: {vcenter.url}, simulated hosts and guests")
+    return vcenter
+
+
+def connect(vcenter: VCenter, ole: Client, timeline: Timeline) -> None:
+    """Connect the vCenter, accept its hosts and open them, through the API. Raises `WalkFailed`, `CliError`."""
+    config = {"url": vcenter.url, "user": vcenter.user, "ca_pem": vcenter.ca_pem, **CONFIG}
+    connecting.store(
+        ole, name=PROVIDER, kind="vsphere", site=SITE, config=config, secrets={"password": vcenter.password}
+    )
+    timeline.say("Ole", f"connects {PROVIDER}: its certificate is checked with the lab's CA")
+    connecting.hand_over(ole, provider=PROVIDER, wanted=set(HOSTS), timeline=timeline)
+
+
+# --- the walks ----------------------------------------------------------------------------------------
+
+
+@dataclass
+class VsphereWalk(Walk):
+    """An endpoint's walk, with a look at the lab's truth beside the ledger."""
+
+    vcenter: VCenter | None = None
+
+    def _check_held(self, ready: Json) -> None:
+        """Compare what the ledger holds with what the hosts gave to our VMs. Raises `WalkFailed`."""
+        super()._check_held(ready)
+        assert self.vcenter is not None
+        with self.vcenter.control() as control:
+            for unit in self._story_when_reported(ready)["placement"]:
+                for window in unit["windows"]:
+                    self._check_window(control, ready, window)
+
+    def _story_when_reported(self, ready: Json) -> Json:
+        """Return the story once the ledger knows the GPU that the host has named."""
+        story: Json = {}
+
+        def is_reported() -> bool:
+            nonlocal story
+            story = self.mia.get(f"{self._address(ready)}/explain")
+            self._tell(story)
+            windows = [window for unit in story["placement"] for window in unit["windows"]]
+            return bool(windows) and all(window["reported"] for window in windows)
+
+        connecting.until("the ledger knows the GPU that the host chose", is_reported, within_s=REPORTED_WITHIN_S)
+        return story
+
+    def _check_window(self, control: Control, ready: Json, window: Json) -> None:
+        held = list(held_by(control, ready["id"]))
+        if [host for host, _gpu, _window in held] != [window["host"]]:
+            raise WalkFailed(f"the ledger says {window['host']}, the vCenter's hosts gave {held}")
+        _host, gpu, real = held[0]
+        if real.size != window["size"] or gpu != window["gpu"]:
+            raise WalkFailed(f"the ledger holds {window}, the host gave {real} on GPU {gpu}")
+        self.timeline.say(
+            "host", f"{window['host']} gave {real.type} on GPU {gpu}, slots [{real.start}, {real.start + real.size}): "
+            "the ledger's host and GPU", style="green",
+        )  # fmt: skip
+
+
+@dataclass
+class MachineWalk(VsphereWalk):
+    """A machine's walk: it is used by logging in."""
+
+    noun: str = "machines"
+    first_use: str = "the first login"
+
+    def _what(self, path: Route) -> Json:
+        return {"unit": unit_of(path), "image": IMAGE, "disk_gib": 40}
+
+    def _first_use(self, ready: Json, key: str) -> None:
+        """Log in with a certificate, and look at the GPU. Raises `WalkFailed`."""
+        del key
+        self.timeline.say("Mia", f"tenantry ssh {ready['name']} -- nvidia-smi -L")
+        said = self._login(ready, "nvidia-smi", "-L")
+        if "NVIDIA" not in said and "GRID" not in said:
+            raise WalkFailed(f"the machine shows no GPU: {said[:200]}")
+        self.timeline.say("machine", said.splitlines()[0], style="bold green")
+
+    def _further_use(self, ready: Json, key: str) -> None:
+        del key
+        said = self._login(ready, "uname", "-a")
+        if "simulated VM" not in said:
+            raise WalkFailed(f"the machine does not say that it is simulated: {said[:200]}")
+        self.timeline.say("machine", said.strip(), style="green")
+
+    def _login(self, ready: Json, *command: str) -> str:
+        """Run the real command line as Mia would, with the system's own ssh."""
+        with tempfile.TemporaryDirectory(prefix="tenantry-demo-") as folder:
+            environ = {
+                **{name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ},
+                "TENANTRY_CONFIG": str(Path(folder) / "config.toml"), "TENANTRY_URL": self.mia.url,
+                "TENANTRY_TOKEN": self.mia.token, "TENANTRY_TENANT": TENANT,
+            }  # fmt: skip
+            words = [sys.executable, "-m", "controlplane.cli", "ssh", ready["name"], "--", *command]
+            done = subprocess.run(words, env=environ, capture_output=True, text=True, timeout=LOGIN_S, check=False)
+        if done.returncode:
+            raise WalkFailed(f"tenantry ssh ended with {done.returncode}: {done.stderr.strip()[-300:]}")
+        return done.stdout
+
+
+def held_by(control: Control, uid: str) -> Iterator[tuple[str, int, Window]]:
+    """Yield (host, number of the GPU on it, window) that the lab's hosts gave to VMs of one object of ours."""
+    ours = {vm.id for vm in control.guests() if uid.replace("-", "") in vm.name}
+    numbers: dict[str, int] = {}
+    for gpu in control.gpus():
+        number = numbers[gpu.host] = numbers.get(gpu.host, -1) + 1
+        for window in gpu.held:
+            if window.vm in ours:
+                yield gpu.host, number, window
+
+
+# --- what is left -------------------------------------------------------------------------------------
+
+
+def nothing_left(vcenter: VCenter, before: Json, timeline: Timeline) -> None:
+    """See that the vCenter has what it had, its root folder of ours aside. Raises `WalkFailed`."""
+    found: list[str] = []
+
+    def is_clean() -> bool:
+        with vcenter.control() as control:
+            found[:] = differences(before, control.inventory())
+            found.extend(
+                f"{gpu.host} still gives {window.type} to {window.vm}"
+                for gpu in control.gpus()
+                for window in gpu.held
+                if window.vm not in before["held"]
+            )
+        return not found
+
+    try:
+        connecting.until("nothing is left in the vCenter", is_clean, within_s=LEFT_WITHIN_S)
+    except WalkFailed as error:
+        raise WalkFailed(f"{error}: {'; '.join(found)}") from None
+    timeline.say("lab", "the vCenter has what it had: no VM, folder, pool, port group or directory of ours; "
+                 "its hosts gave everything back", style="green")  # fmt: skip
+
+
+def inventory(vcenter: VCenter) -> Json:
+    """Return all that a vCenter has by name, and which VMs hold GPUs."""
+    with vcenter.control() as control:
+        return {**control.inventory(), "held": sorted({one.vm for gpu in control.gpus() for one in gpu.held})}
+
+
+def differences(before: Json, after: Json) -> list[str]:
+    """Return what is there more than before, in words; pure. The root folder of ours may stay."""
+    found = []
+    for kind in ("vms", "folders", "pools", "portgroups"):
+        rest = list(after[kind])
+        for name in before[kind]:
+            if name in rest:
+                rest.remove(name)
+        found += [f"{kind}: {name}" for name in rest if (kind, name) != ("folders", "tenantry")]
+    for store, inside in after["datastores"].items():
+        found += [
+            f"datastore {store}: {name}" for name in sorted(set(inside) - set(before["datastores"].get(store, ())))
+        ]
+    return found
+
+
+def walk(url: str, logins: Path) -> int:
+    """Start, connect and walk everything; return the exit status."""
+    timeline = Timeline(Console(highlight=False, soft_wrap=True))
+    people: dict[str, Client] = {}
+    took = {}
+    try:
+        timeline.plain(
+            "The golden path on a vCenter that speaks the protocol. Hosts, GPUs and guests are SIMULATED: "
+            "the guests' programs run on this machine.",
+            style="yellow",
+        )
+        timeline.title("One vCenter")
+        vcenter = start(timeline)
+        people = log_in(url, json.loads(logins.read_text(encoding="utf-8")))
+        before = inventory(vcenter)
+        connect(vcenter, people[OPERATOR], timeline)
+        for number, (kind, path) in enumerate(((VsphereWalk, ENDPOINT), (MachineWalk, MACHINE)), start=1):
+            timeline.title(f"{number}. {path.title[0].upper()}{path.title[1:]}")
+            took[path.title] = kind(people, timeline, vcenter=vcenter).walk(path)
+        nothing_left(vcenter, before, timeline)
+    except (WalkFailed, CliError, LabError, OSError, ValueError, KeyError, subprocess.SubprocessError) as error:
+        timeline.say("walk", f"FAILED: {type(error).__name__}: {error}", style="bold red")
+        return 1
+    finally:
+        for client in people.values():
+            client.close()
+    timeline.plain()
+    for title, seconds in took.items():
+        timeline.plain(f"{title}: {seconds:.1f} s from submit to first use", style="bold green")
+    return 0
+
+
+def main(arguments: list[str]) -> int:
+    """Walk, or stop the vCenter."""
+    parser = argparse.ArgumentParser(prog="python -m controlplane.labs.vsphere.demo", description=__doc__)
+    parser.add_argument("--stop", action="store_true")
+    if parser.parse_args(arguments).stop:
+        vcenter_of().stop()
+        return 0
+    state = Path(os.environ["TENANTRY_STATE_DIR"])
+    return walk(os.environ["TENANTRY_PUBLIC_URL"], state / "demo-logins.json")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
