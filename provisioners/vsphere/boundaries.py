@@ -41,7 +41,7 @@ class Boundaries:
         self._roles = roles.Roles(ground)
 
     def steps(self, spec: BoundarySpec) -> Sequence[Step]:
-        """Return the steps of a boundary, in order; pure. Raises `DriverRejected` without a VLAN."""
+        """Return the steps of a boundary, in order; pure. Raises `TransientDriverError` without a VLAN."""
         ref, wiring = spec.ref, network.wiring_for(spec)
         return (
             make(ref, folders.STEP, {"tier": spec.tier}, spec),

@@ -16,7 +16,6 @@ from provisioners.driver import (
     BoundarySpec,
     Conflicting,
     Done,
-    DriverRejected,
     Handle,
     Part,
     Presence,
@@ -26,7 +25,7 @@ from provisioners.driver import (
 )
 from provisioners.vsphere.client import MoRef, managed, reference
 from provisioners.vsphere.failures import LookFirst
-from provisioners.vsphere.ground import Ground
+from provisioners.vsphere.ground import Ground, Switch
 from provisioners.vsphere.names import WANTS_FIELD, marker, parse_wants, wants
 from provisioners.vsphere.tasks import finish
 
@@ -86,7 +85,7 @@ class Networks:
         return Part(STEP, Presence.PRESENT, have=want if true_still else "")
 
     def make(self, spec: BoundarySpec, want: str) -> Handle | Done:
-        """Make the port group, or set it right again. Raises `Conflicting`, and `DriverRejected` without a VLAN."""
+        """Make the port group, or set it right again. Raises `Conflicting` for one that is somebody else's."""
         wiring, ref = wiring_for(spec), spec.ref
         found = self.read(ref, foreign=True)
         if found is None:
@@ -110,6 +109,7 @@ class Networks:
 
     def _create(self, ref: Ref, wiring: Wiring) -> Handle | Done:
         client, switch = self._ground.client, self._ground.switch()
+        self._check_free(wiring.vlan, ref, switch)
         spec = config_spec(ref, wiring)
         try:
             return finish(client, client.start(lambda si: managed(switch.ref, si).AddDVPortgroup_Task([spec])))
@@ -117,6 +117,20 @@ class Networks:
             if self._ground.portgroup_of(ref) is None:
                 raise
             return Done()
+
+    def _check_free(self, vlan: int, ref: Ref, switch: Switch) -> None:
+        """Refuse a VLAN that another port group of the switch has: our database knows of ours only.
+
+        Raises `Conflicting`.
+        """
+        wanted = ("name", "config.distributedVirtualSwitch", "config.defaultPortConfig")
+        for one in self._ground.client.rows({"DistributedVirtualPortgroup": wanted})["DistributedVirtualPortgroup"]:
+            wiring, on = wiring_of(one.values), one.values.get("config.distributedVirtualSwitch")
+            elsewhere = on is None or reference(on) != switch.ref
+            if wiring is None or wiring.vlan != vlan or elsewhere or one.values["name"] == ref.name:
+                continue  # one of our own name was made a moment ago by another worker
+            msg = f"VLAN {vlan} is that of port group {one.values['name']}; the provider should not give it (vlans)"
+            raise Conflicting(msg)
 
     def _set(self, portgroup: MoRef, ref: Ref, wiring: Wiring) -> Handle | Done:
         client = self._ground.client
@@ -159,10 +173,12 @@ class Networks:
 
 
 def wiring_for(spec: BoundarySpec) -> Wiring:
-    """Return what a boundary's port group should do. Raises `DriverRejected` without a VLAN of its own."""
+    """Return what a boundary's port group should do.
+
+    Raises `TransientDriverError` without a VLAN of its own: an operator can give the provider some at any time.
+    """
     if spec.vlan is None:
-        msg = "the boundary has no VLAN of its own; give the provider a range of them (setting vlans)"
-        raise DriverRejected(msg)
+        raise TransientDriverError("the provider has no VLANs to give boundaries (setting vlans, such as 1200-1299)")
     return Wiring(spec.vlan, blocked=spec.cut_off)
 
 

@@ -18,7 +18,6 @@ from provisioners.driver import (
     Conflicting,
     Done,
     DriverError,
-    DriverRejected,
     Handle,
     Presence,
     Ref,
@@ -169,7 +168,7 @@ def test_more_room_is_the_pools_step_alone(driver, hand, spec):
 
 
 def test_without_a_vlan_of_its_own_there_is_no_boundary(driver):
-    with pytest.raises(DriverRejected, match="VLAN"):
+    with pytest.raises(TransientDriverError, match="setting vlans"):
         driver.steps(boundary(vlan=None))
 
 
@@ -218,6 +217,18 @@ def test_somebody_elses_of_our_name_is_reported_and_not_touched(driver, hand, ki
     assert hand.names(kind, spec.ref.name) == [theirs]
     hand.task(theirs, "Destroy_Task")
     clear(driver, boundary_for_root)
+
+
+def test_a_vlan_that_somebody_else_uses_is_not_used_twice(driver, hand, spec):
+    second = boundary(vlan=spec.vlan)
+    for step in driver.steps(second)[:2]:
+        driver.start(step)
+
+    with pytest.raises(Conflicting, match=f"VLAN {spec.vlan} is that of port group {spec.ref.name}"):
+        driver.start(driver.steps(second)[2])
+
+    assert not driver.observe(second.ref).part("network.create").have
+    clear(driver, second)
 
 
 def test_what_a_dead_worker_left_unmarked_and_empty_is_adopted(driver, hand):
@@ -464,8 +475,10 @@ def test_a_port_group_that_takes_long_is_polled(driver, hand, vcenter_control, m
 
     assert isinstance(answer, Handle)
     assert driver.poll(answer).state == "running"
-    walk(driver, spec)
+    while driver.poll(answer).state == "running":
+        pass
     assert driver.poll(answer).state == "done"
+    walk(driver, spec)
     assert objects(hand, spec.ref) == ONE_EACH
     clear(driver, spec)
 
