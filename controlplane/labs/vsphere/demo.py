@@ -1,9 +1,9 @@
 """`python -m controlplane.labs.vsphere.demo`: the golden path on a lab vCenter, for `make demo LAB=vsphere`.
 
 Starts the vCenter with the players of its guests, connects it as an operator does, and walks the path twice: an
-endpoint in a VM with a MIG-backed vGPU, and a machine that is reached by `tenantry ssh`. What the ledger says is compared with
-what the lab's hosts really did, and at the end with all that the vCenter had before. The API is a real one (govmomi's
-simulator); hosts, GPUs and guests are simulated. `--stop` stops the vCenter.
+endpoint in a VM with a MIG-backed vGPU, and a machine that is reached by `tenantry ssh`. What the ledger says is
+compared with what the lab's hosts really did, and the end with all that the vCenter had before. The API is a real one
+(govmomi's simulator); hosts, GPUs and guests are simulated. `--stop` stops the vCenter.
 """
 
 from __future__ import annotations
