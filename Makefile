@@ -13,7 +13,7 @@ help: ## list the targets
 setup: ## check this machine, make .venv, install what the product needs
 	@$(FIRST) setup
 
-demo: ## set up, start everything, walk the golden path, stay (EXIT=1: stop, end with the walk's status; LAB=kubernetes or vsphere)
+demo: ## set up, start everything, walk the golden path, stay (EXIT=1: stop, end with the walk's status; LAB=kubernetes, vsphere or all)
 	@$(FIRST) demo
 
 up: ## start everything and stay until Ctrl-C; data is kept

@@ -153,6 +153,10 @@ class Walk:
         self._further_use(ready, key)
         return Opened(ready, key, took)
 
+    def read(self, row: Json) -> Json:
+        """Read what was opened as it is now."""
+        return self.mia.get(self._address(row))
+
     def give_back(self, opened: Opened) -> None:
         """Give back what was opened, and see that nothing of it is left. Raises `WalkFailed`, `CliError`."""
         self._give_back(opened.ready, opened.key)

@@ -28,6 +28,7 @@ WALK = ("-c", "from controlplane.cli import main; main()", "demo-walk")
 LABS = {
     "kubernetes": ("-m", "controlplane.labs.kubernetes.demo"),
     "vsphere": ("-m", "controlplane.labs.vsphere.demo"),
+    "all": ("-m", "controlplane.labs.demo"),
 }
 """Name in LAB → what walks the golden path on that lab; with `--stop` it stops what it has started."""
 

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from controlplane.cli.client import Client, Json, pause
-from controlplane.cli.walk import Timeline, WalkFailed
+from controlplane.cli.walk import TENANT, Timeline, WalkFailed
 
 PATIENCE_S: Final = 90.0
+COMMAND_S: Final = 60.0
 
 
 def store(
@@ -62,3 +68,22 @@ def _passed(ole: Client, provider: str, wanted: set[str]) -> bool:
 
 def _hosts(ole: Client, provider: str) -> list[Json]:
     return [host for host in ole.items("/hosts", most=1000) if host["provider"] == provider]
+
+
+def command_line(who: Client, *words: str) -> str:
+    """Run `tenantry` as a process of its own, as a person would, and return what it printed. Raises `WalkFailed`."""
+    with tempfile.TemporaryDirectory(prefix="tenantry-demo-") as folder:
+        environ = {
+            **{name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ},
+            "TENANTRY_CONFIG": str(Path(folder) / "config.toml"),
+            "TENANTRY_URL": who.url,
+            "TENANTRY_TOKEN": who.token,
+            "TENANTRY_TENANT": TENANT,
+        }
+        done = subprocess.run(
+            [sys.executable, "-m", "controlplane.cli", *words],
+            env=environ, capture_output=True, text=True, timeout=COMMAND_S, check=False,
+        )  # fmt: skip
+    if done.returncode:
+        raise WalkFailed(f"tenantry {words[0]} ended with {done.returncode}: {done.stderr.strip()[-300:]}")
+    return done.stdout

@@ -13,7 +13,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from rich.console import Console
 
 from controlplane.cli.client import Client, Json
 from controlplane.cli.failures import CliError
-from controlplane.cli.walk import OPERATOR, TENANT, Route, Timeline, Walk, WalkFailed, log_in, unit_of
+from controlplane.cli.walk import OPERATOR, Route, Timeline, Walk, WalkFailed, log_in, unit_of
 from controlplane.labs import connecting
 from controlplane.labs.errors import LabError
 from controlplane.labs.vsphere import guests, worlds
@@ -46,7 +45,6 @@ CONFIG: Final[dict[str, Any]] = {
 REPORTED_WITHIN_S: Final = 30.0
 LEFT_WITHIN_S: Final = 60.0
 """From the last release until nothing of ours is left: folders of a datastore are looked at twice."""
-LOGIN_S: Final = 60.0
 
 ENDPOINT: Final = Route(
     "an endpoint in a VM with a MIG-backed vGPU, its place on the GPU chosen by the host (adversarially)",
@@ -170,18 +168,8 @@ class MachineWalk(VsphereWalk):
         self.timeline.say("machine", said.strip(), style="green")
 
     def _login(self, ready: Json, *command: str) -> str:
-        """Run the real command line as Mia would, with the system's own ssh."""
-        with tempfile.TemporaryDirectory(prefix="tenantry-demo-") as folder:
-            environ = {
-                **{name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ},
-                "TENANTRY_CONFIG": str(Path(folder) / "config.toml"), "TENANTRY_URL": self.mia.url,
-                "TENANTRY_TOKEN": self.mia.token, "TENANTRY_TENANT": TENANT,
-            }  # fmt: skip
-            words = [sys.executable, "-m", "controlplane.cli", "ssh", ready["name"], "--", *command]
-            done = subprocess.run(words, env=environ, capture_output=True, text=True, timeout=LOGIN_S, check=False)
-        if done.returncode:
-            raise WalkFailed(f"tenantry ssh ended with {done.returncode}: {done.stderr.strip()[-300:]}")
-        return done.stdout
+        """Log in with the real command line, as Mia would, and with the system's own ssh."""
+        return connecting.command_line(self.mia, "ssh", ready["name"], "--", *command)
 
 
 def held_by(control: Control, uid: str) -> Iterator[tuple[str, int, Window]]:
