@@ -41,7 +41,7 @@ from provisioners.driver import (
     Step,
 )
 from provisioners.steps import split
-from provisioners.vsphere import capabilities
+from provisioners.vsphere import capabilities, watching
 from provisioners.vsphere.client import VCenterClient
 from provisioners.vsphere.failures import LookFirst
 from provisioners.vsphere.ground import Ground
@@ -113,7 +113,7 @@ class VSphereDriver:
 
     def changes(self, stop: threading.Event) -> Iterator[Ref]:
         """Yield whose objects have changed, until `stop` is set; a vCenter that is away is waited for."""
-        yield from _module("watching").changes(self.ground, stop)
+        return watching.changes(self.settings, stop)
 
     # --- one object -------------------------------------------------------------------------------
 
