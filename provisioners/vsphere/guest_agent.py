@@ -220,8 +220,7 @@ class Agent:
         self._said: dict[str, str] = {}
         self._fetch_at = 0.0
         self._why = ""  # the model server could not be made as it is wanted
-        self._licence = ""
-        self._licence_at = 0.0
+        self._licence, self._licence_at = "", 0.0
 
     def round(self) -> None:
         """Look once. Raises nothing that the next round may mend."""
@@ -229,7 +228,7 @@ class Agent:
             try:
                 part()
             except (OSError, ValueError, http.client.HTTPException, subprocess.SubprocessError) as error:
-                _log(f"{part.__name__.strip('_')}: {_words(error)}")
+                sys.stderr.write(f"{part.__name__.strip('_')}: {_words(error)}\n")
 
     # --- the gateway ------------------------------------------------------------------------------
 
@@ -403,25 +402,23 @@ def _want_of(text: str) -> str:
 
 def _serving_of(body: bytes) -> dict[str, Any]:
     told = json.loads(body)
-    texts = told["environment"], told["secrets"]
-    if not all(isinstance(name, str) and isinstance(value, str) for part in texts for name, value in part.items()):
+    try:
+        found = {
+            "want": str(told["want"]),
+            "argv": [str(word) for word in told["argv"]],
+            "environment": dict(told["environment"]),
+            "secrets": dict(told["secrets"]),
+        }
+    except (KeyError, TypeError, ValueError):
+        raise Unusable("the control plane's answer has not the agreed shape") from None
+    if not all(isinstance(value, str) for part in ("environment", "secrets") for value in found[part].values()):
         raise Unusable("the control plane's answer has not the agreed shape")
-    return {
-        "want": str(told["want"]),
-        "argv": [str(word) for word in told["argv"]],
-        "environment": dict(told["environment"]),
-        "secrets": dict(told["secrets"]),
-    }
+    return found
 
 
 def _words(error: Exception) -> str:
     """Return what may be shown of an error: our own words, or its class; never what was being read."""
     return str(error) if isinstance(error, Unusable) else type(error).__name__
-
-
-def _log(line: str) -> None:
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
 
 
 # --- a real guest ---------------------------------------------------------------------------------

@@ -240,7 +240,7 @@ def _parts(found: Sequence[Vm], settings: Settings) -> list[Part]:
     parts = [part for vm in found for part in (gateway_part(vm), replica_part(vm)) if part is not None]
     record = next((vm.record(SERVICE) for vm in found if vm.record(SERVICE)), None)
     if record is not None:
-        ready = any(address_of(vm, settings) for vm in found)
+        ready = any(address_of(vm, settings) for vm in found) or not any(vm.is_on for vm in found)
         message = "" if ready else "no machine has an address yet"
         parts.append(Part(SERVICE, Presence.PRESENT, have=str(record.get("want", "")), message=message, ready=ready))
     return parts

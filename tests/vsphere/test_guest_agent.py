@@ -274,6 +274,10 @@ def test_a_pointer_that_goes_stops_the_model_server_and_takes_its_key_off_the_di
         ((401, b""), "the control plane does not accept the gateway's credential any more"),
         ((204, b""), "the control plane has nothing to serve here (204)"),
         ((200, b"{"), "JSONDecodeError"),
+        ((200, b"[]"), "the control plane's answer has not the agreed shape"),
+        ((200, b"{}"), "the control plane's answer has not the agreed shape"),
+        ((200, serving(secrets=7)), "the control plane's answer has not the agreed shape"),
+        ((200, serving(secrets={"A": 7})), "the control plane's answer has not the agreed shape"),
         (
             (200, serving(argv=["/bin/sh", "-c", "x"])),
             "the control plane wants a program that this image does not have",

@@ -170,7 +170,7 @@ class SimulatedGuest:
 
     def _gateway(self) -> tuple[list[str], dict[str, str]]:
         told = environment_of(self.read(GATEWAY_ENVIRONMENT))
-        state = self._at(told.pop("TENANTRY_GATEWAY_GUESTS"))
+        state = self._at(told.pop("TENANTRY_GATEWAY_FOLDER"))
         if "TENANTRY_GATEWAY_CA_FILE" in told:
             told["TENANTRY_GATEWAY_CA_FILE"] = str(self._at(told["TENANTRY_GATEWAY_CA_FILE"]))
         port = str(self._listen(GATEWAY))
@@ -231,7 +231,10 @@ class Keeper:
             shutil.rmtree(self._folder / gone, ignore_errors=True)
         for vm in listed.values():
             if vm.running:
-                self._one(vm)
+                try:
+                    self._one(vm)
+                except Exception:  # one guest's trouble is not the others'
+                    log.exception("the guest of VM %s failed", vm.name)
 
     def _one(self, vm: GuestVm) -> None:
         played = self._played.get(vm.id)
