@@ -36,6 +36,7 @@ PATHS: Final = (
     "runtime.powerState",
     "guest.toolsRunningStatus",
     "guest.net",
+    "guest.ipAddress",
     "datastore",
 )
 
@@ -61,6 +62,8 @@ class Vm:
     """Its configuration beside the hardware, guestinfo too."""
     net: Sequence[Any]
     """What the tools tell of cards and addresses."""
+    primary: str
+    """The address that the tools call the VM's own."""
     datastores: tuple[MoRef, ...]
 
     @property
@@ -123,6 +126,7 @@ def vm_of(found: Found, index: int | None, mark: str) -> Vm:
         devices=tuple(values.get("config.hardware.device") or ()),
         extra=hardware.extra_of(values),
         net=tuple(values.get("guest.net") or ()),
+        primary=str(values.get("guest.ipAddress") or ""),
         datastores=tuple(reference(one) for one in values.get("datastore") or ()),
     )
 
@@ -242,12 +246,19 @@ def units(vm: Vm, host: str, on_devices: Sequence[str], *, backend: str = "") ->
 
 
 def address(vm: Vm) -> str:
-    """Return the address that the tools tell of the VM's own card; `""` while there is none."""
+    """Return the address that the tools tell of the VM's own card; `""` while there is none.
+
+    Just after a card was changed they may know an address and not yet whose it is.
+    """
     macs = {str(card.macAddress).lower() for card in hardware.cards(vm.devices)}
     for told in vm.net:
         if str(told.macAddress).lower() not in macs:
             continue  # a bridge of containers in the guest
         for one in (told.ipConfig.ipAddress if told.ipConfig else None) or ():
-            if ":" not in one.ipAddress and not one.ipAddress.startswith("169.254."):
+            if _is_usable(str(one.ipAddress)):
                 return str(one.ipAddress)
-    return ""
+    return vm.primary if len(macs) == 1 and _is_usable(vm.primary) else ""
+
+
+def _is_usable(found: str) -> bool:
+    return bool(found) and ":" not in found and not found.startswith("169.254.")

@@ -1,0 +1,802 @@
+"""Machines on the lab's vCenter: one VM however often, by whomever and whatever goes wrong; nothing left of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from uuid import uuid4
+
+import pytest
+from pyVmomi import vim
+
+from controlplane.labs.vsphere.control import Control
+from controlplane.labs.vsphere.vcenter import VCenter
+from provisioners import plan
+from provisioners.driver import (
+    Binding,
+    BoundarySpec,
+    Conflicting,
+    Done,
+    DriverError,
+    DriverRejected,
+    Handle,
+    Kind,
+    MachineSpec,
+    NoCapacity,
+    NotSupported,
+    Observed,
+    Power,
+    Presence,
+    Ref,
+    Step,
+    TransientDriverError,
+    UnitSpec,
+    machine_uuid,
+    removal_of,
+)
+from provisioners.vsphere import datastore, hardware, removal, vms
+from provisioners.vsphere.client import MoRef, managed
+from provisioners.vsphere.driver import VSphereDriver
+from provisioners.vsphere.failures import Advice, LookFirst, advice_of
+from provisioners.vsphere.machines import Machines
+from provisioners.vsphere.names import MARK_FIELD, instance_uuid, marker
+from provisioners.vsphere.settings import Settings
+from tests.vsphere.ground import TENANT, Hand, boundary, clear, complete, settings_for, walk
+
+pytestmark = [pytest.mark.real, pytest.mark.vcsim]
+
+STEPS = ["vm.clone", "vm.configure", "vm.power"]
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHVvZGtqZmhnaGdqZGtzamRoZ2Zoa2Rq"
+FAULTS = (
+    "TaskInProgress", "ResourceInUse", "FileLocked", "ConcurrentAccess", "HostCommunication", "HostNotConnected",
+    "HostConnectFault", "Timedout", "RequestCanceled", "SystemError", "InsufficientGraphicsResourcesFault",
+    "InsufficientResourcesFault", "InsufficientMemoryResourcesFault", "InsufficientCpuResourcesFault",
+    "NoCompatibleHost", "NoDiskSpace", "NoPermission", "InvalidArgument", "InvalidVmConfig", "InvalidDeviceSpec",
+    "VmConfigFault", "GenericVmConfigFault", "NotSupported", "RestrictedVersion", "LicenseRestricted",
+    "ManagedObjectNotFound", "InvalidPowerState",
+)  # fmt: skip
+CLASSES: dict[Advice, type[DriverError]] = {
+    Advice.LATER: TransientDriverError,
+    Advice.ELSEWHERE: NoCapacity,
+    Advice.LOOK: LookFirst,
+    Advice.NO: DriverRejected,
+}
+
+
+@pytest.fixture
+def settings(vcenter: VCenter) -> Settings:
+    templates = {"ubuntu-24.04": "ubuntu-24.04-gpu", "debian-12": "legacy-bios", "ubuntu-22.04": "not-there"}
+    return settings_for(vcenter, templates=templates)
+
+
+@pytest.fixture
+def drivers(settings: Settings, vcenter_control: Control) -> Iterator[Callable[..., VSphereDriver]]:
+    """Drivers with connections of their own."""
+    made: list[VSphereDriver] = []
+
+    def make(**more: object) -> VSphereDriver:
+        made.append(VSphereDriver(replace(settings, **more)))
+        return made[-1]
+
+    yield make
+    vcenter_control.clear()
+    for driver in made:
+        driver.close()
+
+
+@pytest.fixture
+def driver(drivers: Callable[..., VSphereDriver]) -> VSphereDriver:
+    return drivers()
+
+
+@pytest.fixture
+def hand(settings: Settings) -> Iterator[Hand]:
+    made = Hand(settings)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def home(driver: VSphereDriver, vcenter_control: Control) -> Iterator[BoundarySpec]:
+    """A boundary that is there."""
+    made = boundary()
+    walk(driver, made)
+    yield made
+    vcenter_control.clear()
+    clear(driver, made)
+
+
+@pytest.fixture
+def spec(driver: VSphereDriver, home: BoundarySpec, vcenter_control: Control) -> Iterator[MachineSpec]:
+    """A machine that is asked for; whatever there is of it at the end is taken away."""
+    made = machine(home)
+    yield made
+    vcenter_control.clear()
+    assert run(driver, made, deleting=True).end == plan.Forget()
+
+
+def unit(host: str = "DC0_C0_H0", *, profile: str = "1g.10gb", count: int = 0, product: str = "H100-80GB") -> UnitSpec:
+    return UnitSpec(uuid4(), 0, host, product, profile, count, Binding.HOST, (), (), 4, 16, role="machine")
+
+
+def machine(home: BoundarySpec, one: UnitSpec | None = None, **more: object) -> MachineSpec:
+    ref = Ref(Kind.MACHINE, uuid4(), TENANT)
+    made = MachineSpec(ref, home.ref, 1, one or unit(), "ubuntu-24.04", 40, (KEY,))
+    return replace(made, **more)
+
+
+@dataclass
+class Walk:
+    """What came of passes."""
+
+    end: plan.Action | None = None
+    seen: Observed | None = None
+    errors: list[DriverError] = field(default_factory=list)
+    started: list[str] = field(default_factory=list)
+
+
+def run(
+    driver: VSphereDriver,
+    spec: MachineSpec,
+    *,
+    deleting: bool = False,
+    before: Callable[[], object] = lambda: None,
+    rounds: int = 60,
+) -> Walk:
+    """Do what passes do with a machine, with the real plan: until nothing is to be done; errors are tried again."""
+    walked = Walk()
+    handle: Handle | None = None
+    for _ in range(rounds):
+        try:
+            before()
+            if handle is not None:
+                answer = driver.poll(handle)
+                if answer.state == "running":
+                    continue
+                handle = None
+                if answer.error is not None:
+                    raise answer.error
+            walked.seen = driver.observe(spec.ref)
+            action = plan.plan(() if deleting else tuple(driver.steps(spec)), walked.seen, deleting=deleting)
+            if isinstance(action, plan.Start):
+                walked.started.append(action.step.name + (":undo" if action.step.undo else ""))
+                started = driver.start(action.step)
+                handle = started if isinstance(started, Handle) else None
+            elif isinstance(action, plan.Poll):
+                handle = action.handle
+            elif not (isinstance(action, plan.Nothing) and not action.ready):
+                walked.end = action
+                return walked
+        except DriverError as error:
+            walked.errors.append(error)
+    return walked
+
+
+def up(driver: VSphereDriver, spec: MachineSpec) -> Observed:
+    """Walk until the machine runs, without any error."""
+    walked = run(driver, spec)
+    assert (walked.errors, walked.end) == ([], plan.Nothing(ready=True, complete=True)), walked
+    assert walked.seen is not None
+    return walked.seen
+
+
+def vm_of(driver: VSphereDriver, spec: MachineSpec) -> vms.Vm:
+    found = Machines(driver.ground).find(spec.ref, None)
+    assert found is not None
+    return found
+
+
+def one_vm(hand: Hand, spec: MachineSpec) -> MoRef:
+    [only] = hand.names("VirtualMachine", spec.ref.name)
+    return only
+
+
+def held(control: Control) -> list[tuple[str, str]]:
+    """Return (host, VM) of every window in use."""
+    return [(gpu.host, window.vm) for gpu in control.gpus() for window in gpu.held]
+
+
+def step(driver: VSphereDriver, spec: MachineSpec, name: str) -> Step:
+    return next(one for one in driver.steps(spec) if one.name == name)
+
+
+# --- the usual way --------------------------------------------------------------------------------
+
+
+def test_a_machine_is_made_as_asked_for_shown_so_and_leaves_nothing(driver, home, hand, vcenter_control):
+    spec = machine(home)
+
+    seen = up(driver, spec)
+
+    assert [part.step for part in seen.parts] == STEPS
+    assert (seen.power, seen.simulated) == (Power.ON, True)
+    [where] = seen.units
+    assert (where.uid, where.host, where.profile, where.exact) == (spec.unit.uid, "DC0_C0_H0", "1g.10gb", True)
+    vm = vm_of(driver, spec)
+    assert (vm.name, vm.mark) == (spec.ref.name, marker(spec.ref))
+    assert (vm.folder, vm.pool) == (driver.ground.folder_of(home.ref), driver.ground.place(home.ref, where.host).pool)
+    assert vm.have.instance_uuid == instance_uuid(spec.ref, None)
+    assert vm.have.bios_uuid == str(machine_uuid(spec.unit.uid))
+    assert (vm.have.vcpu, vm.have.memory_mib, vm.have.disk_gib, vm.have.locked) == (4, 16384, 40, True)
+    assert (vm.have.gpus, vm.have.mmio_gib, vm.have.firmware) == (("vgpu:nvidia_h100xm-1-10c",), 256, "efi")
+    assert vm.have.networks == (driver.ground.place(home.ref, where.host).portgroup_key,)
+    assert held(vcenter_control) == [("DC0_C0_H0", vm.ref.id)]
+
+    gone = run(driver, spec, deleting=True)
+
+    assert (gone.errors, gone.end) == ([], plan.Forget())
+    assert hand.names("VirtualMachine", spec.ref.name) == []
+    assert held(vcenter_control) == []
+    assert datastore.stray_directories(driver.ground) == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "gpus", "mmio"),
+    [
+        ({"product": "", "profile": ""}, (), 0),
+        ({"profile": "", "count": 2}, ("vgpu:nvidia_h100xm-80c",) * 2, 512),
+        ({"profile": "", "count": 1, "host": "DC0_C0_H3"}, ("pci:10de:2330:tenants",), 256),
+    ],
+    ids=["no GPU", "whole GPUs", "passthrough"],
+)
+def test_gpus_are_given_as_the_host_offers_them(driver, home, vcenter_control, changes, gpus, mmio):
+    spec = machine(home, unit(**changes))
+
+    seen = up(driver, spec)
+
+    vm = vm_of(driver, spec)
+    assert (vm.have.gpus, vm.have.mmio_gib, vm.have.locked) == (gpus, mmio, bool(gpus))
+    assert len(held(vcenter_control)) == len(gpus)
+    assert {one.host for one in seen.units} == {spec.unit.host}
+    assert run(driver, spec, deleting=True).errors == []
+
+
+def test_every_step_and_every_undo_started_again_is_one_machine(driver, spec, hand):
+    for one in driver.steps(spec):
+        complete(driver, one)
+        assert driver.start(one) == Done()
+    assert driver.observe(spec.ref).part("vm.power").have == step(driver, spec, "vm.power").want
+    one_vm(hand, spec)
+
+    for one in reversed(driver.steps(spec)):
+        for _ in range(3):
+            complete(driver, one.undoing())
+        assert driver.start(one.undoing()) == Done()
+        assert driver.observe(spec.ref).part(one.name).presence is Presence.ABSENT
+    assert not driver.observe(spec.ref).exists
+
+
+def test_what_is_fitted_already_is_not_fitted_again(driver, spec, vcenter_control):
+    run(driver, replace(spec, power=Power.OFF))
+    vcenter_control.forget_calls()
+
+    assert driver.start(step(driver, replace(spec, power=Power.OFF), "vm.configure")) == Done()
+
+    assert "ReconfigVM_Task" not in vcenter_control.calls()
+
+
+def test_a_direct_switch_holds_until_the_spec_brings_it_back(driver, spec):
+    up(driver, spec)
+
+    driver.power(spec.ref, want=Power.OFF)
+
+    seen = driver.observe(spec.ref)
+    assert (seen.power, seen.part("vm.power").presence) == (Power.OFF, Presence.ABSENT)
+    assert up(driver, spec).power is Power.ON
+
+
+def test_isolating_pulls_the_plugs_and_keeps_the_memory(driver, spec):
+    up(driver, spec)
+
+    assert driver.isolate(spec.ref, cut_off=True) == Done()
+
+    seen = driver.observe(spec.ref)
+    assert (seen.power, seen.part("vm.power").have) == (Power.ON, "")
+    assert not vm_of(driver, spec).is_connected
+    assert driver.isolate(spec.ref, cut_off=True) == Done()
+    cut = run(driver, replace(spec, cut_off=True))
+    assert cut.end == plan.Nothing(ready=True, complete=True)
+    assert not vm_of(driver, spec).is_connected
+    up(driver, spec)
+    assert vm_of(driver, spec).is_connected
+
+
+# --- several at once, and lost ones ---------------------------------------------------------------
+
+
+def test_eight_workers_make_one_machine(drivers, spec, hand, vcenter_control):
+    vcenter_control.slow_task("CloneVM_Task", 150, object="ubuntu-24.04-gpu")
+
+    with ThreadPoolExecutor(8) as pool:
+        walks = list(pool.map(lambda _: run(drivers(), spec), range(8)))
+
+    assert {walk.end for walk in walks} == {plan.Nothing(ready=True, complete=True)}
+    assert all(isinstance(error, TransientDriverError) for walk in walks for error in walk.errors)
+    one_vm(hand, spec)
+
+
+def test_a_clone_whose_worker_died_is_taken_up_by_the_next(drivers, spec, hand, vcenter_control):
+    rule = vcenter_control.hang_task("CloneVM_Task")
+    first, second = drivers(), drivers()
+    started = first.start(step(first, spec, "vm.clone"))
+    first.close()
+
+    part = second.observe(spec.ref).part("vm.clone")
+    again = second.start(step(second, spec, "vm.clone"))
+
+    assert (part.presence, part.handle) == (Presence.CHANGING, started.value)
+    assert again == started
+    assert second.poll(again).state == "running"
+    vcenter_control.forget_calls()
+    vcenter_control.clear(rule)
+    up(second, spec)
+    assert "CloneVM_Task" not in vcenter_control.calls()
+    one_vm(hand, spec)
+
+
+def test_a_machine_that_is_asked_to_go_while_it_is_cloned_goes(driver, home, hand, vcenter_control):
+    spec = machine(home)
+    rule = vcenter_control.hang_task("CloneVM_Task")
+    driver.start(step(driver, spec, "vm.clone"))
+
+    waits = run(driver, spec, deleting=True, rounds=4)
+    vcenter_control.clear(rule)
+    gone = run(driver, spec, deleting=True)
+
+    assert waits.end is None
+    assert gone.end == plan.Forget()
+    assert hand.names("VirtualMachine", spec.ref.name) == []
+
+
+@pytest.mark.parametrize(
+    "method", ["CloneVM_Task", "ReconfigVM_Task", "SetField", "PowerOnVM_Task", "PowerOffVM_Task", "Destroy_Task"]
+)
+def test_a_lost_answer_costs_a_look_and_no_second_machine(driver, home, hand, vcenter_control, method):
+    spec = machine(home)
+    vcenter_control.boot_guests(boot=method != "PowerOffVM_Task")
+    try:
+        vcenter_control.lose_answer(method)
+        made = run(driver, spec, rounds=20)
+        gone = run(driver, spec, deleting=True)
+    finally:
+        vcenter_control.boot_guests(boot=True)
+
+    assert [type(error) for error in made.errors + gone.errors] == [LookFirst]
+    assert gone.end == plan.Forget()
+    assert hand.names("VirtualMachine", spec.ref.name) == []
+
+
+def test_sessions_that_end_in_every_step_cost_nothing_but_another_try(driver, spec, hand, vcenter_control):
+    made = run(driver, spec, before=vcenter_control.end_sessions)
+    one_vm(hand, spec)
+    gone = run(driver, spec, deleting=True, before=vcenter_control.end_sessions)
+
+    assert (made.end, gone.end) == (plan.Nothing(ready=True, complete=True), plan.Forget())
+
+
+@pytest.mark.parametrize("name", ["CloneVM_Task", "ReconfigVM_Task", "PowerOnVM_Task"])
+def test_a_task_without_end_holds_up_its_own_machine_only(driver, home, spec, vcenter_control, name):
+    other = machine(home, unit("DC0_C0_H1"))
+    rule = vcenter_control.hang_task(name)
+
+    held_up = run(driver, spec, rounds=12)
+    up(driver, other)
+
+    assert held_up.end is None
+    assert held_up.started.count("vm.clone") <= 1
+    vcenter_control.clear(rule)
+    up(driver, spec)
+    run(driver, other, deleting=True)
+
+
+# --- faults ---------------------------------------------------------------------------------------
+
+
+def expected(fault: str) -> type[DriverError]:
+    return TransientDriverError if fault == "NoPermission" else CLASSES[advice_of(fault)]
+
+
+def failing(driver: VSphereDriver, one: Step, count: int) -> list[DriverError]:
+    """Start a step until it is there; return what it failed with."""
+    errors: list[DriverError] = []
+    for _ in range(count + 4):
+        try:
+            complete(driver, one)
+        except DriverError as error:
+            errors.append(error)
+        else:
+            return errors
+    raise AssertionError(errors)
+
+
+METHODS = ("CloneVM_Task", "ReconfigVM_Task", "PowerOnVM_Task", "PowerOffVM_Task", "Destroy_Task")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_fault_of_each_class_means_what_the_table_says(driver, home, hand, vcenter_control, method):
+    faults = (
+        "TaskInProgress",
+        "InsufficientGraphicsResourcesFault",
+        "NoPermission",
+        "InvalidArgument",
+        "InvalidPowerState",
+    )
+    check_faults(driver, home, hand, vcenter_control, method, faults, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_fault_of_a_task_means_what_the_table_says_and_the_end_is_right(
+    driver, home, hand, vcenter_control, method, count
+):
+    check_faults(driver, home, hand, vcenter_control, method, FAULTS, count)
+
+
+def check_faults(
+    driver: VSphereDriver,
+    home: BoundarySpec,
+    hand: Hand,
+    vcenter_control: Control,
+    method: str,
+    faults: tuple[str, ...],
+    count: int,
+) -> None:
+    spec = machine(home, power=Power.OFF)
+    on = replace(spec, power=Power.ON)
+    vcenter_control.boot_guests(boot=False)
+    try:
+        for number, fault in enumerate(faults):
+            if method != "CloneVM_Task":
+                run(driver, spec)
+            if method in {"PowerOffVM_Task", "PowerOnVM_Task"}:
+                complete(driver, step(driver, on, "vm.power"))  # writes down what is wanted
+            if method == "PowerOffVM_Task":
+                complete(driver, step(driver, on, "vm.power"))
+            wanted = {
+                "CloneVM_Task": step(driver, spec, "vm.clone"),
+                "ReconfigVM_Task": step(
+                    driver, replace(spec, unit=replace(spec.unit, vcpu=8 + number)), "vm.configure"
+                ),
+                "PowerOnVM_Task": step(driver, on, "vm.power"),
+                "PowerOffVM_Task": removal_of(spec.ref, "vm.power"),
+                "Destroy_Task": removal_of(spec.ref, "vm.clone"),
+            }[method]
+            rule = vcenter_control.fail_task(method, fault, count=count)
+
+            errors = failing(driver, wanted, count)
+
+            struck = next(one.hits for one in vcenter_control.rules() if one.id == rule.id)
+            vcenter_control.clear(rule)
+            if (method, fault) == ("Destroy_Task", "ManagedObjectNotFound"):
+                assert errors == []  # gone already is what was wanted
+                continue
+            if (method, fault) == ("PowerOffVM_Task", "InvalidPowerState"):
+                assert len(errors) <= struck
+                continue
+            assert struck == count, fault
+            assert [type(error) is expected(fault) or isinstance(error, expected(fault)) for error in errors] == [
+                True
+            ] * count, (fault, errors)
+            if method == "CloneVM_Task":
+                complete(driver, removal_of(spec.ref, "vm.clone"))
+    finally:
+        vcenter_control.boot_guests(boot=True)
+    assert run(driver, spec, deleting=True).end == plan.Forget()
+    assert hand.names("VirtualMachine", spec.ref.name) == []
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before it is done", "after it is done"])
+@pytest.mark.parametrize("method", ["CloneVM_Task", "ReconfigVM_Task", "RelocateVM_Task", "PowerOnVM_Task"])
+def test_after_a_failure_in_any_step_all_can_be_undone(driver, home, hand, vcenter_control, method, late):
+    spec = machine(home, power=Power.OFF)
+    if method == "RelocateVM_Task":
+        run(driver, spec)
+        spec = replace(spec, unit=replace(spec.unit, host="DC0_C0_H1"))
+    vcenter_control.fail_task(method, "SystemError", count=0, late=late)
+    run(driver, replace(spec, power=Power.ON), rounds=8)
+
+    gone_anyway = run(driver, spec, deleting=True, rounds=8)
+    vcenter_control.clear()
+    gone = run(driver, spec, deleting=True)
+
+    assert gone_anyway.end in {None, plan.Forget()}
+    assert gone.end == plan.Forget()
+    assert hand.names("VirtualMachine", spec.ref.name) == []
+    assert held(vcenter_control) == []
+    assert datastore.stray_directories(driver.ground) == ()
+
+
+# --- room -----------------------------------------------------------------------------------------
+
+
+def test_a_full_host_is_told_at_power_on_and_the_machine_moves_to_the_next(driver, home, hand, vcenter_control):
+    spec = machine(home, unit(profile="7g.80gb"))
+    for number in range(2):
+        vcenter_control.add_vm(f"neighbour-{number}", "DC0_C0_H0", "nvidia_h100xm-7-80c")
+    try:
+        full = run(driver, spec, rounds=5)
+        assert {type(error) for error in full.errors} == {NoCapacity}
+        assert full.seen is not None
+        assert (full.seen.power, full.seen.part("vm.power").presence) == (Power.OFF, Presence.ABSENT)
+        first = one_vm(hand, spec)
+
+        moved = up(driver, replace(spec, unit=replace(spec.unit, host="DC0_C0_H1")))
+
+        assert {one.host for one in moved.units} == {"DC0_C0_H1"}
+        assert one_vm(hand, spec) == first
+        assert ("DC0_C0_H1", first.id) in held(vcenter_control)
+    finally:
+        run(driver, spec, deleting=True)
+        for number in range(2):
+            vcenter_control.remove_vm(f"neighbour-{number}")
+
+
+def test_one_clone_more_than_a_host_or_vcenter_takes_waits_and_says_so(drivers, home, vcenter_control):
+    driver = drivers(clones_per_host=1, clones=2)
+    specs = [
+        machine(home),
+        machine(home),
+        machine(home, unit("DC0_C0_H1")),
+        machine(home, unit("DC0_C0_H4", product="", profile="")),
+    ]
+    rule = vcenter_control.hang_task("CloneVM_Task", count=0)
+    clones = [step(driver, one, "vm.clone") for one in specs]
+    first = driver.start(clones[0])
+
+    with pytest.raises(TransientDriverError, match="host DC0_C0_H0 takes 1 new machines already") as full:
+        drivers(clones_per_host=1, clones=2).start(clones[1])
+    third = driver.start(clones[2])
+    with pytest.raises(TransientDriverError, match="vCenter makes 2 machines already"):
+        driver.start(clones[3])
+
+    assert full.value.retry_after_s == 2
+    vcenter_control.clear(rule)
+    for handle in (first, third):
+        while driver.poll(handle).state == "running":
+            pass
+    assert driver.start(clones[1]) == Done()
+    for one in specs:
+        assert run(driver, one, deleting=True).end == plan.Forget()
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "words"),
+    [
+        ({"image": "debian-13"}, NotSupported, "image: no template is configured for debian-13"),
+        ({"image": "ubuntu-22.04"}, DriverRejected, "image: vCenter has no template not-there"),
+        ({"image": "debian-12"}, DriverRejected, "image: template legacy-bios does not start by EFI"),
+        ({"unit": unit(product="H200-141GB", profile="1g.18gb")}, NotSupported, "profile: no host offers H200"),
+        ({"unit": unit("DC0_C0_H2")}, TransientDriverError, "host DC0_C0_H2 does not offer H100-80GB 1g.10gb now"),
+        ({"unit": unit("DC0_C0_H9")}, TransientDriverError, "no host DC0_C0_H9"),
+    ],
+)
+def test_what_cannot_be_made_is_refused_by_its_field_before_anything_is(driver, spec, hand, changes, kind, words):
+    changed = replace(spec, **changes)
+
+    with pytest.raises(kind, match=words):
+        driver.start(step(driver, changed, "vm.clone"))
+
+    assert hand.names("VirtualMachine", spec.ref.name) == []
+
+
+def test_a_store_is_the_allowed_one_with_the_most_room():
+    def store(name: str, free_gib: int, *, shared: bool = True, up: bool = True) -> object:
+        values = {"name": name, "summary.accessible": up, "summary.freeSpace": free_gib * 2**30,
+                  "summary.maintenanceMode": "normal", "summary.multipleHostAccess": shared}  # fmt: skip
+        return datastore.Found(MoRef("Datastore", name), values)
+
+    stores = [store("local", 900, shared=False), store("a", 100), store("b", 200), store("off", 999, up=False)]
+
+    def best(allowed: tuple[str, ...] = (), gib: int = 10) -> str:
+        return datastore.best(stores, allowed, "H", gib).id
+
+    assert (best(), best(("a", "local")), best(("a",))) == ("b", "local", "a")
+    with pytest.raises(NoCapacity, match="no datastore of host H has 300 GiB free"):
+        best(gib=300)
+    with pytest.raises(NoCapacity, match="host H sees no datastore"):
+        best(("off",))
+
+
+# --- others, and changes by hand ------------------------------------------------------------------
+
+
+def foreign(driver: VSphereDriver, hand: Hand, spec: MachineSpec, home: BoundarySpec, mark: str) -> MoRef:
+    """Let somebody make a VM of a machine's name in its folder, with a mark of his."""
+    made = machine(home, power=Power.OFF)
+    run(driver, made)
+    vm = one_vm(hand, made)
+    hand.task(vm, "ReconfigVM_Task", vim.vm.ConfigSpec(name=spec.ref.name, instanceUuid=str(uuid4())))
+    key = driver.ground.field_key(MARK_FIELD)
+    hand.client.changing(lambda si: si.content.customFieldsManager.SetField(managed(vm, si), key, mark))
+    return vm
+
+
+def test_a_vm_of_our_name_with_anothers_mark_is_reported_and_not_touched(driver, spec, home, hand, vcenter_control):
+    vm = foreign(driver, hand, spec, home, "boundary of somebody else")
+    vcenter_control.forget_calls()
+
+    walked = run(driver, spec, rounds=2)
+
+    assert {type(error) for error in walked.errors} == {Conflicting}
+    assert not driver.observe(spec.ref).exists
+    assert driver.start(removal_of(spec.ref, "vm.clone")) == Done()
+    assert not {"ReconfigVM_Task", "Destroy_Task", "SetField", "PowerOnVM_Task"} & set(vcenter_control.calls())
+    hand.task(vm, "Destroy_Task")
+
+
+def test_another_tenants_ref_of_the_same_id_shows_nothing(driver, spec):
+    up(driver, spec)
+    stranger = Ref(Kind.MACHINE, spec.ref.uid, uuid4())
+
+    assert not driver.observe(stranger).exists
+    for name in reversed(STEPS):
+        assert driver.start(removal_of(stranger, name)) == Done()
+    assert driver.observe(spec.ref).power is Power.ON
+
+
+def test_a_running_vm_in_a_foreign_network_is_taken_back_at_once(driver, spec, hand):
+    up(driver, spec)
+    vm = vm_of(driver, spec)
+    switch = driver.ground.switch()
+    [other] = hand.names("DistributedVirtualPortgroup", "DC0_DVPG0")
+    key = driver.client.get(other, "key")["key"]
+    [card] = hardware.cards(vm.devices)
+    card.backing.port = vim.dvs.PortConnection(portgroupKey=key, switchUuid=switch.uuid)
+    change = vim.vm.device.VirtualDeviceSpec(operation="edit", device=card)
+    hand.task(vm.ref, "ReconfigVM_Task", vim.vm.ConfigSpec(deviceChange=[change]))
+
+    assert "port groups of cards" in driver.observe(spec.ref).part("vm.configure").message
+    assert run(driver, spec).started == ["vm.configure"]
+
+    assert vm_of(driver, spec).have.networks == vm.have.networks
+    assert vm_of(driver, spec).is_on
+
+
+def test_hardware_changed_by_hand_is_told_while_it_runs_and_mended_when_it_is_off(driver, spec, hand):
+    up(driver, spec)
+    vm = vm_of(driver, spec)
+    hand.task(vm.ref, "ReconfigVM_Task", vim.vm.ConfigSpec(numCPUs=9, memoryReservationLockedToMax=False))
+
+    seen = driver.observe(spec.ref).part("vm.configure")
+
+    assert seen.message.startswith("changed by hand, mended when it is off: vCPUs: 9 in the place of 4; memory")
+    assert run(driver, spec).started == []
+    assert run(driver, replace(spec, power=Power.OFF)).end == plan.Nothing(ready=True, complete=True)
+    up(driver, spec)
+    assert (vm_of(driver, spec).have.vcpu, vm_of(driver, spec).have.locked) == (4, True)
+
+
+def test_a_vm_that_was_moved_to_another_folder_is_moved_back(driver, spec, hand):
+    up(driver, spec)
+    vm = vm_of(driver, spec)
+    root = driver.ground.estate().vm_folder
+    hand.client.start(lambda si: managed(root, si).MoveIntoFolder_Task([managed(vm.ref, si)]))
+
+    walked = run(driver, spec)
+
+    assert "vm.configure" in walked.started
+    assert vm_of(driver, spec).folder == vm.folder
+
+
+def test_a_vm_that_lost_its_mark_gets_it_back(driver, spec, hand):
+    up(driver, spec)
+    vm = vm_of(driver, spec)
+    key = driver.ground.field_key(MARK_FIELD)
+    hand.client.changing(lambda si: si.content.customFieldsManager.SetField(managed(vm.ref, si), key, ""))
+
+    assert run(driver, spec).started == ["vm.configure"]
+
+    assert vm_of(driver, spec).mark == marker(spec.ref)
+
+
+def test_a_vm_whose_origin_nobody_knows_is_left_to_people_and_can_go(driver, spec, hand):
+    up(driver, spec)
+    hand.task(
+        vm_of(driver, spec).ref,
+        "ReconfigVM_Task",
+        vim.vm.ConfigSpec(extraConfig=hardware.options({vms.key_of("vm.clone"): ""})),
+    )
+
+    walked = run(driver, spec, rounds=2)
+
+    assert {type(error) for error in walked.errors} == {Conflicting}
+    assert driver.observe(spec.ref).power is Power.ON
+
+
+def test_a_vm_switched_off_by_hand_is_switched_on_again(driver, spec, hand):
+    up(driver, spec)
+    hand.task(vm_of(driver, spec).ref, "PowerOffVM_Task")
+
+    assert run(driver, spec).started == ["vm.power"]
+
+
+# --- change ---------------------------------------------------------------------------------------
+
+
+def test_a_size_changes_only_while_the_machine_is_off(driver, spec):
+    up(driver, spec)
+    larger = replace(spec, disk_gib=80, unit=replace(spec.unit, vcpu=8, memory_gib=32))
+
+    running = run(driver, larger, rounds=2)
+    off = run(driver, replace(larger, power=Power.OFF))
+
+    why = (
+        f"{spec.ref.name} has to be switched off for this: vCPUs: 4 in the place of 8; "
+        "MiB of memory: 16384 in the place of 32768; GiB of disk: 40 in the place of 80"
+    )
+    assert {error.detail for error in running.errors} == {why}
+    assert (off.errors, off.end) == ([], plan.Nothing(ready=True, complete=True))
+    vm = vm_of(driver, spec)
+    assert (vm.is_off, vm.have.vcpu, vm.have.memory_mib, vm.have.disk_gib) == (True, 8, 32768, 80)
+    up(driver, larger)
+
+
+def test_another_image_is_another_machine_of_the_same_id(drivers, home, settings, hand):
+    driver = drivers(templates={**settings.templates, "debian-12": "ubuntu-24.04-gpu"})
+    spec = machine(home)
+    up(driver, spec)
+    before = one_vm(hand, spec)
+
+    up(driver, replace(spec, image="debian-12"))
+
+    assert one_vm(hand, spec) != before
+    assert run(driver, spec, deleting=True).end == plan.Forget()
+
+
+def test_a_guest_is_asked_first_and_has_a_minute(driver, spec, vcenter_control):
+    up(driver, spec)
+    client, vm = driver.client, vm_of(driver, spec)
+    vcenter_control.forget_calls()
+    handle = Handle(f"vsphere-shutdown {client.about()['instance_uuid']} {vm.ref.id} 1060")
+
+    assert removal.poll_shutdown(client, handle, now=1059).state == "running"
+    assert removal.poll_shutdown(client, handle, now=1060).state == "unknown"
+    assert removal.poll_shutdown(client, Handle("vsphere-task x y"), now=0) is None
+    assert removal.switch_off(client, vm, since=1000, now=1060) == Done()
+
+    assert {"PowerOffVM_Task", "ShutdownGuest"} & set(vcenter_control.calls()) == {"PowerOffVM_Task"}
+    assert removal.poll_shutdown(client, handle, now=0).state == "done"
+
+
+def test_a_machine_that_boots_is_not_ready_yet(driver, spec, vcenter_control):
+    vcenter_control.boot_guests(boot=False)
+    try:
+        walked = run(driver, spec, rounds=6)
+    finally:
+        vcenter_control.boot_guests(boot=True)
+
+    assert walked.seen is not None
+    power = walked.seen.part("vm.power")
+    assert (power.ready, power.message) == (False, "it is starting: nothing is heard of its tools yet")
+
+
+# --- what is left behind --------------------------------------------------------------------------
+
+
+def test_a_directory_that_no_vm_names_goes_at_the_second_look(driver, home, hand):
+    spec = machine(home, power=Power.OFF)
+    run(driver, spec)
+    kept = machine(home, power=Power.OFF)
+    run(driver, kept)
+    hand.call(one_vm(hand, spec), "UnregisterVM")
+    now = [0.0]
+    sweeper = datastore.Sweeper(driver.ground, clock=lambda: now[0])
+
+    first = sweeper.sweep()
+    now[0] = datastore.GRACE_S
+    second = sweeper.sweep()
+
+    assert first == ()
+    assert [one.path for one in second] == [spec.ref.name]
+    assert datastore.stray_directories(driver.ground) == ()
+    assert run(driver, kept, deleting=True).end == plan.Forget()
+
+
+def test_paths_of_a_datastore_are_read_however_they_are_spelled():
+    wanted = datastore.Directory("ds 1", "tn-vm-1")
+    for written in ("[ds 1]/tn-vm-1", "[ds 1] tn-vm-1/", "[ds 1] tn-vm-1"):
+        assert datastore.normal(written) == wanted
+    assert datastore.normal("tn-vm-1") is None
+    assert wanted.written == "[ds 1] tn-vm-1"
