@@ -42,11 +42,14 @@ from provisioners.driver import (
 )
 from provisioners.steps import split
 from provisioners.vsphere import capabilities, watching
+from provisioners.vsphere.boundaries import Boundaries
 from provisioners.vsphere.client import VCenterClient
 from provisioners.vsphere.failures import LookFirst
 from provisioners.vsphere.ground import Ground
 from provisioners.vsphere.inventory import Inventory
+from provisioners.vsphere.machines import Machines
 from provisioners.vsphere.removal import poll_shutdown
+from provisioners.vsphere.serving import Serving
 from provisioners.vsphere.settings import Settings, settings_of
 from provisioners.vsphere.tasks import poll_of
 
@@ -60,10 +63,6 @@ T = TypeVar("T")
 
 class Family(Protocol):
     """What makes, looks at and removes the objects of one kind."""
-
-    def steps(self, spec: Any) -> Sequence[Step]:
-        """Return the ordered steps of a spec; pure."""
-        ...
 
     def observe(self, ref: Ref) -> Observed:
         """Read one object exactly."""
@@ -88,9 +87,9 @@ class VSphereDriver:
         self.ground = Ground(settings, self.client)
         self._inventory = Inventory(self.ground)
         self._able: tuple[int, float, Capabilities | None] = (-1, 0.0, None)
-        self._boundaries: Family = _part("boundaries", "Boundaries", self.ground)
-        self._machines: Family = _part("machines", "Machines", self.ground)
-        self._serving: Family = _part("serving", "Serving", self.ground, self._machines)
+        self._boundaries = Boundaries(self.ground)
+        self._machines = Machines(self.ground)
+        self._serving = Serving(self.ground, self._machines)
 
     def __repr__(self) -> str:
         """Show which vCenter, and no credential."""
@@ -155,9 +154,7 @@ class VSphereDriver:
         """Switch a machine's or an endpoint's VMs."""
         if ref.kind not in {Kind.MACHINE, Kind.ENDPOINT}:
             raise NotSupported(f"a {ref.kind} has no power to switch")
-        family: Any = self._machines
-        switched: Handle | Done = self._looking(lambda: family.power(ref, want=want))
-        return switched
+        return self._looking(lambda: self._machines.power(ref, want=want))
 
     def _family(self, kind: Kind) -> Family:
         if kind is Kind.BOUNDARY:
@@ -230,7 +227,3 @@ def _module(name: str) -> Any:
         return importlib.import_module(f"provisioners.vsphere.{name}")
     except ModuleNotFoundError:
         return _Missing(name)
-
-
-def _part(module: str, kind: str, *given: Any) -> Any:
-    return _Missing(module) if isinstance(found := _module(module), _Missing) else getattr(found, kind)(*given)
