@@ -1,22 +1,30 @@
 """What a vCenter can do for us, found by asking it. `assess` is pure; `read` asks.
 
-A gap comes with the one line that mends it; a right that is missing is keyed `right:<words>` in `missing`.
+A gap comes with the one line that mends it. A right that is missing is named by vCenter itself, object by object
+(`HasPrivilegeOnEntities`), and keyed `right:<privilege> on <what>` in `missing`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from provisioners.driver import Binding, BoundaryKind, Capabilities
+from provisioners.vsphere import privileges, reading_hosts, templates
+from provisioners.vsphere.client import Found, MoRef, managed, reference
 from provisioners.vsphere.ground import Ground
+from provisioners.vsphere.privileges import Place, Right
+from provisioners.vsphere.reading_hosts import Host
 from provisioners.vsphere.settings import Settings
 
 OLDEST: Final = (8, 0)
-"""MIG-backed vGPU beside `vgpuMode` and Assignable Hardware."""
+"""The first with MIG-backed vGPU of Hopper, and with `vgpuMode`."""
 RIGHT: Final = "right:"
+MOST_NAMES: Final = 3
+"""Of objects in one sentence."""
 _OWN: Final = ("isolate", "power", "evacuate", "acceptance")
 """What the driver does by itself wherever the rights are there."""
 
@@ -27,24 +35,24 @@ class Facts:
 
     about: Mapping[str, str]
     has_switch: bool = True
+    hosts: tuple[Host, ...] = ()
+    templates: Mapping[str, tuple[Found, ...]] | None = None
+    """Name of a configured template → what is there under it."""
+    missing_datastores: tuple[str, ...] = ()
+    lacking: Mapping[Right, tuple[str, ...]] | None = None
+    """Right that our account has not → names of the objects where not."""
 
 
 def assess(facts: Facts, settings: Settings) -> Capabilities:
     """Return what the vCenter can do and what mends what it cannot."""
+    missing = dict(_gaps(facts, settings))
     features: dict[str, bool] = dict.fromkeys(_OWN, True)
     features |= {"layout-change": False, "logs": False, "cluster": False}
-    missing: dict[str, str] = {}
-    if version_of(facts.about["api_version"]) < OLDEST:
-        missing["version"] = f"vCenter {facts.about['version']} is older than 8.0, the oldest that is supported."
-    if not facts.has_switch:
-        missing["networks"] = (
-            "The datacenter has no distributed switch, and each tenant's network is a port group of one."
+    features |= {name: name not in missing for name in ("networks", "templates", "gpu-hosts", "mig")}
+    for right, names in (facts.lacking or {}).items():
+        missing[f"{RIGHT}{right.privilege} on {right.place}"] = (
+            f"Needed to {privileges.why(right)}; missing on {some(names)}. See deploy/vcenter-role.md."
         )
-    elif not settings.vlans:
-        missing["networks"] = (
-            "No range of VLANs is given, so tenants get no network of their own. Name one in its settings."
-        )
-    features["networks"] = "networks" not in missing
     return Capabilities(
         kind="vsphere",
         version=f"{facts.about['full_name']} (API {facts.about['api_version']})",
@@ -56,13 +64,128 @@ def assess(facts: Facts, settings: Settings) -> Capabilities:
     )
 
 
+def _gaps(facts: Facts, settings: Settings) -> Iterable[tuple[str, str]]:
+    if version_of(facts.about["api_version"]) < OLDEST:
+        yield "version", f"vCenter {facts.about['version']} is older than 8.0, the oldest that is supported."
+    if not facts.has_switch:
+        yield "networks", "The datacenter has no distributed switch, and each tenant's network is a port group of one."
+    elif not settings.vlans:
+        yield (
+            "networks",
+            "No range of VLANs is given, so no tenant gets a network of its own. Name one in the settings.",
+        )
+    if facts.missing_datastores:
+        yield "datastores", f"vCenter shows no datastore {some(facts.missing_datastores)}."
+    said = [gap for name, found in (facts.templates or {}).items() for gap in templates.gaps(name, found)]
+    if not settings.templates:
+        yield "templates", "No template is named, so no machine can be made. Name one for each image in the settings."
+    elif said:
+        yield "templates", f"{'; '.join(said)}."
+    yield from _host_gaps(facts.hosts)
+
+
+def _host_gaps(hosts: Sequence[Host]) -> Iterable[tuple[str, str]]:
+    """Say which hosts with GPUs are not ready, one line per remedy."""
+    with_gpus = [host for host in hosts if host.gpus]
+    if not with_gpus:
+        yield "gpu-hosts", "No host shows a GPU: " + reading_hosts.NO_MANAGER[0].lower() + reading_hosts.NO_MANAGER[1:]
+        return
+    on: dict[str, list[str]] = defaultdict(list)
+    for host in with_gpus:
+        for problem in host.problems:
+            on[problem].append(host.name)
+    no_mig = on.pop(reading_hosts.NO_MIG, [])
+    if on:
+        yield "gpu-hosts", " ".join(f"{some(names)}: {problem}" for problem, names in sorted(on.items()))
+    if no_mig:
+        yield "mig", f"{some(no_mig)}: {reading_hosts.NO_MIG}"
+
+
+def some(names: Sequence[str]) -> str:
+    """Return the first of some names and how many more there are."""
+    told = ", ".join(sorted(names)[:MOST_NAMES])
+    return told if len(names) <= MOST_NAMES else f"{told} and {len(names) - MOST_NAMES} more"
+
+
 def version_of(text: str) -> tuple[int, int]:
     """Return (major, minor) of a version such as `8.0.3.0`; (0, 0) where it cannot be read."""
     match = re.match(r"(\d+)\.(\d+)", text)
     return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
+# --- asking ---------------------------------------------------------------------------------------
+
+
 def read(ground: Ground) -> Capabilities:
-    """Ask a vCenter. Raises `DriverError`."""
-    facts = Facts(about=ground.client.about(), has_switch=ground.estate().switch is not None)
-    return assess(facts, ground.settings)
+    """Ask a vCenter, in a number of calls that does not grow with its objects. Raises `DriverError`."""
+    settings, estate = ground.settings, ground.estate()
+    rows = ground.client.rows({"HostSystem": reading_hosts.PATHS, "Datastore": ("name",)}, root=estate.datacenter)
+    offered = {place.ref for place in estate.hosts.values()}
+    stores = {str(one.values.get("name")): one.ref for one in rows["Datastore"]}
+    named = templates.read(ground, settings.templates.values()) if settings.templates else {}
+    places = _places(ground, [stores[name] for name in settings.datastores or stores if name in stores], named)
+    facts = Facts(
+        about=ground.client.about(),
+        has_switch=estate.switch is not None,
+        hosts=tuple(reading_hosts.read(one) for one in rows["HostSystem"] if one.ref in offered),
+        templates=named,
+        missing_datastores=tuple(name for name in settings.datastores if name not in stores),
+        lacking=lacking(ground, places, privileges.needed(groups=bool(settings.tenant_group))),
+    )
+    return assess(facts, settings)
+
+
+def _places(
+    ground: Ground, stores: Sequence[MoRef], named: Mapping[str, Sequence[Found]]
+) -> dict[Place, tuple[MoRef, ...]]:
+    estate = ground.estate()
+    root = ground.client.reading(lambda session: reference(session.content.rootFolder))
+    switch = estate.switch
+    return {
+        Place.ROOT: (root,),
+        Place.VMS: (ground.root_folder() or estate.vm_folder,),
+        Place.TEMPLATES: tuple(one.ref for found in named.values() for one in found),
+        Place.POOLS: tuple(one.pool for one in estate.clusters),
+        Place.HOSTS: tuple(one.ref for one in estate.hosts.values()),
+        Place.DATASTORES: tuple(stores),
+        Place.NETWORKS: (switch.ref, switch.folder) if switch is not None else (),
+    }
+
+
+def lacking(
+    ground: Ground, places: Mapping[Place, Sequence[MoRef]], rights: Iterable[Right]
+) -> dict[Right, tuple[str, ...]]:
+    """Return the rights that our account has not → names of the objects where not. Raises `DriverError`.
+
+    All is asked in one call: every privilege of every object, of which the answers that matter are looked at.
+    """
+    wanted = [right for right in rights if places.get(right.place)]
+    refs = sorted({ref for right in wanted for ref in places[right.place]})
+    asked = sorted({right.privilege for right in wanted})
+
+    def ask(session: Any) -> dict[MoRef, frozenset[str]]:
+        content = session.content
+        told = content.authorizationManager.HasPrivilegeOnEntities(
+            [managed(ref, session.si) for ref in refs], content.sessionManager.currentSession.key, asked
+        )
+        return {
+            reference(one.entity): frozenset(each.privId for each in one.privAvailability if each.isGranted)
+            for one in told or ()
+        }
+
+    given = ground.client.reading(ask) if refs else {}
+    without = {
+        right: [ref for ref in places[right.place] if right.privilege not in given.get(ref, frozenset())]
+        for right in wanted
+    }
+    names = _names(ground, {ref for found in without.values() for ref in found})
+    return {right: tuple(names[ref] for ref in found) for right, found in without.items() if found}
+
+
+def _names(ground: Ground, refs: Iterable[MoRef]) -> dict[MoRef, str]:
+    """Return names for people, the id where even that may not be read."""
+    found = {ref: ref.id for ref in refs}
+    for kind in {ref.kind for ref in found}:
+        for one in ground.client.many(sorted(ref for ref in found if ref.kind == kind), "name"):
+            found[one.ref] = str(one.values.get("name") or one.ref.id)
+    return found

@@ -93,7 +93,7 @@ class Inventory:
     def read(self) -> Listed:
         """Read everything that a snapshot needs. Raises `DriverError`: `LookFirst` where something has just gone."""
         ground = self._ground
-        estate = ground.estate()
+        estate, attribute = ground.estate(), _attributes(ground)
         rows = ground.client.rows(PATHS, root=estate.datacenter)
         offered = {place.ref for place in estate.hosts.values()}
         of_hosts = [one for one in rows["HostSystem"] if one.ref in offered]
@@ -111,8 +111,8 @@ class Inventory:
             folders=rows["Folder"],
             pools=rows["ResourcePool"],
             portgroups=rows["DistributedVirtualPortgroup"],
-            evacuated=frozenset(one.ref for one in of_hosts if ground.attribute(one.values, EVACUATED_FIELD)),
-            attribute=ground.attribute,
+            evacuated=frozenset(one.ref for one in of_hosts if attribute(one.values, EVACUATED_FIELD)),
+            attribute=attribute,
             unread=tuple(_unread(rows)),
             simulated=ground.settings.is_lab,
         )
@@ -170,6 +170,19 @@ class Listed:
     unread: tuple[str, ...] = ()
     """What could not be read, in words for people."""
     simulated: bool = False
+
+
+def _attributes(ground: Ground) -> Attribute:
+    """Return a reader of custom attributes that asks for each one's key once: not every vCenter has them all."""
+    keys: dict[str, int | None] = {}
+
+    def read(values: Mapping[str, Any], name: str) -> str:
+        told = values.get("customValue") or ()
+        if told and name not in keys:
+            keys[name] = ground.field_key(name)
+        return next((str(one.value) for one in told if one.key == keys[name]), "")
+
+    return read
 
 
 def provider(listed: Listed, capabilities: Capabilities) -> ObservedProvider:

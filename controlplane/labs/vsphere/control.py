@@ -146,6 +146,10 @@ class Control:
         """Take back one rule, or all; endless tasks of theirs go on and end."""
         self._ask("DELETE", "/rules" + (f"?id={rule.id}" if rule else ""))
 
+    def deny(self, *privileges: str) -> None:
+        """Let vCenter say of some privileges that nobody has them, until this is called again; none is enforced."""
+        self._ask("POST", "/rights", {"denied": list(privileges)})
+
     # --- sessions, counts -------------------------------------------------------------------------
 
     def end_sessions(self, user: str = "") -> int:

@@ -80,6 +80,16 @@ func control(l *Lab, may func(*http.Request) bool) http.Handler {
 		}
 		return given, err
 	})
+	on("POST /_lab/rights", func(r *http.Request) (any, error) {
+		var given struct {
+			Denied []string `json:"denied"`
+		}
+		err := read(r, &given)
+		if err == nil {
+			l.rights.Deny(given.Denied)
+		}
+		return given, err
+	})
 	on("GET /_lab/calls", func(*http.Request) (any, error) { return l.calls.Counts(), nil })
 	on("DELETE /_lab/calls", func(*http.Request) (any, error) {
 		l.calls.Forget()

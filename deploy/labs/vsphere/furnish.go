@@ -23,6 +23,8 @@ import (
 const (
 	foreignFolder = "others"
 	libraryFolder = "content-library"
+
+	hardwareVersion = "vmx-21" // of templates; the library's is of 2016
 )
 
 // Furnisher makes what is in the vCenter beside hosts, through the API as an administrator would.
@@ -69,7 +71,9 @@ func (f *Furnisher) Templates(ctx context.Context) error {
 			continue
 		}
 		t := f.world.Templates[i]
-		spec := types.VirtualMachineConfigSpec{Name: t.Name, Annotation: t.Annotation, Firmware: t.Firmware, GuestId: t.GuestID}
+		spec := types.VirtualMachineConfigSpec{
+			Name: t.Name, Annotation: t.Annotation, Firmware: t.Firmware, GuestId: t.GuestID, Version: hardwareVersion,
+		}
 		if err := done(ctx)(vm.Reconfigure(ctx, spec)); err != nil {
 			return fmt.Errorf("template %s: %w", t.Name, err)
 		}

@@ -48,6 +48,7 @@ type Lab struct {
 	reg       *simulator.Registry
 	estate    *Estate
 	rules     *Rules
+	rights    *Rights
 	guests    *Guests
 	calls     *Calls
 	furnisher *Furnisher
@@ -109,7 +110,7 @@ func start(w *World, o Options) (*Lab, error) {
 	if err := m.Create(); err != nil {
 		return nil, err
 	}
-	l := &Lab{model: m, reg: m.Map(), rules: &Rules{}}
+	l := &Lab{model: m, reg: m.Map(), rules: &Rules{}, rights: newRights(m.Map())}
 	l.guests = &Guests{reg: l.reg, ssh: newSSHServers(), written: map[ref]map[string]written{}}
 	l.guests.boot.Store(w.Guests)
 	l.estate = newEstate(l.reg, w)
