@@ -109,10 +109,15 @@ class EndpointKind(ProductKind):
     def _missing_at_gateways(self, row: Endpoint) -> str:
         """Return what the gateways in front of it say: not up to date (before it is ready), or no way to a replica.
 
-        Simulated gateways never enrol and are not asked.
+        Simulated gateways never enrol and are not asked; a provider's word that a real one has is no proof.
         """
         ready = condition_of(row.conditions, ConditionType.READY)
-        for replica in gateways_of(row).filter(enrolled_at__isnull=False):
+        real = gateways_of(row)
+        if row.boundary is None or row.boundary.provider.kind not in gateways.KINDS_THAT_SHOW_THE_MACHINE:
+            real = real.filter(enrolled_at__isnull=False)
+        for replica in real:
+            if replica.enrolled_at is None:
+                return "Its gateway has not enrolled."
             behind = replica.reported_version < replica.config_version
             if behind and (ready is None or ready["status"] != "True"):
                 return "Its gateway is taking the configuration."

@@ -9,10 +9,12 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from django.db.models import F
 from django.test import Client
 
 from provisioners import gateways
 from provisioners.driver import BoundaryKind, intent_hash, machine_uuid
+from provisioners.endpoint import PASS
 from provisioners.gateway import keys
 from provisioners.gateway.protocol import ServingAnswer, parse
 from provisioners.serving import replica as replicas
@@ -183,3 +185,16 @@ def test_a_gateway_that_was_removed_is_told_so(world: SimpleNamespace) -> None:
 
     assert serving(credential).status_code == 410
     assert Provider.objects.get().kind == "vsphere"
+
+
+def test_an_endpoint_waits_for_the_proof_of_its_gateway_and_not_for_the_word_of_its_guest(
+    world: SimpleNamespace,
+) -> None:
+    endpoint = Endpoint.objects.select_related("boundary__provider").get()
+
+    before = PASS._missing_at_gateways(endpoint)
+    enrol(world, machine_uuid=str(machine_uuid(world.gateway)))
+    GatewayReplica.objects.update(reported_version=F("config_version"))
+
+    assert before == "Its gateway has not enrolled."
+    assert PASS._missing_at_gateways(endpoint) == ""
