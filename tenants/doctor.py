@@ -23,9 +23,9 @@ from django.db.models import Q
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
-from tenants import audit, hop_keys, vault
+from tenants import audit, hop_keys, ssh_ca, vault
 from tenants.actor import SYSTEM
-from tenants.models import Endpoint, GatewayReplica, Provider, ProviderCredential, Revision
+from tenants.models import Endpoint, GatewayReplica, Provider, ProviderCredential, Revision, SshAuthority
 from tenants.transactions import acting
 
 log = logging.getLogger(__name__)
@@ -342,9 +342,11 @@ def _secrets(_now: datetime) -> Result:
     wanted = Endpoint.objects.filter(released_at__isnull=True).values("revision")
     given = ProviderCredential.objects.only("sealed")
     revisions = Revision.objects.filter(pk__in=wanted, hop_key_sealed__isnull=False).only("hop_key_sealed")
+    authorities = SshAuthority.objects.only("sealed")
     opens: list[Callable[[], object]] = [
         *(partial(vault.unseal, one.sealed, table=one._meta.db_table, column="sealed", row=one.pk) for one in given),
         *(partial(hop_keys.plain, row) for row in revisions),
+        *(partial(vault.unseal, row.sealed, **ssh_ca.PLACE, row=row.pk) for row in authorities),
     ]
     closed = 0
     for each in opens:

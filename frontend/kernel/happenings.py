@@ -71,7 +71,7 @@ SENTENCES: Final[Mapping[str, str | Promise]] = {
     "endpoint.key-created": later("made the key %(key)s for %(object)s"),
     "endpoint.key-rolled": later("rolled the key %(key)s of %(object)s"),
     "endpoint.key-revoked": later("revoked the key %(key)s of %(object)s"),
-    "machine.ssh-certificate-made": later("got a key to %(object)s until %(until)s"),
+    "machine.ssh-certificate-made": later("got a certificate for logging in to %(object)s, until %(until)s"),
     "machine.power-changed": later("switched %(object)s %(power)s"),
     "allocation.requested": later("asked for the capacity of %(object)s"),
     "allocation.placed": later("found a place for %(object)s"),
@@ -114,6 +114,7 @@ SENTENCES: Final[Mapping[str, str | Promise]] = {
     # people and tenant
     "tenant.created": later("made the tenant"),
     "tenant.changed": later("changed %(fields)s of the tenant"),
+    "tenant.ssh-authority-rotated": later("gave the tenant a new authority for SSH certificates"),
     "tenant.policy-set": later("set the policy of the tenant"),
     "tenant.suspended": later("suspended the tenant (%(depth)s): %(why)s"),
     "tenant.resumed": later("ended the suspension of the tenant"),

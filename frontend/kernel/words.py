@@ -45,6 +45,7 @@ EVENTS: Final[Mapping[str, str | Promise]] = {
     "machine.updated": gettext_lazy("Description or labels changed"),
     "namespace.updated": gettext_lazy("Description or labels changed"),
     "machine.power-changed": gettext_lazy("Power switched"),
+    "machine.ssh-certificate-made": gettext_lazy("Certificate for a login made"),
     "endpoint.key-created": gettext_lazy("Key made"),
     "endpoint.key-rolled": gettext_lazy("Key rolled"),
     "endpoint.key-revoked": gettext_lazy("Key revoked"),
