@@ -16,16 +16,19 @@ from django.db.models import Q
 
 from provisioners import gateways, lease, outcome, plan, suspensions
 from provisioners.driver import BoundaryKind, BoundarySpec, Observed, Spec, Step
-from provisioners.passes import Prepared
+from provisioners.passes import Prepared, Wait
 from provisioners.specs_from_rows import boundary_spec, ref_of
-from tenants import certificates, desired
+from tenants import certificates, desired, vlans
 from tenants.actor import SYSTEM
 from tenants.models import Allocation, Boundary, Endpoint, GatewayReplica, Machine, Membership, Namespace, Unit
 from tenants.operations import allocations as operations
-from tenants.states import ProductKind, Role
+from tenants.states import ConditionType, ProductKind, Reason, Role
+from tenants.vlan_ranges import vlan_ranges
 
 KEPT = ("granted", "suspended", certificates.ASKED, certificates.LAST, certificates.RUNNING)
 """What of `observed` is not what a pass saw."""
+VLAN_RETRY_S = 60.0
+"""Between looks for a VLAN; one that is given back wakes who waits for it at once."""
 PEOPLES = (ProductKind.BARE.value, ProductKind.NAMESPACE.value)
 """Kinds whose capacity people use by themselves: it is taken from them before its holds go."""
 
@@ -55,13 +58,18 @@ class BoundaryKindPass(outcome.ProviderKind):
             return Prepared(deleting=True, provider=row.provider, ref=ref_of(row))
         if outcome.stopped(row):
             return Prepared(deleting=False)
+        vlan = vlan_of(row, now=now) if row.kind == BoundaryKind.VM.value else None
+        if isinstance(vlan, Wait):
+            return Prepared(deleting=False, wait=vlan)
         gateway = gateways.of_boundary(row, now=now) if row.kind == BoundaryKind.NAMESPACE.value else None
-        spec, facts = self._wanted(row, gateway, now=now)
+        spec, facts = self._wanted(row, gateway, vlan=vlan, now=now)
         late = gateway is not None and gateways.too_late(gateway, now=now)
         stale = frozenset({"namespace.gateway"} if late else ())
         return Prepared(deleting=False, provider=row.provider, ref=spec.ref, spec=spec, facts=facts, stale=stale)
 
-    def _wanted(self, row: Boundary, gateway: GatewayReplica | None, *, now: datetime) -> tuple[BoundarySpec, Facts]:
+    def _wanted(
+        self, row: Boundary, gateway: GatewayReplica | None, *, vlan: int | None, now: datetime
+    ) -> tuple[BoundarySpec, Facts]:
         allocations = granting(row.pk)
         units = list(
             Unit.objects.filter(allocation__in=allocations, released_at__isnull=True, host__isnull=False).order_by(
@@ -76,6 +84,7 @@ class BoundaryKindPass(outcome.ProviderKind):
             gateway=None if gateway is None else gateways.spec_of(gateway),
             access=people_of(row),
             depth=depth,
+            vlan=vlan,
         )
         return spec, Facts(tuple(sorted(str(a.pk) for a in allocations)), "" if depth is None else depth.value)
 
@@ -124,8 +133,37 @@ class BoundaryKindPass(outcome.ProviderKind):
         row.address = ""
         operations.boundary_released(row, now=now)
         gateways.removed(row.pk, units=None, now=now)
+        if vlans.give_back(row):
+            for other in without_vlan(row.provider_id):
+                lease.nudge(other, at=now)
         waiting = Allocation.objects.filter(boundary_id=row.pk, released_at__isnull=True).values_list("pk", flat=True)
         wake(list(waiting), now=now)
+
+
+def vlan_of(row: Boundary, *, now: datetime) -> int | Wait | None:
+    """Return the VLAN of a VM boundary, taken now if need be; None where its provider has none to give."""
+    told = row.provider.config.get("vlans")
+    has = vlans.of(row)
+    if has is not None or not told:
+        return has
+    try:
+        taken = vlans.take(row, vlan_ranges(told), now=now)
+    except ValueError as error:
+        message = f"Setting vlans of provider {row.provider.name}: {error}."
+        return Wait(ConditionType.PROVISIONED, Reason.PROVIDER_ERROR, message, VLAN_RETRY_S)
+    if taken is not None:
+        return taken
+    message = (
+        f"All {vlans.counted(row)} VLANs of provider {row.provider.name} are taken. Give it more (setting vlans), "
+        "or let boundaries go that nobody needs."
+    )
+    return Wait(ConditionType.PROVISIONED, Reason.NO_CAPACITY, message, VLAN_RETRY_S)
+
+
+def without_vlan(provider: UUID) -> list[Boundary]:
+    """Return the VM boundaries of a provider that have no VLAN, in the order in which rows are locked."""
+    rows = Boundary.objects.filter(provider_id=provider, kind=BoundaryKind.VM.value, vlan__isnull=True)
+    return list(rows.filter(released_at__isnull=True, deletion_requested_at__isnull=True).order_by("pk"))
 
 
 def wake(allocations: list[UUID], *, now: datetime) -> None:

@@ -97,6 +97,7 @@ def boundary_spec(
     gateway: GatewaySpec | None,
     access: Access,
     depth: SuspensionDepth | None,
+    vlan: int | None = None,
 ) -> BoundarySpec:
     """Return a boundary with room for the placed units of `allocations`."""
     return BoundarySpec(
@@ -111,6 +112,7 @@ def boundary_spec(
         gpu_resources=gpu_resources(units),
         access=access,
         cut_off=cut_off(depth),
+        vlan=vlan,
     )
 
 

@@ -107,6 +107,11 @@ CHECKS: Final[dict[str, str]] = {
            OR (c.charged IS NOT NULL AND c.charged <> a.demand)
            OR (c.charged IS NULL AND a.released_at IS NULL AND EXISTS (
                 SELECT 1 FROM tenants_unit u WHERE u.allocation_id = a.id AND u.host_id IS NOT NULL))""",
+    "vlan": """
+        SELECT v.id::text, format('VLAN %s of boundary %s is kept after its end, or is of another provider or tenant',
+          v.number, v.boundary_id)
+        FROM tenants_vlan v JOIN tenants_boundary b ON b.id = v.boundary_id
+        WHERE b.released_at IS NOT NULL OR b.provider_id <> v.provider_id OR b.tenant_id <> v.tenant_id""",
     "chain": """
         SELECT e.id::text, format('event %s of chain %s does not follow from the one before', e.seq, e.chain)
         FROM tenants_event e LEFT JOIN tenants_event p ON p.chain = e.chain AND p.seq = e.seq - 1

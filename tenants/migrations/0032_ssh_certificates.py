@@ -16,7 +16,7 @@ class Migration(migrations.Migration):
     """SSH certificates: a tenant's authority, what it signed, and which one a machine trusts."""
 
     dependencies = [
-        ("tenants", "0030_hop_keys"),
+        ("tenants", "0031_vlans"),
     ]
 
     operations = [

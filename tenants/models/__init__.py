@@ -47,6 +47,7 @@ from tenants.models.ssh import SshAuthority, SshCertificate
 from tenants.models.system import SystemReport
 from tenants.models.tenant import Membership, Suspension, Tenant
 from tenants.models.usage_days import UsageChange, UsageDay, UsageRollup, UsageStanding
+from tenants.models.vlan import Vlan
 from tenants.models.work import HostPlan, Notice
 
 __all__ = [
@@ -114,5 +115,6 @@ __all__ = [
     "UsageRollup",
     "UsageStanding",
     "UsageSubject",
+    "Vlan",
     "Webhook",
 ]

@@ -74,6 +74,7 @@ from tenants.models import (
     UsageRollup,
     UsageStanding,
     UsageSubject,
+    Vlan,
     Webhook,
 )
 from tenants.operations import allocations, people, quotas, requests, service_accounts
@@ -91,7 +92,7 @@ OWNED: tuple[type[models.Model], ...] = (
     Endpoint, EndpointKey, EndpointUsage, Event, GatewayReplica, GatewayUsage, Hold, Intent, Machine, Membership,
     Namespace, Notice, Person, PlatformMembership, Quota, QuotaCharge, Request, RequestComment, RequestStage, Revision,
     ServiceAccount, SshAuthority, SshCertificate, Suspension, Tenant, Unit, UsageChange, UsageDay, UsageRecord,
-    UsageRollup, UsageStanding, UsageSubject, Webhook,
+    UsageRollup, UsageStanding, UsageSubject, Vlan, Webhook,
 )  # fmt: skip
 """Every table with rows of tenants or people that an operator sees, too."""
 OPERATORS_ONLY: tuple[type[models.Model], ...] = (
@@ -163,6 +164,7 @@ def world():
         GatewayUsage, id=gateway.pk, tenant=tenant, gateway=gateway, requests=1, prompt_tokens=1, completion_tokens=1,
         received_at=NOW,
     )  # fmt: skip
+    insert(Vlan, provider=provider, number=1200, boundary=boundary, tenant=tenant, taken_at=NOW)
     insert(Notice, tenant=tenant, kind="x", text="x", at=NOW, key="x")
     insert(
         Intent, object_kind="boundary", object_id=boundary.pk, tenant=tenant, step="x", key="x", epoch=1,
@@ -283,6 +285,7 @@ def test_the_look_up_of_principals_sees_people_and_tokens_and_nothing_else(world
 def test_a_stranger_changes_nothing_by_plain_sql(world):
     without_the_right = {
         ChainHead, DeliveryAttempt, Event, Hold, UsageChange, UsageDay, UsageRecord, UsageRollup, UsageStanding,
+        Vlan,
     }  # fmt: skip
     keys = {m._meta.db_table: m._meta.pk.column for m in OWNED if m not in without_the_right}
     stranger = strangers()["owner elsewhere"]
