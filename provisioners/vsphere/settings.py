@@ -10,11 +10,11 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from provisioners.driver import Secret
+from tenants.vlan_ranges import vlan_ranges
 
 ACCESS: Final = ("guest", "lab")
 """How an endpoint is reached: at the address of its guest, or in a lab at the address that the fake guest reports."""
@@ -139,24 +139,6 @@ def _port(netloc: str, scheme: str) -> int:
 # --- readers of single settings -------------------------------------------------------------------
 
 
-def vlan_ranges(text: object) -> tuple[tuple[int, int], ...]:
-    """Return the VLAN ranges of `1200-1299, 1400`, both ends included, in order. Raises `BadSettings`."""
-    found: list[tuple[int, int]] = []
-    for part in _items("vlans", text):
-        match = re.fullmatch(r"([0-9]{1,4})(?:\s*-\s*([0-9]{1,4}))?", part)
-        if match is None:
-            raise BadSettings(f"vlans: {part[:40]!r} is no range; write 1200-1299")
-        first, last = int(match[1]), int(match[2] or match[1])
-        if not 1 <= first <= last <= 4094:
-            raise BadSettings("vlans: a VLAN is a number from 1 to 4094, and a range goes upwards")
-        found.append((first, last))
-    found.sort()
-    for (_first, last), (following, _end) in pairwise(found):
-        if following <= last:
-            raise BadSettings(f"vlans: VLAN {following} is named twice")
-    return tuple(found)
-
-
 def name_fault(name: str) -> str:
     """Return why a text cannot be the name of an object in vCenter, `""` if it can."""
     if not name.strip() or name != name.strip():
@@ -172,7 +154,10 @@ def name_fault(name: str) -> str:
 
 
 def _vlans(_name: str, value: object) -> tuple[tuple[int, int], ...]:
-    return vlan_ranges(value)
+    try:
+        return vlan_ranges(value)
+    except ValueError as error:
+        raise BadSettings(f"vlans: {error}") from error
 
 
 def _ca(_name: str, value: object) -> str:
