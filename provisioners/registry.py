@@ -9,6 +9,7 @@ from provisioners.driver import Driver, NotSupported, Secret
 from provisioners.kubernetes import connection as kubernetes_connection
 from provisioners.sandbox import connection as sandbox_connection
 from provisioners.sandbox import driver as sandbox
+from provisioners.vsphere import connection as vsphere_connection
 from tenants.provider_kinds import ProviderKind
 
 DriverFactory = Callable[[Mapping[str, Any], Mapping[str, Secret]], Driver]
@@ -20,11 +21,22 @@ def _kubernetes(config: Mapping[str, Any], secrets: Mapping[str, Secret]) -> Dri
     return driver.make(config, secrets)
 
 
+def _vsphere(config: Mapping[str, Any], secrets: Mapping[str, Secret]) -> Driver:
+    from provisioners.vsphere import driver
+
+    return driver.make(config, secrets)
+
+
 DRIVERS: Final[Mapping[str, DriverFactory]] = {
     "kubernetes": _kubernetes,
     "sandbox": sandbox.make,
+    "vsphere": _vsphere,
 }
-CONNECTIONS: Final[tuple[ProviderKind, ...]] = (kubernetes_connection.CONNECTION, sandbox_connection.CONNECTION)
+CONNECTIONS: Final[tuple[ProviderKind, ...]] = (
+    kubernetes_connection.CONNECTION,
+    vsphere_connection.CONNECTION,
+    sandbox_connection.CONNECTION,
+)
 """What people are asked for when they connect one."""
 
 

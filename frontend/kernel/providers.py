@@ -62,6 +62,12 @@ FEATURES: Final[Mapping[str, Text]] = {
     "gatekeeper": gettext_lazy("Gatekeeper"),
     "cilium": gettext_lazy("Network rules by name (Cilium)"),
     "gpu-operator": gettext_lazy("NVIDIA GPU operator"),
+    "gpu-hosts": gettext_lazy("Hosts with GPUs that are ready"),
+    "mig": gettext_lazy("Parts of GPUs on every host (MIG-backed vGPU)"),
+    "networks": gettext_lazy("A network of its own for each tenant"),
+    "templates": gettext_lazy("Templates that machines can be made of"),
+    "datastores": gettext_lazy("Datastores for machines"),
+    "version": gettext_lazy("A version that is supported"),
 }
 RIGHT: Final = "right:"
 """What the names of checks begin with that are about one right of the account."""

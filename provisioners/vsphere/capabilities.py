@@ -146,6 +146,7 @@ def _places(
         Place.VMS: (ground.root_folder() or estate.vm_folder,),
         Place.TEMPLATES: tuple(one.ref for found in named.values() for one in found),
         Place.POOLS: tuple(one.pool for one in estate.clusters),
+        Place.CLUSTERS: tuple(one.ref for one in estate.clusters),
         Place.HOSTS: tuple(one.ref for one in estate.hosts.values()),
         Place.DATASTORES: tuple(stores),
         Place.NETWORKS: (switch.ref, switch.folder) if switch is not None else (),

@@ -27,6 +27,7 @@ class Place(StrEnum):
     VMS = "the VM folder"
     TEMPLATES = "templates"
     POOLS = "resource pools of the clusters"
+    CLUSTERS = "clusters"
     HOSTS = "hosts"
     DATASTORES = "datastores"
     NETWORKS = "the distributed switch and its folder"
@@ -66,6 +67,7 @@ CALLS: Final[Mapping[str, tuple[Right, ...]]] = {
     "CreateFilter": _READ,
     "DestroyPropertyFilter": _NONE,
     "WaitForUpdatesEx": _READ,
+    "CancelWaitForUpdates": _NONE,
     "FindChild": _on(Place.VMS, "System.View"),
     "FindAllByUuid": _on(Place.VMS, "System.View"),
     "QueryEvents": _on(Place.VMS, "System.View"),
@@ -126,6 +128,7 @@ CALLS: Final[Mapping[str, tuple[Right, ...]]] = {
         *_on(Place.NETWORKS, "DVPortgroup.Delete"),
     ),
     # hosts
+    "ReconfigureComputeResource_Task": _on(Place.CLUSTERS, "Host.Inventory.EditCluster"),
     "EnterMaintenanceMode_Task": _on(Place.HOSTS, "Host.Config.Maintenance"),
     "ExitMaintenanceMode_Task": _on(Place.HOSTS, "Host.Config.Maintenance"),
 }
@@ -171,6 +174,7 @@ _WHY: Final[Mapping[str, str]] = {
     "VirtualMachine.Interact.DeviceConnection": "cut a machine off the network, and back",
     "VirtualMachine.Interact.PowerOn": "switch machines on",
     "VirtualMachine.Interact.PowerOff": "switch machines off",
+    "Host.Inventory.EditCluster": "keep a machine on the host that was chosen for it",
     "Host.Config.Maintenance": "empty a host before work on it",
 }
 ONLY_FOR_GROUPS: Final = frozenset({"AddAuthorizationRole", "SetEntityPermissions", "RemoveEntityPermission"})
@@ -255,6 +259,7 @@ def _lines() -> Iterator[str]:
         yield ""
     yield "## Not needed"
     yield ""
-    yield "No right to change hosts beyond maintenance, no right over other folders' machines, no administrator's role."
+    yield "No right to change hosts beyond maintenance and rules of DRS, no right over other folders' machines, no"
+    yield "administrator's role."
     yield "What it takes to add a vGPU device (`VirtualMachine.Config.AddRemoveDevice`) is public in few places;"
     yield "acceptance of a host tries it before any tenant does."

@@ -1,0 +1,150 @@
+"""What connecting a vCenter asks for. Pure.
+
+Each text is judged by the reader that reads it later (`settings`), so that the form and the driver never differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Final
+
+from provisioners.driver import Secret
+from provisioners.vsphere import privileges
+from provisioners.vsphere.settings import BadSettings, settings_of
+from tenants.provider_kinds import Credential, Document, ProviderKind, Setting
+
+LONGEST: Final = 65_536
+_ENOUGH: Final = {"url": "https://vcenter.invalid", "user": "somebody"}
+
+
+def _refusal(config: Mapping[str, Any]) -> str:
+    """Return why settings cannot be used, without the name of the field before it; `""` if they can."""
+    try:
+        settings_of({**_ENOUGH, **config}, {"password": Secret("not the one")})
+    except BadSettings as error:
+        text = str(error).partition(": ")[2] or str(error)
+        return text[:1].upper() + text[1:] + ("" if text.endswith((".", ")")) else ".")
+    return ""
+
+
+def _judged(key: str) -> Callable[[str], str]:
+    def refuses(text: str) -> str:
+        if len(text) > LONGEST:
+            return f"It has more than {LONGEST} characters."
+        return _refusal({key: text})
+
+    return refuses
+
+
+def _refuse_password(text: str) -> str:
+    return "" if text.strip("\r\n") else "It is empty."
+
+
+def _lacks(config: Mapping[str, Any], _secrets: Collection[str]) -> tuple[str, str] | None:
+    if not config.get("templates"):
+        return "config.templates", "Name at least one template, or no machine can be made."
+    return None
+
+
+CONNECTION: Final = ProviderKind(
+    slug="vsphere",
+    title="vCenter",
+    sentence="Virtual machines with whole GPUs or MIG-backed vGPUs, through a vCenter.",
+    icon="server",
+    settings=(
+        Setting(
+            "url", "Address of the vCenter", "As you open it in a browser, without a path.",
+            example="https://vcenter.example.net", required=True, refuses=_judged("url"),
+        ),
+        Setting(
+            "user", "User", "The account that was made for this; see the least it needs.",
+            example="tenantry@vsphere.local", required=True, refuses=_judged("user"),
+        ),
+        Setting(
+            "ca_pem", "Certificate authority", "The certificate that signed the vCenter's. Not needed where this "
+            "machine trusts it already, or with a thumbprint.", is_long=True, refuses=_judged("ca_pem"),
+        ),
+        Setting(
+            "thumbprint", "Thumbprint", "SHA-256 of the vCenter's certificate, instead of an authority. It must be "
+            "given anew when the certificate changes.", refuses=_judged("thumbprint"),
+        ),
+        Setting(
+            "datacenter", "Datacenter", "Needed where the vCenter has several.", example="DC0",
+            refuses=_judged("datacenter"),
+        ),
+        Setting(
+            "clusters", "Clusters", "Whose hosts are offered, separated by commas. Empty: all of the datacenter.",
+            example="gpu-01, gpu-02", refuses=_judged("clusters"),
+        ),
+        Setting(
+            "root_folder", "VM folder", "Everything that we make lies below it. One of this name is made. Two "
+            "installations in one vCenter need two.", example="tenantry", refuses=_judged("root_folder"),
+        ),
+        Setting(
+            "root_pool", "Resource pool", "In each cluster, under which tenants get their pools. Empty: the cluster.",
+            refuses=_judged("root_pool"),
+        ),
+        Setting(
+            "dvs", "Distributed switch", "Gets each tenant's network. Needed where there are several.",
+            example="DVS0", refuses=_judged("dvs"),
+        ),
+        Setting(
+            "vlans", "VLANs", "Each tenant gets one of these, and nobody else may use them.", example="1200-1299",
+            refuses=_judged("vlans"),
+        ),
+        Setting(
+            "datastores", "Datastores", "Where machines may lie, separated by commas. Empty: any that the host sees.",
+            example="vsan-01", refuses=_judged("datastores"),
+        ),
+        Setting(
+            "storage_policy", "Storage policy", "Its id, for machines and disks. Empty: the datastore's own.",
+            refuses=_judged("storage_policy"),
+        ),
+        Setting(
+            "templates", "Templates", "Image = name of the template, one in a line. The image “endpoint” is for "
+            "endpoints.", example="ubuntu-24.04 = ubuntu-24.04-gpu", is_long=True, refuses=_judged("templates"),
+        ),
+        Setting(
+            "whole_gpus", "Whole GPUs", "How a machine gets one.",
+            choices=(
+                ("vgpu", "As the vGPU type that fills it"),
+                ("passthrough", "By passthrough (DirectPath I/O)"),
+            ),
+        ),
+        Setting(
+            "access", "How clients reach an endpoint", "The address of each endpoint follows from it.",
+            choices=(
+                ("guest", "At the address of its machine"),
+                ("lab", "Laboratory: simulated machines on this computer"),
+            ),
+        ),
+        Setting(
+            "zone", "Zone", "The DNS zone of endpoint addresses. Empty: they are shown as they are.",
+            example="models.example.net", refuses=_judged("zone"),
+        ),
+        Setting(
+            "control_plane_ca_pem", "Certificate authority of this control plane", "Machines trust it when they "
+            "report. Not needed where a public one signed its certificate.", is_long=True,
+            refuses=_judged("control_plane_ca_pem"),
+        ),
+        Setting(
+            "tenant_group", "Groups of tenants", "Who may look at a tenant's folder and open consoles in vCenter; "
+            "{tenant} stands for the tenant's id. Empty: nobody.", example="CORP\\gpu-{tenant}",
+            refuses=_judged("tenant_group"),
+        ),
+    ),
+    credentials=(
+        Credential("password", "Password", "Of the user above.", refuses=_refuse_password),
+    ),
+    rights=privileges.SENTENCES,
+    documents=(
+        Document(
+            "The least it needs",
+            "Follow this as an administrator of the vCenter: it makes two roles and grants them to the user. The test "
+            "names each right that is missing, and on what.",
+            "vcenter-role.md",
+            privileges.document(),
+        ),
+    ),
+    lacks=_lacks,
+)  # fmt: skip
