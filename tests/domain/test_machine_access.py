@@ -272,6 +272,7 @@ def test_who_is_shut_out_loses_what_he_has_at_once_and_nobody_else_does(acme, mi
 
 def test_a_role_above_that_ends_takes_back_what_opens_machines_below(acme):
     child = factories.tenant(name="lab", parent=acme)
+    factories.generous(child)
     above = factories.member(acme)
     machine = box(child, above)
     row, _line = certify(machine, above)
