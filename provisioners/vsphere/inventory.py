@@ -14,6 +14,7 @@ device's place is not told.
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
 import time
 from collections import defaultdict
@@ -40,9 +41,10 @@ from provisioners.vsphere import names, reading_hosts, reading_uses
 from provisioners.vsphere.client import Found, MoRef, reference
 from provisioners.vsphere.failures import LookFirst
 from provisioners.vsphere.ground import Estate, Ground
-from provisioners.vsphere.names import EVACUATED_FIELD, MARK_FIELD, UNIT_FIELD
+from provisioners.vsphere.names import EVACUATED_FIELD, MARK_FIELD
 from provisioners.vsphere.reading_hosts import MIG_MODE, Gpu, Host, PciGpu
 from provisioners.vsphere.reading_uses import Device, Vm
+from provisioners.vsphere.vms import CONFIGURE, key_of
 
 PATHS: Final[Mapping[str, tuple[str, ...]]] = {
     "HostSystem": reading_hosts.PATHS,
@@ -59,6 +61,9 @@ PCI_FOR_S: Final = 600.0
 """How long a host's PCI bus is taken as read; it changes at a boot."""
 _TRIES: Final = 3
 _RUNS: Final = "poweredOn"
+_HARDWARE: Final = "config.hardware.device"
+_EXTRA: Final = "config.extraConfig"
+RECORD: Final = key_of(CONFIGURE)
 _CustomValue: Final = vim.CustomFieldsManager.StringValue
 
 Attribute = Callable[[Mapping[str, Any], str], str]
@@ -75,8 +80,7 @@ class Inventory:
         self._lock = threading.Lock()
         self._login = -1
         self._pci: dict[MoRef, tuple[float, tuple[PciGpu, ...]]] = {}
-        self._devices: dict[MoRef, tuple[str, tuple[Device, ...]]] = {}
-        """VM → (version of its configuration, GPU devices in it)."""
+        self._inside: dict[MoRef, Inside] = {}
 
     def snapshot(self, capabilities: Capabilities) -> ObservedProvider:
         """Read the whole vCenter. Raises `DriverError`."""
@@ -101,13 +105,14 @@ class Inventory:
         hosts = tuple(reading_hosts.read(one, buses.get(one.ref, ())) for one in of_hosts)
         with_gpus = {host.ref for host in hosts if host.gpus}
         running = [one for one in rows["VirtualMachine"] if one.values.get("runtime.powerState") == _RUNS]
-        devices = self._devices_of(one for one in running if _ref(one, "runtime.host") in with_gpus)
+        marked = [one for one in running if attribute(one.values, MARK_FIELD)]
+        beside = [one for one in running if _ref(one, "runtime.host") in with_gpus]
         return Listed(
             estate=estate,
             root=ground.settings.root_folder,
             hosts=hosts,
             vms=rows["VirtualMachine"],
-            devices=devices,
+            inside=self._look_inside(marked, beside),
             folders=rows["Folder"],
             pools=rows["ResourcePool"],
             portgroups=rows["DistributedVirtualPortgroup"],
@@ -122,7 +127,7 @@ class Inventory:
         if self._login != self._ground.client.logins:
             self._login = self._ground.client.logins
             self._pci.clear()
-            self._devices.clear()
+            self._inside.clear()
 
     def _buses(self, hosts: Iterable[MoRef]) -> dict[MoRef, tuple[PciGpu, ...]]:
         wanted, now = tuple(hosts), self._clock()
@@ -136,19 +141,39 @@ class Inventory:
             self._pci = known
         return {ref: gpus for ref, (_at, gpus) in known.items()}
 
-    def _devices_of(self, vms: Iterable[Found]) -> dict[MoRef, tuple[Device, ...]]:
-        """Return the GPU devices of VMs; read anew are those whose configuration has changed."""
-        versions = {one.ref: _version(one) for one in vms}
+    def _look_inside(self, marked: Iterable[Found], beside: Iterable[Found]) -> dict[MoRef, Inside]:
+        """Return what is in VMs, read anew where the configuration has changed; of marked ones with their record."""
+        ours = {one.ref: _version(one) for one in marked}
+        versions = {one.ref: _version(one) for one in beside} | ours
         with self._lock:
             self._fresh()
-            known = {ref: one for ref, one in self._devices.items() if one[0] and one[0] == versions.get(ref)}
+            known = {ref: one for ref, one in self._inside.items() if one.version and one.version == versions.get(ref)}
         missing = [ref for ref in versions if ref not in known]
-        for found in self._ground.client.many(missing, "config.hardware.device"):
-            hardware = found.values.get("config.hardware.device") or ()
-            known[found.ref] = (versions[found.ref], reading_uses.devices_of(hardware))
+        many = self._ground.client.many
+        for found in (
+            *many([ref for ref in missing if ref not in ours], _HARDWARE),
+            *many([ref for ref in missing if ref in ours], _HARDWARE, _EXTRA),
+        ):
+            devices = reading_uses.devices_of(found.values.get(_HARDWARE) or ())
+            unit = _unit_in(found.values.get(_EXTRA) or ())
+            known[found.ref] = Inside(versions[found.ref], devices, unit)
         with self._lock:
-            self._devices = dict(known)
-        return {ref: devices for ref, (_version, devices) in known.items()}
+            self._inside = dict(known)
+        return known
+
+
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """What is in a VM that runs."""
+
+    version: str
+    """Of its configuration."""
+    devices: tuple[Device, ...] = ()
+    unit: UUID | None = None
+    """For which `vm.configure` fitted it."""
+
+
+_NOTHING: Final = Inside("")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +185,8 @@ class Listed:
     """Name of our VM folder."""
     hosts: tuple[Host, ...]
     vms: tuple[Found, ...]
-    devices: Mapping[MoRef, tuple[Device, ...]]
-    """VM that runs on a host with GPUs → its GPU devices."""
+    inside: Mapping[MoRef, Inside]
+    """VM that runs and has a mark or a host with GPUs → what is in it."""
     folders: tuple[Found, ...]
     pools: tuple[Found, ...]
     portgroups: tuple[Found, ...]
@@ -295,13 +320,14 @@ class _Owners:
 
 def _vm(one: Found, listed: Listed, owners: _Owners) -> Vm:
     whose = owners.of_vm(one)
-    unit = _uuid(listed.attribute(one.values, UNIT_FIELD)) if whose is not None else None
+    inside = listed.inside.get(one.ref, _NOTHING)
+    unit = inside.unit if whose is not None else None
     return Vm(
         ref=one.ref,
         name=str(one.values.get("name", one.ref.id)),
         vcpu=int(one.values.get("config.hardware.numCPU") or 0),
         memory_mib=int(one.values.get("config.hardware.memoryMB") or 0),
-        devices=listed.devices.get(one.ref, ()),
+        devices=inside.devices,
         # without a unit it was not fitted by us, and whoever powered it on uses the host as anybody else does
         owner=whose[0] if whose is not None and unit is not None else None,
         unit=unit,
@@ -353,10 +379,12 @@ def _version(vm: Found) -> str:
     return str(vm.values.get("config.changeVersion") or "")
 
 
-def _uuid(text: str) -> UUID | None:
+def _unit_in(extra: Iterable[Any]) -> UUID | None:
+    """Return the unit in the record of `vm.configure`, which no guest can write."""
+    text = next((str(one.value) for one in extra if one.key == RECORD), "")
     try:
-        return UUID(text) if text else None
-    except ValueError:
+        return UUID(str(json.loads(text)["unit"])) if text else None
+    except (ValueError, KeyError, TypeError):
         return None
 
 

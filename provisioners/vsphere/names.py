@@ -18,8 +18,6 @@ MARK_FIELD: Final = MARK_DOMAIN
 """Custom attribute with whose an object is."""
 WANTS_FIELD: Final = f"{MARK_DOMAIN}/wants"
 """Custom attribute with what the boundary's steps have made true of an object."""
-UNIT_FIELD: Final = f"{MARK_DOMAIN}/unit"
-"""Custom attribute with the id of the unit whose VM it is: by it the inventory tells whose use of a GPU it sees."""
 EVACUATED_FIELD: Final = f"{MARK_DOMAIN}/evacuated"
 """Custom attribute of a host on which nothing more of ours is placed, and what was done for that (`hosts.py`)."""
 _MARK: Final = re.compile(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -27,7 +28,8 @@ from provisioners.driver import (
 )
 from provisioners.vsphere.client import MoRef, VCenterClient, managed
 from provisioners.vsphere.driver import VSphereDriver
-from provisioners.vsphere.names import UNIT_FIELD, marker
+from provisioners.vsphere.inventory import RECORD
+from provisioners.vsphere.names import marker
 from provisioners.vsphere.settings import Settings
 from tests.vsphere.ground import Hand, settings_for
 
@@ -118,6 +120,7 @@ class Folders:
         spec = vim.vm.ConfigSpec(
             name=name, numCPUs=8, memoryMB=32_768, guestId="ubuntu64Guest", deviceChange=devices,
             files=vim.vm.FileInfo(vmPathName="[LocalDS_0]"),
+            extraConfig=[vim.option.OptionValue(key=RECORD, value=json.dumps({"unit": str(unit)}))] if unit else [],
         )  # fmt: skip
 
         def make(si: Any) -> Any:
@@ -128,8 +131,6 @@ class Folders:
             pass
         assert state.error is None
         self.made.append(state.result)
-        if unit:
-            ground.set_attribute(state.result, str(unit), UNIT_FIELD)
         if mark:
             ground.set_attribute(state.result, mark)
         if on:
