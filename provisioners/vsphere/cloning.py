@@ -17,7 +17,7 @@ from typing import Any, Final
 from pyVmomi import vim, vmodl
 
 from provisioners.driver import Done, DriverRejected, Handle, NotSupported, Ref, TransientDriverError
-from provisioners.vsphere import datastore, vms
+from provisioners.vsphere import datastore, templates, vms
 from provisioners.vsphere.client import MoRef, managed, reference
 from provisioners.vsphere.ground import BoundaryPlace, Ground
 from provisioners.vsphere.hardware import EFI, options
@@ -78,13 +78,15 @@ class Clones:
         if name is None:
             raise NotSupported(f"image: no template is configured for {image}")
         ref = self._named(name)
-        told = None if ref is None else self._ground.client.get(ref, "config.template", "config.firmware")
+        told = None if ref is None else self._ground.client.get(ref, *templates.PATHS)
         if ref is None or told is None or not told.get("config.template"):
             with self._lock:
                 self._known.pop(name, None)
             raise DriverRejected(f"image: vCenter has no template {name}")
         if with_gpu and told.get("config.firmware") != EFI:
             raise DriverRejected(f"image: template {name} does not start by EFI, which a GPU needs")
+        for fault in templates.faults(told, with_gpu=with_gpu):
+            raise DriverRejected(f"image: template {name} cannot be used: {fault}")
         return ref
 
     def _named(self, name: str) -> MoRef | None:

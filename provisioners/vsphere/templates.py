@@ -28,12 +28,12 @@ _LINUX: Final = ("linux", "ubuntu", "debian", "rhel", "centos", "rocky", "alma",
 _WITHOUT: Final = re.compile(r"\b(no|without|lacks|not)\b[^.;,]{0,20}\bcloud-init\b", re.IGNORECASE)
 
 
-def faults(values: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return what keeps a VM, read with `PATHS`, from being a template for GPU machines; nothing if it is one."""
+def faults(values: Mapping[str, Any], *, with_gpu: bool = True) -> tuple[str, ...]:
+    """Return what keeps a VM, read with `PATHS`, from being a template for machines; nothing if it is one."""
     found = []
     if not values.get("config.template"):
         found.append("it is a virtual machine and no template: convert it (Template, Convert to Template)")
-    if values.get("config.firmware") != "efi":
+    if with_gpu and values.get("config.firmware") != "efi":
         found.append("it starts by BIOS: GPUs need EFI, which is chosen before the system is installed")
     if not any(word in str(values.get("config.guestId") or "").lower() for word in _LINUX):
         found.append("its guest OS is not set to a Linux")

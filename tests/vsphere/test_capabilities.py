@@ -108,6 +108,10 @@ def test_a_template_that_cannot_become_a_machine_says_why(more, words):
     assert words in said
 
 
+def test_without_a_gpu_bios_will_do():
+    assert templates.faults(values(config__firmware="bios"), with_gpu=False) == ()
+
+
 def test_an_old_template_is_told_to_be_upgraded():
     found = Found(MoRef("VirtualMachine", "vm-1"), values(config__version="vmx-13"))
 
