@@ -16,7 +16,7 @@ from typing import Any, Final
 from pyVmomi import vim
 
 from provisioners.driver import NoCapacity, TransientDriverError
-from provisioners.vsphere.client import Found, MoRef, managed, reference
+from provisioners.vsphere.client import Found, MoRef, VCenterClient, managed, reference
 from provisioners.vsphere.ground import Ground, HostPlace
 from provisioners.vsphere.tasks import finish
 
@@ -47,6 +47,15 @@ class Directory:
     def written(self) -> str:
         """As vCenter takes it: `[store] dir`."""
         return f"[{self.datastore}] {self.path}"
+
+
+def check_host(client: VCenterClient, host: HostPlace) -> None:
+    """Raise `NoCapacity` for a host that takes nothing now: its VMs belong elsewhere until it is back."""
+    told = client.get(host.ref, "runtime.inMaintenanceMode", "runtime.connectionState") or {}
+    if told.get("runtime.inMaintenanceMode"):
+        raise NoCapacity(f"host {host.name} is in maintenance")
+    if told.get("runtime.connectionState") != "connected":
+        raise NoCapacity(f"host {host.name} is not connected to vCenter")
 
 
 def choose(ground: Ground, host: HostPlace, disk_gib: int) -> MoRef:

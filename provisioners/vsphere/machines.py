@@ -36,12 +36,12 @@ from provisioners.driver import (
     machine_uuid,
 )
 from provisioners.steps import indexed, make, order_of, split
-from provisioners.vsphere import cloud_init, datastore, fitting, hardware, removal, vms
+from provisioners.vsphere import cloud_init, datastore, fitting, hardware, pinning, removal, vms
 from provisioners.vsphere.client import MoRef, managed, reference
 from provisioners.vsphere.cloning import Clones
 from provisioners.vsphere.cloud_init import Seed
 from provisioners.vsphere.failures import LookFirst, fault_of
-from provisioners.vsphere.ground import BoundaryPlace, Ground, payload
+from provisioners.vsphere.ground import BoundaryPlace, Ground, HostPlace, payload
 from provisioners.vsphere.hardware import Hardware
 from provisioners.vsphere.names import index_in, instance_uuid, marker, vm_name
 from provisioners.vsphere.tasks import finish, handle_of
@@ -143,8 +143,10 @@ class Machines:
         """Start one of the three steps, or its undo."""
         bare, index = split(step.name)
         vm = self.find(step.ref, index)
+        if step.undo and vm is None and bare == CLONE and (clone := self._clones.of(step.ref, index)) is not None:
+            return handle_of(self._ground.client, clone.task)  # what is not there yet cannot be removed yet
         if step.undo:
-            return {CLONE: self._destroy, CONFIGURE: self._strip, POWER: self._stop}[bare](step.ref, vm)
+            return {CLONE: self._destroy, CONFIGURE: self._strip, POWER: self._stop}[bare](vm)
         plan = payload(step, VmPlan)
         if bare == CLONE:
             return self._clone(step, plan, vm)
@@ -244,7 +246,7 @@ class Machines:
         is_marked = vm.mark == marker(ref, vm.index)
         return Surroundings(folder, pool, "" if place is None else place.name, is_marked)
 
-    def _host_of(self, vm: Vm) -> Any:
+    def _host_of(self, vm: Vm) -> HostPlace | None:
         return next((one for one in self._ground.estate().hosts.values() if one.ref == vm.host), None)
 
     def _gpus_of(self, vm: Vm, host: str) -> list[str]:
@@ -262,6 +264,7 @@ class Machines:
         if vm is not None:
             return self._adopt(step, plan, vm)
         place = self._ground.place(plan.boundary, plan.unit.host)
+        datastore.check_host(self._ground.client, place.host)
         self._check_name(step.ref, plan.index, place.folder)
         template = self._clones.template(plan.image, with_gpu=bool(plan.unit.product))
         fitting.gpus(self._ground, plan.unit, place.host)  # what no host offers is refused before anything is made
@@ -399,8 +402,17 @@ class Machines:
             spec = vim.vm.ConfigSpec(deviceChange=changes, extraConfig=hardware.options({vms.key_of(POWER): text}))
             return self._reconfigure(vm, spec)
         if plan.power is Power.ON:
-            return removal.switch_on(self._ground.client, vm)
+            return self._switch_on(plan, vm)
         return removal.switch_off(self._ground.client, vm, since=_since(record), now=self._clock())
+
+    def _switch_on(self, plan: VmPlan, vm: Vm) -> Handle | Done:
+        """Switch a VM on where the ledger put it. Raises `NoCapacity` where that host takes nothing now."""
+        client, host = self._ground.client, self._ground.host(plan.unit.host)
+        if not vm.is_on:
+            datastore.check_host(client, host)
+            if (pinned := pinning.pin(client, host.cluster.ref, vm.ref)) != Done():
+                return pinned
+        return removal.switch_on(client, vm)
 
     def _stop_softly(self, vm: Vm, power: Power | None, *, cut_off: bool = False) -> Handle | Done:
         """Switch a VM off; since when its guest is asked is written into the VM, for the next worker to know."""
@@ -418,16 +430,14 @@ class Machines:
 
     # --- undo -------------------------------------------------------------------------------------
 
-    def _stop(self, ref: Ref, vm: Vm | None) -> Handle | Done:
-        del ref
+    def _stop(self, vm: Vm | None) -> Handle | Done:
         if vm is None:
             return Done()
         if not vm.is_off:
             return self._stop_softly(vm, None)
         return self.tell(vm, {vms.key_of(POWER): ""}) if vm.record(POWER) else Done()
 
-    def _strip(self, ref: Ref, vm: Vm | None) -> Handle | Done:
-        del ref
+    def _strip(self, vm: Vm | None) -> Handle | Done:
         if vm is None or not (vm.record(CONFIGURE) or vm.have.gpus):
             return Done()
         if not vm.is_off:
@@ -435,10 +445,9 @@ class Machines:
         told = {key: "" for key in vm.extra if key.startswith("guestinfo.")}
         return self._reconfigure(vm, hardware.bare_spec(vm.devices, extra={vms.key_of(CONFIGURE): "", **told}))
 
-    def _destroy(self, ref: Ref, vm: Vm | None) -> Handle | Done:
+    def _destroy(self, vm: Vm | None) -> Handle | Done:
         if vm is None:
-            clone = next((one for one in self._under_way(ref, ())), None)
-            return Done() if clone is None else Handle(clone.handle)
+            return Done()
         if not vm.is_off:
             return self._stop_softly(vm, None)
         return removal.destroy(self._ground.client, vm)

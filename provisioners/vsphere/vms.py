@@ -34,6 +34,7 @@ PATHS: Final = (
     "customValue",
     "runtime.host",
     "runtime.powerState",
+    "runtime.question",
     "guest.toolsRunningStatus",
     "guest.net",
     "guest.ipAddress",
@@ -54,6 +55,8 @@ class Vm:
     host: MoRef | None
     power: str
     """`poweredOn`, `poweredOff` or `suspended`."""
+    question: str
+    """What vCenter wants to know of people before it goes on."""
     has_tools: bool
     """Whether a guest is there that can be asked to shut down."""
     have: Hardware
@@ -121,6 +124,7 @@ def vm_of(found: Found, index: int | None, mark: str) -> Vm:
         pool=ref_at("resourcePool"),
         host=ref_at("runtime.host"),
         power=str(values.get("runtime.powerState", "")),
+        question=str(values["runtime.question"].text) if values.get("runtime.question") is not None else "",
         has_tools=values.get("guest.toolsRunningStatus") == "guestToolsRunning",
         have=hardware.read(values),
         devices=tuple(values.get("config.hardware.device") or ()),
@@ -204,6 +208,8 @@ def _configured(vm: Vm, around: Surroundings) -> Part:
 def _powered(vm: Vm) -> Part:
     name, record = vm.named(POWER), vm.record(POWER)
     want = str(record.get("want", ""))
+    if vm.question and want:  # its task waits for the answer, and nothing else would come of another
+        return Part(name, Presence.PRESENT, have=want, message=f"vCenter asks people: {vm.question}", ready=False)
     if vm.is_off and (record.get("power") != Power.OFF or not want):
         return Part(name, Presence.ABSENT)  # what should run and does not is not there
     as_wanted = record.get("power") == (Power.OFF if vm.is_off else Power.ON) and vm.power != "suspended"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from uuid import uuid4
 
 import pytest
+import yaml
 from pyVmomi import vim
 
 from controlplane.labs.vsphere.control import Control
@@ -35,11 +36,12 @@ from provisioners.driver import (
     machine_uuid,
     removal_of,
 )
-from provisioners.vsphere import datastore, hardware, removal, vms
+from provisioners.vsphere import cloud_init, datastore, hardware, removal, vms
 from provisioners.vsphere.client import MoRef, managed
+from provisioners.vsphere.cloud_init import Seed
 from provisioners.vsphere.driver import VSphereDriver
 from provisioners.vsphere.failures import Advice, LookFirst, advice_of
-from provisioners.vsphere.machines import Machines
+from provisioners.vsphere.machines import Machines, VmPlan, vm_steps
 from provisioners.vsphere.names import MARK_FIELD, instance_uuid, marker
 from provisioners.vsphere.settings import Settings
 from tests.vsphere.ground import TENANT, Hand, boundary, clear, complete, settings_for, walk
@@ -800,3 +802,79 @@ def test_paths_of_a_datastore_are_read_however_they_are_spelled():
         assert datastore.normal(written) == wanted
     assert datastore.normal("tn-vm-1") is None
     assert wanted.written == "[ds 1] tn-vm-1"
+
+
+# --- where it runs --------------------------------------------------------------------------------
+
+
+def overrides(driver: VSphereDriver) -> dict[str, bool]:
+    [cluster] = driver.ground.estate().clusters
+    told = driver.client.get(cluster.ref, "configurationEx.drsVmConfig")["configurationEx.drsVmConfig"]
+    return {one.key._moId: one.enabled for one in told}
+
+
+def test_a_cluster_that_balances_by_itself_leaves_our_machine_where_the_ledger_put_it(driver, home):
+    spec = machine(home)
+    up(driver, spec)
+    vm = vm_of(driver, spec)
+
+    assert overrides(driver)[vm.ref.id] is False
+    assert run(driver, spec).started == []
+    assert run(driver, spec, deleting=True).end == plan.Forget()
+
+
+def test_a_host_in_maintenance_takes_no_machine_and_that_is_no_fault_of_the_machine(driver, spec, hand):
+    run(driver, replace(spec, power=Power.OFF))
+    host = driver.ground.host("DC0_C0_H0").ref
+    hand.task(host, "EnterMaintenanceMode_Task", 0)
+    try:
+        walked = run(driver, spec, rounds=4)
+    finally:
+        hand.task(host, "ExitMaintenanceMode_Task", 0)
+
+    assert {(type(error), error.detail) for error in walked.errors} == {
+        (NoCapacity, "host DC0_C0_H0 is in maintenance")
+    }
+    assert walked.seen is not None
+    assert walked.seen.power is Power.OFF
+    up(driver, spec)
+
+
+# --- hostile texts, end to end --------------------------------------------------------------------
+
+
+def test_fifty_hostile_texts_arrive_in_the_guest_as_they_are(driver, home):
+    words = (
+        "[Unit]\n",
+        "$X",
+        "%n",
+        "{{ a }}",
+        "\0",
+        "\x85",
+        "\u2028",
+        "'\"",
+        "\U0001f600",
+        "]]>",
+        "&amp;",
+        "\r\n",
+        "\\",
+    )
+    files = {f"/etc/tenantry/{at}": (words[at % len(words)] * (at + 1), "0600") for at in range(50)}
+    asked = machine(home)
+    seed = Seed(machine_uuid(asked.unit.uid), asked.ref.name, files=files)
+    one = VmPlan(home.ref, None, asked.unit, asked.image, 0, Power.OFF, cut_off=False, seed=seed)
+
+    for each in vm_steps(asked.ref, one)[:2]:
+        complete(driver, each)
+
+    extra = vm_of(driver, asked).extra
+    told = yaml.safe_load(cloud_init.unpacked(extra["guestinfo.userdata"]))
+    written = {entry["path"]: entry["content"] for entry in told["write_files"]}
+    assert {path: written[path] for path in files} == {path: text for path, (text, _mode) in files.items()}
+    assert run(driver, asked, deleting=True).end == plan.Forget()
+
+
+@pytest.mark.parametrize("image", ["../x", "a/b", "a%2fb", "ubuntu-24.04\u2024", "ubuntu\u201124.04", "\0", "x" * 500])
+def test_an_image_of_a_hostile_name_is_refused_with_the_field(driver, spec, image):
+    with pytest.raises(NotSupported, match=r"^image: no template is configured for "):
+        driver.start(step(driver, replace(spec, image=image), "vm.clone"))
