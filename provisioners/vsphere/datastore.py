@@ -22,7 +22,9 @@ from provisioners.vsphere.tasks import finish
 
 GRACE_S: Final = 1800.0
 """Between the two looks: longer than a clone may take."""
-SEARCH_S: Final = 60.0
+EVERY_S: Final = 600.0
+"""Between looks; the first is after so long too."""
+SEARCH_S: Final = 20.0
 OURS: Final = re.compile(r"tn-(?:vm|ep)-[0-9a-f]{32}(?:-(?:0|[1-9][0-9]{0,3}))?(?:_[0-9]{1,4})?")
 """Names of the directories that vCenter makes for our VMs; a second one of a name gets `_1`."""
 _GIB: Final = 2**30
@@ -137,7 +139,16 @@ class Sweeper:
         """Sweep the datastores of one vCenter."""
         self._ground, self._grace_s, self._clock = ground, grace_s, clock
         self._first: dict[Directory, float] = {}
+        self._looked = clock()
         self._lock = threading.Lock()
+
+    def is_due(self) -> bool:
+        """Whether it is time for a look; true once per look, however many ask."""
+        with self._lock:
+            if self._clock() - self._looked < EVERY_S:
+                return False
+            self._looked = self._clock()
+            return True
 
     def sweep(self) -> tuple[Directory, ...]:
         """Look once; return the directories that were removed now."""

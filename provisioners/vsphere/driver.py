@@ -108,7 +108,9 @@ class VSphereDriver:
         login, at, known = self._able
         if known is None or login != self.client.logins or time.monotonic() - at > ABLE_FOR_S:
             known = self.capabilities()
-        return self._inventory.snapshot(known)
+        found = self._inventory.snapshot(known)
+        self._machines.tidy()
+        return found
 
     def changes(self, stop: threading.Event) -> Iterator[Ref]:
         """Yield whose objects have changed, until `stop` is set; a vCenter that is away is waited for."""

@@ -7,6 +7,7 @@ its name in a folder of ours; hardware is changed only while it is off, networks
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from pyVmomi import vim
 from provisioners.driver import (
     Conflicting,
     Done,
+    DriverError,
     Handle,
     Kind,
     LogLine,
@@ -50,6 +52,8 @@ from provisioners.vsphere.vms import CLONE, CONFIGURE, POWER, Surroundings, Vm
 _SSH_KEY: Final = "guestinfo.tenantry.ssh"
 """Where a lab's fake guest says at which address it answers."""
 _LONGEST_ISOLATION_S: Final = 20.0
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +125,7 @@ class Machines:
         self._ground = ground
         self._clock = clock
         self._clones = Clones(ground)
-        self._sweeper = datastore.Sweeper(ground)
+        self._sweeper = datastore.Sweeper(ground, clock=clock)
 
     # --- steps ------------------------------------------------------------------------------------
 
@@ -473,9 +477,15 @@ class Machines:
                 answer = started
         return answer
 
-    def sweep(self) -> tuple[str, ...]:
-        """Remove directories of ours that no VM names, at their second look; return which."""
-        return tuple(one.written for one in self._sweeper.sweep())
+    def tidy(self) -> None:
+        """Now and then remove directories of ours that no VM names; what goes wrong is tried again next time."""
+        if not self._sweeper.is_due():
+            return
+        try:
+            for one in self._sweeper.sweep():
+                _log.warning("removed %s, which no VM named for a long time", one.written)
+        except DriverError as error:
+            _log.warning("left directories could not be looked for: %s", error.detail)
 
     def logs(self, ref: Ref, *, since: str, tail: int) -> Iterator[LogLine]:
         """Yield the newest `tail` events of a ref's VMs since an RFC 3339 time, oldest first."""

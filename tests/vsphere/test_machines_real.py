@@ -796,6 +796,22 @@ def test_a_directory_that_no_vm_names_goes_at_the_second_look(driver, home, hand
     assert run(driver, kept, deleting=True).end == plan.Forget()
 
 
+def test_a_sweep_looks_now_and_then_and_survives_a_vcenter_that_is_busy(driver, vcenter_control, caplog):
+    now = [0.0]
+    machines = Machines(driver.ground, clock=lambda: now[0])
+    vcenter_control.forget_calls()
+    machines.tidy()
+    assert "SearchDatastore_Task" not in vcenter_control.calls()
+
+    now[0] = datastore.EVERY_S
+    vcenter_control.fail_task("SearchDatastore_Task", "TaskInProgress")
+    machines.tidy()
+    machines.tidy()
+
+    assert vcenter_control.calls()["SearchDatastore_Task"] == 1
+    assert "could not be looked for: vCenter or a host is busy" in caplog.text
+
+
 def test_paths_of_a_datastore_are_read_however_they_are_spelled():
     wanted = datastore.Directory("ds 1", "tn-vm-1")
     for written in ("[ds 1]/tn-vm-1", "[ds 1] tn-vm-1/", "[ds 1] tn-vm-1"):
