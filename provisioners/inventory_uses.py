@@ -57,7 +57,7 @@ def plan(
     `absent` of the last complete snapshot. Without `complete` nothing is concluded from absence.
     """
     work = _HostWork(host, devices, holds, units=units, left=frozenset(left))
-    work.sort_uses(dict.fromkeys(uses))
+    work.sort_uses(dict.fromkeys(uses), complete=complete)
     work.confirm()
     work.rebind(complete=complete)
     work.cover()
@@ -80,6 +80,8 @@ class _HostWork:
     reports: dict[UUID, host_binding.Report] = field(default_factory=dict)
     """Tenant hold → what was said of it."""
     loose: list[LooseUse] = field(default_factory=list)
+    quiet: set[UUID] = field(default_factory=set)
+    """Tenant holds whose unit does not run: where it will be is the host's choice again when it is switched on."""
     confirmed: set[UUID] = field(default_factory=set)
     """Foreign holds whose use is seen."""
     drops: dict[UUID, None] = field(default_factory=dict)
@@ -104,8 +106,8 @@ class _HostWork:
 
     # --- whose use is it ---------------------------------------------------------------------------
 
-    def sort_uses(self, uses: Iterable[ObservedUse]) -> None:
-        """Tell reports of units that hold here from uses that nobody holds."""
+    def sort_uses(self, uses: Iterable[ObservedUse], *, complete: bool) -> None:
+        """Tell reports of units that hold here from uses that nobody holds, and from units that do not run."""
         of_unit: dict[UUID, list[Hold]] = defaultdict(list)
         for hold in sorted(self.tenant_holds, key=lambda h: (h.device_number, h.start)):
             if hold.unit_id is not None:
@@ -120,6 +122,8 @@ class _HostWork:
                 self.loose.append(LooseUse(use, self.by_ref.get(use.device)))
         for unit, found in seen.items():
             self._match(unit, of_unit[unit], found)
+        if complete and self.host.binding != Binding.DEVICE.value:
+            self.quiet = {hold.pk for unit, held in of_unit.items() if unit not in seen for hold in held}
 
     def _match(self, unit: UUID, holds: list[Hold], uses: list[ObservedUse]) -> None:
         """Pair the windows a unit is seen with and those it holds, the surest pairs first."""
@@ -207,7 +211,7 @@ class _HostWork:
                     product_id,
                     [self._open_gpu(device, complete=complete) for device in group],
                     [
-                        host_binding.HeldUnit(str(h.pk), h.profile, h.device_number, h.start, exact=h.settled)
+                        host_binding.HeldUnit(str(h.pk), h.profile, h.device_number, h.start, exact=self._sure(h))
                         for h in held
                     ],
                     said,
@@ -230,14 +234,18 @@ class _HostWork:
             else:
                 yield from ((product_id, [device]) for device in group)
 
+    def _sure(self, hold: Hold) -> bool:
+        """Whether a hold lies where it was reported, and its unit still runs there."""
+        return hold.settled and hold.pk not in self.quiet
+
     def _news(self, hold: Hold) -> bool:
-        if self._displaced(hold):
+        if self._displaced(hold) or hold.settled is not self._sure(hold):
             return True
         return hold.pk in self.reports and (not self._agrees(hold) or (self._settles(hold) and not hold.settled))
 
     def _displaced(self, hold: Hold) -> bool:
         """Whether a hold that is only our guess lies where somebody else is seen."""
-        if hold.settled:
+        if self._sure(hold):
             return False
         mask = geometry.window_mask(hold.start, hold.size)
         return any(
@@ -285,8 +293,9 @@ class _HostWork:
         )
 
     def _move(self, hold: Hold, to: tuple[int, int]) -> None:
-        settled = self._settles(hold)
-        if to == self.at[hold.pk] and (hold.settled or not settled):
+        stays = to == self.at[hold.pk]
+        settled = self._settles(hold) or (stays and self._sure(hold))
+        if stays and settled == hold.settled:
             return
         self.moves[hold.pk] = {
             "hold": str(hold.pk),

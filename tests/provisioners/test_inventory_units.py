@@ -140,6 +140,58 @@ def test_two_holds_swap_in_one_transaction_when_the_reports_say_so(owner: Any) -
     assert open_findings() == []
 
 
+def switched(here: World, owner: Any, row: Machine, want: str) -> None:
+    actor, _ = owner
+    machines.power(machine=row, want=want, actor=actor, now=here.clock())
+    here.drive(lambda: fresh(row).observed.get("power") == want)
+    look(here)
+
+
+def test_a_machine_that_is_off_holds_room_but_no_place(owner: Any) -> None:
+    here = world(estate(("esxi", "host", 2)))
+    control.change_settings(here.estate, {"policy": "first"})
+    one = machine(here, owner, "one", profile="")
+    here.drive(is_ready(one))
+    look(here)
+    assert Hold.objects.get().settled
+
+    switched(here, owner, one, "off")
+    off = Hold.objects.get()
+    two = machine(here, owner, "two", profile="")  # the host puts it where the first one was
+    here.drive(is_ready(two))
+    look(here)
+
+    assert (off.settled, off.device.provider_ref) == (False, "esxi-gpu-0")
+    assert {use.device for use in views.truth(here.estate.state)} == {"esxi-gpu-0"}
+    assert {hold.unit.allocation_id: hold.device.provider_ref for hold in Hold.objects.all() if hold.unit} == {
+        one.allocation_id: "esxi-gpu-1",
+        two.allocation_id: "esxi-gpu-0",
+    }
+    assert open_findings() == []
+    switched(here, owner, one, "on")
+    here.drive(is_ready(one))
+    look(here)
+    assert ledger_view() == truth(here)
+    assert bound_host(here).unsettled == 0
+
+
+def test_nothing_is_let_in_that_could_take_the_last_place_of_a_machine_that_is_off(owner: Any) -> None:
+    here = world(estate(("esxi", "host", 1)))
+    one = machine(here, owner, "one", profile="4g.40gb")
+    here.drive(is_ready(one))
+    look(here)
+    switched(here, owner, one, "off")
+
+    two = machine(here, owner, "two", profile="2g.20gb")  # the host might put it below 4, and then it is too late
+    here.drive(lambda: fresh(two).phase == "Waiting")
+    switched(here, owner, one, "on")
+    here.drive(is_ready(one))
+    look(here)
+    here.drive(is_ready(two))
+
+    assert open_findings() == []
+
+
 def test_a_report_that_no_packing_explains_blocks_the_host_and_evicts_nobody(owner: Any) -> None:
     here = world(estate(("esxi", "host", 2)))
     rows = [machine(here, owner, name, profile="3g.40gb") for name in ("one", "two")]
