@@ -1,0 +1,48 @@
+"""Guests that do at once what they are told and run nothing: for tests of the provider rather than of guests."""
+
+from __future__ import annotations
+
+import json
+import zlib
+
+from controlplane.labs.vsphere.control import Control, GuestVm
+from provisioners.vsphere.guest_agent import CLEARED, ENROLMENT, GATEWAY_REPORT, REPLICA_REPORT, SERVING
+
+
+class EasyGuests:
+    """Every endpoint machine of one vCenter; call `round` whenever time may pass."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+        self._deliveries: dict[str, str] = {}
+
+    def round(self) -> None:
+        """Take tokens and pointers, and report that all is well."""
+        for vm in self._control.guests():
+            if vm.running:
+                self._gateway(vm)
+                self._replica(vm)
+
+    def _gateway(self, vm: GuestVm) -> None:
+        text = vm.info.get(ENROLMENT, "")
+        if text and text != CLEARED:
+            self._deliveries[vm.uuid] = json.loads(text)["delivery"]
+            self._say(vm, ENROLMENT, CLEARED)
+        if delivery := self._deliveries.get(vm.uuid):
+            told = {"delivery": delivery, "state": "enrolled", "message": "", "address": address_of(vm, 20_000)}
+            self._say(vm, GATEWAY_REPORT, json.dumps(told))
+
+    def _replica(self, vm: GuestVm) -> None:
+        text = vm.info.get(SERVING, "")
+        if text:
+            told = {"want": json.loads(text)["want"], "state": "ready", "message": "", "licence": "simulated"}
+            self._say(vm, REPLICA_REPORT, json.dumps({**told, "backend": address_of(vm, 30_000)}))
+
+    def _say(self, vm: GuestVm, key: str, value: str) -> None:
+        if vm.info.get(key) != value:
+            self._control.set_guestinfo(vm.id, key, value)
+
+
+def address_of(vm: GuestVm, base: int) -> str:
+    """Return an address that nobody listens on, the same for one machine at each look."""
+    return f"http://127.0.0.1:{base + zlib.crc32(vm.uuid.encode()) % 10_000}/v1"
