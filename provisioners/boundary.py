@@ -82,7 +82,7 @@ class BoundaryKindPass(outcome.ProviderKind):
             allocations=allocations,
             units=units,
             gateway=None if gateway is None else gateways.spec_of(gateway),
-            access=people_of(row),
+            access=machines_group(row) if row.kind == BoundaryKind.VM.value else people_of(row),
             depth=depth,
             vlan=vlan,
         )
@@ -213,6 +213,15 @@ def people_of(row: Boundary) -> tuple[tuple[str, str], ...]:
     for person, role in members.values_list("person_id", "role"):
         roles[str(person)] = max(role, roles.get(str(person), 0))
     return tuple(sorted((person, Role(role).word) for person, role in roles.items()))
+
+
+def machines_group(row: Boundary) -> tuple[tuple[str, str], ...]:
+    """Return the tenant itself, whose group a provider of VMs may know, where people have a machine; else nobody.
+
+    Who is in that group is the affair of whoever keeps it.
+    """
+    machines = Machine.objects.filter(boundary_id=row.pk, released_at__isnull=True, deletion_requested_at__isnull=True)
+    return ((str(row.tenant_id), Role.MEMBER.word),) if machines.exists() else ()
 
 
 PASS = BoundaryKindPass()

@@ -61,7 +61,7 @@ class BoundarySpec:
     gpu_resources: Mapping[str, int]
     """(`<product>.<profile>` or `<product>`) → count granted inside this boundary."""
     access: tuple[tuple[str, str], ...]
-    """(opaque principal id, role) of people with direct access (namespace product)."""
+    """(opaque principal id, role) of people with direct access (namespace product); of a vm boundary the tenant."""
     cut_off: bool = False
     """True while suspended at depth `network` or deeper."""
     vlan: int | None = None

@@ -6,6 +6,7 @@ wanted, let time pass while one is at work or not ready.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from uuid import UUID, uuid4
 
@@ -61,8 +62,11 @@ def namespace_boundary(tenant: UUID, **resources: int) -> BoundarySpec:
     )
 
 
+_vlans = itertools.cycle(range(2, 4095))
+
+
 def vm_boundary(tenant: UUID) -> BoundarySpec:
-    return replace(namespace_boundary(tenant), kind=BoundaryKind.VM, gateway=None)
+    return replace(namespace_boundary(tenant), kind=BoundaryKind.VM, gateway=None, vlan=next(_vlans))
 
 
 def unit(index: int = 0, *, host: str = "node-a", start: int = 0, profile: str = PROFILE, count: int = 0) -> UnitSpec:

@@ -136,6 +136,7 @@ def test_a_worker_that_dies_between_leaves_it_to_the_next_one(here: World) -> No
         with transaction.atomic():
             specs.append(PASS.prepare(fresh(made), now=here.clock()).spec)
     assert [spec.vlan for spec in specs] == [1200, 1200]
+    assert specs[0].access == ((str(row.tenant_id), "member"),)  # people have a machine in it
     provider.config = {**provider.config, "vlans": "3000-3001"}
     provider.save(update_fields=["config"])
     with transaction.atomic():  # what is given stays, whatever the ranges say now
