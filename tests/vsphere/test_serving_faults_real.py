@@ -142,12 +142,13 @@ def test_what_goes_wrong_once_in_every_step_inside_is_made_good(
     def hurt(started: Step) -> None:
         if started.name in INSIDE and started.name not in struck:
             struck.append(started.name)
-            {
+            ways: dict[str, Callable[[], object]] = {
                 "lost": lambda: control.lose_answer("ReconfigVM_Task"),
                 "cut": lambda: control.cut("ReconfigVM_Task"),
                 "busy": lambda: control.answer("ReconfigVM_Task", 503),
                 "NotAuthenticated": control.end_sessions,
-            }.get(fault, lambda: control.fail_task("ReconfigVM_Task", fault))()
+            }
+            ways.get(fault, lambda: control.fail_task("ReconfigVM_Task", fault))()
 
     seen = endpoint.walk(before=hurt)
 
