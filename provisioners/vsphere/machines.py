@@ -162,12 +162,16 @@ class Machines:
 
     def find(self, ref: Ref, index: int | None) -> Vm | None:
         """Return one VM of ours, None by an exact search that found none."""
-        return next((vm for vm in self.all_of(ref) if vm.index == index), None)
+        return self._by_uuid(ref, index) or next((vm for vm in self._searched(ref) if vm.index == index), None)
 
     def all_of(self, ref: Ref) -> tuple[Vm, ...]:
         """Return the VMs of a machine or endpoint by index, wherever they lie."""
-        if ref.kind is Kind.MACHINE and (only := self._by_uuid(ref)) is not None:
+        if ref.kind is Kind.MACHINE and (only := self._by_uuid(ref, None)) is not None:
             return (only,)
+        return self._searched(ref)
+
+    def _searched(self, ref: Ref) -> tuple[Vm, ...]:
+        """Return them by the long way, which finds what was renamed, moved, or has no mark yet."""
         ours = {one.ref: one for one in self._ground.vms_of(ref) if one.is_ours}
         found = [vms.vm_of(one, ours[one.ref].index, ours[one.ref].mark) for one in self._read(list(ours))]
         by_index: dict[int | None, Vm] = {}
@@ -180,19 +184,20 @@ class Machines:
     def _read(self, refs: Sequence[MoRef]) -> Sequence[Any]:
         return self._ground.client.many(refs, *vms.PATHS)
 
-    def _by_uuid(self, ref: Ref) -> Vm | None:
-        """Return a machine's VM by the short way: one search, one read."""
+    def _by_uuid(self, ref: Ref, index: int | None) -> Vm | None:
+        """Return a VM by the short way, one search and one read; None where that does not tell."""
+        uuid = instance_uuid(ref, index)
 
         def search(session: Any) -> list[MoRef]:
-            index = session.content.searchIndex
-            return [reference(one) for one in index.FindAllByUuid(None, instance_uuid(ref, None), True, True) or ()]
+            found = session.content.searchIndex.FindAllByUuid(None, uuid, True, True)
+            return [reference(one) for one in found or ()]
 
         hits = self._ground.client.reading(search)
         if len(hits) != 1:
             return None
         [found] = self._read(hits)
         mark = self._ground.attribute(found.values)
-        return vms.vm_of(found, None, mark) if mark == marker(ref) else None
+        return vms.vm_of(found, index, mark) if mark == marker(ref, index) else None
 
     def look(self, ref: Ref) -> Look:
         """Read the VMs of a machine or endpoint exactly, with clones that are under way."""
