@@ -16,12 +16,13 @@ from tenants.gpu_catalogue import WHOLE, UnknownProduct
 
 USUAL_MMIO_GIB: Final = 512
 """For a GPU that the catalogue does not know."""
-_PATHS: Final = (
+PATHS: Final = (
     "config.sharedPassthruGpuTypes",
     "config.graphicsInfo",
     "config.pciPassthruInfo",
     "hardware.pciDevice",
 )
+"""What `device_of` and `passthrough_of` need of a host."""
 _NVIDIA: Final = 0x10DE
 
 
@@ -32,14 +33,14 @@ def gpus(ground: Ground, unit: UnitSpec, host: HostPlace) -> tuple[str, ...]:
     """
     if not unit.product:
         return ()
-    told = ground.client.get(host.ref, *_PATHS)
+    told = ground.client.get(host.ref, *PATHS)
     if told is None:
         raise TransientDriverError(f"host {host.name} has gone")
     found = device_of(unit, told, whole=ground.settings.whole_gpus)
     if found is not None:
         return (found,) * (1 if unit.profile else max(1, unit.gpu_count))
     what = f"{unit.product} {unit.profile}".strip()
-    others = ground.client.many([one.ref for one in ground.estate().hosts.values()], *_PATHS)
+    others = ground.client.many([one.ref for one in ground.estate().hosts.values()], *PATHS)
     if any(device_of(unit, one.values, whole=ground.settings.whole_gpus) is not None for one in others):
         raise TransientDriverError(f"host {host.name} does not offer {what} now")
     raise NotSupported(f"profile: no host offers {what}")
@@ -53,7 +54,7 @@ def device_of(unit: UnitSpec, told: Mapping[str, Any], *, whole: str) -> str | N
         found = gpu_types.offered_for(unit.product, unit.profile or WHOLE, offered, mig_only=_is_fixed(graphics))
         if found is not None or unit.profile:
             return None if found is None else hardware.vgpu(found)
-    return _passthrough(unit.product, told)
+    return passthrough_of(unit.product, told)
 
 
 def _is_fixed(graphics: Iterable[Any]) -> bool:
@@ -62,7 +63,7 @@ def _is_fixed(graphics: Iterable[Any]) -> bool:
     return bool(idle) and all(mode == "multiInstanceGpu" for mode in idle)
 
 
-def _passthrough(product: str, told: Mapping[str, Any]) -> str | None:
+def passthrough_of(product: str, told: Mapping[str, Any]) -> str | None:
     """Return the way to any device of a product that the host gives away whole."""
     labels = {
         str(one.id): str(getattr(one, "hardwareLabel", None) or "")
