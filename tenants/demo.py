@@ -21,7 +21,7 @@ from tenants.transactions import acting, operation
 
 SIMULATED: Final = "sandbox"
 """The one provider kind that is simulated; a cluster of the lab is too, which its access and address say."""
-LAB_URL: Final = "https://127.0.0.1:"
+LAB_URLS: Final = {"kubernetes": "https://127.0.0.1:", "vsphere": "https://127.0.0.2:"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +60,10 @@ def real_providers() -> list[str]:
 def _real() -> QuerySet[Provider]:
     there = Provider.objects.filter(released_at__isnull=True).exclude(kind=SIMULATED)
     # By key: an exclusion by a setting that is not there would leave the provider out, too.
-    labs = there.filter(kind="kubernetes", config__access="lab", config__url__startswith=LAB_URL)
-    return there.exclude(pk__in=labs.values("pk"))
+    for kind, url in LAB_URLS.items():
+        labs = Provider.objects.filter(kind=kind, config__access="lab", config__url__startswith=url)
+        there = there.exclude(pk__in=labs.values("pk"))
+    return there
 
 
 def is_demo() -> bool:

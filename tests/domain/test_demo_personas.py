@@ -93,6 +93,13 @@ def test_what_is_no_demo_starts_beside_them(settings):
     guard.check_at_start()
 
 
+@pytest.mark.parametrize(("address", "real"), [("127.0.0.2:20443", []), ("127.0.0.1:20443", ["one"])])
+def test_a_vcenter_of_the_lab_has_an_address_of_its_own(db, address, real):
+    factories.provider(name="one", kind="vsphere", config={"access": "lab", "url": f"https://{address}"})
+
+    assert demo.real_providers() == real
+
+
 @pytest.mark.parametrize(
     ("config", "real"),
     [
