@@ -7,7 +7,7 @@ blocked and being gone are told, so that every kind tells them alike.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
@@ -198,9 +198,9 @@ class ProviderKind:
         row.failures += 1
         if isinstance(error, TransientDriverError):
             self._away(row, error.detail, prepared, seen, now=now)
-            pause = engine.backoff(row.failures, now)
-            asked = error.retry_after_s
-            return pause if asked is None else max(pause, now + timedelta(seconds=asked))
+            if error.retry_after_s is not None:  # it is not broken but busy, and knows better when to come again
+                return engine.after(error.retry_after_s, now)
+            return engine.backoff(row.failures, now)
         reason = DRIVER_REASONS.get(type(error)) or Reason(error.reason)
         if prepared.deleting:  # a failed delete is retried, whatever the class
             say(row, ConditionType.DELETED, "False", reason, error.detail, now=now)

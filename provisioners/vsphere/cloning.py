@@ -138,19 +138,23 @@ class Clones:
 
     # --- starting ---------------------------------------------------------------------------------
 
-    def start(
-        self, ref: Ref, index: int | None, template: MoRef, place: BoundaryPlace, *, disk_gib: int, record: str
-    ) -> Handle | Done:
-        """Start one clone, or take up the one that runs; powered off, without hardware of its own.
+    def admit(self, ref: Ref, index: int | None, host: str) -> Handle | None:
+        """Return the clone that runs for a VM already, None where one may be started now; asked before anything else.
 
-        Raises `TransientDriverError` while there is no place for one more, `NoCapacity` without room for its disk.
+        Raises `TransientDriverError` while there is no place for one more.
         """
-        client = self._ground.client
         running = self.running()
         same = next((one for one in running if one.name == vm_name(ref, index)), None)
         if same is not None:
-            return handle_of(client, same.task)
-        self.check_room(running, place.host.name)
+            return handle_of(self._ground.client, same.task)
+        self.check_room(running, host)
+        return None
+
+    def start(
+        self, ref: Ref, index: int | None, template: MoRef, place: BoundaryPlace, *, disk_gib: int, record: str
+    ) -> Handle | Done:
+        """Start one clone; powered off, without hardware of its own. Raises `NoCapacity` without room for its disk."""
+        client = self._ground.client
         store = datastore.choose(self._ground, place.host, disk_gib)
         policy = self._ground.settings.storage_policy
 

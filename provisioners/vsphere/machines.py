@@ -33,43 +33,25 @@ from provisioners.driver import (
     Ref,
     Step,
     TransientDriverError,
-    UnitSpec,
-    intent_hash,
     machine_uuid,
 )
-from provisioners.steps import indexed, make, order_of, split
-from provisioners.vsphere import cloud_init, datastore, fitting, hardware, pinning, removal, vms
+from provisioners.steps import indexed, order_of, split
+from provisioners.vsphere import datastore, fitting, hardware, removal, vms
+from provisioners.vsphere.changing import Changer
 from provisioners.vsphere.client import MoRef, managed, reference
 from provisioners.vsphere.cloning import Clones
 from provisioners.vsphere.cloud_init import Seed
 from provisioners.vsphere.failures import LookFirst, fault_of
-from provisioners.vsphere.ground import BoundaryPlace, Ground, HostPlace, payload
-from provisioners.vsphere.hardware import Hardware
+from provisioners.vsphere.ground import Ground, HostPlace, payload
 from provisioners.vsphere.names import index_in, instance_uuid, marker, vm_name
-from provisioners.vsphere.tasks import finish, handle_of
+from provisioners.vsphere.plans import VmPlan, vm_steps
+from provisioners.vsphere.tasks import handle_of
 from provisioners.vsphere.vms import CLONE, CONFIGURE, POWER, Surroundings, Vm
 
 _SSH_KEY: Final = "guestinfo.tenantry.ssh"
 """Where a lab's fake guest says at which address it answers."""
-_LONGEST_ISOLATION_S: Final = 20.0
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class VmPlan:
-    """Everything about one VM that its three steps need."""
-
-    boundary: Ref
-    index: int | None
-    """Of the unit, None for a machine's only one."""
-    unit: UnitSpec
-    image: str
-    disk_gib: int
-    """0: as the template has it."""
-    power: Power
-    cut_off: bool
-    seed: Seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,41 +71,13 @@ class Look:
         return Power.OFF if all(vm.is_off for vm in self.vms) else Power.ON
 
 
-def vm_steps(ref: Ref, plan: VmPlan) -> tuple[Step, Step, Step]:
-    """Return the steps of one VM; pure. Raises `DriverRejected` for what no guest should be told."""
-    cloud_init.guestinfo(plan.seed)  # refused before anything is made
-
-    def name(step: str) -> str:
-        return step if plan.index is None else indexed(step, plan.index)
-
-    unit = plan.unit
-    boundary = str(plan.boundary.uid)
-    origin = {"boundary": boundary, "image": plan.image, "unit": str(unit.uid)}
-    fitted = {
-        "boundary": boundary,
-        "unit": str(unit.uid),
-        "host": unit.host,
-        "product": unit.product,
-        "profile": unit.profile,
-        "gpu_count": unit.gpu_count,
-        "vcpu": unit.vcpu,
-        "memory_gib": unit.memory_gib,
-        "disk_gib": plan.disk_gib,
-    }
-    return (
-        make(ref, name(CLONE), origin, plan, replaces=True),
-        make(ref, name(CONFIGURE), fitted, plan),
-        make(ref, name(POWER), vms.power_want(plan.power, cut_off=plan.cut_off), plan),
-    )
-
-
 class Machines:
     """The VMs of one vCenter. Thread-safe."""
 
     def __init__(self, ground: Ground, *, clock: Callable[[], float] = time.time) -> None:
         """Drive the VMs of `ground`."""
         self._ground = ground
-        self._clock = clock
+        self._changer = Changer(ground, clock)
         self._clones = Clones(ground)
         self._sweeper = datastore.Sweeper(ground, clock=clock)
 
@@ -150,13 +104,14 @@ class Machines:
         if step.undo and vm is None and bare == CLONE and (clone := self._clones.of(step.ref, index)) is not None:
             return handle_of(self._ground.client, clone.task)  # what is not there yet cannot be removed yet
         if step.undo:
-            return {CLONE: self._destroy, CONFIGURE: self._strip, POWER: self._stop}[bare](vm)
+            return {CLONE: self._destroy, CONFIGURE: self._changer.strip, POWER: self._changer.stop}[bare](vm)
         plan = payload(step, VmPlan)
         if bare == CLONE:
             return self._clone(step, plan, vm)
         if vm is None:
             raise TransientDriverError(f"{vm_name(step.ref, index)} is not there")
-        return self._configure(step, plan, vm) if bare == CONFIGURE else self._switch(step, plan, vm)
+        change = self._changer.configure if bare == CONFIGURE else self._changer.switch
+        return change(step, plan, vm)
 
     # --- looking ----------------------------------------------------------------------------------
 
@@ -272,6 +227,9 @@ class Machines:
     def _clone(self, step: Step, plan: VmPlan, vm: Vm | None) -> Handle | Done:
         if vm is not None:
             return self._adopt(step, plan, vm)
+        runs = self._clones.admit(step.ref, plan.index, plan.unit.host)
+        if runs is not None:
+            return runs
         place = self._ground.place(plan.boundary, plan.unit.host)
         datastore.check_host(self._ground.client, place.host)
         self._check_name(step.ref, plan.index, place.folder)
@@ -294,7 +252,7 @@ class Machines:
         if vm.mark or not vm.is_off:
             raise Conflicting(f"nobody knows of what {vm.name} was made; remove it, or give its record back")
         text = vms.record_text(step.want, boundary=str(plan.boundary.uid))
-        return self._reconfigure(vm, vim.vm.ConfigSpec(extraConfig=hardware.options({vms.key_of(CLONE): text})))
+        return self._changer.reconfigure(vm, vim.vm.ConfigSpec(extraConfig=hardware.options({vms.key_of(CLONE): text})))
 
     def _check_name(self, ref: Ref, index: int | None, folder: MoRef) -> None:
         taken = self._ground.child(folder, vm_name(ref, index))
@@ -303,162 +261,13 @@ class Machines:
             if mark not in {None, "", marker(ref, index)}:
                 raise Conflicting(f"a VM {vm_name(ref, index)} is there and is not ours")
 
-    # --- vm.configure -----------------------------------------------------------------------------
-
-    def _configure(self, step: Step, plan: VmPlan, vm: Vm) -> Handle | Done:
-        ground = self._ground
-        place = ground.place(plan.boundary, plan.unit.host)
-        if vm.mark != marker(step.ref, vm.index):
-            self._ground.set_attribute(vm.ref, marker(step.ref, vm.index))
-        if vm.folder != place.folder:
-            return self._move(vm, place.folder)
-        want = self._wanted(step.ref, plan, place, vm)
-        record = vms.record_text(
-            step.want,
-            hardware=want.as_json(),
-            host=plan.unit.host,
-            unit=str(plan.unit.uid),
-            product=plan.unit.product,
-            profile=plan.unit.profile,
-        )
-        extra = {vms.key_of(CONFIGURE): record}
-        if not vm.is_off:
-            return self._configure_running(plan, place, vm, want, extra)
-        if vm.host != place.host.ref or vm.pool != place.pool:
-            return self._relocate(vm, place, plan.disk_gib)
-        if vm.record(POWER).get("want") != intent_hash(vms.power_want(plan.power, cut_off=plan.cut_off)):
-            extra[vms.key_of(POWER)] = vms.power_record(plan.power, cut_off=plan.cut_off, since=self._clock())
-        extra |= cloud_init.guestinfo(plan.seed)
-        spec = hardware.config_spec(
-            want, vm.devices, switch_uuid=place.switch_uuid, connected=not plan.cut_off, extra=extra
-        )
-        if not spec.deviceChange and not hardware.differences(want, vm.have) and _has(vm, extra):
-            return Done()
-        return self._reconfigure(vm, spec)
-
-    def _configure_running(
-        self, plan: VmPlan, place: BoundaryPlace, vm: Vm, want: Hardware, extra: dict[str, str]
-    ) -> Handle | Done:
-        """Mend the network of a VM that runs; for the rest it has to be off, and is switched off if it is to be."""
-        wrong = [one.text for one in hardware.differences(want, vm.have) if one.needs_off]
-        if vm.host != place.host.ref:
-            wrong.append(f"it runs on another host than {place.host.name}")
-        if wrong and plan.power is Power.OFF:
-            return self._stop_softly(vm, plan.power, cut_off=plan.cut_off)
-        if wrong:
-            raise TransientDriverError(f"{vm.name} has to be switched off for this: {'; '.join(wrong)}")
-        if vm.pool != place.pool:
-            return self._relocate(vm, place, 0)
-        spec = hardware.network_spec(
-            vm.devices, want.networks, switch_uuid=place.switch_uuid, connected=vm.is_connected, extra=extra
-        )
-        if not spec.deviceChange and _has(vm, extra):
-            return Done()
-        return self._reconfigure(vm, spec)
-
-    def _wanted(self, ref: Ref, plan: VmPlan, place: BoundaryPlace, vm: Vm) -> Hardware:
-        unit = plan.unit
-        gpus = fitting.gpus(self._ground, unit, place.host)
-        return Hardware(
-            instance_uuid=instance_uuid(ref, vm.index),
-            bios_uuid=str(machine_uuid(unit.uid)),
-            vcpu=unit.vcpu,
-            memory_mib=unit.memory_gib * 1024,
-            gpus=gpus,
-            mmio_gib=fitting.mmio_gib(unit.product, len(gpus)),
-            networks=(place.portgroup_key,),
-            disk_gib=plan.disk_gib,
-            locked=bool(gpus),
-            firmware=hardware.EFI if gpus else vm.have.firmware,
-        )
-
-    def _move(self, vm: Vm, folder: MoRef) -> Handle | Done:
-        client = self._ground.client
-        task = client.start(lambda si: managed(folder, si).MoveIntoFolder_Task([managed(vm.ref, si)]))
-        return finish(client, task, within_s=1)
-
-    def _relocate(self, vm: Vm, place: BoundaryPlace, disk_gib: int) -> Handle | Done:
-        client = self._ground.client
-        seen = client.get(place.host.ref, "datastore") or {}
-        reachable = {reference(one) for one in seen.get("datastore") or ()}
-        store = None if set(vm.datastores) <= reachable else datastore.choose(self._ground, place.host, disk_gib)
-
-        def relocate(si: Any) -> Any:
-            spec = vim.vm.RelocateSpec(pool=managed(place.pool, si))
-            if vm.is_off:
-                spec.host = managed(place.host.ref, si)
-                if store is not None:
-                    spec.datastore = managed(store, si)
-            return managed(vm.ref, si).RelocateVM_Task(spec)
-
-        return finish(client, client.start(relocate), within_s=1)
-
-    def _reconfigure(self, vm: Vm, spec: Any, *, within_s: float = 1) -> Handle | Done:
-        client = self._ground.client
-        return finish(client, client.start(lambda si: managed(vm.ref, si).ReconfigVM_Task(spec)), within_s=within_s)
-
-    def tell(self, vm: Vm, values: dict[str, str]) -> Handle | Done:
-        """Write keys of a VM's configuration, also of a running one; an empty value takes a key away."""
-        return self._reconfigure(vm, vim.vm.ConfigSpec(extraConfig=hardware.options(values)))
-
-    # --- vm.power ---------------------------------------------------------------------------------
-
-    def _switch(self, step: Step, plan: VmPlan, vm: Vm) -> Handle | Done:
-        record = vm.record(POWER)
-        changes = hardware.connection_changes(vm.devices, connected=not plan.cut_off)
-        if record.get("want") != step.want or changes:
-            text = vms.power_record(plan.power, cut_off=plan.cut_off, since=self._clock())
-            spec = vim.vm.ConfigSpec(deviceChange=changes, extraConfig=hardware.options({vms.key_of(POWER): text}))
-            return self._reconfigure(vm, spec)
-        if plan.power is Power.ON:
-            return self._switch_on(plan, vm)
-        return removal.switch_off(self._ground.client, vm, since=_since(record), now=self._clock())
-
-    def _switch_on(self, plan: VmPlan, vm: Vm) -> Handle | Done:
-        """Switch a VM on where the ledger put it. Raises `NoCapacity` where that host takes nothing now."""
-        client, host = self._ground.client, self._ground.host(plan.unit.host)
-        if not vm.is_on:
-            datastore.check_host(client, host)
-            if (pinned := pinning.pin(client, host.cluster.ref, vm.ref)) != Done():
-                return pinned
-        return removal.switch_on(client, vm)
-
-    def _stop_softly(self, vm: Vm, power: Power | None, *, cut_off: bool = False) -> Handle | Done:
-        """Switch a VM off; since when its guest is asked is written into the VM, for the next worker to know."""
-        if vm.is_off:
-            return Done()
-        record = vm.record(POWER)
-        if record.get("power") != Power.OFF and vm.has_tools:
-            now = self._clock()
-            if power is None:
-                text = vms.record_text("", power=str(Power.OFF), cut_off=not vm.is_connected, since=round(now))
-            else:
-                text = vms.power_record(power, cut_off=cut_off, since=now)
-            return self.tell(vm, {vms.key_of(POWER): text})
-        return removal.switch_off(self._ground.client, vm, since=_since(record), now=self._clock())
-
     # --- undo -------------------------------------------------------------------------------------
-
-    def _stop(self, vm: Vm | None) -> Handle | Done:
-        if vm is None:
-            return Done()
-        if not vm.is_off:
-            return self._stop_softly(vm, None)
-        return self.tell(vm, {vms.key_of(POWER): ""}) if vm.record(POWER) else Done()
-
-    def _strip(self, vm: Vm | None) -> Handle | Done:
-        if vm is None or not (vm.record(CONFIGURE) or vm.have.gpus):
-            return Done()
-        if not vm.is_off:
-            return self._stop_softly(vm, None)
-        told = {key: "" for key in vm.extra if key.startswith("guestinfo.")}
-        return self._reconfigure(vm, hardware.bare_spec(vm.devices, extra={vms.key_of(CONFIGURE): "", **told}))
 
     def _destroy(self, vm: Vm | None) -> Handle | Done:
         if vm is None:
             return Done()
         if not vm.is_off:
-            return self._stop_softly(vm, None)
+            return self._changer.stop_softly(vm, None)
         return removal.destroy(self._ground.client, vm)
 
     # --- at once ----------------------------------------------------------------------------------
@@ -466,12 +275,12 @@ class Machines:
     def isolate(self, ref: Ref, *, cut_off: bool) -> Done:
         """Pull the plugs of every VM's cards, or put them in again; memory stays. Waits for it a while."""
         for vm in self.all_of(ref):
-            changes = hardware.connection_changes(vm.devices, connected=not cut_off)
-            if changes:
-                spec = vim.vm.ConfigSpec(deviceChange=changes)
-                if self._reconfigure(vm, spec, within_s=_LONGEST_ISOLATION_S) != Done():
-                    raise TransientDriverError(f"vCenter is still changing the network of {vm.name}")
+            self._changer.connect(vm, connected=not cut_off)
         return Done()
+
+    def tell(self, vm: Vm, values: dict[str, str]) -> Handle | Done:
+        """Write keys of a VM's configuration, also of a running one; an empty value takes a key away."""
+        return self._changer.tell(vm, values)
 
     def power(self, ref: Ref, *, want: Power) -> Handle | Done:
         """Switch every VM of a machine or endpoint at once, without asking its guest."""
@@ -511,17 +320,6 @@ def _events(session: Any, *, vm: Vm) -> list[LogLine]:
         LogLine(one.createdTime.strftime("%Y-%m-%dT%H:%M:%S.%fZ"), str(one.fullFormattedMessage or ""), vm.name)
         for one in found
     ]
-
-
-def _has(vm: Vm, extra: dict[str, str]) -> bool:
-    return all(vm.extra.get(key, "") == value for key, value in extra.items())
-
-
-def _since(record: dict[str, Any]) -> float:
-    try:
-        return float(record.get("since", 0))
-    except (TypeError, ValueError):
-        return 0.0
 
 
 def _boundary_of(ref: Ref, vm: Vm) -> Ref | None:

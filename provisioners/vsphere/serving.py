@@ -42,8 +42,9 @@ from provisioners.vsphere import units, vms
 from provisioners.vsphere.cloud_init import Seed
 from provisioners.vsphere.ground import Ground, payload
 from provisioners.vsphere.guest_agent import CLEARED, ENROLMENT, GATEWAY_REPORT, REPLICA_REPORT, SERVING
-from provisioners.vsphere.machines import Machines, VmPlan, vm_steps
+from provisioners.vsphere.machines import Machines
 from provisioners.vsphere.names import vm_name
+from provisioners.vsphere.plans import VmPlan, vm_steps
 from provisioners.vsphere.settings import Settings
 from provisioners.vsphere.vms import Vm
 
@@ -228,6 +229,7 @@ def _pointer(step: Step) -> dict[str, str]:
     part = payload(step, ReplicaPart)
     told = {"revision_uid": part.revision_uid, "revision": part.revision, "want": step.want}
     return {
+        ENROLMENT: "",  # its gateway has enrolled, or this would not be started: the token has done its work
         SERVING: json.dumps(told, sort_keys=True),
         vms.key_of(REPLICA): vms.record_text(step.want, revision=part.revision, model=part.model),
     }

@@ -41,8 +41,9 @@ from provisioners.vsphere.client import MoRef, managed
 from provisioners.vsphere.cloud_init import Seed
 from provisioners.vsphere.driver import VSphereDriver
 from provisioners.vsphere.failures import Advice, LookFirst, advice_of
-from provisioners.vsphere.machines import Machines, VmPlan, vm_steps
+from provisioners.vsphere.machines import Machines
 from provisioners.vsphere.names import MARK_FIELD, instance_uuid, marker
+from provisioners.vsphere.plans import VmPlan, vm_steps
 from provisioners.vsphere.settings import Settings
 from tests.vsphere.ground import TENANT, Hand, boundary, clear, complete, settings_for, walk
 
