@@ -53,7 +53,9 @@ LICENCE_EVERY_S = 60.0
 CALL_S = 20.0
 LONGEST_MESSAGE = 200
 LONGEST_ANSWER = 1 << 20
-OK, UNAUTHORIZED, GONE = 200, 401, 410
+OK, UNAUTHORIZED = 200, 401
+DOWN = ("inactive", "unknown", "")
+"""Such a unit is nobody's; one that waits for its next try is systemd's, one that failed waits for another want."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _DELIVERY = re.compile(r"[0-9a-f]{8,64}")
 
@@ -172,7 +174,7 @@ class Guest(Protocol):
         """Return (status, body) of a GET with a bearer credential; the server's certificate is checked."""
 
     def status(self, unit: str) -> str:
-        """Return `active`, `failed` (it is not tried again) or anything else for not running."""
+        """Return systemd's word: `active`, `activating`, `failed` (it is not tried again), `inactive`."""
 
     def restart(self, unit: str) -> None:
         """Start a unit anew, with what its files say now, and at every boot."""
@@ -268,7 +270,7 @@ class Agent:
         state = self._state
         if not state.delivery:
             return
-        if self._guest.status(GATEWAY) != "active":
+        if self._guest.status(GATEWAY) in DOWN:
             self._guest.restart(GATEWAY)
         health = self._guest.gateway_health()
         told, message = "starting", ""
@@ -342,7 +344,7 @@ class Agent:
         if status == "failed":
             self._say(REPLICA_REPORT, self._replica(running, "failed", "the model server ends at its start"))
             return
-        if status != "active":
+        if status in DOWN:
             self._guest.restart(REPLICA)
         ready = status == "active" and self._guest.is_replica_healthy()
         message = self._why if running != want else "" if ready else "loading the model"

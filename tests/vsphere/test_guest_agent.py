@@ -252,6 +252,30 @@ def test_a_new_revision_starts_the_model_server_anew_and_the_same_one_never_twic
     assert guest.told(REPLICA_REPORT)["want"] == "w2"
 
 
+@pytest.mark.parametrize(
+    ("word", "said"), [("failed", "failed"), ("activating", "loading"), ("deactivating", "loading")]
+)
+def test_a_model_server_that_ends_is_left_to_systemd_until_something_else_is_wanted(word: str, said: str) -> None:
+    guest = FakeGuest()
+    guest.info |= {ENROLMENT: enrolment(), SERVING: pointer("w1")}
+    guest.answer = (200, serving())
+    agent = Agent(guest, fetch_every_s=0)
+    agent.round()
+    enrolled(guest)
+    agent.round()
+
+    guest.units[REPLICA] = word
+    for _ in range(3):
+        agent.round()
+    ended = guest.told(REPLICA_REPORT)
+    guest.info[SERVING], guest.answer = pointer("w2"), (200, serving("w2"))
+    agent.round()
+
+    assert ended["state"] == said
+    assert guest.started == [GATEWAY, REPLICA, REPLICA]
+    assert guest.status(REPLICA) == "active"
+
+
 def test_a_pointer_that_goes_stops_the_model_server_and_takes_its_key_off_the_disk() -> None:
     guest = FakeGuest()
     guest.info |= {ENROLMENT: enrolment(), SERVING: pointer("w1")}
