@@ -16,6 +16,8 @@ from controlplane.cli.client import Client, Json, pause
 from controlplane.cli.walk import TENANT, Timeline, WalkFailed
 
 PATIENCE_S: Final = 90.0
+ACCEPTED_WITHIN_S: Final = 300.0
+"""What boots on a host to try it is looked at every now and then."""
 COMMAND_S: Final = 60.0
 
 
@@ -40,7 +42,11 @@ def hand_over(ole: Client, *, provider: str, wanted: set[str], timeline: Timelin
     for host in _hosts(ole, provider):
         if host["name"] in wanted and host["state"] == "joining" and "requested_at" not in host["acceptance"]:
             ole.post(f"/hosts/{host['id']}/accept")
-    until(f"the hosts of {provider} pass their acceptance", lambda: _passed(ole, provider, wanted))
+    until(
+        f"the hosts of {provider} pass their acceptance",
+        lambda: _passed(ole, provider, wanted),
+        within_s=ACCEPTED_WITHIN_S,
+    )
     for host in _hosts(ole, provider):
         if host["name"] in wanted and host["state"] == "accepted":
             ole.post(f"/hosts/{host['id']}/open")
