@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -43,6 +44,8 @@ def _guests(given: argparse.Namespace) -> int:
     vcenter = _vcenter(given)
     if not vcenter.status().ready:
         raise LabError(f"vCenter {vcenter.name} does not run")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     guests.play(vcenter)
     return 0
 

@@ -9,6 +9,7 @@ loses its processes and keeps its disk; one that is gone loses both. Nothing her
 from __future__ import annotations
 
 import base64
+import fcntl
 import gzip
 import json
 import logging
@@ -309,9 +310,15 @@ def _running(vcenter: VCenter) -> Running:
 
 
 def play(vcenter: VCenter) -> None:
-    """Play in this process until SIGTERM or SIGINT."""
+    """Play in this process until SIGTERM or SIGINT. Raises `LabError` where another process plays already."""
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
-    with vcenter.control() as control:
-        Keeper(control, vcenter.folder / GUESTS / "disks").run(ended)
+    folder = vcenter.folder / GUESTS
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock, vcenter.control() as control:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise LabError(f"another process plays the guests of vCenter {vcenter.name} already") from error
+        Keeper(control, folder / "disks").run(ended)
