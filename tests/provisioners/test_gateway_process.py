@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import signal
+import ssl
 import stat
 from pathlib import Path
 from uuid import uuid4
@@ -12,6 +13,7 @@ from uuid import uuid4
 import aiohttp
 import pytest
 
+from controlplane.labs.certificates import Authority
 from provisioners.gateway.protocol import EndpointState
 from tests.gateway_lab import Lab, event_of, scenario, until
 
@@ -49,6 +51,35 @@ async def test_a_gateway_in_a_machine_shows_what_the_firmware_says_and_others_sa
 
     assert [asked.machine_uuid for asked in lab.control.enrolments] == [machine, None]
     assert ["machine_uuid" in asked.model_fields_set for asked in lab.control.enrolments] == [True, False]
+
+
+@scenario
+async def test_with_a_certificate_it_answers_tls_and_nothing_else(lab: Lab) -> None:
+    authority = Authority(lab.folder / "pki")
+    authority.make()
+    authority.sign_server("gateway", "gateway", names=("localhost",), addresses=("127.0.0.1",))
+    shown = authority.folder / "gateway.crt", authority.folder / "gateway.key"
+
+    await lab.spawn("--certificate", str(shown[0]), "--key", str(shown[1]))
+    trusting = ssl.create_default_context(cafile=str(authority.certificate))
+
+    async def look() -> int:
+        async with lab.http.get(f"https://127.0.0.1:{lab.port}/healthz", ssl=trusting) as answer:
+            return answer.status
+
+    assert await until(look, lambda status: status == 200) == 200
+    with pytest.raises(aiohttp.ClientError):
+        await lab.http.get(f"http://127.0.0.1:{lab.port}/healthz")
+    with pytest.raises(aiohttp.ClientError):
+        await lab.http.get(f"https://127.0.0.1:{lab.port}/healthz", ssl=ssl.create_default_context())
+
+
+@scenario
+async def test_a_certificate_without_its_key_is_refused_at_the_start(lab: Lab) -> None:
+    process = await lab.spawn("--certificate", "tls.crt")
+
+    assert await process.wait() == 2
+    assert "--certificate and --key together" in lab.log
 
 
 @scenario
