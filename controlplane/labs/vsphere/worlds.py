@@ -113,6 +113,8 @@ class World:
     clusters: int = 1
     hosts: int = 3
     """Per cluster."""
+    host_names: tuple[str, ...] = ()
+    """Names of the first hosts; patterns of `gpu_hosts` are compared with them."""
     host_vcpu: int = 128
     """Hardware threads of every host."""
     host_memory_gib: int = 1024

@@ -57,6 +57,9 @@ func newEstate(reg *simulator.Registry, w *World) *Estate {
 	for i, entity := range hosts {
 		h := entity.(*simulator.HostSystem)
 		size(h, w)
+		if i < len(w.HostNames) {
+			h.Name, h.Summary.Config.Name = w.HostNames[i], w.HostNames[i]
+		}
 		at := slices.IndexFunc(w.GPUHosts, func(g GPUHosts) bool { return g.has(h.Name) })
 		if at < 0 {
 			continue

@@ -16,8 +16,9 @@ type World struct {
 	Policy       string      `json:"policy"` // of hosts that name none
 	Datacenters  int         `json:"datacenters"`
 	Clusters     int         `json:"clusters"`
-	Hosts        int         `json:"hosts"`     // per cluster
-	HostVCPU     int16       `json:"host_vcpu"` // hardware threads of every host
+	Hosts        int         `json:"hosts"`      // per cluster
+	HostNames    []string    `json:"host_names"` // in the order of hosts; those beyond keep DC0_C0_H0 and so on
+	HostVCPU     int16       `json:"host_vcpu"`  // hardware threads of every host
 	HostMemory   int64       `json:"host_memory_gib"`
 	Datastores   int         `json:"datastores"`
 	Portgroups   int         `json:"portgroups"`
