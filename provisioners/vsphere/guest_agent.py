@@ -494,23 +494,11 @@ class RealGuest:
         if Path(CERTIFICATE).exists() and Path(CERTIFICATE_KEY).exists():
             return
         os.umask(0o077)
-        name = self.machine_uuid().lower()
-        key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout"]
-        made = self._run(
-            [
-                "openssl",
-                "req",
-                "-x509",
-                "-days",
-                "825",
-                "-subj",
-                f"/CN={name}",
-                *key,
-                CERTIFICATE_KEY,
-                "-out",
-                CERTIFICATE,
-            ]
-        )
+        name, addresses = self.machine_uuid().lower(), self._run(["hostname", "-I"]).stdout.split()
+        names = ",".join([f"DNS:{name}", *(f"IP:{address}" for address in addresses)])
+        key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout".split()  # noqa: SIM905 - as one types it
+        about = ["-subj", f"/CN={name}", "-addext", f"subjectAltName={names}", "-days", "825"]
+        made = self._run(["openssl", "req", "-x509", *about, *key, CERTIFICATE_KEY, "-out", CERTIFICATE])
         if made.returncode != 0:
             raise OSError("no certificate can be made")
 
