@@ -18,7 +18,7 @@ from uuid import UUID, uuid4
 from aiohttp import web
 
 from controlplane.labs.vsphere.control import Control
-from controlplane.labs.vsphere.guests import Keeper
+from controlplane.labs.vsphere.guests import ROUND_S, Keeper
 from provisioners import plan
 from provisioners.driver import (
     Binding,
@@ -125,17 +125,13 @@ class Story:
         self.unit = unit()
         self.home = ControlOfGuest(self.unit.uid)
         self.key = keys.make("test")
-        self.keeper = Keeper(control, folder)
+        self._folder = folder
         self.started: list[str] = []
         self._loop = asyncio.new_event_loop()
-        self._stop = threading.Event()
         self._never = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._loop.run_forever, daemon=True),
-            threading.Thread(target=self.keeper.run, args=(self._stop,), daemon=True),
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._home = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._home.start()
+        self.play(control)
         self.at_home(self.home.start())
         self.spec = EndpointSpec(
             ref=Ref(Kind.ENDPOINT, uuid4(), boundary.ref.tenant_uid),
@@ -147,12 +143,30 @@ class Story:
             gateways=(GatewaySpec(self.unit.uid, self.home.url, None),),
         )
 
-    def close(self) -> None:
+    def play(self, control: Control) -> None:
+        """Begin to play the guests, with the disks that are there."""
+        self.keeper, stop = Keeper(control, self._folder), threading.Event()
+        self._stop = stop
+
+        def work() -> None:
+            while not stop.wait(ROUND_S):
+                self.keeper.round()
+
+        self._player = threading.Thread(target=work, daemon=True)
+        self._player.start()
+
+    def stop_playing(self, *, halt: bool = True) -> None:
+        """Play no more; without `halt` as one that was killed: what it played runs on."""
         self._stop.set()
-        self._threads[1].join(20)
+        self._player.join(20)
+        if halt:
+            self.keeper.close()
+
+    def close(self) -> None:
+        self.stop_playing()
         self.at_home(self.home.stop())
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._threads[0].join(5)
+        self._home.join(5)
         self._loop.close()
 
     def at_home(self, work: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -120,6 +121,37 @@ def test_off_and_on_again_the_same_gateway_serves_without_a_token(told: Story) -
     told.answers(on.address)
 
 
+def test_what_is_killed_in_a_guest_comes_back_by_itself_and_needs_no_token(told: Story) -> None:
+    first = told.ready()
+    [played] = told.keeper._played.values()
+    running = dict(played.guest._running)
+
+    for one in running.values():
+        assert one.process is not None
+        one.process.send(signal.SIGKILL, group=True)
+    told.await_(lambda: all(played.guest._running[unit] is not one for unit, one in running.items()))
+    seen = told.ready()
+    told.publish()
+
+    told.answers(seen.address)
+    assert seen.address != first.address  # somebody else may have had its port
+    assert len(told.home.enrolments) == 1
+
+
+def test_another_player_takes_the_guests_over_where_one_was_killed(told: Story, control: Control) -> None:
+    told.ready()
+    told.stop_playing(halt=False)
+    left = [one for played in told.keeper._played.values() for one in played.guest._running.values()]
+
+    told.play(control)
+    told.await_(lambda: bool(told.keeper._played) and not any(one.is_alive() for one in left))
+    seen = told.ready()
+    told.publish()
+
+    told.answers(seen.address)
+    assert len(told.home.enrolments) == 1
+
+
 def test_another_machines_uuid_enrols_nobody(told: Story) -> None:
     told.home.wants = told.spec.serving
     told.home.gateway_uid, real = uuid4(), told.home.gateway_uid  # the token was made for another machine
@@ -149,8 +181,7 @@ def test_a_token_that_came_too_late_is_replaced_by_a_fresh_one(told: Story) -> N
 
 def test_a_guest_that_lies_gains_nothing(told: Story, control: Control) -> None:
     told.ready()
-    told._stop.set()
-    told._threads[1].join(20)
+    told.stop_playing()
     [vm] = [one for one in control.guests() if one.name == f"{told.spec.ref.name}-0"]
     records = {key: value for key, value in extra(told).items() if key.startswith(vms.RECORD)}
 

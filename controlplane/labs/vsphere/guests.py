@@ -145,6 +145,8 @@ class SimulatedGuest:
         again = self.status(unit) == "inactive" and unit in self._running
         self._end(unit)
         self._tries[unit] = self._tries.get(unit, 0) + 1 if again else 1
+        if again:  # perhaps somebody else has its port
+            self._ports.give_back({self._listens.pop(unit, 0)})
         command, environment = self._gateway() if unit == GATEWAY else self._replica()
         program = Program(unit, tuple(command), environment, lambda _: True, self._disk, grace_s=GRACE_S)
         running = Running(program, self._places)
@@ -156,7 +158,7 @@ class SimulatedGuest:
         """End a unit's process."""
         self._end(unit)
         self._running.pop(unit, None)
-        self._listens.pop(unit, None)
+        self._ports.give_back({self._listens.pop(unit, 0)})
 
     def _end(self, unit: str) -> None:
         running = self._running.get(unit)
