@@ -22,7 +22,7 @@ from provisioners.vsphere.client import MoRef, managed, reference
 from provisioners.vsphere.ground import BoundaryPlace, Ground
 from provisioners.vsphere.hardware import EFI, options
 from provisioners.vsphere.names import instance_uuid, vm_name
-from provisioners.vsphere.tasks import finish, handle_of
+from provisioners.vsphere.tasks import finish
 
 SOON_S: Final = 2.0
 """When to ask again for a place among the clones that run."""
@@ -121,7 +121,10 @@ class Clones:
         return next((one for one in self.running() if one.name == vm_name(ref, index)), None)
 
     def check_room(self, running: Sequence[RunningClone], host: str) -> None:
-        """Raise `TransientDriverError` while as many clones of ours run as may."""
+        """Raise `TransientDriverError` while as many clones of ours run as may.
+
+        Workers that look at the same moment may all be let in; then vCenter itself lets the one too many wait.
+        """
         settings = self._ground.settings
         running = [one for one in running if not one.name or datastore.OURS.fullmatch(one.name)]
         here = Counter(one.host for one in running)[host]
@@ -137,18 +140,6 @@ class Clones:
             )
 
     # --- starting ---------------------------------------------------------------------------------
-
-    def admit(self, ref: Ref, index: int | None, host: str) -> Handle | None:
-        """Return the clone that runs for a VM already, None where one may be started now; asked before anything else.
-
-        Raises `TransientDriverError` while there is no place for one more.
-        """
-        running = self.running()
-        same = next((one for one in running if one.name == vm_name(ref, index)), None)
-        if same is not None:
-            return handle_of(self._ground.client, same.task)
-        self.check_room(running, host)
-        return None
 
     def start(
         self, ref: Ref, index: int | None, template: MoRef, place: BoundaryPlace, *, disk_gib: int, record: str

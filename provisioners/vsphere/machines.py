@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -159,25 +159,32 @@ class Machines:
         found = self.all_of(ref)
         parts: list[Part] = []
         units: list[ObservedUnit] = []
+        made = [vm for vm in found if vm.record(CLONE)]
+        under_way: dict[int | None, Part] = {}
+        if ref.kind is Kind.ENDPOINT or len(made) < len(found) or not found:
+            under_way = self._under_way(ref, {vm.index for vm in made})
         for vm in found:
+            if vm.index in under_way:
+                continue  # some vCenters show the machine before its clone has ended
             around = self._surroundings(ref, vm)
             parts += vms.parts(vm, around)
             units += vms.units(vm, around.host, self._gpus_of(vm, around.host))
-        if ref.kind is Kind.ENDPOINT or not found:
-            parts += self._under_way(ref, found)
+        parts += under_way.values()
         return Look(found, tuple(sorted(parts, key=lambda part: order_of(part.step))), tuple(units))
 
-    def _under_way(self, ref: Ref, found: Sequence[Vm]) -> Iterator[Part]:
-        """Yield a part for each clone of ours that runs: without it a machine that is being made seems to be none."""
+    def _under_way(self, ref: Ref, made: Collection[int | None]) -> dict[int | None, Part]:
+        """Return a part for each clone of ours that runs: without it a machine that is being made seems to be none."""
+        found: dict[int | None, Part] = {}
         for clone in self._clones.running():
             try:
                 index = index_in(ref, clone.name)
             except LookupError:
                 continue
-            if all(vm.index != index for vm in found):
+            if index not in made:
                 handle = handle_of(self._ground.client, clone.task).value
                 name = CLONE if index is None else indexed(CLONE, index)
-                yield Part(name, Presence.CHANGING, handle=handle, ready=False)
+                found[index] = Part(name, Presence.CHANGING, handle=handle, ready=False)
+        return found
 
     def observe(self, ref: Ref) -> Observed:
         """Read one machine exactly."""
@@ -225,11 +232,14 @@ class Machines:
     # --- vm.clone ---------------------------------------------------------------------------------
 
     def _clone(self, step: Step, plan: VmPlan, vm: Vm | None) -> Handle | Done:
+        if vm is not None and vm.record(CLONE):
+            return self._adopt(step, plan, vm)
+        running = self._clones.running()
+        for same in (one for one in running if one.name == vm_name(step.ref, plan.index)):
+            return handle_of(self._ground.client, same.task)
         if vm is not None:
             return self._adopt(step, plan, vm)
-        runs = self._clones.admit(step.ref, plan.index, plan.unit.host)
-        if runs is not None:
-            return runs
+        self._clones.check_room(running, plan.unit.host)
         place = self._ground.place(plan.boundary, plan.unit.host)
         datastore.check_host(self._ground.client, place.host)
         self._check_name(step.ref, plan.index, place.folder)

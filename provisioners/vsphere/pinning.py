@@ -11,24 +11,36 @@ from typing import Any
 
 from pyVmomi import vim
 
-from provisioners.driver import Done, Handle
+from provisioners.driver import Done, DriverRejected, Handle
 from provisioners.vsphere.client import MoRef, VCenterClient, managed, reference
 from provisioners.vsphere.tasks import finish
 
 
 def pin(client: VCenterClient, cluster: MoRef, vm: MoRef) -> Handle | Done:
     """Take a VM out of a cluster's automation, if there is any."""
-    told = client.get(cluster, "configurationEx.drsConfig.enabled", "configurationEx.drsVmConfig") or {}
-    if not told.get("configurationEx.drsConfig.enabled"):
+    operation = _missing(client, cluster, vm)
+    if not operation:
         return Done()
-    overrides = {reference(one.key): one.enabled for one in told.get("configurationEx.drsVmConfig") or ()}
-    if overrides.get(vm) is False:
-        return Done()
-    operation = "edit" if vm in overrides else "add"
 
     def change(si: Any) -> Any:
         info = vim.cluster.DrsVmConfigInfo(key=managed(vm, si), enabled=False)
         spec = vim.cluster.ConfigSpecEx(drsVmConfigSpec=[vim.cluster.DrsVmConfigSpec(operation=operation, info=info)])
         return managed(cluster, si).ReconfigureComputeResource_Task(spec, modify=True)
 
-    return finish(client, client.start(change), within_s=1)
+    try:
+        return finish(client, client.start(change), within_s=1)
+    except DriverRejected:
+        if _missing(client, cluster, vm):
+            raise
+        return Done()  # another worker was faster, and a second override is refused
+
+
+def _missing(client: VCenterClient, cluster: MoRef, vm: MoRef) -> str:
+    """Return what has to be done with a VM's override, `""` where it stays where it is."""
+    told = client.get(cluster, "configurationEx.drsConfig.enabled", "configurationEx.drsVmConfig") or {}
+    if not told.get("configurationEx.drsConfig.enabled"):
+        return ""
+    overrides = {reference(one.key): one.enabled for one in told.get("configurationEx.drsVmConfig") or ()}
+    if overrides.get(vm) is False:
+        return ""
+    return "edit" if vm in overrides else "add"

@@ -33,6 +33,7 @@ PATHS: Final = (
     "resourcePool",
     "customValue",
     "runtime.host",
+    "runtime.connectionState",
     "runtime.powerState",
     "runtime.question",
     "guest.toolsRunningStatus",
@@ -54,7 +55,9 @@ class Vm:
     pool: MoRef | None
     host: MoRef | None
     power: str
-    """`poweredOn`, `poweredOff` or `suspended`."""
+    """`poweredOn`, `poweredOff` or `suspended`, as last heard."""
+    connection: str
+    """`connected`; anything else: vCenter does not know how it is (`disconnected`, `inaccessible`, `orphaned`)."""
     question: str
     """What vCenter wants to know of people before it goes on."""
     has_tools: bool
@@ -72,12 +75,17 @@ class Vm:
     @property
     def is_on(self) -> bool:
         """Whether it runs."""
-        return self.power == "poweredOn"
+        return self.power == "poweredOn" and self.is_known
 
     @property
     def is_off(self) -> bool:
-        """Whether it is surely off; a suspended one is neither."""
-        return self.power == "poweredOff"
+        """Whether it is surely off; a suspended one is neither, nor one of which vCenter does not know."""
+        return self.power == "poweredOff" and self.is_known
+
+    @property
+    def is_known(self) -> bool:
+        """Whether what was read is how it is."""
+        return self.connection == "connected"
 
     @property
     def is_connected(self) -> bool:
@@ -124,6 +132,7 @@ def vm_of(found: Found, index: int | None, mark: str) -> Vm:
         pool=ref_at("resourcePool"),
         host=ref_at("runtime.host"),
         power=str(values.get("runtime.powerState", "")),
+        connection=str(values.get("runtime.connectionState", "")),
         question=str(values["runtime.question"].text) if values.get("runtime.question") is not None else "",
         has_tools=values.get("guest.toolsRunningStatus") == "guestToolsRunning",
         have=hardware.read(values),
@@ -166,6 +175,9 @@ def is_itself(vm: Vm, ref: Ref) -> bool:
 
 def parts(vm: Vm, around: Surroundings) -> tuple[Part, ...]:
     """Return the parts that a VM has, in the order of their steps."""
+    if not vm.is_known:
+        why = f"vCenter does not know how it is: it is {vm.connection or 'not described'}"
+        return tuple(Part(vm.named(one), Presence.UNKNOWN, message=why, ready=False) for one in (CLONE, POWER))
     found = (_clone(vm), _configured(vm, around), _powered(vm))
     return tuple(part for part in found if part.presence is not Presence.ABSENT)
 

@@ -315,7 +315,7 @@ def test_eight_workers_make_one_machine(drivers, spec, hand, vcenter_control):
         walks = list(pool.map(lambda _: run(drivers(), spec), range(8)))
 
     assert {walk.end for walk in walks} == {plan.Nothing(ready=True, complete=True)}
-    assert all(isinstance(error, TransientDriverError) for walk in walks for error in walk.errors)
+    assert [error.raw for walk in walks for error in walk.errors if not isinstance(error, TransientDriverError)] == []
     one_vm(hand, spec)
 
 
@@ -855,6 +855,19 @@ def test_a_host_in_maintenance_takes_no_machine_and_that_is_no_fault_of_the_mach
     assert walked.seen is not None
     assert walked.seen.power is Power.OFF
     up(driver, spec)
+
+
+def test_of_a_vm_that_vcenter_has_lost_sight_of_nothing_is_concluded(driver, spec):
+    up(driver, spec)
+    for connection in ("disconnected", "inaccessible", "orphaned"):
+        for power in ("poweredOn", "poweredOff"):
+            vm = replace(vm_of(driver, spec), connection=connection, power=power)
+
+            parts = vms.parts(vm, vms.Surroundings())
+
+            assert {part.presence for part in parts} == {Presence.UNKNOWN}
+            assert parts[0].message == f"vCenter does not know how it is: it is {connection}"
+            assert (vm.is_on, vm.is_off) == (False, False)
 
 
 # --- hostile texts, end to end --------------------------------------------------------------------
