@@ -155,7 +155,7 @@ class Inventory:
             *many([ref for ref in missing if ref in ours], _HARDWARE, _EXTRA),
         ):
             devices = reading_uses.devices_of(found.values.get(_HARDWARE) or ())
-            unit = _unit_in(found.values.get(_EXTRA) or ())
+            unit = unit_in(found.values.get(_EXTRA) or ())
             known[found.ref] = Inside(versions[found.ref], devices, unit)
         with self._lock:
             self._inside = dict(known)
@@ -379,7 +379,7 @@ def _version(vm: Found) -> str:
     return str(vm.values.get("config.changeVersion") or "")
 
 
-def _unit_in(extra: Iterable[Any]) -> UUID | None:
+def unit_in(extra: Iterable[Any]) -> UUID | None:
     """Return the unit in the record of `vm.configure`, which no guest can write."""
     text = next((str(one.value) for one in extra if one.key == RECORD), "")
     try:

@@ -11,11 +11,13 @@ from tests.conformance.rigs import HttpRig, InProcessRig, Rig, SandboxThread
 
 if TYPE_CHECKING:
     from controlplane.labs.kubernetes.cluster import Cluster
+    from controlplane.labs.vsphere.vcenter import VCenter
 
 RIGS = (
     "in-process",
     "http",
     pytest.param("kubernetes", marks=[pytest.mark.real, pytest.mark.kube_apiserver, pytest.mark.timeout(300)]),
+    pytest.param("vsphere", marks=[pytest.mark.real, pytest.mark.vcsim]),
 )
 
 
@@ -34,6 +36,14 @@ def conformance_cluster(request: pytest.FixtureRequest) -> Cluster:
     return ready_cluster(request)
 
 
+@pytest.fixture(scope="session")
+def conformance_vcenter(request: pytest.FixtureRequest) -> VCenter:
+    """A vCenter of the lab with the hosts that conformance's specs name."""
+    from tests.conformance.vsphere_rig import ready_vcenter
+
+    return ready_vcenter(request)
+
+
 @pytest.fixture(params=RIGS)
 def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
     made: Rig
@@ -41,9 +51,13 @@ def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
         made = InProcessRig()
     elif request.param == "http":
         made = HttpRig(request.getfixturevalue("sandbox_server"))
-    else:
+    elif request.param == "kubernetes":
         from tests.conformance.kubernetes_rig import KubernetesRig
 
         made = KubernetesRig(request.getfixturevalue("conformance_cluster"))
+    else:
+        from tests.conformance.vsphere_rig import VSphereRig
+
+        made = VSphereRig(request.getfixturevalue("conformance_vcenter"))
     yield made
     made.close()

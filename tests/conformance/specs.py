@@ -118,7 +118,7 @@ def machine(boundary: BoundarySpec, one: UnitSpec) -> MachineSpec:
         unit=one,
         image="ubuntu-24.04",
         disk_gib=100,
-        ssh_keys=("ssh-ed25519 AAAA",),
+        ssh_keys=(f"ssh-ed25519 {'A' * 68}",),
     )
 
 
@@ -133,13 +133,14 @@ def namespace(boundary: BoundarySpec) -> NamespaceSpec:
 
 
 def needs(rig: Rig, ability: str) -> None:
-    """Skip where the driver under test lacks an ability, with the reason; a boundary of VMs must be refused then."""
+    """Skip where the driver under test lacks an ability, with the reason; a kind of boundary must be refused then."""
     why = rig.lacks.get(ability)
     if why is None:
         return
-    if ability == "vm":
+    refused = {"vm": vm_boundary, "namespace": namespace_boundary}.get(ability)
+    if refused is not None:
         with pytest.raises(NotSupported):
-            rig.driver.steps(vm_boundary(uuid4()))
+            rig.driver.steps(refused(uuid4()))
     pytest.skip(why)
 
 

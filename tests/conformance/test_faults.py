@@ -103,8 +103,7 @@ def tear_down(rig: Rig, specs: tuple[object, ...], *, tries: int = 6) -> None:
 def test_every_step_failed_or_its_answer_lost_converges_to_one_object_and_leaves_nothing(
     rig: Rig, kind: str, step: str, effect: str
 ) -> None:
-    if kind == "vm":
-        needs(rig, "vm")
+    needs(rig, kind)
     if effect == "forget":
         needs(rig, "tasks")
     rig.fault(f"start:{step}", effect)
@@ -121,6 +120,7 @@ def test_every_step_failed_or_its_answer_lost_converges_to_one_object_and_leaves
 
 @pytest.mark.parametrize(("word", "kind"), CLASSES.items())
 def test_an_error_keeps_its_class_from_the_call_and_from_the_task(rig: Rig, word: str, kind: type[DriverError]) -> None:
+    needs(rig, "namespace")
     needs(rig, "tasks")
     spec = namespace_boundary(TENANT)
     first = rig.driver.steps(spec)[0]
@@ -138,6 +138,7 @@ def test_an_error_keeps_its_class_from_the_call_and_from_the_task(rig: Rig, word
 
 
 def test_a_lost_answer_is_settled_by_looking(rig: Rig) -> None:
+    needs(rig, "namespace")
     needs(rig, "tasks")
     spec = namespace_boundary(TENANT)
     first = rig.driver.steps(spec)[0]
@@ -154,6 +155,7 @@ def test_a_lost_answer_is_settled_by_looking(rig: Rig) -> None:
 
 
 def test_a_read_that_fails_is_an_error_and_never_absence(rig: Rig) -> None:
+    needs(rig, "namespace")
     spec = namespace_boundary(TENANT)
     finish(rig, spec)
     rig.fault("observe", "fail")
@@ -169,6 +171,7 @@ def test_a_read_that_fails_is_an_error_and_never_absence(rig: Rig) -> None:
 
 
 def test_a_call_that_hangs_ends_with_a_transient_error(rig: Rig) -> None:
+    needs(rig, "namespace")
     spec = namespace_boundary(TENANT)
     rig.fault("start:namespace.create", "hang", seconds=0.05, after_effect=True)
 
@@ -180,6 +183,7 @@ def test_a_call_that_hangs_ends_with_a_transient_error(rig: Rig) -> None:
 
 
 def test_a_forgotten_task_polls_as_unknown_and_its_work_goes_on(rig: Rig) -> None:
+    needs(rig, "namespace")
     needs(rig, "tasks")
     spec = namespace_boundary(TENANT)
     first = rig.driver.steps(spec)[0]
@@ -195,6 +199,7 @@ def test_a_forgotten_task_polls_as_unknown_and_its_work_goes_on(rig: Rig) -> Non
 
 
 def test_a_forgotten_task_without_effect_leaves_nothing(rig: Rig) -> None:
+    needs(rig, "namespace")
     needs(rig, "tasks")
     spec = namespace_boundary(TENANT)
     rig.fault("start:namespace.create", "forget", lying=True)
@@ -211,8 +216,9 @@ def test_refusal_at_power_on_is_no_capacity_and_keeps_the_machine_off(rig: Rig) 
     spec = machine(boundary, unit(host="esx-b"))
     rig.foreign_use("other", "esx-b", [("esx-b-gpu-0", 0, "")])
     finish(rig, boundary)
-    clone, power = rig.driver.steps(spec)
-    complete(rig, clone)
+    *before, power = rig.driver.steps(spec)
+    for step in before:
+        complete(rig, step)
 
     with pytest.raises(NoCapacity):
         complete(rig, power)
@@ -225,6 +231,7 @@ def test_refusal_at_power_on_is_no_capacity_and_keeps_the_machine_off(rig: Rig) 
 
 @pytest.mark.parametrize("kind", ["namespace", "vm"])
 def test_a_start_that_failed_in_its_task_gives_its_window_back(rig: Rig, kind: str) -> None:
+    needs(rig, kind)
     needs(rig, "tasks")
     boundary = namespace_boundary(TENANT) if kind == "namespace" else vm_boundary(TENANT)
     spec = endpoint(boundary, unit(0, host="node-a" if kind == "namespace" else "esx-a"))
@@ -241,6 +248,7 @@ def test_a_start_that_failed_in_its_task_gives_its_window_back(rig: Rig, kind: s
 
 
 def test_something_that_is_not_ours_under_our_name_is_a_conflict_and_stays_untouched(rig: Rig) -> None:
+    needs(rig, "namespace")
     boundary = namespace_boundary(TENANT)
     rig.foreign_object(boundary.ref.name)
 
@@ -265,6 +273,7 @@ def test_a_foreign_machine_under_the_name_of_a_replica_is_a_conflict(rig: Rig) -
 
 @pytest.mark.parametrize("lying", [False, True])
 def test_a_stale_list_says_so_unless_it_lies_and_an_exact_read_is_right_anyway(rig: Rig, *, lying: bool) -> None:
+    needs(rig, "namespace")
     needs(rig, "stale-lists")
     rig.fault("snapshot", "stale", times=-1, lying=lying)
     spec = namespace_boundary(TENANT)
@@ -280,6 +289,7 @@ def test_a_stale_list_says_so_unless_it_lies_and_an_exact_read_is_right_anyway(r
 
 
 def test_duplicates_in_a_list_are_the_same_object_twice(rig: Rig) -> None:
+    needs(rig, "namespace")
     needs(rig, "stale-lists")
     spec = namespace_boundary(TENANT)
     finish(rig, spec)
@@ -293,6 +303,7 @@ def test_duplicates_in_a_list_are_the_same_object_twice(rig: Rig) -> None:
 
 def test_a_host_that_does_not_respond_is_no_proof_that_its_workloads_are_gone(rig: Rig) -> None:
     needs(rig, "vm")
+    needs(rig, "host-away")
     boundary = vm_boundary(TENANT)
     spec = machine(boundary, unit(host="esx-a"))
     finish(rig, boundary)
@@ -300,7 +311,7 @@ def test_a_host_that_does_not_respond_is_no_proof_that_its_workloads_are_gone(ri
     rig.host_health("esx-a", healthy=False)
 
     seen = rig.driver.observe(spec.ref)
-    error = started(rig, rig.driver.steps(spec)[1].undoing())
+    error = started(rig, rig.driver.steps(spec)[-1].undoing())
 
     assert seen.part("vm.power").presence == Presence.PRESENT
     assert not seen.part("vm.power").ready
@@ -310,6 +321,7 @@ def test_a_host_that_does_not_respond_is_no_proof_that_its_workloads_are_gone(ri
 
 
 def test_a_faulty_gpu_shows_on_the_gpu_and_on_what_runs_there(rig: Rig) -> None:
+    needs(rig, "namespace")
     needs(rig, "gpu-health")
     boundary = namespace_boundary(TENANT)
     spec = endpoint(boundary, unit(0))
@@ -327,6 +339,7 @@ def test_a_faulty_gpu_shows_on_the_gpu_and_on_what_runs_there(rig: Rig) -> None:
 
 
 def test_a_cluster_boundary_is_not_supported_and_says_what_is(rig: Rig) -> None:
+    needs(rig, "namespace")
     with pytest.raises(NotSupported, match="namespace or vm"):
         rig.driver.steps(replace(namespace_boundary(TENANT), kind=BoundaryKind.CLUSTER))
 
@@ -334,6 +347,7 @@ def test_a_cluster_boundary_is_not_supported_and_says_what_is(rig: Rig) -> None:
 
 
 def test_secrets_show_up_nowhere(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    needs(rig, "namespace")
     caplog.set_level(logging.DEBUG)
     boundary = namespace_boundary(TENANT)
     spec = endpoint(boundary, unit(0))

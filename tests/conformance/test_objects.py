@@ -65,8 +65,7 @@ IN_VMS = ("vm boundary", "endpoint in VMs", "machine")
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_what_is_made_is_shown_as_wanted_and_leaves_nothing_when_removed(rig: Rig, name: str) -> None:
-    if name in IN_VMS:
-        needs(rig, "vm")
+    needs(rig, "vm" if name in IN_VMS else "namespace")
     specs = scenario(name)
 
     for spec in specs:
@@ -86,8 +85,7 @@ def test_what_is_made_is_shown_as_wanted_and_leaves_nothing_when_removed(rig: Ri
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_every_step_started_twice_and_every_undo_twice_is_one_object(rig: Rig, name: str) -> None:
-    if name in IN_VMS:
-        needs(rig, "vm")
+    needs(rig, "vm" if name in IN_VMS else "namespace")
     specs = scenario(name)
 
     for spec in specs:
@@ -116,8 +114,7 @@ def test_every_step_started_twice_and_every_undo_twice_is_one_object(rig: Rig, n
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_steps_are_pure_ordered_and_named_in_the_registry(rig: Rig, name: str) -> None:
-    if name in IN_VMS:
-        needs(rig, "vm")
+    needs(rig, "vm" if name in IN_VMS else "namespace")
     for spec in scenario(name):
         steps = rig.driver.steps(spec)
 
@@ -131,6 +128,7 @@ def test_steps_are_pure_ordered_and_named_in_the_registry(rig: Rig, name: str) -
 
 
 def test_an_observation_of_a_running_step_carries_its_handle(rig: Rig) -> None:
+    needs(rig, "namespace")
     needs(rig, "tasks")
     spec = namespace_boundary(TENANT)
     step = rig.driver.steps(spec)[0]
@@ -147,6 +145,7 @@ def test_an_observation_of_a_running_step_carries_its_handle(rig: Rig) -> None:
 
 
 def test_an_endpoint_shows_model_revision_backends_and_address(rig: Rig) -> None:
+    needs(rig, "namespace")
     boundary = namespace_boundary(TENANT)
     spec = endpoint(boundary, unit(0))
     finish(rig, boundary)
@@ -160,6 +159,7 @@ def test_an_endpoint_shows_model_revision_backends_and_address(rig: Rig) -> None
 
 
 def test_a_new_revision_changes_the_replica_and_nothing_else(rig: Rig) -> None:
+    needs(rig, "namespace")
     boundary = namespace_boundary(TENANT)
     spec = endpoint(boundary, unit(0))
     finish(rig, boundary)
@@ -176,6 +176,7 @@ def test_a_new_revision_changes_the_replica_and_nothing_else(rig: Rig) -> None:
 
 
 def test_fewer_replicas_leave_surplus_parts_that_are_removed_by_name_alone(rig: Rig) -> None:
+    needs(rig, "namespace")
     boundary = namespace_boundary(TENANT)
     spec = endpoint(boundary, unit(0), unit(1, start=1))
     finish(rig, boundary)
@@ -194,8 +195,7 @@ def test_fewer_replicas_leave_surplus_parts_that_are_removed_by_name_alone(rig: 
 
 @pytest.mark.parametrize("name", ["endpoint in a namespace", "endpoint in VMs"])
 def test_powering_off_frees_the_windows_and_powering_on_takes_them_again(rig: Rig, name: str) -> None:
-    if name in IN_VMS:
-        needs(rig, "vm")
+    needs(rig, "vm" if name in IN_VMS else "namespace")
     boundary, spec = scenario(name)
     assert isinstance(spec, EndpointSpec)
     finish(rig, boundary)
@@ -227,6 +227,7 @@ def test_a_machine_that_is_off_moves_to_another_host_with_the_same_id(rig: Rig) 
 
 
 def test_a_boundary_is_not_removed_under_an_endpoint_and_says_what_is_in_the_way(rig: Rig) -> None:
+    needs(rig, "namespace")
     boundary = namespace_boundary(TENANT)
     spec = endpoint(boundary, unit(0))
     finish(rig, boundary)
@@ -240,6 +241,7 @@ def test_a_boundary_is_not_removed_under_an_endpoint_and_says_what_is_in_the_way
 
 
 def test_isolating_cuts_off_at_once_and_shows_as_a_part_that_is_not_as_wanted(rig: Rig) -> None:
+    needs(rig, "namespace")
     boundary = namespace_boundary(TENANT)
     finish(rig, boundary)
 
@@ -266,6 +268,7 @@ def test_direct_power_stops_what_runs_and_the_spec_brings_it_back(rig: Rig) -> N
 
 
 def test_another_tenant_sees_no_object_of_this_uid(rig: Rig) -> None:
+    needs(rig, "namespace")
     boundary = namespace_boundary(TENANT)
     finish(rig, boundary)
     stranger = Ref(boundary.ref.kind, boundary.ref.uid, uuid4())
@@ -277,6 +280,7 @@ def test_another_tenant_sees_no_object_of_this_uid(rig: Rig) -> None:
 
 
 def test_logs_tell_what_happened_newest_last_and_no_more_than_asked_for(rig: Rig) -> None:
+    needs(rig, "namespace")
     needs(rig, "step-log")
     boundary = namespace_boundary(TENANT)
     finish(rig, boundary)
