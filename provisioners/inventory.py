@@ -66,6 +66,8 @@ class Summary:
     plans_moved: int = 0
     more: bool = False
     """Its time was over before all hosts were written or accepted; another pass should follow at once."""
+    again_s: float | None = None
+    """So soon a provider wants to be asked again about a host that is being tried."""
 
     @property
     def idle(self) -> bool:
@@ -96,7 +98,8 @@ def run(
     until = time.monotonic() + budget_s
     summary = apply(provider_id, seen, now, clock=clock, until=until)
     if not summary.superseded:
-        summary.more |= not accept_hosts(provider_id, driver, clock or (lambda: now), until=until)
+        looked, summary.again_s = accept_hosts(provider_id, driver, clock or (lambda: now), until=until)
+        summary.more |= not looked
         summary.nudged += inventory_objects.delete_wanted(provider_id, driver, clock or (lambda: now))
         summary.plans_moved += host_plan.advance_all(provider_id, driver, clock or (lambda: now))
     return summary
@@ -470,11 +473,15 @@ def _tell_holders(host: Host, news: inventory_hosts.News, rows: _Rows, *, now: d
 # --- acceptance -------------------------------------------------------------------------------------
 
 
-def accept_hosts(provider_id: UUID, driver: Driver, clock: Clock, *, until: float = math.inf) -> bool:
+def accept_hosts(
+    provider_id: UUID, driver: Driver, clock: Clock, *, until: float = math.inf
+) -> tuple[bool, float | None]:
     """Run the acceptance that operators have asked for; the host is accepted only if every check passed.
 
-    Returns whether all were looked at before `time.monotonic()` was `until`.
+    Returns whether all were looked at before `time.monotonic()` was `until`, and the shortest time after which the
+    provider wants to be asked again.
     """
+    soon: list[float] = []
     with acting(SYSTEM):
         wanted = list(
             Host.objects.filter(
@@ -486,10 +493,12 @@ def accept_hosts(provider_id: UUID, driver: Driver, clock: Clock, *, until: floa
         )
     for host in wanted:
         if time.monotonic() >= until:
-            return False
+            return False, min(soon, default=None)
         try:
             answer = driver.acceptance(host.provider_ref)
-        except TransientDriverError:
+        except TransientDriverError as error:
+            if error.retry_after_s is not None:
+                soon.append(error.retry_after_s)
             continue  # asked again with the next snapshot
         except DriverError as error:
             verdict = {"passed": False, "checks": [], "message": error.detail}
@@ -499,7 +508,7 @@ def accept_hosts(provider_id: UUID, driver: Driver, clock: Clock, *, until: floa
                 "checks": [{"name": name, "passed": ok, "seen": text} for name, ok, text in answer.checks],
             }
         _judge(host=host, verdict=verdict, actor=SYSTEM, now=clock())
-    return True
+    return True, min(soon, default=None)
 
 
 @operation

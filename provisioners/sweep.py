@@ -193,6 +193,8 @@ def look_at(pk: UUID, *, engine: Engine) -> int:
             try:
                 done = inventory.run(pk, engine.driver_of(provider), now, clock=engine.clock)
                 breaker.succeeded(provider)
+                if done.again_s is not None:
+                    again = engine.after(min(done.again_s, settings.TENANTRY_INVENTORY_S), now)
                 again = engine.clock() if done.more else again
             except DriverError as error:
                 log.warning("a provider could not be read: %s", error.detail, extra={"provider": provider.name})

@@ -488,3 +488,21 @@ def test_acceptance_that_runs_out_of_time_goes_on_with_the_next_pass() -> None:
 
     assert (cut.more, before) == (True, 0)
     assert (whole.more, Host.objects.filter(state="accepted").count()) == (False, 3)
+
+
+def test_a_host_that_is_being_tried_is_looked_at_again_as_soon_as_the_provider_wants(monkeypatch) -> None:
+    site = Site(*(host_document(f"node-{number}") for number in range(2)))
+    site.look()
+    Host.objects.update(acceptance={"requested_at": NOW.isoformat(), "requested_by": "x"})
+    waits = {"node-0": 7.0, "node-1": 5.0}
+
+    def trying(host: str) -> Any:
+        raise TransientDriverError("it boots", retry_after_s=waits[host])
+
+    monkeypatch.setattr(site.driver, "acceptance", trying, raising=False)
+    tried = site.look()
+    monkeypatch.undo()
+    done = site.look()
+
+    assert (tried.again_s, tried.more) == (5.0, False)
+    assert (done.again_s, Host.objects.filter(state="accepted").count()) == (None, 2)
