@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from provisioners.driver import Handle, TransientDriverError
+from provisioners.driver import Handle, NoCapacity, TransientDriverError
 from provisioners.vsphere.client import MoRef, managed, reference
-from provisioners.vsphere.ground import Ground
+from provisioners.vsphere.ground import Ground, HostPlace
 from provisioners.vsphere.names import EVACUATED_FIELD
 from provisioners.vsphere.tasks import finish
 
@@ -59,6 +59,13 @@ def restore(ground: Ground, host: str) -> None:
             raise TransientDriverError(f"host {host} is still leaving maintenance mode")
     if mark:
         ground.set_attribute(place.ref, "", EVACUATED_FIELD)
+
+
+def check(ground: Ground, host: HostPlace) -> None:
+    """Raise `NoCapacity` for a host that is being emptied: nothing new of ours goes there."""
+    told = ground.client.get(host.ref, "customValue")
+    if told is not None and ground.attribute(told, EVACUATED_FIELD):
+        raise NoCapacity(f"host {host.name} is being emptied")
 
 
 def _values(ground: Ground, host: MoRef) -> dict[str, Any]:

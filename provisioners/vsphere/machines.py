@@ -36,7 +36,7 @@ from provisioners.driver import (
     machine_uuid,
 )
 from provisioners.steps import indexed, order_of, split
-from provisioners.vsphere import datastore, fitting, hardware, removal, vms
+from provisioners.vsphere import datastore, fitting, hardware, hosts, removal, vms
 from provisioners.vsphere.changing import Changer
 from provisioners.vsphere.client import MoRef, managed, reference
 from provisioners.vsphere.cloning import Clones
@@ -242,6 +242,7 @@ class Machines:
         self._clones.check_room(running, plan.unit.host)
         place = self._ground.place(plan.boundary, plan.unit.host)
         datastore.check_host(self._ground.client, place.host)
+        hosts.check(self._ground, place.host)
         self._check_name(step.ref, plan.index, place.folder)
         template = self._clones.template(plan.image, with_gpu=bool(plan.unit.product))
         fitting.gpus(self._ground, plan.unit, place.host)  # what no host offers is refused before anything is made

@@ -151,6 +151,8 @@ def unmet(rig: Rig, spec: Spec, seen: Observed) -> Step | None:
     """Return the first step whose part is not as the spec wants it."""
     for step in rig.driver.steps(spec):
         part = seen.part(step.name)
+        if step.dormant:
+            continue  # as the plan does: it may wait until its unit is on
         if part.presence != Presence.PRESENT or part.have != step.want or not part.ready:
             return step
     return None

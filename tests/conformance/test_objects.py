@@ -104,7 +104,9 @@ def test_every_step_started_twice_and_every_undo_twice_is_one_object(rig: Rig, n
         for step in reversed(rig.driver.steps(spec)):
             undo = step.undoing()
             first = rig.driver.start(undo)
-            assert rig.driver.start(undo) in {first, Done()}  # what takes a moment may have ended in it
+            again = rig.driver.start(undo)
+            # what takes a moment may have ended in it, and what was one part of several may be followed by the next
+            assert again in {first, Done()} or first == Done()
             complete(rig, undo)
             assert rig.driver.start(undo) == Done()
             assert rig.driver.observe(spec.ref).part(step.name).presence == Presence.ABSENT
