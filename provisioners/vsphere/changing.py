@@ -73,12 +73,19 @@ class Changer:
     def _configure_running(
         self, plan: VmPlan, place: BoundaryPlace, vm: Vm, want: Hardware, extra: dict[str, str]
     ) -> Handle | Done:
-        """Mend the network of a VM that runs; for the rest it has to be off, and is switched off if it is to be."""
+        """Mend the network of a VM that runs; for the rest it has to be off.
+
+        It is switched off for that where it is to be off, or where the ledger has given it another host.
+        """
         wrong = [one.text for one in hardware.differences(want, vm.have) if one.needs_off]
+        # placed anew since it was fitted, as when a host is emptied; moved by somebody else it is only told
+        is_placed_anew = vm.record(CONFIGURE).get("host", place.host.name) != place.host.name
         if vm.host != place.host.ref:
             wrong.append(f"it runs on another host than {place.host.name}")
         if wrong and plan.power is Power.OFF:
             return self.stop_softly(vm, plan.power, cut_off=plan.cut_off)
+        if wrong and is_placed_anew:
+            return self.stop_softly(vm, None)
         if wrong:
             raise TransientDriverError(f"{vm.name} has to be switched off for this: {'; '.join(wrong)}")
         if vm.pool != place.pool:
