@@ -1,4 +1,4 @@
-"""The crash table: `python -m tests.crash [--on kubernetes] [--sample N] [--seed S] [--jobs 2] [--only WORDS] …`.
+"""The crash table: `python -m tests.crash [--on kubernetes|vsphere] [--sample N] [--seed S] [--jobs 2] …`.
 
 Prints every point that failed (all of them with `--verbose`), a summary by mode and instant, and how long it
 took. Exit status 1 if any point failed, or a step of the registry was never come to.
@@ -34,7 +34,9 @@ _lab: Any = None
 def main() -> int:
     """Run the table; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.crash", description=__doc__)
-    parser.add_argument("--on", choices=["sandbox", "kubernetes"], default="sandbox", help="where the points happen")
+    parser.add_argument(
+        "--on", choices=["sandbox", "kubernetes", "vsphere"], default="sandbox", help="where the points happen"
+    )
     parser.add_argument("--sample", type=int, default=0, help="only so many points, drawn by --seed")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=2, help="points at once")
@@ -75,6 +77,10 @@ def _run(folder: Path, options: argparse.Namespace) -> bool:
         from tests.crash import on_cluster
 
         return on_cluster.run(folder, options)
+    if options.on == "vsphere":
+        from tests.crash import on_vsphere
+
+        return on_vsphere.run(folder, options)
     from provisioners.kinds import PASSES
     from tests.crash import databases, points, provider, scenarios, table
     from tests.crash.clock import Clocks

@@ -1,4 +1,4 @@
-"""Points on a cluster, which cannot be copied: each stage of a life is crashed into, and the next goes on from it.
+"""Points on a cluster or a vCenter, which cannot be copied: each stage of a life is crashed into, the next follows.
 
 A life is one product in a database and a tenant of its own, from nothing to nothing: made, changed, removed; or a node
 that is carved anew and back. At each stage a worker is killed at one instant and another one follows; what stands
@@ -6,8 +6,8 @@ there then must be what stands there after an undisturbed stage. A failed stage 
 done in another one.
 
 How sweeps are counted: from the end of the lease that the killed worker held to the stage's whole end. A sweep after
-which the driver said that the cluster itself was still at work (pods that come or go, a namespace on its way out, a GPU
-that is being carved) is only that wait and does not count.
+which the driver said that the provider itself was still at work (pods that come or go, a namespace on its way out, a
+GPU that is being carved, a guest that shuts down) is only that wait and does not count.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol, runtime_checkable
 
 from controlplane.labs.kubernetes.cluster import Cluster as LabCluster
 from controlplane.labs.kubernetes.demo import provider_config
@@ -28,13 +28,12 @@ from tenants.models import Hold, Host
 from tests import factories
 from tests.crash import carving, cluster, scenarios, world
 from tests.crash.children import fork
-from tests.crash.clock import Clocks
-from tests.crash.cluster import ClusterAccess, ClusterSite
+from tests.crash.clock import Clock, Clocks
 from tests.crash.databases import BASE, Databases
 from tests.crash.points import CONCLUDES, Outcome, Point, Recording
 from tests.crash.scenarios import Act, Scenario, by_name
 from tests.crash.table import MOST, SPARE, victim_of
-from tests.crash.world import World
+from tests.crash.world import Estate, Site, World
 
 GROUND: Final = "crash_cluster"
 KILL: Final = "kill"
@@ -65,6 +64,7 @@ def _stage(product: str, verb: str, prepare: Act | None = None) -> Stage:
 
 ENDPOINT: Final = "endpoint/namespace"
 NAMESPACE: Final = "namespace/namespace"
+MACHINE: Final = "machine/vm"
 LIVES: Final[Mapping[str, tuple[tuple[Stage, ...], ...]]] = {
     ENDPOINT: _stages(
         ENDPOINT,
@@ -80,6 +80,33 @@ LIVES: Final[Mapping[str, tuple[tuple[Stage, ...], ...]]] = {
     carving.LAYOUT: ((Stage(carving.CARVE), Stage(carving.BACK)),),
 }
 """Product → its stages in order; those of one group are done together or not at all."""
+ON_VCENTERS: Final[Mapping[str, tuple[tuple[Stage, ...], ...]]] = {
+    MACHINE: _stages(
+        MACHINE,
+        (_stage(MACHINE, "change off"), _stage(MACHINE, "change on")),
+        (_stage(MACHINE, "change move"),),
+        (_stage(MACHINE, "change beside"),),
+    ),
+}
+"""The same of vCenters."""
+ALL: Final = {**LIVES, **ON_VCENTERS}
+
+
+@runtime_checkable
+class Lived(Estate, Protocol):
+    """What of a provider is there at the end of a stage, and what is done after one that failed."""
+
+    def shape(self) -> Counter[str]:
+        """Return how many objects of each kind there are: what must be the same however often it was begun."""
+        ...
+
+    def wipe(self) -> None:
+        """Take away by force what a point has left."""
+        ...
+
+    def close(self) -> None:
+        """Give connections back."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +122,7 @@ class Life:
 
         What a removal still makes (a smaller quota, before all of it goes) it makes because of changes: then all are.
         """
-        groups = LIVES[self.product]
+        groups = ALL[self.product]
         last = self.points.get(groups[-1][-1].name)
         makes = last is not None and not last.step.startswith("undo:") and not last.step.endswith(CONCLUDES)
         for group in groups:
@@ -103,17 +130,17 @@ class Life:
                 yield from group
 
 
-def points_of(recording: Recording) -> Iterator[Point]:
+def points_of(recording: Recording, where: str = "cluster") -> Iterator[Point]:
     """Yield every (step, instant) that a stage passes; what it passes often is killed the first and the last time."""
     times = Counter((step, instant) for step, instant, _ in recording.trace)
     for (step, instant), count in times.items():
         for nth in sorted({1, 1 if step.endswith(CONCLUDES) else count}):
-            yield Point(recording.scenario, "cluster", KILL, step, instant, nth)
+            yield Point(recording.scenario, where, KILL, step, instant, nth)
 
 
 def lives_of(points: Iterable[Point]) -> list[Life]:
     """Return as few lives as these points need: one of each stage in each."""
-    waiting: dict[str, dict[str, list[Point]]] = {product: {} for product in LIVES}
+    waiting: dict[str, dict[str, list[Point]]] = {product: {} for product in ALL}
     for point in points:
         waiting[point.scenario.split()[0]].setdefault(point.scenario, []).append(point)
     return [
@@ -137,28 +164,38 @@ class Lab:
     """Which cluster and clock are this process's."""
     began: float = 0.0
     numbers: itertools.count[int] = field(default_factory=itertools.count)
+    where: str = "cluster"
+    """How the table calls what the lives are lived on."""
 
     def ground(self) -> None:
         """Make the database that every life begins with."""
         self.databases.clone(GROUND, template=BASE)
         self.began = time.time()
-        child = fork(lambda _say: _lay_ground(world.enter(self._site(GROUND)), self.clusters[0]))
+        child = fork(lambda _say: self.lay_ground(world.enter(self._site(GROUND))))
         try:
             child.answer()
         finally:
             child.end()
 
-    def _site(self, database: str) -> ClusterSite:
+    def lay_ground(self, here: World) -> dict[str, object]:
+        """Make people and quota, and connect the provider with its hosts open."""
+        return _lay_ground(here, self.clusters[0])
+
+    def site(self, database: str, clock: Clock) -> Site:
+        """Return where a life of this process happens."""
+        return cluster.site(self.clusters[self.slot], database, clock)
+
+    def _site(self, database: str) -> Site:
         clock = self.clocks.slot(self.slot)
         clock.set(self.began)
-        return cluster.site(self.clusters[self.slot], database, clock)
+        return self.site(database, clock)
 
     # --- lives ------------------------------------------------------------------------------------
 
     def record(self, product: str) -> list[Outcome]:
         """Live a whole life undisturbed and keep what it passes."""
         everything = {
-            stage.name: Point(stage.name, "cluster", UNDISTURBED) for group in LIVES[product] for stage in group
+            stage.name: Point(stage.name, self.where, UNDISTURBED) for group in ALL[product] for stage in group
         }
         return self.live(Life(product, everything))
 
@@ -180,7 +217,7 @@ class Lab:
         try:
             site = self._site(name)
             for stage in life.stages():
-                point = life.points.get(stage.name) or Point(stage.name, "cluster", UNDISTURBED)
+                point = life.points.get(stage.name) or Point(stage.name, self.where, UNDISTURBED)
                 outcome = self._do(site, stage, point)
                 if not outcome.good or stage.name in life.points:
                     outcomes.append(outcome)
@@ -191,7 +228,7 @@ class Lab:
             self.databases.drop(name)
         return outcomes
 
-    def _do(self, site: ClusterSite, stage: Stage, point: Point) -> Outcome:
+    def _do(self, site: Site, stage: Stage, point: Point) -> Outcome:
         """Do one stage: prepare it, kill a worker in it, let another one follow, look."""
         started = time.monotonic()
         sweeps = 0
@@ -233,7 +270,7 @@ class Lab:
             if Hold.objects.exists():
                 here.calm_down()  # people's own capacity is given back when two looks in a row do not show it
             problems += world.leaks(here)
-        assert isinstance(here.estate, ClusterAccess)
+        assert isinstance(here.estate, Lived)
         shape = here.estate.shape()
         if point.mode != KILL and stage.name not in self.recordings:
             self.recordings[stage.name] = Recording(stage.name, tuple(trace), taken, {})
@@ -244,14 +281,14 @@ class Lab:
 class _inside:  # noqa: N801 - used as a function
     """A world in this very process, for the length of a `with` block."""
 
-    def __init__(self, site: ClusterSite) -> None:
+    def __init__(self, site: Site) -> None:
         self._here = world.enter(site)
 
     def __enter__(self) -> World:
         return self._here
 
     def __exit__(self, *_: object) -> None:
-        assert isinstance(self._here.estate, ClusterAccess)
+        assert isinstance(self._here.estate, Lived)
         self._here.estate.close()
         world.leave()
 
@@ -286,7 +323,7 @@ def _begin(here: World, stage: Stage) -> None:
     stage.scenario.act(here)
 
 
-def _die(site: ClusterSite, scenario: Scenario, point: Point) -> None:
+def _die(site: Site, scenario: Scenario, point: Point) -> None:
     victim = victim_of(site, point, scenario, signal.SIGKILL)
     try:
         victim.killed()
@@ -294,9 +331,9 @@ def _die(site: ClusterSite, scenario: Scenario, point: Point) -> None:
         victim.end()
 
 
-def _wipe(site: ClusterSite) -> None:
+def _wipe(site: Site) -> None:
     with _inside(site) as here:
-        assert isinstance(here.estate, ClusterAccess)
+        assert isinstance(here.estate, Lived)
         here.estate.wipe()
 
 

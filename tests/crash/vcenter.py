@@ -1,0 +1,226 @@
+"""A vCenter of the lab as the provider of crash points: it speaks the protocol, its hosts choose GPUs as they like.
+
+Its time is real and the point's is not, so whatever it does by itself (tasks, a guest that shuts down) is awaited
+before the point's clock moves. Who has which GPU is what the lab's hosts say, never what our driver does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from controlplane.labs.vsphere.vcenter import VCenter
+from controlplane.labs.vsphere.worlds import GpuHosts, Policy, Template, World, gpus
+from provisioners.driver import Kind, Ref, Secret
+from provisioners.vsphere.client import Found, MoRef, VCenterClient, managed
+from provisioners.vsphere.datastore import stray_directories
+from provisioners.vsphere.driver import VSphereDriver
+from provisioners.vsphere.failures import LookFirst
+from provisioners.vsphere.ground import Ground
+from provisioners.vsphere.names import parse_marker
+from provisioners.vsphere.settings import Settings, settings_of
+from provisioners.vsphere.tasks import finish
+from tests.crash.clock import Clock
+from tests.crash.told import Told
+from tests.crash.world import Site
+
+PATIENCE_S: Final = 60.0
+LOOK_S: Final = 0.05
+WHOLE_SLOTS: Final = 8
+"""Placement positions of a whole A100."""
+HOSTS: Final = ("DC0_C0_H0", "DC0_C0_H1")
+WORLD: Final = World(
+    hosts=len(HOSTS),
+    gpu_hosts=(GpuHosts(HOSTS, gpus("A100-80GB", 2)),),
+    templates=(Template("ubuntu-24.04-gpu", annotation="cloud-init with the VMware datasource"),),
+    policy=Policy.ADVERSARIAL,
+)
+RECORD: Final = "tenantry.want.configure"
+_KINDS: Final = ("Folder", "ResourcePool", "DistributedVirtualPortgroup")
+_pause = threading.Event().wait
+
+
+def config_of(vcenter: VCenter) -> dict[str, Any]:
+    """Return a provider's settings for a lab's vCenter."""
+    return {
+        "url": vcenter.url,
+        "user": vcenter.user,
+        "ca_pem": vcenter.ca_pem,
+        "vlans": "1200-1299",
+        "templates": {"ubuntu-24.04": "ubuntu-24.04-gpu"},
+        "access": "lab",
+    }
+
+
+@dataclass(slots=True)
+class VCenterAccess:
+    """One vCenter, as a point looks at it. Make one per process: it keeps sessions."""
+
+    vcenter: VCenter
+    settings: Settings = field(init=False)
+    _client: VCenterClient = field(init=False)
+    _told: Told | None = None
+
+    def __post_init__(self) -> None:
+        """Connect lazily."""
+        self.settings = settings_of(config_of(self.vcenter), {"password": Secret(self.vcenter.password)})
+        self._client = VCenterClient(self.settings)
+
+    def driver(self, *, deadline_s: float) -> Told:
+        """Return the product's driver, as a process that has just begun has it: it knows nothing yet."""
+        del deadline_s  # a busy machine is no point of these
+        self._told = Told(VSphereDriver(self.settings))
+        return self._told
+
+    def close(self) -> None:
+        """Log out."""
+        if self._told is not None:
+            self._told.close()
+        self._client.close()
+
+    @property
+    def _ground(self) -> Ground:
+        return Ground(self.settings, self._client)
+
+    # --- the vCenter's own time -------------------------------------------------------------------
+
+    def is_waited_for(self) -> bool:
+        """Whether the driver said in the sweep that just ended that something only takes its time."""
+        assert self._told is not None
+        waiting, self._told.waiting = self._told.waiting, set()
+        return bool(waiting)
+
+    def await_rest(self) -> None:
+        """Wait until no task runs; a guest that was asked to shut down does so as a task of nobody's."""
+        _await(lambda: not self._tasks(), "vCenter is at rest", self._tasks)
+
+    def _tasks(self) -> list[str]:
+        def read(session: Any) -> list[str]:
+            found = []
+            for task in session.content.taskManager.recentTask or ():
+                with contextlib.suppress(Exception):  # forgotten meanwhile
+                    info = task.info
+                    if str(info.state) in {"queued", "running"}:
+                        found.append(f"{info.descriptionId} of {info.entityName}")
+            return found
+
+        return self._client.reading(read)
+
+    # --- what is there ----------------------------------------------------------------------------
+
+    def _marked(self) -> list[tuple[Found, Ref]]:
+        """Return everything with our mark but VMs, with whose it is."""
+        ground, found = self._ground, []
+        rows = self._client.rows(dict.fromkeys(_KINDS, ("name", "customValue")))
+        for one in (one for kind in _KINDS for one in rows[kind]):
+            whose = parse_marker(ground.attribute(one.values))
+            if whose is not None:
+                found.append((one, whose[0]))
+        return found
+
+    def _vms(self) -> list[tuple[Found, Ref | None, str]]:
+        """Return the VMs that lie below our root folder: whose they are by their mark, and of which unit."""
+        ground = self._ground
+        root = ground.root_folder()
+        if root is None:
+            return []
+        paths = ("name", "customValue", "runtime.powerState", "config.extraConfig", "config.hardware.device")
+        found = []
+        for one in self._client.rows({"VirtualMachine": paths}, root=root)["VirtualMachine"]:
+            whose = parse_marker(ground.attribute(one.values))
+            extra = {str(pair.key): str(pair.value) for pair in one.values.get("config.extraConfig") or ()}
+            record = json.loads(extra.get(RECORD) or "{}")
+            found.append((one, None if whose is None else whose[0], str(record.get("unit", ""))))
+        return found
+
+    def everything(self) -> dict[str, list[str]]:
+        """Return ids by word. A boundary counts by its folders, a machine by its VMs, marked or not."""
+        vms = self._vms()
+        folders = [ref for one, ref in self._marked() if one.ref.kind == "Folder" and ref.kind is Kind.BOUNDARY]
+        names = [str(one.values["name"]) if ref is None else str(ref.uid) for one, ref, _unit in vms]
+        return {
+            "begun": [],
+            "objects": sorted([*(str(ref.uid) for ref in folders), *names]),
+            "gateways": [],
+            "running": sorted(unit for one, _ref, unit in vms if one.values["runtime.powerState"] == "poweredOn"),
+            "tasks": self._tasks(),
+        }
+
+    def truth(self) -> list[dict[str, Any]]:
+        """Return who has which GPU by the hosts' own words; a whole one is all of its positions."""
+        units = {one.ref.id: unit for one, _ref, unit in self._vms()}
+        with self.vcenter.control() as control:
+            held = control.gpus()
+        return [
+            {
+                "unit": units.get(window.vm, ""),
+                "name": window.vm,
+                "device": f"{gpu.host}/{gpu.pci_id}",
+                "start": max(0, window.start),
+                "size": window.size or WHOLE_SLOTS,
+            }
+            for gpu in held
+            for window in gpu.held
+        ]
+
+    def leftovers(self) -> list[str]:
+        """Return whatever of ours still exists, also on the datastore; our root folder stays."""
+        found = [f"{one.ref.kind} {one.values['name']}" for one, _ref in self._marked()]
+        found += [f"VM {one.values['name']}" for one, _ref, _unit in self._vms()]
+        found += [f"directory {one}" for one in stray_directories(self._ground)]
+        root = self._ground.root_folder()
+        inside = None if root is None else self._client.get(root, "childEntity")
+        found += ["something in our root folder"] if inside and inside.get("childEntity") and not found else []
+        return sorted(found)
+
+    def shape(self) -> Counter[str]:
+        """Return how many objects of each kind there are; VMs by power, and with how many devices."""
+        counted = Counter(one.ref.kind for one, _ref in self._marked())
+        for one, _ref, _unit in self._vms():
+            devices = Counter(type(device).__name__ for device in one.values.get("config.hardware.device") or ())
+            told = ", ".join(f"{count} {name}" for name, count in sorted(devices.items()))
+            counted[f"VM {one.values['runtime.powerState']} with {told}"] += 1
+        return counted
+
+    def wipe(self) -> None:
+        """Take away by force what a point has left, so that the next one begins with nothing."""
+        for one, _ref, _unit in self._vms():
+            if one.values["runtime.powerState"] != "poweredOff":
+                self._end(one.ref, "PowerOffVM_Task")
+            self._end(one.ref, "Destroy_Task")
+        for one, _ref in sorted(self._marked(), key=lambda marked: marked[0].ref.kind == "Folder"):
+            self._end(one.ref, "Destroy_Task")
+
+    def _end(self, ref: MoRef, method: str) -> None:
+        with contextlib.suppress(LookFirst):
+            finish(self._client, self._client.start(lambda si: getattr(managed(ref, si), method)()))
+
+
+@dataclass(frozen=True, slots=True)
+class VCenterSite(Site):
+    """A point on a vCenter: `provider_url` is its address, `estate` its name."""
+
+    vcenter: VCenter = field(kw_only=True)
+
+    def access(self) -> VCenterAccess:
+        """Return the vCenter."""
+        return VCenterAccess(self.vcenter)
+
+
+def site(vcenter: VCenter, database: str, clock: Clock) -> VCenterSite:
+    """Return where a point on a vCenter happens."""
+    return VCenterSite(database, vcenter.url, vcenter.name, clock, vcenter=vcenter)
+
+
+def _await(is_so: Callable[[], bool], what: str, why: Callable[[], object]) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not is_so():
+        if time.monotonic() >= end:
+            raise AssertionError(f"not within {PATIENCE_S:.0f} s: {what}: {why()}")
+        _pause(LOOK_S)
