@@ -12,7 +12,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from frontend.views import handing_over
-from provisioners import sweep
+from provisioners import connections, sweep
 from provisioners.passes import Engine
 from provisioners.sandbox import connection as sandbox
 from provisioners.sandbox import control, files
@@ -308,6 +308,76 @@ def test_each_right_that_is_missing_stands_on_the_page_of_the_test(browse, ole):
     shown = text(browser.get("/ops/providers/oslo-k8s/connect/check"))
 
     assert "Its account may: patch nodes failed Needed to cordon." in shown
+
+
+# --- a vCenter --------------------------------------------------------------------------------------------
+
+VCENTER = {
+    "kind": "vsphere", "name": "oslo-vc", "site": "oslo", "config.url": "https://127.0.0.1:8443",
+    "config.user": "tenantry@vsphere.local", "config.templates": "ubuntu-24.04 = ubuntu-24.04-gpu",
+    "config.access": "lab", "config.whole_gpus": "vgpu", "secret.password": "the-password-of-the-account",
+}  # fmt: skip
+
+
+def test_the_form_of_a_vcenter_shows_the_role_to_copy(browse, ole):
+    shown = html.unescape(browse(ole).get(f"{NEW}?kind=vsphere").content.decode())
+
+    assert "Copy the file" in shown
+    assert "govc role.create 'Tenantry'" in shown
+    assert "VirtualMachine.Config.AddRemoveDevice" in shown
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "words"),
+    [
+        ({"secret.password": ""}, "secret.password", "needed"),
+        ({"config.url": "https://vc/ui"}, "config.url", "has no path"),
+        ({"config.templates": ""}, "config.templates", "at least one template"),
+        ({"config.templates": "ubuntu"}, "config.templates", "image=template"),
+        ({"config.vlans": "1200-5000"}, "config.vlans", "from 1 to 4094"),
+        ({"config.root_folder": "a%2fb"}, "config.root_folder", "percent"),
+        ({"config.thumbprint": "AB:CD"}, "config.thumbprint", "64 hexadecimal"),
+        ({"config.tenant_group": "CORP\\all"}, "config.tenant_group", "exactly once"),
+    ],
+)
+def test_what_cannot_be_used_of_a_vcenter_is_said_at_its_field_and_nothing_is_made(browse, ole, change, field, words):
+    answer = browse(ole).post(NEW, {**VCENTER, **change})
+
+    assert answer.status_code == 422
+    assert f'id="{field}-error"' in answer.content.decode()
+    assert words in text(answer)
+    assert Provider.objects.count() == 0
+
+
+@pytest.mark.real
+@pytest.mark.vcsim
+def test_a_vcenter_of_the_lab_is_connected_tested_and_its_hosts_are_found(browse, ole, vcenter, vcenter_control):
+    vcenter_control.add_vm("neighbour", "DC0_C0_H0", "nvidia_h100xm-3-40c")
+    browser = browse(ole)
+    form = {**VCENTER, "name": "oslo-lab", "config.url": vcenter.url, "config.ca_pem": vcenter.ca_pem}
+    form |= {"config.user": vcenter.user, "secret.password": vcenter.password, "config.vlans": "1200-1299"}
+    try:
+        assert browser.post(NEW, form).status_code == 302
+        vcenter_control.deny("Datastore.Browse")
+        checked = _tested(browser)
+        assert "Its account may: Datastore.Browse on datastores failed" in checked
+        vcenter_control.deny()
+        assert browser.post(f"{HOME}/connect/test").status_code == 302
+        checked = _tested(browser)
+    finally:
+        connections.forget_all()
+        vcenter_control.deny()
+        vcenter_control.remove_vm("neighbour")
+
+    assert "It works Simulated" in checked
+    assert "5 hosts, 8 GPUs, 1 use" in checked
+    assert "DC0_C0_H0" in text(browser.get(f"{HOME}/connect/found"))
+    assert states() == ["joining"] * 5
+
+
+def _tested(browser) -> str:
+    sweep.look_at(Provider.objects.get(name="oslo-lab").pk, engine=Engine(clock=timezone.now))
+    return text(browser.get(f"{HOME}/connect/check"))
 
 
 # --- many hosts -------------------------------------------------------------------------------------------
