@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, SSHCertificate
 
+from provisioners import housekeeping
 from tenants import ssh_ca
 from tenants.actor import AUTH
 from tenants.errors import Conflict, Forbidden, InvalidSpec
@@ -288,6 +289,16 @@ def test_what_is_over_by_itself_is_not_listed(acme, mia):
     _removed(acme, mia, None)
 
     assert revoked(machine, now=NOW + timedelta(minutes=16)) == []
+
+
+def test_certificates_are_forgotten_some_minutes_after_their_end_and_the_trail_is_not(acme, mia):
+    certify(box(acme, mia), mia)
+
+    kept = housekeeping.purge_ssh_certificates(NOW + timedelta(minutes=19))
+    gone = housekeeping.purge_ssh_certificates(NOW + timedelta(minutes=21))
+
+    assert (kept, gone, SshCertificate.objects.count()) == (0, 1, 0)
+    assert Event.objects.filter(kind="machine.ssh-certificate-made").count() == 1
 
 
 def test_a_new_authority_is_for_new_machines_and_ends_what_the_old_one_signed(acme, mia):
