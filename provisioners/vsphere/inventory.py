@@ -45,6 +45,7 @@ from provisioners.vsphere.names import EVACUATED_FIELD, MARK_FIELD
 from provisioners.vsphere.reading_hosts import MIG_MODE, Gpu, Host, PciGpu
 from provisioners.vsphere.reading_uses import Device, Vm
 from provisioners.vsphere.vms import CONFIGURE, key_of
+from tenants.gpu_catalogue import WHOLE
 
 PATHS: Final[Mapping[str, tuple[str, ...]]] = {
     "HostSystem": reading_hosts.PATHS,
@@ -155,8 +156,8 @@ class Inventory:
             *many([ref for ref in missing if ref in ours], _HARDWARE, _EXTRA),
         ):
             devices = reading_uses.devices_of(found.values.get(_HARDWARE) or ())
-            unit = unit_in(found.values.get(_EXTRA) or ())
-            known[found.ref] = Inside(versions[found.ref], devices, unit)
+            record = record_in(found.values.get(_EXTRA) or ())
+            known[found.ref] = Inside(versions[found.ref], devices, _unit(record), record.get("profile") == WHOLE)
         with self._lock:
             self._inside = dict(known)
         return known
@@ -171,6 +172,8 @@ class Inside:
     devices: tuple[Device, ...] = ()
     unit: UUID | None = None
     """For which `vm.configure` fitted it."""
+    is_whole: bool = False
+    """Whether that unit has whole GPUs."""
 
 
 _NOTHING: Final = Inside("")
@@ -331,6 +334,7 @@ def _vm(one: Found, listed: Listed, owners: _Owners) -> Vm:
         # without a unit it was not fitted by us, and whoever powered it on uses the host as anybody else does
         owner=whose[0] if whose is not None and unit is not None else None,
         unit=unit,
+        is_whole=unit is not None and inside.is_whole,
     )
 
 
@@ -380,11 +384,24 @@ def _version(vm: Found) -> str:
 
 
 def unit_in(extra: Iterable[Any]) -> UUID | None:
-    """Return the unit in the record of `vm.configure`, which no guest can write."""
+    """Return the unit in the record of `vm.configure`."""
+    return _unit(record_in(extra))
+
+
+def record_in(extra: Iterable[Any]) -> Mapping[str, Any]:
+    """Return the record of `vm.configure`, which no guest can write; empty where there is none."""
     text = next((str(one.value) for one in extra if one.key == RECORD), "")
     try:
-        return UUID(str(json.loads(text)["unit"])) if text else None
-    except (ValueError, KeyError, TypeError):
+        found = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _unit(record: Mapping[str, Any]) -> UUID | None:
+    try:
+        return UUID(str(record["unit"]))
+    except (ValueError, KeyError):
         return None
 
 

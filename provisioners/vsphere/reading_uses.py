@@ -49,6 +49,8 @@ class Vm:
     devices: tuple[Device, ...]
     owner: Ref | None = None
     unit: UUID | None = None
+    is_whole: bool = False
+    """Whether it was to have whole GPUs: on one that stays in MIG mode that is a MIG device of all slices."""
 
 
 def devices_of(hardware: Iterable[Any]) -> tuple[Device, ...]:
@@ -103,7 +105,9 @@ def _use(host: Host, vm: Vm, window: _Taken | None, *, first: bool, turns: set[s
     size = window.slots if window is not None else 0
     start: int | None = None
     profile = kind.profile if kind is not None else WHOLE
-    if window is not None and kind is not None and kind.is_mig:
+    if vm.is_whole and kind is not None and kind.fills:
+        profile, start = WHOLE, 0 if device else None
+    elif window is not None and kind is not None and kind.is_mig:
         starts = gpu_catalogue.profile(kind.product, kind.profile).starts if kind.product else ()
         start = starts[0] if len(starts) == 1 else None
     elif window is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -184,6 +185,17 @@ def test_devices_that_differ_stay_open_on_several_gpus():
     uses, _ = uses_of(where, [vm("a", "nvidia_h100xm-1-10c", "nvidia_h100xm-3-40c")])
 
     assert [(use.device, use.profile) for use in uses] == [("", "1g.10gb"), ("", "3g.40gb")]
+
+
+def test_a_whole_gpu_of_ours_that_stays_in_mig_mode_is_a_whole_gpu():
+    whole = replace(
+        vm("a", "nvidia_h100xm-7-80c"), owner=Ref(Kind.MACHINE, uuid4(), uuid4()), unit=uuid4(), is_whole=True
+    )
+
+    mine, _ = uses_of(carrying(gpu("0000:1b:00.0", "a")), [whole])
+    other, _ = uses_of(carrying(gpu("0000:1b:00.0", "a")), [vm("a", "nvidia_h100xm-7-80c")])
+
+    assert [(use.profile, use.start, use.size) for use in (*mine, *other)] == [("", 0, 8), ("7g.80gb", 0, 8)]
 
 
 def test_a_type_that_nothing_explains_takes_the_whole_gpu():
