@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import threading
 import time
@@ -17,6 +18,7 @@ from uuid import UUID, uuid4
 
 from aiohttp import web
 
+from controlplane.labs.errors import LabError
 from controlplane.labs.vsphere.control import Control
 from controlplane.labs.vsphere.guests import ROUND_S, Keeper
 from provisioners import plan
@@ -150,7 +152,8 @@ class Story:
 
         def work() -> None:
             while not stop.wait(ROUND_S):
-                self.keeper.round()
+                with contextlib.suppress(LabError):  # a vCenter that is away comes back
+                    self.keeper.round()
 
         self._player = threading.Thread(target=work, daemon=True)
         self._player.start()
