@@ -19,6 +19,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
+from xml.parsers.expat import ExpatError
 
 from pyVim.connect import SmartStubAdapter
 from pyVmomi import vim, vmodl
@@ -219,6 +220,11 @@ class VCenterClient:
             return work(session)
         except (vmodl.MethodFault, OSError, http.client.HTTPException) as fault:
             error = _converted(fault)
+        except Exception as unread:
+            if not _is_unreadable(unread):
+                raise
+            # the answer came and holds what pyVmomi does not know: whatever was asked for may have been done
+            error = error_of(TRANSPORT, f"an answer that cannot be read: {type(unread).__name__}: {unread}")
         if fault_of(error) in {"NotAuthenticated", TRANSPORT}:
             self._forget(session)
         raise error from None
@@ -252,6 +258,8 @@ class VCenterClient:
             error = _converted(fault)
         if stub is not None:
             stub.DropConnections()
+        if fault_of(error) == TRUST:
+            error.raw += _shown(settings)
         raise error from None
 
     def _forget(self, session: _Session) -> None:
@@ -306,6 +314,15 @@ def _converted(fault: BaseException) -> DriverError:
     return error_of(TRANSPORT, f"{type(fault).__name__}: {fault}")
 
 
+def _is_unreadable(error: Exception) -> bool:
+    """Whether pyVmomi gave up on an answer: it raises what its tables raise, for each kind of surprise another."""
+    at = error.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    module = "" if at is None else str(at.tb_frame.f_globals.get("__name__", ""))
+    return isinstance(error, ExpatError) or module.startswith("pyVmomi.")
+
+
 def _probe(settings: Settings, context: ssl.SSLContext) -> None:
     """Ask for the versions that a vCenter speaks, with the deadline that pyVmomi's own question has not.
 
@@ -319,6 +336,15 @@ def _probe(settings: Settings, context: ssl.SSLContext) -> None:
             raise http.client.HTTPException(f"no vCenter answers: status {answer.status}")
     finally:
         asked.close()
+
+
+def _shown(settings: Settings) -> str:
+    """Return the thumbprint of the certificate that is shown, for an operator to compare; `""` where there is none."""
+    try:
+        shown = ssl.get_server_certificate((settings.host, settings.port), timeout=settings.call_deadline_s)
+    except OSError:
+        return ""
+    return f"; the certificate shown has SHA-256 {hashlib.sha256(ssl.PEM_cert_to_DER_cert(shown)).hexdigest()}"
 
 
 def _context(settings: Settings) -> ssl.SSLContext:

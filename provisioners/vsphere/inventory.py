@@ -102,24 +102,26 @@ class Inventory:
         rows = ground.client.rows(PATHS, root=estate.datacenter)
         offered = {place.ref for place in estate.hosts.values()}
         of_hosts = [one for one in rows["HostSystem"] if one.ref in offered]
-        buses = self._buses(one.ref for one in of_hosts if "config.graphicsInfo" in one.values)
+        buses = self._buses(one.ref for one in of_hosts)
         hosts = tuple(reading_hosts.read(one, buses.get(one.ref, ())) for one in of_hosts)
         with_gpus = {host.ref for host in hosts if host.gpus}
         running = [one for one in rows["VirtualMachine"] if one.values.get("runtime.powerState") == _RUNS]
         marked = [one for one in running if attribute(one.values, MARK_FIELD)]
         beside = [one for one in running if _ref(one, "runtime.host") in with_gpus]
+        inside = self._look_inside(marked, beside)
+        blind = [str(one.values.get("name", one.ref.id)) for one in beside if one.ref not in inside]
         return Listed(
             estate=estate,
             root=ground.settings.root_folder,
             hosts=hosts,
             vms=rows["VirtualMachine"],
-            inside=self._look_inside(marked, beside),
+            inside=inside,
             folders=rows["Folder"],
             pools=rows["ResourcePool"],
             portgroups=rows["DistributedVirtualPortgroup"],
             evacuated=frozenset(one.ref for one in of_hosts if attribute(one.values, EVACUATED_FIELD)),
             attribute=attribute,
-            unread=tuple(_unread(rows)),
+            unread=(*_unread(rows), *(f"hardware of {name}" for name in sorted(blind))),
             simulated=ground.settings.is_lab,
         )
 
@@ -156,6 +158,8 @@ class Inventory:
             *many([ref for ref in missing if ref in ours], _HARDWARE, _EXTRA),
         ):
             devices = reading_uses.devices_of(found.values.get(_HARDWARE) or ())
+            if _HARDWARE not in found.values:
+                continue  # orphaned or out of reach: what it has is not known, and is read again next time
             record = record_in(found.values.get(_EXTRA) or ())
             known[found.ref] = Inside(versions[found.ref], devices, _unit(record), record.get("profile") == WHOLE)
         with self._lock:

@@ -7,6 +7,7 @@ never built into a path, so a `/` or `%` in one is refused: vCenter itself write
 from __future__ import annotations
 
 import re
+import ssl
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -160,10 +161,15 @@ def _vlans(_name: str, value: object) -> tuple[tuple[int, int], ...]:
         raise BadSettings(f"vlans: {error}") from error
 
 
-def _ca(_name: str, value: object) -> str:
-    if "-----BEGIN CERTIFICATE-----" not in str(value):
-        raise BadSettings("ca_pem: holds no certificate (-----BEGIN CERTIFICATE-----)")
-    return str(value)
+def _ca(name: str, value: object) -> str:
+    text = str(value)
+    if "-----BEGIN CERTIFICATE-----" not in text:
+        raise BadSettings(f"{name}: holds no certificate (-----BEGIN CERTIFICATE-----)")
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
+    except (ssl.SSLError, ValueError) as error:
+        raise BadSettings(f"{name}: what stands in it is no certificate that can be read") from error
+    return text
 
 
 def _thumbprint(_name: str, value: object) -> str:

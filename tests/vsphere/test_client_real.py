@@ -62,8 +62,9 @@ def test_only_the_given_ca_or_the_pinned_certificate_is_trusted(vcenter, setting
         assert client.about()["full_name"].endswith("(simulated)")
         client.close()
     for bad in (replace(settings, ca_pem=""), replace(settings, ca_pem="", thumbprint="ab" * 32)):
-        with pytest.raises(Untrusted):
+        with pytest.raises(Untrusted) as raised:
             VCenterClient(bad).about()
+        assert pinned in raised.value.raw
 
 
 def test_a_wrong_password_and_a_dead_vcenter_are_told_apart(settings):
@@ -195,3 +196,28 @@ def test_a_failed_task_has_an_error_that_can_be_stored(client, vcenter_control):
 
 def test_a_task_that_is_forgotten_is_unknown(client):
     assert client.task("task-999999999").state == "unknown"
+
+
+# --- answers that cannot be read ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["<UnheardOf xmlns='urn:vim25'/>", "<returnval xmlns='urn:vim25' type='NoSuchKind'>x-1</returnval>", "<not closed"],
+    ids=["an unknown kind", "a reference of an unknown kind", "no XML"],
+)
+def test_an_answer_that_cannot_be_read_says_look_first_and_nothing_else(client, body):
+    def read(session: object) -> None:
+        from pyVmomi.SoapAdapter import Deserialize
+
+        Deserialize(f"<a xmlns:xsi='http://www.w3.org/2001/XMLSchema-instance'>{body}</a>")
+
+    with pytest.raises(LookFirst) as raised:
+        client.reading(read)
+
+    assert "an answer that cannot be read" in raised.value.raw
+
+
+def test_a_bug_of_ours_is_not_taken_for_an_answer(client):
+    with pytest.raises(KeyError):
+        client.reading(lambda _session: {}["of ours"])

@@ -397,6 +397,22 @@ def test_what_cannot_be_read_makes_it_incomplete_and_what_fails_makes_it_fail(dr
     assert "config.changeVersion of 2 VirtualMachine (NoPermission)" in seen.version
 
 
+def test_a_vm_whose_hardware_is_not_told_makes_it_incomplete(driver, neighbour, monkeypatch):
+    neighbour("orphan", "DC0_C0_H0", "nvidia_h100xm-1-10c")
+    real = VCenterClient.many
+
+    def without(self: VCenterClient, refs: Any, *paths: str) -> Any:
+        found = real(self, refs, *paths)
+        return tuple(replace(one, values={}) for one in found) if "config.hardware.device" in paths else found
+
+    monkeypatch.setattr(VCenterClient, "many", without)
+    seen = driver.snapshot()
+    assert not seen.complete
+    assert "hardware of orphan" in seen.version
+    monkeypatch.setattr(VCenterClient, "many", real)
+    assert driver.snapshot().complete
+
+
 def test_a_vm_that_goes_between_two_calls_is_read_around(driver, neighbour, control, monkeypatch):
     neighbour("stays", "DC0_C0_H0", "nvidia_h100xm-1-10c")
     control.add_vm("goes", "DC0_C0_H0", "nvidia_h100xm-1-10c")
