@@ -120,11 +120,13 @@ class Life:
     def stages(self) -> Iterator[Stage]:
         """Yield its stages: beginning and end, and changes with a point among them.
 
-        What a removal still makes (a smaller quota, before all of it goes) it makes because of changes: then all are.
+        What a removal still makes (a smaller quota, before all of it goes) it makes because of changes, and so it is
+        with what it does more than once (the end of a second machine): then all are.
         """
         groups = ALL[self.product]
         last = self.points.get(groups[-1][-1].name)
         makes = last is not None and not last.step.startswith("undo:") and not last.step.endswith(CONCLUDES)
+        makes = makes or (last is not None and last.nth > 1)
         for group in groups:
             if makes or group in {groups[0], groups[-1]} or any(stage.name in self.points for stage in group):
                 yield from group
