@@ -7,10 +7,12 @@ Lock order: tenant, machine, outbox, chain head.
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from ipaddress import IPv6Address
 from typing import Final
 from uuid import UUID
 
@@ -29,6 +31,8 @@ from tenants.transactions import operation
 KEPT: Final = timedelta(minutes=5)
 """So long after its end a certificate is remembered; the trail has it for good."""
 DEFAULT_PORT: Final = 22
+_HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
+_PORT: Final = re.compile(r"[0-9]{1,5}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +45,30 @@ class Way:
 
 
 def way_to(machine: Machine) -> Way:
-    """Return how to reach a machine; the host is `""` while it has no address."""
-    host, _colon, port = machine.address.rpartition(":")
-    if not host or not port.isdigit() or (host.count(":") not in {0, 7} and not host.startswith("[")):
-        return Way(machine.address.strip("[]"), DEFAULT_PORT, ssh_ca.LOGIN)
-    return Way(host.strip("[]"), int(port), ssh_ca.LOGIN)
+    """Return how to reach a machine; the host is `""` while it has no address.
+
+    A guest tells its address, and people paste what is made of it into a shell: anything but a host is no address.
+    """
+    text, port = machine.address, ""
+    if text.startswith("["):
+        host, _end, rest = text[1:].partition("]")
+        port = rest.removeprefix(":")
+    elif text.count(":") == 1:
+        host, _colon, port = text.partition(":")
+    else:
+        host = text
+    is_host = _HOST.fullmatch(host) if ":" not in host else _is_v6(host)
+    if not is_host or not (port == "" or _PORT.fullmatch(port)):
+        return Way("", DEFAULT_PORT, ssh_ca.LOGIN)
+    return Way(host, int(port or DEFAULT_PORT), ssh_ca.LOGIN)
+
+
+def _is_v6(text: str) -> bool:
+    try:
+        IPv6Address(text)
+    except ValueError:
+        return False
+    return "%" not in text
 
 
 @operation
@@ -67,7 +90,7 @@ def certify(*, machine: Machine, public_key: str, actor: Actor, now: datetime) -
     if row.ssh_authority is None:
         msg = f"{row.name} is older than certificates: it takes the keys that it was made with, and no others."
         raise Conflict(msg, code="no-authority")
-    if not row.address:
+    if not way_to(row).host:
         msg = f"{row.name} is not there yet: it has no address."
         raise Conflict(msg, code="not-ready")
     if rule is not None:
@@ -101,6 +124,13 @@ def shut_out(person: UUID, tenants: Iterable[Tenant], *, now: datetime) -> int:
             person_id=person, tenant__path__contains=[tenant.pk], revoked_at__isnull=True, expires_at__gt=now
         ).update(revoked_at=now)
     return taken
+
+
+def end(principal: UUID, *, now: datetime) -> int:
+    """Take back what a person or service account has that ends as a whole, in the caller's transaction."""
+    return SshCertificate.objects.filter(principal_id=principal, revoked_at__isnull=True, expires_at__gt=now).update(
+        revoked_at=now
+    )
 
 
 @operation

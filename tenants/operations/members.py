@@ -191,6 +191,7 @@ def hand_over_things(
             account.disabled_at = now
             account.save(update_fields=["disabled_at"])
             tokens.revoke_rows(account.tokens.all(), actor=actor, now=now, why="service account disabled")
+            machine_access.end(account.pk, now=now)
             desired.changed(account, "service-account.disabled", actor=actor, at=now, why="its owner left")
             disabled.append(account.name)
         else:

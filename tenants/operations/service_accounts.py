@@ -12,7 +12,7 @@ from tenants.actor import Actor
 from tenants.errors import Conflict, InvalidSpec
 from tenants.models import Person, ServiceAccount, Tenant
 from tenants.models.fields import slug_validator
-from tenants.operations import members
+from tenants.operations import machine_access, members
 from tenants.operations.guards import accountable, allow, clean_text, lock_path, locked
 from tenants.states import Role
 from tenants.transactions import operation
@@ -99,6 +99,7 @@ def disable(*, account: ServiceAccount, actor: Actor, now: datetime, version: in
     row.disabled_at = now
     row.save(update_fields=["disabled_at"])
     tokens.revoke_rows(row.tokens.all(), actor=actor, now=now, why="service account disabled")
+    machine_access.end(row.pk, now=now)
     desired.changed(row, "service-account.disabled", actor=actor, at=now, why="asked")
     return row
 

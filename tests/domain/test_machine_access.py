@@ -14,10 +14,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from provisioners import housekeeping
 from tenants import ssh_ca
-from tenants.actor import AUTH
+from tenants.actor import AUTH, Actor, Kind
 from tenants.errors import Conflict, Forbidden, InvalidSpec
 from tenants.models import Event, Machine, Membership, SshAuthority, SshCertificate
-from tenants.operations import leavers, machine_access, machines, members, people
+from tenants.operations import leavers, machine_access, machines, members, people, service_accounts
 from tenants.operations import tenants as tenant_operations
 from tenants.specs import AllocationSpec, GpuAsk, MachineAsk, UnitAsk
 from tenants.states import OnShortage, PlatformRole, Role, SuspensionDepth
@@ -271,6 +271,22 @@ def test_who_is_shut_out_loses_what_he_has_at_once_and_nobody_else_does(acme, mi
     assert revoked(machine) == [row.serial]
 
 
+def test_a_service_account_logs_in_until_it_is_disabled(acme, mia):
+    machine = box(acme, mia)
+    owner = factories.member(acme, Role.OWNER)
+    robot = factories.service_account(acme)
+    actor = Actor(
+        Kind.SERVICE_ACCOUNT, id=robot.pk, person_id=robot.owner_id, tenant_roles={acme.pk: Role.MEMBER}, name="robot"
+    )
+    row, line = machine_access.certify(machine=machine, public_key=KEY, actor=actor, now=NOW)
+    before = revoked(machine)
+
+    service_accounts.disable(account=robot, actor=factories.actor(owner), now=NOW)
+
+    assert opened(line).key_id.decode() == f"service-account:{robot.pk} {machine.short_id}"
+    assert (before, revoked(machine)) == ([], [row.serial])
+
+
 def test_a_role_above_that_ends_takes_back_what_opens_machines_below(acme):
     child = factories.tenant(name="lab", parent=acme)
     factories.generous(child)
@@ -351,7 +367,9 @@ def test_a_policy_of_keys_only_signs_nothing(acme, mia):
     [
         ("127.0.0.2:2201", "127.0.0.2", 2201), ("10.96.0.7", "10.96.0.7", 22), ("", "", 22),
         ("vm.lab.internal", "vm.lab.internal", 22), ("[2001:db8::7]:2222", "2001:db8::7", 2222),
-        ("2001:db8::7", "2001:db8::7", 22), ("ssh://x", "ssh://x", 22),
+        ("2001:db8::7", "2001:db8::7", 22), ("ssh://x", "", 22), ("-oProxyCommand=x", "", 22),
+        ("10.0.0.1; rm -rf /", "", 22), ("root@10.0.0.1", "", 22), ("$(id)", "", 22),
+        ("10.0.0.1:22:22", "", 22), ("10.0.0.1:ssh", "", 22), ("fe80::1%eth0", "", 22), ("[::1]x", "", 22),
     ],
 )  # fmt: skip
 def test_an_address_gives_host_and_port(address, host, port):
