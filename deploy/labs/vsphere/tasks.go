@@ -201,7 +201,8 @@ func (t *Tasks) strike(task *simulator.Task, name, object string) {
 		return
 	}
 	run := task.Execute
-	task.Info.Entity = &ref{Type: "LabTask", Value: task.Self.Value}
+	// of a kind that every client can parse: who reads just now sees it
+	task.Info.Entity = &ref{Type: "VirtualMachine", Value: "lab-" + task.Self.Value}
 	ctx := contextOf(task)
 	task.Execute = func(task *simulator.Task) (result types.AnyType, fault types.BaseMethodFault) {
 		t.reg.AtomicUpdate(freshContext(t.reg), task, []types.PropertyChange{{Name: "info.entity", Val: entity}})
