@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -29,6 +30,10 @@ SOON_S: Final = 2.0
 _CLONES: Final = "VirtualMachine.clone"
 """Begins the description of a clone's task: `VirtualMachine.clone`; the lab's simulator says `cloneVm`."""
 _SLACK: Final = timedelta(seconds=10)
+_LOOKING_S: Final = 10.0
+_LOCKS: Final[dict[str, threading.Lock]] = {}
+"""Of each vCenter, for all drivers of this process."""
+_LOCKS_LOCK: Final = threading.Lock()
 _Collector: Final = vmodl.query.PropertyCollector
 
 
@@ -123,7 +128,7 @@ class Clones:
     def check_room(self, running: Sequence[RunningClone], host: str) -> None:
         """Raise `TransientDriverError` while as many clones of ours run as may.
 
-        Workers that look at the same moment may all be let in; then vCenter itself lets the one too many wait.
+        Processes that look at the same moment may each be let in; then vCenter itself lets the one too many wait.
         """
         settings = self._ground.settings
         running = [one for one in running if not one.name or datastore.OURS.fullmatch(one.name)]
@@ -144,7 +149,10 @@ class Clones:
     def start(
         self, ref: Ref, index: int | None, template: MoRef, place: BoundaryPlace, *, disk_gib: int, record: str
     ) -> Handle | Done:
-        """Start one clone; powered off, without hardware of its own. Raises `NoCapacity` without room for its disk."""
+        """Start one clone; powered off, without hardware of its own.
+
+        Raises `NoCapacity` without room for its disk, `TransientDriverError` while there is no place for one more.
+        """
         client = self._ground.client
         store = datastore.choose(self._ground, place.host, disk_gib)
         policy = self._ground.settings.storage_policy
@@ -163,7 +171,23 @@ class Clones:
                 folder=managed(place.folder, si), name=vm_name(ref, index), spec=spec
             )
 
-        return finish(client, client.start(clone), within_s=1)
+        with self._one_at_a_time():
+            # asked again: many that asked before may all have been let in
+            self.check_room(self.running(), place.host.name)
+            task = client.start(clone)
+        return finish(client, task, within_s=1)
+
+    @contextmanager
+    def _one_at_a_time(self) -> Iterator[None]:
+        """Let one thread of this process look and start; its task is seen by the next."""
+        with _LOCKS_LOCK:
+            lock = _LOCKS.setdefault(self._ground.client.about()["instance_uuid"], threading.Lock())
+        if not lock.acquire(timeout=_LOOKING_S):
+            raise TransientDriverError("vCenter is slow to start other machines; this one waits", retry_after_s=SOON_S)
+        try:
+            yield
+        finally:
+            lock.release()
 
 
 def matched(tasks: Sequence[_Task], events: Sequence[_Event]) -> tuple[RunningClone, ...]:
