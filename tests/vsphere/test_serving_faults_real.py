@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from uuid import uuid4
@@ -45,6 +46,7 @@ class Endpoint:
     def __init__(self, driver: VSphereDriver, control: Control, spec: EndpointSpec) -> None:
         self.driver, self.spec = driver, spec
         self.guests = EasyGuests(control)
+        self._never = threading.Event()
         self.started: list[str] = []
         self.trouble: list[str] = []
 
@@ -59,7 +61,8 @@ class Endpoint:
                     before(action.step)
                     self._start(action.step)
                 elif isinstance(action, plan.Poll):
-                    self.driver.poll(action.handle)
+                    while self.driver.poll(action.handle).state == "running":
+                        self._never.wait(0.02)  # a busy machine takes its time; that is no round
             except TransientDriverError as error:
                 self.trouble.append(type(error).__name__)
             self.guests.round()
