@@ -9,7 +9,6 @@ what vCenter does not answer is never taken for absence.
 
 from __future__ import annotations
 
-import importlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,7 +40,7 @@ from provisioners.driver import (
     Step,
 )
 from provisioners.steps import split
-from provisioners.vsphere import capabilities, watching
+from provisioners.vsphere import acceptance, capabilities, hosts, watching
 from provisioners.vsphere.boundaries import Boundaries
 from provisioners.vsphere.client import VCenterClient
 from provisioners.vsphere.failures import LookFirst
@@ -179,18 +178,17 @@ class VSphereDriver:
 
     def evacuate(self, host: str) -> Sequence[ObservedUse]:
         """Place nothing more on a host; return what still uses its GPUs, foreign use included."""
-        _module("hosts").evacuate(self.ground, host)
+        hosts.evacuate(self.ground, host)
         return [use for use in self.snapshot().uses if use.host == host]
 
     def restore(self, host: str) -> Done:
         """Undo `evacuate`."""
-        _module("hosts").restore(self.ground, host)
+        hosts.restore(self.ground, host)
         return Done()
 
     def acceptance(self, host: str) -> Acceptance:
         """Boot a small GPU VM on a host and say what was seen."""
-        found: Acceptance = _module("acceptance").run(self.ground, host)
-        return found
+        return acceptance.run(self.ground, host)
 
     def layout_steps(self, change: LayoutChange) -> Sequence[Step]:  # noqa: ARG002
         """Refuse: layouts follow the VMs."""
@@ -212,20 +210,3 @@ class VSphereDriver:
 def make(config: Mapping[str, Any], secrets: Mapping[str, Secret]) -> Driver:
     """Return the driver of one provider row. Raises `KeyError` for what is missing, `BadSettings` for the unusable."""
     return VSphereDriver(settings_of(config, secrets))
-
-
-class _Missing:
-    """Stands for a part that does not exist yet."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __getattr__(self, name: str) -> Any:
-        raise NotSupported(f"not driven yet: {self._name}")
-
-
-def _module(name: str) -> Any:
-    try:
-        return importlib.import_module(f"provisioners.vsphere.{name}")
-    except ModuleNotFoundError:
-        return _Missing(name)

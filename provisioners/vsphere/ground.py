@@ -186,10 +186,7 @@ class Ground:
         return switch
 
     def child(self, parent: MoRef, name: str) -> MoRef | None:
-        """Return the child of a folder or pool by its exact name; None only by an exact read.
-
-        vCenter compares names without regard to case; one that differs in case is not the one.
-        """
+        """Return the child of a folder or pool by its name; None only by an exact read."""
 
         def read(session: Any) -> MoRef | None:
             found = session.content.searchIndex.FindChild(managed(parent, session.si), name)

@@ -115,7 +115,11 @@ class Hand:
         assert ended == Done()
 
     def names(self, kind: str, name: str) -> list[MoRef]:
-        """Return every object of a kind with a name, wherever it lies."""
+        """Return every object of a kind with a name, wherever it lies.
+
+        By a new session: the lab's library leaves a pool that is made later out of a view.
+        """
+        self.client.close()
         return [one.ref for one in self.client.rows({kind: ("name",)})[kind] if one.values["name"] == name]
 
     def close(self) -> None:

@@ -24,7 +24,7 @@ from provisioners.driver import (
     TransientDriverError,
     removal_of,
 )
-from provisioners.vsphere import network, tasks
+from provisioners.vsphere import network, roles, tasks
 from provisioners.vsphere.client import MoRef, managed
 from provisioners.vsphere.driver import VSphereDriver
 from provisioners.vsphere.names import marker
@@ -429,6 +429,16 @@ def stubborn(work: Callable[[], None], *, tries: int = 6) -> list[DriverError]:
     raise told[-1]
 
 
+def forget_role(hand: Hand) -> None:
+    def remove(si: Any) -> None:
+        manager = si.content.authorizationManager
+        for role in manager.roleList:
+            if role.name == roles.ROLE:
+                manager.RemoveAuthorizationRole(role.roleId, False)
+
+    hand.client.changing(remove)
+
+
 TROUBLE = [
     ("CreateFolder", "fail_call", "TaskInProgress"),
     ("CreateFolder", "fail_call", "NotAuthenticated"),
@@ -449,19 +459,51 @@ TROUBLE = [
     ("RetrieveEntityPermissions", "fail_call", "NotAuthenticated"),
     ("FindChild", "lose_answer", ""),
     ("RetrievePropertiesEx", "lose_answer", ""),
+    ("Destroy_Task", "fail_call", "TaskInProgress"),
+    ("Destroy_Task", "fail_call", "NotAuthenticated"),
+    ("Destroy_Task", "fail_task", "ResourceInUse"),
+    ("Destroy_Task", "lose_answer", ""),
+    ("Destroy_Task", "cut", ""),
+    ("RemoveEntityPermission", "fail_call", "HostCommunication"),
+    ("RemoveEntityPermission", "lose_answer", ""),
 ]
+
+
+@pytest.mark.parametrize("kind", ["Folder", "ResourcePool", "DistributedVirtualPortgroup"])
+def test_what_somebody_destroyed_is_made_anew(driver, hand, spec, kind):
+    [gone] = hand.names(kind, spec.ref.name)
+    hand.task(gone, "Destroy_Task")
+
+    assert driver.observe(spec.ref).part(OF_KIND[kind]).presence is Presence.ABSENT
+    walk(driver, spec)
+
+    assert objects(hand, spec.ref) == ONE_EACH
+    assert hand.names(kind, spec.ref.name) != [gone]
+
+
+def test_a_look_costs_few_calls(driver, spec, vcenter_control):
+    driver.observe(spec.ref)
+    vcenter_control.forget_calls()
+
+    driver.observe(spec.ref)
+
+    calls = vcenter_control.calls()
+    assert sum(calls.values()) <= 11, calls
 
 
 @pytest.mark.parametrize(("method", "how", "fault"), TROUBLE)
 def test_one_trouble_is_one_more_try(driver, hand, vcenter_control, method, how, fault):
     spec = boundary(access=(("p-1", "member"),))
+    forget_role(hand)
     getattr(vcenter_control, how)(method, *([fault] if fault else []))
 
     stubborn(lambda: walk(driver, spec))
+    stubborn(lambda: walk(driver, replace(spec, memory_gib=128)))
 
     assert objects(hand, spec.ref) == ONE_EACH
     stubborn(lambda: clear(driver, spec))
     assert objects(hand, spec.ref) == NONE
+    assert [rule.hits for rule in vcenter_control.rules()] == [1]
 
 
 def test_a_port_group_that_takes_long_is_polled(driver, hand, vcenter_control, monkeypatch):
