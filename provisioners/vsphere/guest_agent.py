@@ -246,8 +246,8 @@ class Agent:
         if told["delivery"] != self._state.delivery:
             self._guest.write(CA_FILE, told["ca_pem"], 0o644)
             self._write_gateway_environment(told, told["token"])
-            known = {name: told[name] for name in ("delivery", "gateway_uid", "control_plane_url")}
-            self._keep(State(**known, want=self._state.want))
+            fresh = State(told["delivery"], told["gateway_uid"], told["control_plane_url"], want=self._state.want)
+            self._keep(fresh)
             self._guest.restart(GATEWAY)
         # after everything else: cut short before, it is read once more and found to be done
         self._guest.info_set(ENROLMENT, CLEARED)
@@ -405,7 +405,7 @@ def _want_of(text: str) -> str:
 def _serving_of(body: bytes) -> dict[str, Any]:
     told = json.loads(body)
     try:
-        found = {
+        found: dict[str, Any] = {
             "want": str(told["want"]),
             "argv": [str(word) for word in told["argv"]],
             "environment": dict(told["environment"]),
