@@ -90,7 +90,7 @@ CALLS: Final[Mapping[str, tuple[Right, ...]]] = {
     # machines
     "CloneVM_Task": (
         *_on(Place.TEMPLATES, "VirtualMachine.Provisioning.DeployTemplate", "VirtualMachine.Provisioning.Clone"),
-        *_on(Place.VMS, "VirtualMachine.Inventory.CreateFromExisting"),
+        *_on(Place.VMS, "VirtualMachine.Inventory.CreateFromExisting", "VirtualMachine.Config.AddNewDisk"),
         *_on(Place.POOLS, "Resource.AssignVMToPool"),
         *_on(Place.DATASTORES, "Datastore.AllocateSpace"),
         *_on(Place.NETWORKS, "Network.Assign"),
@@ -163,6 +163,7 @@ _WHY: Final[Mapping[str, str]] = {
     "Datastore.FileManagement": "remove what was left behind",
     "Network.Assign": "put machines into their tenant's network",
     "VirtualMachine.Config.AddRemoveDevice": "add GPUs and network cards",
+    "VirtualMachine.Config.AddNewDisk": "give a clone its disks",
     "VirtualMachine.Config.AdvancedConfig": "hand the guest its configuration",
     "VirtualMachine.Config.CPUCount": "set the number of vCPU",
     "VirtualMachine.Config.DiskExtend": "set the size of the disk",

@@ -46,7 +46,7 @@ from provisioners.driver import (
     TransientDriverError,
     UnitSpec,
 )
-from provisioners.vsphere import gpu_types
+from provisioners.vsphere import gpu_types, privileges
 from provisioners.vsphere.client import MoRef, VCenterClient, managed, reference
 from provisioners.vsphere.driver import VSphereDriver
 from provisioners.vsphere.failures import AccessDenied
@@ -211,6 +211,16 @@ def test_what_it_can_do_is_told_and_nothing_is_missing(driver: VSphereDriver) ->
 
     log.info(able.version)
     assert {name: text for name, text in able.missing.items() if name.startswith("right:")} == {}
+
+
+def test_every_privilege_of_the_table_is_one_of_this_vcenter(driver: VSphereDriver) -> None:
+    known = driver.client.reading(
+        lambda session: {str(one.privId) for one in session.content.authorizationManager.privilegeList or ()}
+    )
+    if not known:
+        pytest.skip("it does not tell its privileges")
+
+    assert {right.privilege for right in privileges.needed()} <= known
 
 
 def test_every_string_that_hosts_offer_is_explained(driver: VSphereDriver) -> None:
