@@ -225,10 +225,11 @@ def provider(listed: Listed, capabilities: Capabilities) -> ObservedProvider:
         where = _ref(one, "runtime.host")
         if where is not None and one.values.get("runtime.powerState") == _RUNS:
             on[where].append(_vm(one, listed, owners))
+    visible = frozenset(one.ref for one in listed.vms)
     hosts: list[ObservedHost] = []
     uses: list[ObservedUse] = []
     for host in sorted(listed.hosts, key=lambda one: one.name):
-        seen, contradictions = reading_uses.uses_of(host, on[host.ref])
+        seen, contradictions = reading_uses.uses_of(host, on[host.ref], visible)
         uses += seen
         hosts.append(_host(host, seen, contradictions, evacuated=host.ref in listed.evacuated))
     return ObservedProvider(

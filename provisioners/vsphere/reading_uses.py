@@ -8,7 +8,7 @@ guessed wrongly would let two tenants have one.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
@@ -77,8 +77,13 @@ class _Taken:
     slots: int
 
 
-def uses_of(host: Host, vms: Sequence[Vm]) -> tuple[tuple[ObservedUse, ...], tuple[str, ...]]:
-    """Return the uses of a host's room by VMs that run there, and what of it cannot all be true."""
+def uses_of(
+    host: Host, vms: Sequence[Vm], visible: Collection[MoRef] = ()
+) -> tuple[tuple[ObservedUse, ...], tuple[str, ...]]:
+    """Return the uses of a host's room by VMs that run there, and what of it cannot all be true.
+
+    `visible` are further VMs that can be read and do not run there: one that has just stopped may still be shown.
+    """
     uses: list[ObservedUse] = []
     taken: dict[str, list[tuple[Vm, _Taken]]] = {}
     rest_vcpu, rest_mib = 0, 0
@@ -95,7 +100,7 @@ def uses_of(host: Host, vms: Sequence[Vm]) -> tuple[tuple[ObservedUse, ...], tup
             uses.append(_use(host, vm, window, first=position == 0, turns=turns))
     if rest_vcpu or rest_mib:
         uses.append(ObservedUse(host.name, "", None, 0, "", None, None, OTHERS, rest_vcpu, _gib(rest_mib)))
-    uses += _unseen(host, {vm.ref for vm in vms}, set(taken))
+    uses += _unseen(host, {*visible, *(vm.ref for vm in vms)})
     return tuple(uses), tuple(_contradictions(taken))
 
 
@@ -173,10 +178,10 @@ def _largest(host: Host) -> int:
     return max((gpu.slots for gpu in host.gpus), default=0)
 
 
-def _unseen(host: Host, seen: set[MoRef], told: set[str]) -> Iterator[ObservedUse]:
-    """Yield whole GPUs on which the host shows somebody whom we cannot read: what he takes is not known."""
+def _unseen(host: Host, seen: set[MoRef]) -> Iterator[ObservedUse]:
+    """Yield whole GPUs on which the host shows somebody whom we cannot read: all that others leave may be his."""
     for gpu in host.gpus:
-        if gpu.device not in told and gpu.slots and (strangers := sorted(set(gpu.vms) - seen)):
+        if gpu.slots and (strangers := sorted(set(gpu.vms) - seen)):
             name = f"{UNSEEN} ({strangers[0].id})"
             yield ObservedUse(host.name, gpu.device, 0, gpu.slots, WHOLE, None, None, name)
 

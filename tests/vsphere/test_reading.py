@@ -212,6 +212,16 @@ def test_a_vm_that_we_may_not_see_takes_the_gpu_that_the_host_shows_it_on():
     assert "may not see" in uses[0].name
 
 
+def test_one_that_we_may_not_see_has_what_a_visible_neighbour_leaves_and_one_that_has_just_stopped_has_nothing():
+    where = carrying(gpu("0000:1b:00.0", "a", "other"))
+
+    hidden, _ = uses_of(where, [vm("a", "nvidia_h100xm-1-10c")])
+    stopped, _ = uses_of(where, [vm("a", "nvidia_h100xm-1-10c")], {MoRef("VirtualMachine", "other")})
+
+    assert [(use.size, use.profile) for use in hidden] == [(1, "1g.10gb"), (8, "")]
+    assert [use.name for use in stopped] == ["a"]
+
+
 def test_passthrough_is_where_its_device_is():
     direct = Gpu("esx-1/p", "p", "H100-80GB", 8, passthrough=True, mode="none", vms=())
 
