@@ -29,6 +29,11 @@ TENANT: Final = "{tenant}"
 """Stands for the tenant's id in the pattern of group names."""
 
 
+_LABEL: Final = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?"
+_HOST: Final = re.compile(rf"{_LABEL}(\.{_LABEL})*|[0-9a-f:.]*:[0-9a-f:.]*", re.IGNORECASE)
+"""A DNS name, an address of IPv4, or one of IPv6: what cannot be written in DNS fails in no way that is expected."""
+
+
 class BadSettings(ValueError):
     """A setting of the provider cannot be used; the text says which and why, and holds no secret."""
 
@@ -107,12 +112,17 @@ def settings_of(config: Mapping[str, Any], secrets: Mapping[str, Secret]) -> Set
     Raises `BadSettings`, and `KeyError` with the name of a setting or credential that is missing.
     """
     given = {name: value for name, value in config.items() if value is not None and value not in ("", [], {})}
-    parts = urlsplit(str(given["url"]))
+    try:
+        parts = urlsplit(str(given["url"]))
+    except ValueError as error:
+        raise BadSettings("url: this is no address") from error
     if parts.scheme != "https" or not parts.hostname:
         raise BadSettings("url: the address of a vCenter starts with https:// and names a host")
     if parts.username or parts.password:
         raise BadSettings("url: no credential belongs in an address")
-    if parts.path not in {"", "/", "/sdk"}:
+    if not _HOST.fullmatch(parts.hostname):
+        raise BadSettings("url: this names no host that can be looked up")
+    if parts.path not in {"", "/", "/sdk"} or parts.query or parts.fragment:
         raise BadSettings("url: the address of a vCenter has no path")
     password = Secret(secrets["password"].reveal().rstrip("\r\n"))
     if not password.reveal():

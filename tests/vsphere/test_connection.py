@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import fields
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from provisioners import registry
 from provisioners.driver import Secret
@@ -77,3 +79,18 @@ def test_the_role_is_shown_to_be_copied():
     [document] = CONNECTION.documents
 
     assert (document.file, document.text) == ("vcenter-role.md", privileges.document())
+
+
+HOSTILE = st.one_of(
+    st.text(min_size=1, max_size=80),
+    st.text("[]:/@%?#\\{}\u2215\uff0f\u202e\x00\r\n=,-0123456789aé", min_size=1, max_size=40),
+    st.sampled_from(["https://[", "https://[::1", "https://a:b", "https://\u2100", "-----BEGIN CERTIFICATE-----\x00"]),
+)
+
+
+@pytest.mark.parametrize("key", [one.key for one in CONNECTION.settings if one.refuses is not None])
+@given(text=HOSTILE)
+def test_whatever_is_typed_is_taken_or_refused_in_words(key, text):
+    said = refusal(key, text)
+
+    assert said == "" or said[-1] in ".)"

@@ -32,6 +32,11 @@ def test_a_row_becomes_settings_and_shows_no_secret():
     assert "horse" not in repr(settings)
 
 
+@pytest.mark.parametrize("host", ["vc", "vc-1.example.org", "10.1.2.3", "[fd00::1]:8443", "VC.Example.org:443"])
+def test_names_and_addresses_are_taken(host):
+    assert settings_of({"url": f"https://{host}", "user": "u"}, SECRETS).host
+
+
 def test_a_thumbprint_is_taken_in_any_spelling():
     settings = settings_of({"url": "https://vc", "user": "u", "thumbprint": ":".join(["AB"] * 32)}, SECRETS)
 
@@ -45,6 +50,10 @@ def test_a_thumbprint_is_taken_in_any_spelling():
         ({"url": "https://u:p@vc"}, "no credential"),
         ({"url": "https://vc/ui"}, "no path"),
         ({"url": "https://vc:99999"}, "port"),
+        ({"url": "https://["}, "no address"),
+        ({"url": "https://a..b"}, "no host"),
+        ({"url": "https://" + "x" * 64}, "no host"),
+        ({"url": "https://vc?x=1"}, "no path"),
         ({"ca_pem": "nothing"}, "holds no certificate"),
         ({"ca_pem": "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"}, "no certificate that can be"),
         ({"control_plane_ca_pem": "none"}, "holds no certificate"),
