@@ -4,44 +4,36 @@ One read of the datacenter's objects with leaf paths. Hardware of VMs is what su
 VMs that run on a host with GPUs and have changed since it was last read; PCI buses are read once in a while. The
 number of calls does not grow with the objects.
 
-A VM is ours by its mark and by lying in the folder of a boundary of the same tenant below our root folder: another
-installation may use the same vCenter under another root folder, and what carries its mark is no orphan of ours.
-
 Invariants: what could not be read makes the snapshot incomplete, never empty; nobody is taken for absent because a
 device's place is not told.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
-
-from pyVmomi import vim
 
 from provisioners.driver import (
     Binding,
     BoundaryKind,
     Capabilities,
-    Kind,
     ObservedGpu,
     ObservedHost,
-    ObservedObject,
     ObservedProvider,
     ObservedUse,
-    Ref,
 )
-from provisioners.vsphere import names, reading_hosts, reading_uses
-from provisioners.vsphere.client import Found, MoRef, reference
+from provisioners.vsphere import reading_hosts, reading_uses
+from provisioners.vsphere.client import Found, MoRef
 from provisioners.vsphere.failures import LookFirst
 from provisioners.vsphere.ground import Estate, Ground
 from provisioners.vsphere.names import EVACUATED_FIELD, MARK_FIELD
+from provisioners.vsphere.ownership import Attribute, Owners, objects_of, ref_at
 from provisioners.vsphere.reading_hosts import MIG_MODE, Gpu, Host, PciGpu
 from provisioners.vsphere.reading_uses import Device, Vm
 from provisioners.vsphere.vms import CONFIGURE, key_of
@@ -52,7 +44,7 @@ PATHS: Final[Mapping[str, tuple[str, ...]]] = {
     "VirtualMachine": (
         "name", "parent", "customValue", "runtime.host", "runtime.powerState", "runtime.connectionState",
         "config.template", "config.changeVersion", "config.hardware.numCPU", "config.hardware.memoryMB",
-        "resourcePool", "guest.toolsRunningStatus", "guest.ipAddress",
+        "config.instanceUuid", "resourcePool", "guest.toolsRunningStatus", "guest.ipAddress",
     ),
     "Folder": ("name", "parent", "customValue", "permission"),
     "ResourcePool": ("name", "parent", "customValue", "config.cpuAllocation", "config.memoryAllocation"),
@@ -65,10 +57,6 @@ _RUNS: Final = "poweredOn"
 _HARDWARE: Final = "config.hardware.device"
 _EXTRA: Final = "config.extraConfig"
 RECORD: Final = key_of(CONFIGURE)
-_CustomValue: Final = vim.CustomFieldsManager.StringValue
-
-Attribute = Callable[[Mapping[str, Any], str], str]
-"""(values with `customValue`, name) → a custom attribute, `""` where it is not set."""
 
 
 class Inventory:
@@ -107,7 +95,7 @@ class Inventory:
         with_gpus = {host.ref for host in hosts if host.gpus}
         running = [one for one in rows["VirtualMachine"] if one.values.get("runtime.powerState") == _RUNS]
         marked = [one for one in running if attribute(one.values, MARK_FIELD)]
-        beside = [one for one in running if _ref(one, "runtime.host") in with_gpus]
+        beside = [one for one in running if ref_at(one, "runtime.host") in with_gpus]
         inside = self._look_inside(marked, beside)
         blind = [str(one.values.get("name", one.ref.id)) for one in beside if one.ref not in inside]
         return Listed(
@@ -219,10 +207,10 @@ def _attributes(ground: Ground) -> Attribute:
 
 def provider(listed: Listed, capabilities: Capabilities) -> ObservedProvider:
     """Return the snapshot that the lists of a vCenter show; pure."""
-    owners = _Owners(listed)
+    owners = Owners(listed.folders, listed.root, listed.estate.vm_folder, listed.attribute)
     on: dict[MoRef, list[Vm]] = defaultdict(list)
     for one in listed.vms:
-        where = _ref(one, "runtime.host")
+        where = ref_at(one, "runtime.host")
         if where is not None and one.values.get("runtime.powerState") == _RUNS:
             on[where].append(_vm(one, listed, owners))
     visible = frozenset(one.ref for one in listed.vms)
@@ -235,7 +223,7 @@ def provider(listed: Listed, capabilities: Capabilities) -> ObservedProvider:
     return ObservedProvider(
         hosts=tuple(hosts),
         uses=tuple(uses),
-        objects=tuple(_objects(listed, owners)),
+        objects=objects_of(owners, (*listed.pools, *listed.portgroups), listed.vms),
         capabilities=capabilities,
         complete=not listed.unread,
         version=capabilities.version + (f"; not read: {'; '.join(listed.unread)}" if listed.unread else ""),
@@ -285,48 +273,7 @@ def _gpu(host: Host, gpu: Gpu, index: int, uses: Iterable[ObservedUse]) -> Obser
     )
 
 
-# --- whose it is ----------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class _Owners:
-    """Which folders are ours, and whose what lies in them is."""
-
-    listed: Listed
-    parents: dict[MoRef, MoRef] = field(init=False)
-    boundaries: dict[MoRef, Ref] = field(init=False)
-    """Folder of a boundary → whose."""
-
-    def __post_init__(self) -> None:
-        listed = self.listed
-        self.parents = {one.ref: parent for one in listed.folders if (parent := _ref(one, "parent")) is not None}
-        roots = {
-            one.ref
-            for one in listed.folders
-            if one.values.get("name") == listed.root and self.parents.get(one.ref) == listed.estate.vm_folder
-        }
-        self.boundaries = {}
-        for one in listed.folders:
-            mark = names.parse_marker(listed.attribute(one.values, MARK_FIELD))
-            if mark is not None and mark[0].kind is Kind.BOUNDARY and self.parents.get(one.ref) in roots:
-                self.boundaries[one.ref] = mark[0]
-
-    def of_vm(self, vm: Found) -> tuple[Ref, int | None] | None:
-        """Return whose a VM is: by its mark, or by its name while it has none, in a folder of the same tenant."""
-        boundary = self._boundary_of(_ref(vm, "parent"))
-        if boundary is None:
-            return None
-        mark = self.listed.attribute(vm.values, MARK_FIELD)
-        whose = names.parse_marker(mark) if mark else names.parse_vm_name(str(vm.values.get("name", "")), boundary)
-        return whose if whose is not None and whose[0].tenant_uid == boundary.tenant_uid else None
-
-    def _boundary_of(self, folder: MoRef | None) -> Ref | None:
-        while folder is not None and folder not in self.boundaries:
-            folder = self.parents.get(folder)
-        return None if folder is None else self.boundaries[folder]
-
-
-def _vm(one: Found, listed: Listed, owners: _Owners) -> Vm:
+def _vm(one: Found, listed: Listed, owners: Owners) -> Vm:
     whose = owners.of_vm(one)
     inside = listed.inside.get(one.ref, _NOTHING)
     unit = inside.unit if whose is not None else None
@@ -337,51 +284,13 @@ def _vm(one: Found, listed: Listed, owners: _Owners) -> Vm:
         memory_mib=int(one.values.get("config.hardware.memoryMB") or 0),
         devices=inside.devices,
         # without a unit it was not fitted by us, and whoever powered it on uses the host as anybody else does
-        owner=whose[0] if whose is not None and unit is not None else None,
+        owner=whose if unit is not None else None,
         unit=unit,
         is_whole=unit is not None and inside.is_whole,
     )
 
 
-def _objects(listed: Listed, owners: _Owners) -> Iterator[ObservedObject]:
-    """Yield one entry per ref of ours, with what a pass cares for in its fingerprint."""
-    of: dict[Ref, list[Found]] = defaultdict(list)
-    for one in listed.folders:
-        if one.ref in owners.boundaries:
-            of[owners.boundaries[one.ref]].append(one)
-    for one in (*listed.pools, *listed.portgroups):
-        mark = names.parse_marker(listed.attribute(one.values, MARK_FIELD))
-        if mark is not None and mark[0] in of:
-            of[mark[0]].append(one)
-    for one in listed.vms:
-        whose = owners.of_vm(one)
-        if whose is not None:
-            of[whose[0]].append(one)
-    for ref, found in sorted(of.items(), key=lambda item: item[0].name):
-        yield ObservedObject(ref, _fingerprint(found))
-
-
-def _fingerprint(found: Iterable[Found]) -> str:
-    text = "\n".join(
-        sorted(f"{one.ref} {sorted((path, _text(value)) for path, value in one.values.items())}" for one in found)
-    )
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _text(value: Any) -> str:
-    """Return a value as text; of a list the order does not matter."""
-    if not isinstance(value, list):
-        return str(value)
-    # a custom value is written by hand: pyVmomi's own text of one costs more than the read
-    return str(sorted(f"{one.key}={one.value}" if isinstance(one, _CustomValue) else str(one) for one in value))
-
-
 # --- reading values -------------------------------------------------------------------------------
-
-
-def _ref(found: Found, path: str) -> MoRef | None:
-    value = found.values.get(path)
-    return None if value is None else reference(value)
 
 
 def _version(vm: Found) -> str:

@@ -303,7 +303,9 @@ def test_ours_are_ours_by_mark_folder_tenant_and_unit(driver, folders):
     folders.vm(folder, machine.name, "DC0_C0_H0", small, mark=marker(machine), unit=unit)
     folders.vm(folder, f"{endpoint.name}-1", "DC0_C0_H0", small, mark=marker(endpoint, 1), unit=replica)
     folders.vm(folder, "stranger", "DC0_C0_H0", small, mark=marker(stranger), unit=uuid4())
-    folders.vm(folder, "no-unit", "DC0_C0_H0", small, mark=marker(Ref(Kind.MACHINE, uuid4(), TENANT)))
+    no_unit = Ref(Kind.MACHINE, uuid4(), TENANT)
+    folders.vm(folder, no_unit.name, "DC0_C0_H0", small, mark=marker(no_unit))
+    folders.vm(folder, "copy", "DC0_C0_H0", small, mark=marker(machine), unit=unit)
     elsewhere = folders.folder(Ref(Kind.BOUNDARY, uuid4(), TENANT), root="another-installation")
     folders.vm(elsewhere, "theirs", "DC0_C0_H0", small, mark=marker(machine), unit=unit)
     unmarked = Ref(Kind.MACHINE, uuid4(), TENANT)
@@ -314,7 +316,7 @@ def test_ours_are_ours_by_mark_folder_tenant_and_unit(driver, folders):
     owners = {use.name: (use.ref, use.unit) for use in seen.uses}
     assert owners[machine.name] == (machine, unit)
     assert owners[f"{endpoint.name}-1"] == (endpoint, replica)
-    assert {owners[name] for name in ("stranger", "no-unit", "theirs")} == {(None, None)}
+    assert {owners[name] for name in ("stranger", no_unit.name, "theirs", "copy")} == {(None, None)}
     found = {one.ref for one in seen.objects}
     assert {boundary, machine, endpoint, unmarked} <= found
     assert stranger not in found
