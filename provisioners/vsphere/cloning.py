@@ -8,7 +8,6 @@ not of this process: after a lost answer the same clone is waited for, and limit
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,8 +24,11 @@ from provisioners.vsphere.hardware import EFI, options
 from provisioners.vsphere.names import instance_uuid, vm_name
 from provisioners.vsphere.tasks import finish
 
+SOONEST_S: Final = 0.25
 SOON_S: Final = 2.0
-"""When to ask again for a place among the clones that run."""
+"""When to ask again for a place among the clones that run, at the earliest and at the latest."""
+_SHARE: Final = 0.05
+"""Of the age of the oldest clone that runs: so much of a clone's time a place may stay empty."""
 _CLONES: Final = "VirtualMachine.clone"
 """Begins the description of a clone's task: `VirtualMachine.clone`; the lab's simulator says `cloneVm`."""
 _SLACK: Final = timedelta(seconds=10)
@@ -46,6 +48,7 @@ class RunningClone:
     """What the new machine is called, `""` where vCenter does not tell."""
     host: str
     """Name of the host that it goes to, `""` as above."""
+    queued: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,17 +135,11 @@ class Clones:
         """
         settings = self._ground.settings
         running = [one for one in running if not one.name or datastore.OURS.fullmatch(one.name)]
-        here = Counter(one.host for one in running)[host]
+        here = [one for one in running if one.host == host]
         if len(running) >= settings.clones:
-            raise TransientDriverError(
-                f"vCenter makes {len(running)} machines already, as many as may be at a time; this one waits",
-                retry_after_s=SOON_S,
-            )
-        if here >= settings.clones_per_host:
-            raise TransientDriverError(
-                f"host {host} takes {here} new machines already, as many as may be at a time; this one waits",
-                retry_after_s=SOON_S,
-            )
+            raise _full(f"vCenter makes {len(running)} machines already", running)
+        if len(here) >= settings.clones_per_host:
+            raise _full(f"host {host} takes {len(here)} new machines already", here)
 
     # --- starting ---------------------------------------------------------------------------------
 
@@ -190,6 +187,12 @@ class Clones:
             lock.release()
 
 
+def _full(what: str, running: Sequence[RunningClone]) -> TransientDriverError:
+    age_s = (datetime.now(UTC) - min(one.queued for one in running)).total_seconds()
+    again_s = min(SOON_S, max(SOONEST_S, _SHARE * age_s))
+    return TransientDriverError(f"{what}, as many as may be at a time; this one waits", retry_after_s=again_s)
+
+
 def matched(tasks: Sequence[_Task], events: Sequence[_Event]) -> tuple[RunningClone, ...]:
     """Return each task with what its event tells; pure. An event is of one task at most.
 
@@ -205,7 +208,8 @@ def matched(tasks: Sequence[_Task], events: Sequence[_Event]) -> tuple[RunningCl
         event = own[0] if own else None
         if event is not None:
             left.remove(event)
-        found.append(RunningClone(task.id, "" if event is None else event.name, "" if event is None else event.host))
+        name, host = ("", "") if event is None else (event.name, event.host)
+        found.append(RunningClone(task.id, name, host, task.queued))
     return tuple(found)
 
 

@@ -554,7 +554,8 @@ def test_one_clone_more_than_a_host_or_vcenter_takes_waits_and_says_so(drivers, 
     with pytest.raises(TransientDriverError, match="vCenter makes 2 machines already"):
         driver.start(clones[3])
 
-    assert full.value.retry_after_s == 2
+    assert full.value.retry_after_s is not None
+    assert 0.25 <= full.value.retry_after_s <= 2
     vcenter_control.clear(rule)
     for handle in (first, third):
         while driver.poll(handle).state == "running":
