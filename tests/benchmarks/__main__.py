@@ -1,6 +1,6 @@
 """`make bench`: every bench, one after another, in one run. Single readings: compare the rows of one run.
 
-python -m tests.benchmarks [claims|api|passes|gateway|portal|streams|estate|boundaries …]
+python -m tests.benchmarks [claims|api|passes|gateway|portal|streams|estate|boundaries|clones …]
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHES = ("claims", "api", "passes", "gateway", "portal", "streams", "estate", "boundaries")
+BENCHES = ("claims", "api", "passes", "gateway", "portal", "streams", "estate", "boundaries", "clones")
 
 
 def main() -> int:
