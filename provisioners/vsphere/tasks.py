@@ -16,6 +16,8 @@ from provisioners.vsphere.failures import LookFirst
 
 SHORT_S: Final = 5.0
 """For how long a task is awaited that is over at once on a vCenter that is well."""
+ONE_WAIT_S: Final = 10
+"""For one call: below the deadline of every call, or waiting would look like a connection that broke."""
 _KIND: Final = "vsphere-task"
 _Collector: Final = vmodl.query.PropertyCollector
 
@@ -67,7 +69,8 @@ def _await_end(client: VCenterClient, task_id: str, within_s: float) -> None:
             collector.CreateFilter(_Collector.FilterSpec(objectSet=[wanted], propSet=[paths]), False)
             end, version = time.monotonic() + within_s, ""
             while (left := end - time.monotonic()) > 0:
-                told = collector.WaitForUpdatesEx(version, _Collector.WaitOptions(maxWaitSeconds=math.ceil(left)))
+                wait = min(ONE_WAIT_S, math.ceil(left))
+                told = collector.WaitForUpdatesEx(version, _Collector.WaitOptions(maxWaitSeconds=wait))
                 if told is not None:
                     version = told.version
                     if _states(told) & {"success", "error"}:
