@@ -133,7 +133,7 @@ class BoundaryKindPass(outcome.ProviderKind):
         row.address = ""
         operations.boundary_released(row, now=now)
         gateways.removed(row.pk, units=None, now=now)
-        if vlans.give_back(row):
+        if vlans.of(row) is not None:  # free when this row's release is committed
             for other in without_vlan(row.provider_id):
                 lease.nudge(other, at=now)
         waiting = Allocation.objects.filter(boundary_id=row.pk, released_at__isnull=True).values_list("pk", flat=True)

@@ -1,6 +1,7 @@
 """VLANs of boundaries: taken once, of the ranges that the provider may give; given back when the boundary is gone.
 
-A row is the taking. Takers at one provider go one after the other; the database refuses two rows for one VLAN.
+A row is the taking. Takers at one provider go one after the other; the database refuses two rows for one VLAN, and
+takes the row away with the boundary's release, however that comes about (trigger `vlan_given_back`).
 """
 
 from __future__ import annotations
@@ -51,12 +52,6 @@ def take(boundary: Boundary, ranges: Sequence[tuple[int, int]], *, now: datetime
         cursor.execute(_TAKE, values)
         row = cursor.fetchone()
     return None if row is None else int(row[0])
-
-
-def give_back(boundary: Boundary) -> bool:
-    """Let another boundary have a boundary's VLAN; whether it had one. Only once nothing of the boundary is left."""
-    deleted, _ = Vlan.objects.filter(boundary_id=boundary.pk).delete()
-    return deleted > 0
 
 
 def counted(boundary: Boundary) -> int:

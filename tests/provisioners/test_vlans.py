@@ -10,9 +10,10 @@ from django.db import IntegrityError, transaction
 from provisioners.boundary import PASS, VLAN_RETRY_S
 from tenants import audit, vlans
 from tenants.models import Boundary, Machine, Provider, Vlan
-from tenants.operations import machines
+from tenants.operations import machines, write_offs
 from tenants.specs import AllocationSpec, GpuAsk, MachineAsk, UnitAsk, Where
 from tenants.states import BoundaryKind, condition_of
+from tenants.transactions import acting
 from tenants.vlan_ranges import vlan_ranges
 from tests import factories
 from tests.conftest import NOW
@@ -156,13 +157,25 @@ def test_a_range_that_is_none_is_said_and_mended(here: World) -> None:
     assert taken() == [1200]
 
 
+def test_however_a_boundary_ends_its_vlan_is_free(here: World) -> None:
+    provider = with_vlans("1200")
+    row, actor = machine(here)
+    here.drive(is_ready(row))
+    Provider.objects.update(enabled=False)
+
+    with acting(actor):
+        write_offs.apply(fresh(row).allocation, actor=actor, now=here.clock())
+
+    assert taken() == []
+    with transaction.atomic():
+        assert vlans.take(boundary(provider), vlan_ranges("1200"), now=NOW) == 1200
+
+
 @pytest.mark.no_audit
 def test_the_ledger_audit_finds_one_that_was_kept() -> None:
     row = boundary(factories.provider())
-    Vlan.objects.create(provider=row.provider, number=9, boundary=row, tenant=row.tenant, taken_at=NOW)
-    assert audit.findings(("vlan",)) == []
-
     Boundary.objects.update(released_at=NOW, deletion_requested_at=NOW)
+    Vlan.objects.create(provider=row.provider, number=9, boundary=row, tenant=row.tenant, taken_at=NOW)
 
     [found] = audit.findings(("vlan",))
     assert "VLAN 9" in found.detail
