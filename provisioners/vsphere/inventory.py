@@ -48,7 +48,7 @@ PATHS: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "Folder": ("name", "parent", "customValue", "permission"),
     "ResourcePool": ("name", "parent", "customValue", "config.cpuAllocation", "config.memoryAllocation"),
-    "DistributedVirtualPortgroup": ("name", "customValue", "config.defaultPortConfig"),
+    "DistributedVirtualPortgroup": ("name", "customValue", "config.defaultPortConfig", "config.policy"),
 }  # fmt: skip
 PCI_FOR_S: Final = 600.0
 """How long a host's PCI bus is taken as read; it changes at a boot."""
