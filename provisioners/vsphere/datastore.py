@@ -1,21 +1,24 @@
 """Where a VM's files go, and what of ours was left behind on a datastore: directories that no VM names.
 
-A directory of ours is named like a VM of ours, by ids alone; it is removed only when no VM names a file in it at two
-looks with a pause between them, for a clone that is under way has files before it has a VM.
+A directory of ours is named like a VM of ours, by ids alone. A name is no proof: another vCenter may have the same
+datastore, and a VM that somebody took out of the inventory is data all the same. So a directory is removed only when
+this process itself was to remove its VM, and no VM names a file in it at two looks with a pause between them. What
+is left by a process that has ended since is told in the log, for people to decide.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from pyVmomi import vim
 
-from provisioners.driver import NoCapacity, TransientDriverError
+from provisioners.driver import DriverError, NoCapacity, TransientDriverError
 from provisioners.vsphere.client import Found, MoRef, VCenterClient, managed, reference
 from provisioners.vsphere.ground import Ground, HostPlace
 from provisioners.vsphere.tasks import finish
@@ -25,7 +28,7 @@ GRACE_S: Final = 1800.0
 EVERY_S: Final = 600.0
 """Between looks; the first is after so long too."""
 SEARCH_S: Final = 20.0
-OURS: Final = re.compile(r"tn-(?:vm|ep)-[0-9a-f]{32}(?:-(?:0|[1-9][0-9]{0,3}))?(?:_[0-9]{1,4})?")
+OURS: Final = re.compile(r"(?P<vm>tn-(?:vm|ep)-[0-9a-f]{32}(?:-(?:0|[1-9][0-9]{0,3}))?)(?:_[0-9]{1,4})?")
 """Names of the directories that vCenter makes for our VMs; a second one of a name gets `_1`."""
 _GIB: Final = 2**30
 _STORE: Final = (
@@ -35,6 +38,9 @@ _STORE: Final = (
     "summary.maintenanceMode",
     "summary.multipleHostAccess",
 )
+_NAMED: Final = ("name", "config.files.vmPathName", "summary.config.vmPathName", "layoutEx.file")
+"""What tells where the files of a VM are; of one that is out of reach the second alone does."""
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -96,21 +102,36 @@ def normal(path: str) -> Directory | None:
 
 
 def stray_directories(ground: Ground) -> tuple[Directory, ...]:
-    """Return the directories of ours that no VM names, on every datastore that may be used; one look."""
-    client = ground.client
-    rows = client.rows(
-        {"Datastore": ("name", "browser", "summary.accessible"), "VirtualMachine": ("config.files.vmPathName",)}
-    )
-    allowed = ground.settings.datastores
+    """Return the directories of ours that no VM names, on every datastore that may be used; one look.
+
+    Raises `TransientDriverError` where a VM does not tell of its files: then nothing is known to be stray.
+    """
+    client, allowed = ground.client, ground.settings.datastores
+    rows = client.rows({"Datastore": ("name", "browser", "summary.accessible")}, root=ground.estate().datacenter)
     found: set[Directory] = set()
     for store in rows["Datastore"]:
         name = str(store.values.get("name", ""))
         if store.values.get("summary.accessible") and (not allowed or name in allowed):
             found |= set(_ours_on(ground, name, reference(store.values["browser"])))
+    if not found:
+        return ()
     # asked after the search: a clone that ended meanwhile is named by now
-    named = client.rows({"VirtualMachine": ("config.files.vmPathName",)})["VirtualMachine"]
-    used = {_directory_of(one.values.get("config.files.vmPathName")) for one in named}
+    used: set[Directory] = set()
+    for vm in client.rows({"VirtualMachine": _NAMED})["VirtualMachine"]:
+        used |= used_by(vm)
     return tuple(sorted(found - used))
+
+
+def used_by(vm: Found) -> set[Directory]:
+    """Return the directories in which a VM, read with `_NAMED`, has files; pure. Raises `TransientDriverError`.
+
+    Its disks may lie elsewhere than its configuration, and in another VM's directory.
+    """
+    paths = [vm.values.get("config.files.vmPathName"), vm.values.get("summary.config.vmPathName")]
+    if not any(paths):
+        raise TransientDriverError(f"{vm.values.get('name') or vm.ref.id} does not tell where its files are")
+    paths += [one.name for one in vm.values.get("layoutEx.file") or ()]
+    return {Directory(one.datastore, one.path.partition("/")[0]) for path in paths if (one := normal(str(path or "")))}
 
 
 def _ours_on(ground: Ground, name: str, browser: MoRef) -> Iterator[Directory]:
@@ -125,13 +146,8 @@ def _ours_on(ground: Ground, name: str, browser: MoRef) -> Iterator[Directory]:
             yield Directory(name, str(entry.path))
 
 
-def _directory_of(path: Any) -> Directory | None:
-    found = normal(str(path or ""))
-    return None if found is None else Directory(found.datastore, found.path.rpartition("/")[0])
-
-
 class Sweeper:
-    """Removes directories of ours that were stray at two looks. Thread-safe; remembers the first look."""
+    """Removes what is left of VMs that were removed here, stray at two looks. Thread-safe; remembers the first look."""
 
     def __init__(
         self, ground: Ground, *, grace_s: float = GRACE_S, clock: Callable[[], float] = time.monotonic
@@ -139,6 +155,8 @@ class Sweeper:
         """Sweep the datastores of one vCenter."""
         self._ground, self._grace_s, self._clock = ground, grace_s, clock
         self._first: dict[Directory, float] = {}
+        self._removed: dict[str, float] = {}
+        """VM that was to be removed → when."""
         self._looked = clock()
         self._lock = threading.Lock()
 
@@ -150,14 +168,42 @@ class Sweeper:
             self._looked = self._clock()
             return True
 
+    def expect(self, vm: str) -> None:
+        """Take what is left of a VM for rubbish from now on: it is being removed."""
+        with self._lock:
+            self._removed[vm] = self._clock()
+
+    def keep(self, vm: str) -> None:
+        """Take nothing of a VM for rubbish any more: it is made again."""
+        with self._lock:
+            self._removed.pop(vm, None)
+
     def sweep(self) -> tuple[Directory, ...]:
-        """Look once; return the directories that were removed now."""
+        """Look once; return the directories that were removed now. One that cannot be removed keeps no other."""
         found = stray_directories(self._ground)
         now = self._clock()
         with self._lock:
+            new = [one for one in found if one not in self._first and _vm_of(one) not in self._removed]
             self._first = {one: self._first.get(one, now) for one in found}
-            due = [one for one, since in self._first.items() if now - since >= self._grace_s]
-        return tuple(one for one in due if self.remove(one))
+            names = {_vm_of(one) for one in found}
+            self._removed = {
+                vm: at for vm, at in self._removed.items() if vm in names or now - at < self._grace_s + EVERY_S
+            }
+            due = [
+                one
+                for one, since in self._first.items()
+                if now - since >= self._grace_s and _vm_of(one) in self._removed
+            ]
+        for one in new:
+            _log.warning("no VM names %s, and nobody here was to remove it: it is left alone", one.written)
+        return tuple(one for one in due if self._try(one))
+
+    def _try(self, directory: Directory) -> bool:
+        try:
+            return self.remove(directory)
+        except DriverError as error:
+            _log.warning("%s could not be removed: %s", directory.written, error.detail)
+            return False
 
     def remove(self, directory: Directory) -> bool:
         """Remove one directory of ours; False while it is still being removed."""
@@ -169,3 +215,8 @@ class Sweeper:
         )
         finish(client, task, within_s=SEARCH_S)
         return client.task(task).state == "success"
+
+
+def _vm_of(directory: Directory) -> str:
+    match = OURS.fullmatch(directory.path)
+    return "" if match is None else match["vm"]

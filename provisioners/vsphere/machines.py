@@ -103,10 +103,13 @@ class Machines:
         vm = self.find(step.ref, index)
         if step.undo and vm is None and bare == CLONE and (clone := self._clones.of(step.ref, index)) is not None:
             return handle_of(self._ground.client, clone.task)  # what is not there yet cannot be removed yet
+        if step.undo and bare == CLONE:
+            self._sweeper.expect(vm_name(step.ref, index))
         if step.undo:
             return {CLONE: self._destroy, CONFIGURE: self._changer.strip, POWER: self._changer.stop}[bare](vm)
         plan = payload(step, VmPlan)
         if bare == CLONE:
+            self._sweeper.keep(vm_name(step.ref, index))
             return self._clone(step, plan, vm)
         if vm is None:
             raise TransientDriverError(f"{vm_name(step.ref, index)} is not there")
@@ -303,12 +306,12 @@ class Machines:
         return answer
 
     def tidy(self) -> None:
-        """Now and then remove directories of ours that no VM names; what goes wrong is tried again next time."""
+        """Now and then remove what VMs that were removed here have left; what goes wrong is tried again next time."""
         if not self._sweeper.is_due():
             return
         try:
             for one in self._sweeper.sweep():
-                _log.warning("removed %s, which no VM named for a long time", one.written)
+                _log.warning("removed %s, which was left of a VM that was removed", one.written)
         except DriverError as error:
             _log.warning("left directories could not be looked for: %s", error.detail)
 

@@ -37,7 +37,7 @@ from provisioners.driver import (
     removal_of,
 )
 from provisioners.vsphere import cloud_init, datastore, hardware, removal, vms
-from provisioners.vsphere.client import MoRef, managed
+from provisioners.vsphere.client import Found, MoRef, managed
 from provisioners.vsphere.cloud_init import Seed
 from provisioners.vsphere.driver import VSphereDriver
 from provisioners.vsphere.failures import Advice, LookFirst, advice_of
@@ -779,23 +779,50 @@ def test_a_machine_that_boots_is_not_ready_yet(driver, spec, vcenter_control):
 # --- what is left behind --------------------------------------------------------------------------
 
 
-def test_a_directory_that_no_vm_names_goes_at_the_second_look(driver, home, hand):
-    spec = machine(home, power=Power.OFF)
-    run(driver, spec)
-    kept = machine(home, power=Power.OFF)
-    run(driver, kept)
-    hand.call(one_vm(hand, spec), "UnregisterVM")
+def test_of_a_machine_that_was_removed_here_what_is_left_goes_at_the_second_look(driver, home, hand):
+    gone, taken_out = (machine(home, power=Power.OFF) for _ in range(2))
     now = [0.0]
-    sweeper = datastore.Sweeper(driver.ground, clock=lambda: now[0])
+    machines = Machines(driver.ground, clock=lambda: now[0])
+    for spec in (gone, taken_out):
+        run(driver, spec)
+    for step in reversed(driver.steps(gone)):
+        while isinstance(machines.start(step.undoing()), Handle):
+            pass
+    _make_directory(hand, driver, gone.ref.name)
+    hand.call(one_vm(hand, taken_out), "UnregisterVM")
 
-    first = sweeper.sweep()
-    now[0] = datastore.GRACE_S
-    second = sweeper.sweep()
+    left = []
+    for _ in range(2 + round(datastore.GRACE_S / datastore.EVERY_S)):
+        now[0] += datastore.EVERY_S
+        machines.tidy()
+        left.append({one.path for one in datastore.stray_directories(driver.ground)})
 
-    assert first == ()
-    assert [one.path for one in second] == [spec.ref.name]
-    assert datastore.stray_directories(driver.ground) == ()
-    assert run(driver, kept, deleting=True).end == plan.Forget()
+    assert left[0] == left[-3] == {gone.ref.name, taken_out.ref.name}
+    assert left[-1] == {taken_out.ref.name}, "whoever took it out of the inventory may want it back"
+    for one in datastore.stray_directories(driver.ground):
+        datastore.Sweeper(driver.ground).remove(one)
+
+
+def test_a_vm_that_does_not_tell_where_its_files_are_makes_nothing_stray():
+    at = MoRef("VirtualMachine", "vm-1")
+    file = vim.vm.FileLayoutEx.FileInfo(key=0, name="[ds 2] tn-vm-2/tn-vm-2.vmdk", type="diskDescriptor", size=0)
+    whole = Found(at, {"config.files.vmPathName": "[ds 1] tn-vm-1/tn-vm-1.vmx", "layoutEx.file": [file]})
+    inaccessible = Found(at, {"summary.config.vmPathName": "[ds 1] tn-vm-1/tn-vm-1.vmx"})
+
+    assert datastore.used_by(whole) == {datastore.Directory("ds 1", "tn-vm-1"), datastore.Directory("ds 2", "tn-vm-2")}
+    assert datastore.used_by(inaccessible) == {datastore.Directory("ds 1", "tn-vm-1")}
+    with pytest.raises(TransientDriverError):
+        datastore.used_by(Found(at, {"name": "orphan"}))
+
+
+def _make_directory(hand: Hand, driver: VSphereDriver, name: str) -> None:
+    estate = driver.ground.estate()
+    store = hand.client.rows({"Datastore": ("name",)}, root=estate.datacenter)["Datastore"][0].values["name"]
+    hand.client.changing(
+        lambda si: si.content.fileManager.MakeDirectory(
+            name=f"[{store}] {name}", datacenter=managed(estate.datacenter, si), createParentDirectories=False
+        )
+    )
 
 
 def test_a_sweep_looks_now_and_then_and_survives_a_vcenter_that_is_busy(driver, vcenter_control, caplog):
