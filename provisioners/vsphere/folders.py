@@ -90,10 +90,13 @@ class Folders:
         found = self.read(ref)
         if found is None:
             return Done()
-        folder, values = found
-        if values.get("childEntity"):
-            raise TransientDriverError(f"folder {ref.name} is not empty: {self.contents(values)}")
+        folder, _values = found
         client = self._ground.client
+        [inside] = client.many([folder], "childEntity")
+        if inside.unread:
+            raise TransientDriverError(f"vCenter does not tell what is in folder {ref.name}; it stays")
+        if inside.values.get("childEntity"):
+            raise TransientDriverError(f"folder {ref.name} is not empty: {self.contents(inside.values)}")
         return finish(client, client.start(lambda si: managed(folder, si).Destroy_Task()))
 
     def contents(self, values: Mapping[str, Any]) -> str:

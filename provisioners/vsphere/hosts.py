@@ -24,7 +24,8 @@ MARKED: Final = "no placement"
 ENTERED: Final = "no placement; maintenance entered by us"
 _FOREVER: Final = 0
 """Time-out of entering maintenance mode: none; nothing runs there, so it does not wait."""
-_RUNS: Final = "poweredOn"
+_RESTS: Final = frozenset({"poweredOff", "suspended"})
+"""Anything else runs, or does not tell."""
 
 
 def evacuate(ground: Ground, host: str) -> None:
@@ -78,4 +79,6 @@ def _values(ground: Ground, host: MoRef) -> dict[str, Any]:
 
 def _has_running(ground: Ground, values: dict[str, Any]) -> bool:
     vms = [reference(vm) for vm in values.get("vm") or ()]
-    return any(one.values.get("runtime.powerState") == _RUNS for one in ground.client.many(vms, "runtime.powerState"))
+    return any(
+        one.values.get("runtime.powerState") not in _RESTS for one in ground.client.many(vms, "runtime.powerState")
+    )

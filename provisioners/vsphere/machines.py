@@ -330,10 +330,13 @@ def _events(session: Any, *, vm: Vm) -> list[LogLine]:
         entity=managed(vm.ref, session.si), recursion=vim.event.EventFilterSpec.RecursionOption.self
     )
     found = session.content.eventManager.QueryEvents(vim.event.EventFilterSpec(entity=own)) or ()
-    return [
-        LogLine(one.createdTime.strftime("%Y-%m-%dT%H:%M:%S.%fZ"), str(one.fullFormattedMessage or ""), vm.name)
-        for one in found
-    ]
+    return [line_of(one, vm.name) for one in found]
+
+
+def line_of(event: Any, vm: str) -> LogLine:
+    """Return an event for people: its first line, for what was changed follows it, one-time tokens too."""
+    text = str(event.fullFormattedMessage or "").strip().partition("\n")[0].rstrip()
+    return LogLine(event.createdTime.strftime("%Y-%m-%dT%H:%M:%S.%fZ"), text, vm)
 
 
 def _boundary_of(ref: Ref, vm: Vm) -> Ref | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -25,7 +25,7 @@ from provisioners.driver import (
     removal_of,
 )
 from provisioners.vsphere import network, roles, tasks
-from provisioners.vsphere.client import MoRef, managed
+from provisioners.vsphere.client import Found, MoRef, VCenterClient, managed
 from provisioners.vsphere.driver import VSphereDriver
 from provisioners.vsphere.names import marker
 from provisioners.vsphere.settings import Settings
@@ -406,6 +406,23 @@ def test_nothing_goes_while_something_is_in_it_and_what_it_is_stands_there(drive
     assert hand.names("VirtualMachine", name) == [vm]
     hand.task(vm, "Destroy_Task")
     assert driver.observe(spec.ref).blocked_by == ""
+
+
+def test_a_folder_whose_contents_are_not_told_is_not_taken_for_empty(driver, spec, monkeypatch):
+    [folder, *_] = driver.steps(spec)
+    withheld = {"childEntity": "NoPermission"}
+    real = VCenterClient.many
+
+    def many(self: VCenterClient, refs: Sequence[MoRef], *paths: str) -> tuple[Found, ...]:
+        if "childEntity" not in paths:
+            return real(self, refs, *paths)
+        return tuple(Found(ref, {}, withheld) for ref in refs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(VCenterClient, "many", many)
+        with pytest.raises(TransientDriverError, match="does not tell what is in"):
+            driver.start(folder.undoing())
+    assert driver.observe(spec.ref).part("folder.create").presence is Presence.PRESENT
 
 
 def test_a_vms_place_is_where_its_boundary_is(driver, spec):

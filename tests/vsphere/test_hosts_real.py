@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
@@ -11,6 +11,7 @@ from controlplane.labs.vsphere.control import Control
 from controlplane.labs.vsphere.vcenter import VCenter
 from controlplane.labs.vsphere.worlds import GpuHosts, Template, World
 from provisioners.driver import Done, TransientDriverError
+from provisioners.vsphere.client import Found, MoRef, VCenterClient
 from provisioners.vsphere.driver import VSphereDriver
 from tests.vsphere.ground import Hand, settings_for
 
@@ -82,6 +83,22 @@ def test_where_others_run_it_is_marked_only_until_they_have_gone(driver, hand, c
     driver.restore(HOST)
     assert (is_away(driver), really_is(hand)) == (False, False)
     control.remove_vm("idle")
+
+
+def test_a_machine_that_does_not_tell_its_power_is_taken_to_run(driver, hand, control, monkeypatch):
+    control.add_vm("hidden", HOST, power_on=False)
+    real = VCenterClient.many
+
+    def many(self: VCenterClient, refs: Sequence[MoRef], *paths: str) -> tuple[Found, ...]:
+        if paths != ("runtime.powerState",):
+            return real(self, refs, *paths)
+        return tuple(Found(ref, {}, {"runtime.powerState": "NoPermission"}) for ref in refs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(VCenterClient, "many", many)
+        driver.evacuate(HOST)
+    assert (is_away(driver), really_is(hand)) == (True, False)
+    control.remove_vm("hidden")
 
 
 def test_maintenance_that_was_there_before_us_stays(driver, hand):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from uuid import uuid4
 
 import pytest
@@ -41,7 +42,7 @@ from provisioners.vsphere.client import Found, MoRef, managed
 from provisioners.vsphere.cloud_init import Seed
 from provisioners.vsphere.driver import VSphereDriver
 from provisioners.vsphere.failures import Advice, LookFirst, advice_of
-from provisioners.vsphere.machines import Machines
+from provisioners.vsphere.machines import Machines, line_of
 from provisioners.vsphere.names import MARK_FIELD, instance_uuid, marker
 from provisioners.vsphere.plans import VmPlan, vm_steps
 from provisioners.vsphere.settings import Settings
@@ -847,6 +848,15 @@ def test_paths_of_a_datastore_are_read_however_they_are_spelled():
         assert datastore.normal(written) == wanted
     assert datastore.normal("tn-vm-1") is None
     assert wanted.written == "[ds 1] tn-vm-1"
+
+
+def test_what_was_written_into_a_machine_is_in_no_log():
+    said = 'Reconfigured tn-ep-1 on host-1.  \n \nModified:  \n \nconfig.extraConfig("guestinfo.x").value: "tne_secret"'
+    at = datetime(2026, 1, 2, tzinfo=UTC)
+    told = vim.event.VmReconfiguredEvent(createdTime=at, fullFormattedMessage=said)
+    other = vim.event.VmPoweredOnEvent(createdTime=at, fullFormattedMessage="It is on.\n")
+
+    assert [line_of(one, "tn-ep-1").text for one in (told, other)] == ["Reconfigured tn-ep-1 on host-1.", "It is on."]
 
 
 # --- where it runs --------------------------------------------------------------------------------
