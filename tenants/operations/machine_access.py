@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from ipaddress import IPv6Address
 from typing import Final
@@ -19,13 +19,13 @@ from uuid import UUID
 from django.conf import settings
 from django.db import connection
 
-from tenants import desired, ssh_ca
-from tenants.actor import Actor
+from tenants import desired, ssh_ca, tokens
+from tenants.actor import Actor, Kind
 from tenants.errors import Conflict, Forbidden
 from tenants.feasibility import locked_path
-from tenants.models import Machine, SshAuthority, SshCertificate, Tenant
+from tenants.models import Machine, Person, ServiceAccount, SshAuthority, SshCertificate, Tenant
 from tenants.operations.guards import allow, lock_path
-from tenants.states import Login
+from tenants.states import Login, Role
 from tenants.transactions import operation
 
 KEPT: Final = timedelta(minutes=5)
@@ -83,6 +83,8 @@ def certify(*, machine: Machine, public_key: str, actor: Actor, now: datetime) -
         raise Forbidden
     key, fingerprint = ssh_ca.read_key(public_key)
     rule = locked_path(machine.tenant).policy.forbids("logins", Login.CERTIFICATE)
+    # again under the lock: what shuts somebody out holds it too, and takes back what is there by then
+    allow(_as_of_now(actor, now=now), machine.tenant, "machines.ssh_certificate")
     row = Machine.objects.select_related("tenant", "ssh_authority").get(pk=machine.pk)
     if row.deletion_requested_at is not None:
         msg = f"{row.name} is being deleted."
@@ -114,6 +116,21 @@ def certify(*, machine: Machine, public_key: str, actor: Actor, now: datetime) -
         fingerprint=fingerprint, until=until,
     )  # fmt: skip
     return made, line
+
+
+def _as_of_now(actor: Actor, *, now: datetime) -> Actor:
+    """Return an actor with the roles of now, none for one that has ended."""
+    assert actor.id is not None
+    roles: Mapping[UUID, Role] = {}
+    if actor.kind is Kind.PERSON:
+        person = Person.objects.filter(pk=actor.id).first()
+        found = tokens.actor_of(person) if person is not None else None
+        roles = found.tenant_roles if found is not None else {}
+    elif actor.kind is Kind.SERVICE_ACCOUNT:
+        account = ServiceAccount.objects.filter(pk=actor.id, disabled_at__isnull=True).first()
+        if account is not None and (account.expires_at is None or account.expires_at > now):
+            roles = {account.tenant_id: Role(account.role)}
+    return replace(actor, tenant_roles=roles)
 
 
 def shut_out(person: UUID, tenants: Iterable[Tenant], *, now: datetime) -> int:

@@ -74,6 +74,8 @@ def update(
     row = _live(account, version)
     fields = []
     if role is not None:
+        if role < row.role:
+            machine_access.end(row.pk, now=now)
         row.role = int(role)
         fields.append("role")
     if owner is not None:

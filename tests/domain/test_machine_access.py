@@ -271,6 +271,32 @@ def test_who_is_shut_out_loses_what_he_has_at_once_and_nobody_else_does(acme, mi
     assert revoked(machine) == [row.serial]
 
 
+@pytest.mark.parametrize("end", [_removed, _demoted, _suspended, _left])
+def test_who_is_shut_out_while_he_asks_gets_none(acme, mia, end):
+    """His request was let in with the roles of a moment ago, and waited for the tenant's lock."""
+    machine, asking = box(acme, mia), factories.actor(mia)
+    end(acme, mia, factories.actor(factories.person(platform=(PlatformRole.OPERATOR,))))
+
+    with pytest.raises(Forbidden):
+        machine_access.certify(machine=machine, public_key=KEY, actor=asking, now=NOW)
+    assert not SshCertificate.objects.exists()
+
+
+def test_a_service_account_that_is_made_a_viewer_loses_what_it_has(acme, mia):
+    machine, robot = box(acme, mia), factories.service_account(acme)
+    owner = factories.actor(factories.member(acme, Role.OWNER))
+    asking = Actor(
+        Kind.SERVICE_ACCOUNT, id=robot.pk, person_id=robot.owner_id, tenant_roles={acme.pk: Role.MEMBER}, name="robot"
+    )
+    row, _line = machine_access.certify(machine=machine, public_key=KEY, actor=asking, now=NOW)
+
+    service_accounts.update(account=robot, role=Role.VIEWER, actor=owner, now=NOW)
+
+    assert revoked(machine) == [row.serial]
+    with pytest.raises(Forbidden):
+        machine_access.certify(machine=machine, public_key=KEY, actor=asking, now=NOW)
+
+
 def test_a_service_account_logs_in_until_it_is_disabled(acme, mia):
     machine = box(acme, mia)
     owner = factories.member(acme, Role.OWNER)
