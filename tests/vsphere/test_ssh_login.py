@@ -59,6 +59,9 @@ def home():
 
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            if server.is_something_else:  # type: ignore[attr-defined]
+                self.wfile.write(b"220 a mail server\r\n")
+                return
             self.send_response(200)
             self.end_headers()
             self.wfile.write(server.text.encode())  # type: ignore[attr-defined]
@@ -67,7 +70,7 @@ def home():
             """Say nothing."""
 
     server = HTTPServer(("127.0.0.1", 0), Answer)
-    server.text = ""  # type: ignore[attr-defined]
+    server.text, server.is_something_else = "", False  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     yield server
@@ -95,3 +98,15 @@ def test_the_program_names_the_principals_until_the_certificate_is_taken_back(ho
 
 def test_where_nobody_answers_the_certificate_is_left_to_its_own_end(tmp_path):
     assert asked("http://127.0.0.1:1/revoked", tmp_path) == "machine-1\n"
+
+
+def test_what_is_no_answer_of_the_control_plane_shuts_nobody_out(home, tmp_path):
+    home.is_something_else = True
+
+    assert asked(f"http://127.0.0.1:{home.server_port}/revoked", tmp_path) == "machine-1\n"
+
+
+def test_a_list_that_is_too_long_to_be_read_lets_nobody_in(home, tmp_path):
+    home.text = "serial: 8\n" * (guest_principals.MOST // 10 + 1)
+
+    assert asked(f"http://127.0.0.1:{home.server_port}/revoked", tmp_path) == ""
