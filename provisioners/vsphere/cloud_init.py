@@ -108,7 +108,10 @@ def guestinfo(seed: Seed) -> dict[str, str]:
     }
     found: dict[str, str] = {}
     for key, text in texts.items():
-        value = packed(text)
+        try:
+            value = packed(text)
+        except UnicodeEncodeError as error:
+            raise DriverRejected(f"{key}: holds half a character") from error
         if len(value) > LONGEST_VALUE:
             raise DriverRejected(f"{key}: has {len(value)} characters when packed; {LONGEST_VALUE} is the most")
         found |= {f"guestinfo.{key}": value, f"guestinfo.{key}.encoding": "gzip+base64"}
@@ -126,12 +129,8 @@ def dumped(value: Any) -> str:
 
 
 def packed(text: str) -> str:
-    """Return a text as gzip and base64; equal texts give equal bytes."""
-    try:
-        plain = text.encode()
-    except UnicodeEncodeError as error:
-        raise DriverRejected("a text for the guest holds half a character") from error
-    return base64.b64encode(gzip.compress(plain, mtime=0)).decode("ascii")
+    """Return a text as gzip and base64, equal texts as equal bytes. Raises `UnicodeEncodeError` for half a character."""
+    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode("ascii")
 
 
 def unpacked(value: str) -> str:

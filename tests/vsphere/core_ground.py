@@ -6,6 +6,9 @@ Who has which GPU is what the lab's hosts say: the product is never told, and no
 
 from __future__ import annotations
 
+import contextlib
+import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,13 +18,17 @@ from controlplane.labs.vsphere.control import Control
 from controlplane.labs.vsphere.vcenter import VCenter
 from provisioners import sweep
 from provisioners.driver import Done, Driver, DriverError, Handle, NoCapacity, Poll, Step
+from provisioners.kinds import PASSES
 from provisioners.passes import Engine
+from provisioners.vsphere.client import MoRef
+from provisioners.vsphere.driver import VSphereDriver
+from provisioners.vsphere.inventory import unit_in
 from tenants import audit
 from tenants.host_plans import GUESS, MOVING, STRAY
 from tenants.models import Finding, Hold, Host, Intent, Machine, Provider
 from tests import factories
-from tests.crash.vcenter import VCenterAccess, config_of
 from tests.drive import FakeClock
+from tests.vsphere.ground import Hand, settings_for
 
 Shares = Counter[tuple[str, str]]
 """(GPU as `<host>/<pciId>`, whose) → memory slices; whose is a unit's id, or `""` for everybody else."""
@@ -70,7 +77,8 @@ class CoreOnVCenter:
 
     vcenter: VCenter
     control: Control
-    access: VCenterAccess
+    hand: Hand
+    """Somebody who looks into the vCenter beside the product."""
     driver: Meddled
     provider: Provider
     clock: FakeClock = field(default_factory=FakeClock)
@@ -85,8 +93,15 @@ class CoreOnVCenter:
     def sweep(self, *, hurried: bool = False) -> int:
         """Run what is due now; `hurried` without waiting for the vCenter's tasks before."""
         if not hurried:
-            self.access.await_rest()
+            self.await_rest()
         return sweep.sweep(self.engine)
+
+    def await_rest(self) -> None:
+        """Wait until no task runs; a guest that was asked to shut down does so as a task of nobody's."""
+        end = time.monotonic() + PATIENCE_S
+        while found := self.hand.client.reading(_tasks):
+            assert time.monotonic() < end, found
+            _pause(0.05)
 
     def look(self) -> None:
         """Take a snapshot now, and let passes do what it made due."""
@@ -106,7 +121,7 @@ class CoreOnVCenter:
     def explain(self) -> str:
         """Return what stands where, for failing tests."""
         lines = []
-        for word, kind in sweep.PASSES.items():
+        for word, kind in PASSES.items():
             for row in kind.model._base_manager.filter(released_at__isnull=True):
                 said = [f"{c['type']}={c['status']} {c['reason']} {c['message']}" for c in row.conditions]
                 lines.append(f"{word} {row.pk} {row.phase} due={row.due_at} failures={row.failures} {said}")
@@ -119,14 +134,18 @@ class CoreOnVCenter:
 
     def used(self) -> Shares:
         """Return who really has how much of which GPU; one that is shared in time is all of theirs who do that."""
+        gpus = self.control.gpus()
+        vms = sorted({window.vm for gpu in gpus for window in gpu.held})
+        told = self.hand.client.many([MoRef("VirtualMachine", one) for one in vms], "config.extraConfig")
+        units = {one.ref.id: str(unit_in(one.values.get("config.extraConfig") or ()) or "") for one in told}
         found: Shares = Counter()
-        for one in self.access.truth():
-            found[one["device"], one["unit"]] += one["size"]
-        for gpu in self.control.gpus():
-            if any(window.start < 0 for window in gpu.held):
-                device = f"{gpu.host}/{gpu.pci_id}"
-                for whose in [whose for at, whose in found if at == device]:
-                    found[device, whose] = SLOTS
+        for gpu in gpus:
+            device = f"{gpu.host}/{gpu.pci_id}"
+            for window in gpu.held:
+                if window.start < 0:
+                    found[device, units[window.vm]] = SLOTS
+                else:
+                    found[device, units[window.vm]] += window.size
         return found
 
     def assert_no_double_use(self) -> None:
@@ -150,7 +169,8 @@ class CoreOnVCenter:
 
     def close(self) -> None:
         """Log out."""
-        self.access.close()
+        self.driver.close()
+        self.hand.close()
         self.control.close()
 
 
@@ -159,6 +179,8 @@ def _unit_in(note: str) -> str:
     return note.removesuffix(GUESS).removeprefix(MOVING).removeprefix(STRAY)
 
 
+PATIENCE_S = 60.0
+_pause = threading.Event().wait
 SLOTS = 8
 """Memory slices of every GPU in these worlds."""
 
@@ -178,21 +200,31 @@ def phase_of(row: Machine) -> str:
 
 def connected(vcenter: VCenter, before: Callable[[Step], None] = lambda _step: None) -> CoreOnVCenter:
     """Connect a vCenter and open its hosts."""
-    access = VCenterAccess(vcenter)
-    driver = Meddled(access.driver(deadline_s=0.0), before)
+    settings = settings_for(vcenter, templates={"ubuntu-24.04": "ubuntu-24.04-gpu"})
+    driver = Meddled(VSphereDriver(settings), before)
     found = driver.capabilities()
     provider = factories.provider(
         kind="vsphere",
-        config=config_of(vcenter) | {"vlans": "1000-3999"},
+        config={"vlans": "1000-3999"},
         capabilities={
             "boundary_kinds": sorted(str(kind) for kind in found.boundary_kinds),
             "bindings": sorted(str(binding) for binding in found.bindings),
         },
         due_at=None,
     )
-    made = CoreOnVCenter(vcenter, vcenter.control(), access, driver, provider)
+    made = CoreOnVCenter(vcenter, vcenter.control(), Hand(settings), driver, provider)
     made.look()
     Host.objects.update(state="open")
     made.look()
     assert Host.objects.filter(placeable=True).exists(), made.explain()
     return made
+
+
+def _tasks(session: Any) -> list[str]:
+    found = []
+    for task in session.content.taskManager.recentTask or ():
+        with contextlib.suppress(Exception):  # forgotten meanwhile
+            info = task.info
+            if str(info.state) in {"queued", "running"}:
+                found.append(f"{info.descriptionId} of {info.entityName}")
+    return found

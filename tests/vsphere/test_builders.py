@@ -58,17 +58,6 @@ def decoded(seed: Seed) -> tuple[object, object]:
 @given(st.lists(hostile, min_size=1, max_size=5), hostile)
 @settings(max_examples=200, deadline=None)
 def test_hostile_texts_reach_the_guest_as_they_are(texts, word):
-    check_texts(texts, word)
-
-
-@pytest.mark.slow
-@given(st.lists(hostile, min_size=5, max_size=5), hostile)
-@settings(max_examples=2000, deadline=None)
-def test_ten_thousand_hostile_texts_reach_the_guest_as_they_are(texts, word):
-    check_texts(texts, word)
-
-
-def check_texts(texts: list[str], word: str) -> None:
     files = {f"/etc/tenantry/{at}": (text, "0600") for at, text in enumerate(texts)}
     command = ("/usr/bin/install", word.replace("\0", ""))
 
