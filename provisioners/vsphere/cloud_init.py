@@ -129,7 +129,7 @@ def dumped(value: Any) -> str:
 
 
 def packed(text: str) -> str:
-    """Return a text as gzip and base64, equal texts as equal bytes. Raises `UnicodeEncodeError` for half a character."""
+    """Return a text as gzip and base64; equal texts give equal bytes. Raises `UnicodeEncodeError`."""
     return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode("ascii")
 
 
