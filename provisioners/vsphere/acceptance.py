@@ -33,7 +33,17 @@ from provisioners.driver import (
     NoCapacity,
     TransientDriverError,
 )
-from provisioners.vsphere import cloud_init, datastore, fitting, gpu_types, hardware, reading_hosts, removal, vms
+from provisioners.vsphere import (
+    cloud_init,
+    datastore,
+    fitting,
+    gpu_types,
+    hardware,
+    pinning,
+    reading_hosts,
+    removal,
+    vms,
+)
 from provisioners.vsphere.client import MoRef, managed, reference
 from provisioners.vsphere.cloning import Clones
 from provisioners.vsphere.ground import Ground, HostPlace
@@ -200,6 +210,7 @@ def _fit_and_start(one: _Run, vm: Vm) -> Acceptance:
     starts = int(record.get("starts", 0)) + 1
     if starts > MOST_STARTS:
         return _ended(one, vm, _failed("a GPU machine starts", f"it was started {MOST_STARTS} times and is still off"))
+    _settle_answer(pinning.pin(client, one.place.cluster.ref, vm.ref))
     # counted before: what a power-on that takes long ended with is not told to the next look
     _note(one, vm, {**record, "starts": starts, "since": one.now.timestamp()})
     try:
@@ -260,6 +271,8 @@ def guestinfo(identity: UUID) -> dict[str, str]:
 
 def _judge(one: _Run, vm: Vm) -> Acceptance:
     """Look at a VM that runs. Raises `TransientDriverError` while it boots."""
+    if vm.host != one.place.ref:
+        return _ended(one, vm, _failed("a GPU machine starts", "vCenter started it on another host"))
     device = str(_record(vm).get("device", ""))
     on = [gpu.device for gpu in one.host.gpus if vm.ref in gpu.vms]
     checks: list[Check] = [

@@ -18,6 +18,7 @@ from provisioners.driver import Acceptance, DriverRejected, TransientDriverError
 from provisioners.vsphere import acceptance
 from provisioners.vsphere.driver import VSphereDriver
 from provisioners.vsphere.settings import Settings
+from provisioners.vsphere.vms import Vm
 from tests.vsphere.ground import Hand, settings_for
 
 pytestmark = [pytest.mark.real, pytest.mark.vcsim]
@@ -102,6 +103,21 @@ def test_a_gpu_for_passthrough_is_tried_too(driver, hand):
 
     assert verdict.passed
     assert "pci:10de:2330:t" in verdict.checks[1][2]
+    assert left(hand) == []
+
+
+def test_a_machine_that_came_up_on_another_host_says_nothing_of_this_one(driver, hand, monkeypatch):
+    [elsewhere] = hand.names("HostSystem", "DC0_C0_H1")
+    really = acceptance._vm
+
+    def moved(one: Any) -> Vm | None:
+        vm = really(one)
+        return replace(vm, host=elsewhere) if vm is not None and vm.is_on else vm
+
+    monkeypatch.setattr(acceptance, "_vm", moved)
+    verdict = accepted(driver, "DC0_C0_H0")
+
+    assert verdict.checks == (("a GPU machine starts", False, "vCenter started it on another host"),)
     assert left(hand) == []
 
 
