@@ -90,8 +90,13 @@ class _Run:
 def run(ground: Ground, host: str, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Acceptance:
     """Start, look at or end the run of a host.
 
-    Raises `TransientDriverError` while it goes on, and whatever vCenter answers.
+    Raises `TransientDriverError` while it goes on, `DriverRejected` for a host that is not there, and whatever vCenter
+    answers.
     """
+    if host not in ground.estate().hosts:
+        ground.forget()  # it may have come just now
+        if host not in ground.estate().hosts:
+            raise DriverRejected(f"vCenter shows no host {host} in the offered clusters")
     place = ground.host(host)
     found = ground.client.many([place.ref], *reading_hosts.PATHS, *reading_hosts.PCI_PATHS)[0]
     seen = reading_hosts.read(found, reading_hosts.pci_gpus(found.values))

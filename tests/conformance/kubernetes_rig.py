@@ -40,6 +40,7 @@ Object = dict[str, Any]
 LACKS: Mapping[str, str] = {
     "vm": "a cluster has no virtual machines: its driver answers NotSupported, as was just asserted",
     "tasks": "every step of a cluster is done at once: only removals have handles, and nothing keeps a failed task",
+    "failed-starts": "a Deployment that finds no device is there and waits; that is in tests/kubernetes",
     "recarve": "carved devices of a DRA driver do not change with what is asked for; the lab's layouts are fixed",
     "document": "the estate of the sandbox's document; a cluster's own is in tests/kubernetes",
     "stale-lists": "lists are read from the store, never from a cache",

@@ -7,7 +7,9 @@ wanted, let time pass while one is at work or not ready.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Final
 from uuid import UUID, uuid4
 
 import pytest
@@ -67,6 +69,22 @@ _vlans = itertools.cycle(range(2, 4095))
 
 def vm_boundary(tenant: UUID) -> BoundarySpec:
     return replace(namespace_boundary(tenant), kind=BoundaryKind.VM, gateway=None, vlan=next(_vlans))
+
+
+IN: Final = ("namespace", "vm")
+"""Kinds of boundaries, as `needs` calls them."""
+HOSTS_IN: Final[Mapping[str, tuple[str, str]]] = {"namespace": ("node-a", "node-a"), "vm": ("esx-a", "esx-b")}
+"""Kind of boundary → hosts for two units in it."""
+
+
+def boundary_in(kind: str, tenant: UUID) -> BoundarySpec:
+    """Return a boundary of a kind."""
+    return vm_boundary(tenant) if kind == "vm" else namespace_boundary(tenant)
+
+
+def units_in(kind: str, count: int = 1) -> tuple[UnitSpec, ...]:
+    """Return one or two small units that fit beside each other."""
+    return tuple(unit(at, host=HOSTS_IN[kind][at], start=at) for at in range(count))
 
 
 def unit(index: int = 0, *, host: str = "node-a", start: int = 0, profile: str = PROFILE, count: int = 0) -> UnitSpec:

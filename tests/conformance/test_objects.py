@@ -20,6 +20,8 @@ from provisioners.driver import (
 from provisioners.steps import definition, order_of
 from tests.conformance.rigs import Rig
 from tests.conformance.specs import (
+    IN,
+    boundary_in,
     complete,
     endpoint,
     finish,
@@ -29,6 +31,7 @@ from tests.conformance.specs import (
     needs,
     remove,
     unit,
+    units_in,
     unmet,
     vm_boundary,
 )
@@ -60,6 +63,7 @@ SCENARIOS = (
 )
 
 
+ABSENT = Presence.ABSENT
 IN_VMS = ("vm boundary", "endpoint in VMs", "machine")
 
 
@@ -104,12 +108,13 @@ def test_every_step_started_twice_and_every_undo_twice_is_one_object(rig: Rig, n
         for step in reversed(rig.driver.steps(spec)):
             undo = step.undoing()
             first = rig.driver.start(undo)
+            is_left = rig.driver.observe(spec.ref).part(step.name).presence != ABSENT
             again = rig.driver.start(undo)
-            # what takes a moment may have ended in it, and what was one part of several may be followed by the next
-            assert again in {first, Done()} or first == Done()
+            # what takes a moment may have ended in it; what was one part of several is followed by the next
+            assert again in {first, Done()} or ("whole-undos" in rig.lacks and is_left and first == Done())
             complete(rig, undo)
             assert rig.driver.start(undo) == Done()
-            assert rig.driver.observe(spec.ref).part(step.name).presence == Presence.ABSENT
+            assert rig.driver.observe(spec.ref).part(step.name).presence == ABSENT
         assert not rig.driver.observe(spec.ref).exists
     assert rig.leftovers() == []
 
@@ -146,10 +151,11 @@ def test_an_observation_of_a_running_step_carries_its_handle(rig: Rig) -> None:
     assert rig.driver.poll(handle).state == "done"
 
 
-def test_an_endpoint_shows_model_revision_backends_and_address(rig: Rig) -> None:
-    needs(rig, "namespace")
-    boundary = namespace_boundary(TENANT)
-    spec = endpoint(boundary, unit(0))
+@pytest.mark.parametrize("kind", IN)
+def test_an_endpoint_shows_model_revision_backends_and_address(rig: Rig, kind: str) -> None:
+    needs(rig, kind)
+    boundary = boundary_in(kind, TENANT)
+    spec = endpoint(boundary, *units_in(kind))
     finish(rig, boundary)
 
     seen = finish(rig, spec)
@@ -160,10 +166,11 @@ def test_an_endpoint_shows_model_revision_backends_and_address(rig: Rig) -> None
     assert rig.backend(spec.units[0]) in seen.units[0].backend
 
 
-def test_a_new_revision_changes_the_replica_and_nothing_else(rig: Rig) -> None:
-    needs(rig, "namespace")
-    boundary = namespace_boundary(TENANT)
-    spec = endpoint(boundary, unit(0))
+@pytest.mark.parametrize("kind", IN)
+def test_a_new_revision_changes_the_replica_and_nothing_else(rig: Rig, kind: str) -> None:
+    needs(rig, kind)
+    boundary = boundary_in(kind, TENANT)
+    spec = endpoint(boundary, *units_in(kind))
     finish(rig, boundary)
     finish(rig, spec)
     newer = replace(spec, serving=replace(spec.serving, revision=2, commit="1" * 40))
@@ -177,20 +184,22 @@ def test_a_new_revision_changes_the_replica_and_nothing_else(rig: Rig) -> None:
     assert [use["unit"] for use in rig.truth()] == [str(spec.units[0].uid)]
 
 
-def test_fewer_replicas_leave_surplus_parts_that_are_removed_by_name_alone(rig: Rig) -> None:
-    needs(rig, "namespace")
-    boundary = namespace_boundary(TENANT)
-    spec = endpoint(boundary, unit(0), unit(1, start=1))
+@pytest.mark.parametrize("kind", IN)
+def test_fewer_replicas_leave_surplus_parts_that_are_removed_by_name_alone(rig: Rig, kind: str) -> None:
+    needs(rig, kind)
+    boundary = boundary_in(kind, TENANT)
+    spec = endpoint(boundary, *units_in(kind, 2))
     finish(rig, boundary)
     finish(rig, spec)
-    smaller = replace(spec, units=spec.units[:1])
+    smaller = replace(spec, units=spec.units[:1], gateways=spec.gateways[:1])
 
     wanted = {step.name for step in rig.driver.steps(smaller)}
     surplus = [part.step for part in rig.driver.observe(spec.ref).parts if part.step not in wanted]
     for name in reversed(surplus):
         complete(rig, removal_of(spec.ref, name))
 
-    assert surplus == ["serving.replica[1]"]
+    assert surplus == [step.name for step in rig.driver.steps(spec) if step.name.endswith("[1]")]
+    assert surplus[-1] == "serving.replica[1]"
     assert [one.uid for one in finish(rig, smaller).units] == [spec.units[0].uid]
     assert len(rig.truth()) == 1
 
@@ -228,30 +237,32 @@ def test_a_machine_that_is_off_moves_to_another_host_with_the_same_id(rig: Rig) 
     assert [use["host"] for use in rig.truth()] == ["esx-b"]
 
 
-def test_a_boundary_is_not_removed_under_an_endpoint_and_says_what_is_in_the_way(rig: Rig) -> None:
-    needs(rig, "namespace")
-    boundary = namespace_boundary(TENANT)
-    spec = endpoint(boundary, unit(0))
+@pytest.mark.parametrize("kind", IN)
+def test_a_boundary_is_not_removed_under_an_endpoint_and_says_what_is_in_the_way(rig: Rig, kind: str) -> None:
+    needs(rig, kind)
+    boundary = boundary_in(kind, TENANT)
+    spec = endpoint(boundary, *units_in(kind))
     finish(rig, boundary)
     finish(rig, spec)
 
     with pytest.raises(TransientDriverError, match=spec.ref.name):
-        complete(rig, removal_of(boundary.ref, "namespace.create"))
+        complete(rig, removal_of(boundary.ref, rig.driver.steps(boundary)[0].name))
 
     assert spec.ref.name in rig.driver.observe(boundary.ref).blocked_by
     assert rig.driver.observe(spec.ref).exists
 
 
-def test_isolating_cuts_off_at_once_and_shows_as_a_part_that_is_not_as_wanted(rig: Rig) -> None:
-    needs(rig, "namespace")
-    boundary = namespace_boundary(TENANT)
+@pytest.mark.parametrize(("kind", "name"), [("namespace", "namespace.policies"), ("vm", "network.create")])
+def test_isolating_cuts_off_at_once_and_shows_as_a_part_that_is_not_as_wanted(rig: Rig, kind: str, name: str) -> None:
+    needs(rig, kind)
+    boundary = boundary_in(kind, TENANT)
     finish(rig, boundary)
 
     assert rig.driver.isolate(boundary.ref, cut_off=True) == Done()
 
     step = unmet(rig, boundary, rig.driver.observe(boundary.ref))
     assert step is not None
-    assert step.name == "namespace.policies"
+    assert step.name == name
     finish(rig, replace(boundary, cut_off=True))
 
 
@@ -269,14 +280,15 @@ def test_direct_power_stops_what_runs_and_the_spec_brings_it_back(rig: Rig) -> N
     assert finish(rig, spec).power == Power.ON
 
 
-def test_another_tenant_sees_no_object_of_this_uid(rig: Rig) -> None:
-    needs(rig, "namespace")
-    boundary = namespace_boundary(TENANT)
+@pytest.mark.parametrize("kind", IN)
+def test_another_tenant_sees_no_object_of_this_uid(rig: Rig, kind: str) -> None:
+    needs(rig, kind)
+    boundary = boundary_in(kind, TENANT)
     finish(rig, boundary)
     stranger = Ref(boundary.ref.kind, boundary.ref.uid, uuid4())
 
     assert not rig.driver.observe(stranger).exists
-    assert rig.driver.start(removal_of(stranger, "namespace.create")) == Done()
+    assert rig.driver.start(removal_of(stranger, rig.driver.steps(boundary)[0].name)) == Done()
 
     assert rig.driver.observe(boundary.ref).exists
 
@@ -291,3 +303,19 @@ def test_logs_tell_what_happened_newest_last_and_no_more_than_asked_for(rig: Rig
 
     assert [line.text for line in lines] == ["start:namespace.gateway begun", "namespace.gateway done"]
     assert list(rig.driver.logs(boundary.ref, since="2999-01-01T00:00:00Z", tail=2)) == []
+
+
+def test_logs_of_a_machine_are_no_more_than_asked_for_and_newest_last(rig: Rig) -> None:
+    needs(rig, "vm")
+    boundary = vm_boundary(TENANT)
+    spec = machine(boundary, unit(host="esx-a"))
+    finish(rig, boundary)
+    finish(rig, spec)
+
+    every = list(rig.driver.logs(spec.ref, since="", tail=1000))
+    newest = list(rig.driver.logs(spec.ref, since="", tail=2))
+
+    assert [line.at for line in every] == sorted(line.at for line in every)
+    assert len(newest) == 2
+    assert newest == every[-2:]
+    assert list(rig.driver.logs(spec.ref, since="2999-01-01T00:00:00Z", tail=2)) == []
