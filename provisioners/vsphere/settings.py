@@ -175,6 +175,8 @@ def _ca(name: str, value: object) -> str:
     text = str(value)
     if "-----BEGIN CERTIFICATE-----" not in text:
         raise BadSettings(f"{name}: holds no certificate (-----BEGIN CERTIFICATE-----)")
+    if "PRIVATE KEY-----" in text:  # it would be shown, and be written into every guest
+        raise BadSettings(f"{name}: holds a private key; give the certificate alone")
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
     except (ssl.SSLError, ValueError) as error:

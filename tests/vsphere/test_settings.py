@@ -57,6 +57,7 @@ def test_a_thumbprint_is_taken_in_any_spelling():
         ({"ca_pem": "nothing"}, "holds no certificate"),
         ({"ca_pem": "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"}, "no certificate that can be"),
         ({"control_plane_ca_pem": "none"}, "holds no certificate"),
+        ({"control_plane_ca_pem": "-----BEGIN CERTIFICATE-----\n-----BEGIN RSA PRIVATE KEY-----\n"}, "private key"),
         ({"thumbprint": "AB:CD"}, "64 hexadecimal"),
         ({"page": "0"}, "above 0"),
         ({"call_deadline_s": "soon"}, "no number"),
