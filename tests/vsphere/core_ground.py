@@ -6,7 +6,6 @@ Who has which GPU is what the lab's hosts say: the product is never told, and no
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections import Counter
@@ -20,8 +19,9 @@ from provisioners import sweep
 from provisioners.driver import Done, Driver, DriverError, Handle, NoCapacity, Poll, Step
 from provisioners.kinds import PASSES
 from provisioners.passes import Engine
-from provisioners.vsphere.client import MoRef
+from provisioners.vsphere.client import MoRef, reference
 from provisioners.vsphere.driver import VSphereDriver
+from provisioners.vsphere.failures import LookFirst
 from provisioners.vsphere.inventory import unit_in
 from tenants import audit
 from tenants.host_plans import GUESS, MOVING, STRAY
@@ -99,9 +99,20 @@ class CoreOnVCenter:
     def await_rest(self) -> None:
         """Wait until no task runs; a guest that was asked to shut down does so as a task of nobody's."""
         end = time.monotonic() + PATIENCE_S
-        while found := self.hand.client.reading(_tasks):
+        while (found := self._tasks()) or found is None:
             assert time.monotonic() < end, found
             _pause(0.05)
+
+    def _tasks(self) -> list[str] | None:
+        """Return what runs; None where a task was forgotten while it was looked at."""
+        client = self.hand.client
+        recent = client.reading(lambda session: [reference(one) for one in session.content.taskManager.recentTask])
+        try:
+            told = client.many(recent, "info.state", "info.descriptionId", "info.entityName")
+        except LookFirst:
+            return None
+        running = [one.values for one in told if str(one.values["info.state"]) in {"queued", "running"}]
+        return [f"{one.get('info.descriptionId')} of {one.get('info.entityName')}" for one in running]
 
     def look(self) -> None:
         """Take a snapshot now, and let passes do what it made due."""
@@ -218,13 +229,3 @@ def connected(vcenter: VCenter, before: Callable[[Step], None] = lambda _step: N
     made.look()
     assert Host.objects.filter(placeable=True).exists(), made.explain()
     return made
-
-
-def _tasks(session: Any) -> list[str]:
-    found = []
-    for task in session.content.taskManager.recentTask or ():
-        with contextlib.suppress(Exception):  # forgotten meanwhile
-            info = task.info
-            if str(info.state) in {"queued", "running"}:
-                found.append(f"{info.descriptionId} of {info.entityName}")
-    return found
