@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from typing import Any, Final
 from uuid import UUID
 
@@ -279,4 +280,9 @@ def address(vm: Vm) -> str:
 
 
 def _is_usable(found: str) -> bool:
-    return bool(found) and ":" not in found and not found.startswith("169.254.")
+    """Whether a guest's word can be where it is: a guest may say anything, also where whoever asks is himself."""
+    try:
+        told = IPv4Address(found)
+    except ValueError:
+        return False
+    return not (told.is_loopback or told.is_link_local or told.is_multicast or told.is_unspecified or told.is_reserved)

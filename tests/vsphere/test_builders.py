@@ -14,7 +14,8 @@ from pyVmomi import vim
 from pyVmomi.SoapAdapter import Deserialize, SerializeToStr
 
 from provisioners.driver import DriverRejected
-from provisioners.vsphere import cloud_init, hardware
+from provisioners.vsphere import cloud_init, hardware, vms
+from provisioners.vsphere.client import Found, MoRef
 from provisioners.vsphere.cloud_init import Seed
 from provisioners.vsphere.hardware import Hardware
 
@@ -268,3 +269,24 @@ def test_a_config_spec_comes_out_of_its_xml_as_it_went_in(text):
 
     assert SerializeToStr(back) == SerializeToStr(spec)
     assert {one.key: one.value for one in back.extraConfig} == {one.key: one.value for one in spec.extraConfig}
+
+
+# --- the address ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("told", "taken"),
+    [
+        ("10.20.0.7", "10.20.0.7"), ("127.0.0.1", ""), ("127.8.0.1", ""), ("0.0.0.0", ""), ("224.0.0.9", ""),
+        ("255.255.255.255", ""), ("169.254.3.4", ""), ("fe80::1", ""), ("10.0.0.1/x?", ""), ("control.internal", ""),
+        ("10.0.0.1\n", ""), ("010.0.0.1", ""), ("", ""),
+    ],
+)  # fmt: skip
+def test_what_a_guest_tells_is_an_address_of_its_own_or_none(told, taken):
+    card = vim.vm.device.VirtualVmxnet3(key=4000, macAddress="00:50:56:00:00:01")
+    ip = vim.net.IpConfigInfo(ipAddress=[vim.net.IpConfigInfo.IpAddress(ipAddress=told, prefixLength=24)])
+    net = vim.vm.GuestInfo.NicInfo(macAddress="00:50:56:00:00:01", ipConfig=ip, connected=True, deviceConfigId=4000)
+    at = MoRef("VirtualMachine", "vm-1")
+    for values in ({"guest.net": [net]}, {"guest.ipAddress": told}):
+        found = Found(at, {"config.hardware.device": [card], **values})
+        assert vms.address(vms.vm_of(found, None, "")) == taken
