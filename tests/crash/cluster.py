@@ -223,6 +223,10 @@ class ClusterAccess:
             f"{one['kind']} of {_step(one)}" for one in (*self.marked(), *self.pods()) if not _is_leaving(one)
         )
 
+    def wrong(self) -> list[str]:
+        """Nothing beside what is asked of every provider: names in a cluster are unique by themselves."""
+        return []
+
     def wipe(self) -> None:
         """Take away by force what a point has left, so that the next one begins with nothing."""
         for pod in self.pods():

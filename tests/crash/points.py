@@ -57,6 +57,8 @@ class Recording:
     sweeps: int
     begun: Mapping[str, int]
     """`<object> <call> begun` → how often, at the provider."""
+    changes: tuple[tuple[str, str], ...] = ()
+    """(step, method) of each call that changed something at the provider, where that is heard; in order."""
 
     def steps(self) -> list[str]:
         """Return the steps, each once, in order."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from tests.crash.lives import ENDPOINT, LIVES, NAMESPACE, Lab, Life, lives_of, points_of
+from tests.crash.lives import ENDPOINT, LIVES, NAMESPACE, ON_VCENTERS, Lab, Life, lives_of, points_of
 from tests.crash.points import Outcome, Point, Recording
+from tests.crash.wire import ENDED, LOST, POLL, START
 
 CREATE, REVISE, RESUME, DELETE = (
     f"{ENDPOINT} {verb}" for verb in ("create", "change revise", "change resume", "delete")
@@ -27,6 +28,22 @@ def test_a_step_that_is_passed_often_is_killed_the_first_and_the_last_time_and_a
         ("serving.replica[0]", 1),
         ("serving.replica[0]", 3),
         ("endpoint.conclude", 1),
+    ]
+
+
+def test_a_call_that_changes_something_loses_its_answer_the_first_and_the_last_time_and_its_session_once() -> None:
+    calls = (("vm.configure", START), ("vm.configure", "SetField"), ("vm.clone", POLL), *[("vm.power", "X_Task")] * 3)
+
+    found = points_of(Recording(CREATE, (), 3, {}, calls), "vcenter")
+
+    assert sorted((one.mode, one.step, one.instant, one.nth) for one in found) == [
+        (ENDED, "vm.clone", POLL, 1),
+        (ENDED, "vm.configure", "SetField", 1),
+        (ENDED, "vm.configure", START, 1),
+        (ENDED, "vm.power", "X_Task", 1),
+        (LOST, "vm.configure", "SetField", 1),
+        (LOST, "vm.power", "X_Task", 1),
+        (LOST, "vm.power", "X_Task", 3),
     ]
 
 
@@ -97,3 +114,11 @@ def test_every_scenario_of_a_namespace_is_a_stage_of_a_life() -> None:
     stages = {stage.name for product in (ENDPOINT, NAMESPACE) for group in LIVES[product] for stage in group}
 
     assert stages == {one.name for one in SCENARIOS if "/namespace " in one.name}
+
+
+def test_every_scenario_of_vms_is_a_stage_of_a_life() -> None:
+    from tests.crash.scenarios import SCENARIOS
+
+    stages = {stage.name for groups in ON_VCENTERS.values() for group in groups for stage in group}
+
+    assert stages == {one.name for one in SCENARIOS if "/vm " in one.name}

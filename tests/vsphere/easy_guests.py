@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Mapping
+from typing import Any
 
 from controlplane.labs.vsphere.control import Control, GuestVm
 from provisioners.vsphere.guest_agent import CLEARED, ENROLMENT, GATEWAY_REPORT, REPLICA_REPORT, SERVING
@@ -14,7 +16,8 @@ class EasyGuests:
 
     def __init__(self, control: Control) -> None:
         self._control = control
-        self._deliveries: dict[str, str] = {}
+        self._disks: dict[str, dict[str, Any]] = {}
+        """What the gateway of each machine keeps over a reboot, by the machine's UUID: `delivery`, and `state`."""
 
     def round(self) -> None:
         """Take tokens and pointers, and report that all is well."""
@@ -23,14 +26,24 @@ class EasyGuests:
                 self._gateway(vm)
                 self._replica(vm)
 
+    def enrol(self, vm: GuestVm, told: Mapping[str, Any]) -> bool:  # noqa: ARG002 - for guests that have somewhere to go
+        """Show the one-time token to whom it is for; return whether it was taken."""
+        return True
+
+    def kept(self) -> None:
+        """Called when something new lies on a disk."""
+
     def _gateway(self, vm: GuestVm) -> None:
         text = vm.info.get(ENROLMENT, "")
         if text and text != CLEARED:
-            self._deliveries[vm.uuid] = json.loads(text)["delivery"]
+            told = json.loads(text)
+            state = "enrolled" if self.enrol(vm, told) else "refused"
+            self._disks[vm.uuid] = {"delivery": told["delivery"], "gateway": told["gateway_uid"], "state": state}
+            self.kept()
             self._say(vm, ENROLMENT, CLEARED)
-        if delivery := self._deliveries.get(vm.uuid):
-            told = {"delivery": delivery, "state": "enrolled", "message": "", "address": address_of(vm, 20_000)}
-            self._say(vm, GATEWAY_REPORT, json.dumps(told))
+        if disk := self._disks.get(vm.uuid):
+            shown = {name: disk[name] for name in ("delivery", "state")}
+            self._say(vm, GATEWAY_REPORT, json.dumps({**shown, "message": "", "address": address_of(vm, 20_000)}))
 
     def _replica(self, vm: GuestVm) -> None:
         text = vm.info.get(SERVING, "")
