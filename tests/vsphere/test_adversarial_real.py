@@ -40,10 +40,12 @@ TYPES = (
 LARGEST_FIRST = tuple(f"grid_a100d-{one}" for one in ("80c", "4-40c", "3-40c", "2-20c", "1-20c", "1-10c"))
 
 
-def estate(hosts: int, *, count: int = 2, seed: int = 1) -> World:
+def estate(hosts: int, *, count: int = 2, seed: int = 1, passthrough: int = 0) -> World:
+    """Return hosts with `count` GPUs each that are shared, and one more with GPUs that VMs have directly, if any."""
+    direct = GpuHosts((f"DC0_C0_H{hosts}",), gpus(PRODUCT, passthrough, passthrough=True))
     return World(
-        hosts=hosts,
-        gpu_hosts=(GpuHosts(("DC0_C0_H*",), gpus(PRODUCT, count)),),
+        hosts=hosts + bool(passthrough),
+        gpu_hosts=(*((direct,) if passthrough else ()), GpuHosts(("DC0_C0_H*",), gpus(PRODUCT, count))),
         templates=(Template("ubuntu-24.04-gpu", annotation="cloud-init with the VMware datasource"),),
         policy=Policy.ADVERSARIAL,
         seed=seed,
@@ -282,7 +284,9 @@ def walks(vcenters: Callable[..., VCenter]) -> Iterator[Callable[..., Walk]]:
     made: list[Walk] = []
 
     def walked(seed: int, steps: int, *, count: int = 2, rivals: float = 0.3, hurried: float = 0.3) -> Walk:
-        place = vcenters(f"adversarial-{seed}-{int(10 * hurried)}", world=estate(3, count=count, seed=seed))
+        place = vcenters(
+            f"adversarial-{seed}-{int(10 * hurried)}", world=estate(3, count=count, seed=seed, passthrough=2)
+        )
         walk = Walk(place, seed, rivals=rivals, hurried=hurried)
         made.append(walk)
         try:
