@@ -34,7 +34,7 @@ from tests.vsphere.ground import settings_for
 
 pytestmark = [pytest.mark.real, pytest.mark.vcsim, pytest.mark.usefixtures("db")]
 
-LONGEST_S = 150.0
+LONGEST_S = 100.0
 NEVER = threading.Event()
 
 
