@@ -119,9 +119,11 @@ class Ground:
             known = self._known
             if known.login == self.client.logins and time.monotonic() - known.at < REMEMBERED_S and known.estate:
                 return known.estate
-        estate = self._read_estate()
+        login, estate = self.client.logins, self._read_estate()
+        if login and login != self.client.logins:  # half of it may be of another inventory
+            login, estate = self.client.logins, self._read_estate()
         with self._knowing:
-            self._known = _Remembered(self.client.logins, time.monotonic(), estate)
+            self._known = _Remembered(login or self.client.logins, time.monotonic(), estate)
         return estate
 
     def forget(self) -> None:

@@ -87,3 +87,23 @@ def test_the_older_the_clones_the_later_it_is_asked_again(clones, age_s, again_s
         clones.check_room([running(1, age_s=age_s), running(2)], "a")
 
     assert full.value.retry_after_s == pytest.approx(again_s, abs=0.05)
+
+
+def test_places_that_were_read_over_two_logins_are_read_again(monkeypatch):
+    """After a restart the same reference may be another object, and half of what was read would be of each."""
+    ground = Ground(settings_of({"url": "https://vc", "user": "u"}, {"password": Secret("p")}), _Login())
+    read: list[int] = []
+
+    def reads() -> int:
+        read.append(ground.client.logins)
+        ground.client.logins = max(ground.client.logins, 2 if len(read) == 1 else 0)
+        return len(read)
+
+    monkeypatch.setattr(ground, "_read_estate", reads)
+    ground.client.logins = 1
+
+    assert (ground.estate(), ground.estate(), read) == (2, 2, [1, 2])
+
+
+class _Login:
+    logins = 0
