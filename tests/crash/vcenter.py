@@ -151,16 +151,18 @@ class VCenterAccess:
         self._guests.round()
 
     def _tasks(self) -> list[str]:
-        def read(session: Any) -> list[str]:
-            found = []
-            for task in session.content.taskManager.recentTask or ():
-                with contextlib.suppress(Exception):  # forgotten meanwhile
-                    info = task.info
-                    if str(info.state) in {"queued", "running"}:
-                        found.append(f"{info.descriptionId} of {info.entityName}")
-            return found
+        def recent(session: Any) -> list[MoRef]:
+            return [reference(task) for task in session.content.taskManager.recentTask or ()]
 
-        return self._client.reading(read)
+        paths = ("info.state", "info.descriptionId", "info.entityName")
+        while True:
+            with contextlib.suppress(LookFirst):  # one of them was forgotten meanwhile
+                found = self._client.many(self._client.reading(recent), *paths)
+                return [
+                    f"{one.values.get(paths[1])} of {one.values.get(paths[2])}"
+                    for one in found
+                    if str(one.values.get(paths[0])) in {"queued", "running"}
+                ]
 
     # --- what is there ----------------------------------------------------------------------------
 
