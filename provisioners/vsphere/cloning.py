@@ -8,7 +8,7 @@ not of this process: after a lost answer the same clone is waited for, and limit
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -85,17 +85,22 @@ class Clones:
         name = self._ground.settings.templates.get(image)
         if name is None:
             raise NotSupported(f"image: no template is configured for {image}")
-        ref = self._named(name)
-        told = None if ref is None else self._ground.client.get(ref, *templates.PATHS)
-        if ref is None or told is None or not told.get("config.template"):
+        ref, told = self._read(name)
+        if not _is_called(told, name):  # renamed since it was found, for a newer one perhaps
             with self._lock:
                 self._known.pop(name, None)
+            ref, told = self._read(name)
+        if ref is None or told is None or not _is_called(told, name):
             raise DriverRejected(f"image: vCenter has no template {name}")
         if with_gpu and told.get("config.firmware") != EFI:
             raise DriverRejected(f"image: template {name} does not start by EFI, which a GPU needs")
         for fault in templates.faults(told, with_gpu=with_gpu):
             raise DriverRejected(f"image: template {name} cannot be used: {fault}")
         return ref
+
+    def _read(self, name: str) -> tuple[MoRef | None, Mapping[str, Any] | None]:
+        ref = self._named(name)
+        return ref, None if ref is None else self._ground.client.get(ref, *templates.PATHS)
 
     def _named(self, name: str) -> MoRef | None:
         client = self._ground.client
@@ -185,6 +190,10 @@ class Clones:
             yield
         finally:
             lock.release()
+
+
+def _is_called(told: Mapping[str, Any] | None, name: str) -> bool:
+    return told is not None and bool(told.get("config.template")) and told.get("name") == name
 
 
 def _full(what: str, running: Sequence[RunningClone]) -> TransientDriverError:

@@ -39,6 +39,7 @@ from provisioners.driver import (
 )
 from provisioners.vsphere import cloud_init, datastore, hardware, removal, vms
 from provisioners.vsphere.client import Found, MoRef, managed
+from provisioners.vsphere.cloning import Clones
 from provisioners.vsphere.cloud_init import Seed
 from provisioners.vsphere.driver import VSphereDriver
 from provisioners.vsphere.failures import Advice, LookFirst, advice_of
@@ -857,6 +858,17 @@ def test_what_was_written_into_a_machine_is_in_no_log():
     other = vim.event.VmPoweredOnEvent(createdTime=at, fullFormattedMessage="It is on.\n")
 
     assert [line_of(one, "tn-ep-1").text for one in (told, other)] == ["Reconfigured tn-ep-1 on host-1.", "It is on."]
+
+
+def test_a_template_that_was_renamed_is_not_the_one_of_that_name_any_more(driver, hand):
+    clones = Clones(driver.ground)
+    before = clones.template("ubuntu-24.04", with_gpu=True)
+    hand.task(before, "Rename_Task", "ubuntu-24.04-gpu-old")
+    try:
+        # a content library has a copy of its own under the same name
+        assert clones.template("ubuntu-24.04", with_gpu=True) != before
+    finally:
+        hand.task(before, "Rename_Task", "ubuntu-24.04-gpu")
 
 
 # --- where it runs --------------------------------------------------------------------------------
