@@ -103,6 +103,8 @@ class VCenterAccess:
     _told: Heard | None = None
     _control: Control | None = None
     _guests: Guests | None = None
+    _over: set[MoRef] = field(default_factory=set)
+    """Tasks that have ended."""
 
     def __post_init__(self) -> None:
         """Connect lazily."""
@@ -157,12 +159,11 @@ class VCenterAccess:
         paths = ("info.state", "info.descriptionId", "info.entityName")
         while True:
             with contextlib.suppress(LookFirst):  # one of them was forgotten meanwhile
-                found = self._client.many(self._client.reading(recent), *paths)
-                return [
-                    f"{one.values.get(paths[1])} of {one.values.get(paths[2])}"
-                    for one in found
-                    if str(one.values.get(paths[0])) in {"queued", "running"}
-                ]
+                asked = [ref for ref in self._client.reading(recent) if ref not in self._over]
+                found = self._client.many(asked, *paths)
+                running = [one for one in found if str(one.values.get(paths[0])) in {"queued", "running"}]
+                self._over |= set(asked) - {one.ref for one in running}
+                return [f"{one.values.get(paths[1])} of {one.values.get(paths[2])}" for one in running]
 
     # --- what is there ----------------------------------------------------------------------------
 
