@@ -12,7 +12,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -178,8 +178,11 @@ class Sweeper:
         with self._lock:
             self._removed.pop(vm, None)
 
-    def sweep(self) -> tuple[Directory, ...]:
-        """Look once; return the directories that were removed now. One that cannot be removed keeps no other."""
+    def sweep(self, *, making: Collection[str] = ()) -> tuple[Directory, ...]:
+        """Look once; return the directories that were removed now. One that cannot be removed keeps no other.
+
+        `making` are the VMs that are being cloned, here or elsewhere, `""` for one whose name is not told.
+        """
         found = stray_directories(self._ground)
         now = self._clock()
         with self._lock:
@@ -189,11 +192,9 @@ class Sweeper:
             self._removed = {
                 vm: at for vm, at in self._removed.items() if vm in names or now - at < self._grace_s + EVERY_S
             }
-            due = [
-                one
-                for one, since in self._first.items()
-                if now - since >= self._grace_s and _vm_of(one) in self._removed
-            ]
+            old = {one for one, since in self._first.items() if now - since >= self._grace_s}
+            wanted = self._removed.keys() - set(making) if "" not in making else set()
+            due = sorted(one for one in old if _vm_of(one) in wanted)
         for one in new:
             _log.warning("no VM names %s, and nobody here was to remove it: it is left alone", one.written)
         return tuple(one for one in due if self._try(one))

@@ -310,7 +310,7 @@ class Machines:
         if not self._sweeper.is_due():
             return
         try:
-            for one in self._sweeper.sweep():
+            for one in self._sweeper.sweep(making=[clone.name for clone in self._clones.running()]):
                 _log.warning("removed %s, which was left of a VM that was removed", one.written)
         except DriverError as error:
             _log.warning("left directories could not be looked for: %s", error.detail)

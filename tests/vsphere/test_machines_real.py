@@ -805,6 +805,21 @@ def test_of_a_machine_that_was_removed_here_what_is_left_goes_at_the_second_look
         datastore.Sweeper(driver.ground).remove(one)
 
 
+def test_a_directory_is_left_to_a_clone_that_is_under_way(driver, hand):
+    """Another process may be making the machine again whose removal this one remembers."""
+    name = Ref(Kind.MACHINE, uuid4(), TENANT).name
+    now = [0.0]
+    sweeper = datastore.Sweeper(driver.ground, clock=lambda: now[0])
+    _make_directory(hand, driver, name)
+    sweeper.expect(name)
+    sweeper.sweep()
+    now[0] = datastore.GRACE_S
+
+    assert sweeper.sweep(making=[name]) == ()
+    assert sweeper.sweep(making=[""]) == (), "a clone whose name is not told may be this one"
+    assert [one.path for one in sweeper.sweep()] == [name]
+
+
 def test_a_vm_that_does_not_tell_where_its_files_are_makes_nothing_stray():
     at = MoRef("VirtualMachine", "vm-1")
     file = vim.vm.FileLayoutEx.FileInfo(key=0, name="[ds 2] tn-vm-2/tn-vm-2.vmdk", type="diskDescriptor", size=0)
