@@ -175,6 +175,10 @@ def test_good_keys_are_signed(acme, mia, key):
         ("", "not-a-key"),
         ("ſsh-ed25519 " + KEY.split()[1], "not-a-key"),
     ],
+    ids=[
+        "too short", "dss", "security key", "cut off", "two keys", "with options", "another kind", "too long",
+        "private", "nothing", "look-alike",
+    ],
 )  # fmt: skip
 def test_anything_else_is_refused_by_its_field_and_nothing_is_kept(acme, mia, key, code):
     machine = box(acme, mia)
