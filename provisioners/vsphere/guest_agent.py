@@ -56,6 +56,8 @@ LONGEST_ANSWER = 1 << 20
 OK, UNAUTHORIZED = 200, 401
 DOWN = ("inactive", "unknown", "")
 """Such a unit is nobody's; one that waits for its next try is systemd's, one that failed waits for another want."""
+_MENDABLE = (OSError, ValueError, RecursionError, http.client.HTTPException, subprocess.SubprocessError)
+"""What the next round may find otherwise; anybody in the guest may write any text."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _DELIVERY = re.compile(r"[0-9a-f]{8,64}")
 
@@ -229,7 +231,7 @@ class Agent:
         for part in (self._take_enrolment, self._look_at_gateway, self._look_at_replica):
             try:
                 part()
-            except (OSError, ValueError, http.client.HTTPException, subprocess.SubprocessError) as error:
+            except _MENDABLE as error:
                 sys.stderr.write(f"{part.__name__.strip('_')}: {_words(error)}\n")
 
     # --- the gateway ------------------------------------------------------------------------------
@@ -240,7 +242,7 @@ class Agent:
             return
         try:
             told = _enrolment_of(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             self._guest.info_set(ENROLMENT, CLEARED)
             raise
         if told["delivery"] != self._state.delivery:
@@ -308,7 +310,7 @@ class Agent:
             try:
                 self._renew()
                 self._why = ""
-            except (OSError, ValueError, http.client.HTTPException) as error:
+            except _MENDABLE as error:
                 self._why = _words(error)
         self._report_replica(want)
 
@@ -361,7 +363,7 @@ class Agent:
         """Return what the gateway proves itself with: it enrolled for this machine, and we are this machine."""
         text = self._guest.read(f"{GATEWAY_STATE}/{self._state.delivery}/identity.json")
         told = json.loads(text) if text else {}
-        return str(told.get("credential", "")) if told.get("boundary_uid") else ""
+        return str(told.get("credential", "")) if isinstance(told, dict) and told.get("boundary_uid") else ""
 
     # --- remembering and saying -------------------------------------------------------------------
 

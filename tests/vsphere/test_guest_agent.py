@@ -324,7 +324,9 @@ def test_an_answer_that_cannot_be_used_is_said_and_starts_nothing(answer: tuple[
     assert REPLICA not in guest.started
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"delivery": "../../etc"}', enrolment(control_plane_url="file:///etc")])
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "[" * 50_000, '{"delivery": "../../etc"}', enrolment(control_plane_url="file:///etc")]
+)
 def test_nonsense_in_guestinfo_is_cleared_and_starts_nothing(text: str) -> None:
     guest = FakeGuest()
     guest.info[ENROLMENT] = text
@@ -332,6 +334,21 @@ def test_nonsense_in_guestinfo_is_cleared_and_starts_nothing(text: str) -> None:
     Agent(guest).round()
 
     assert (guest.info[ENROLMENT], guest.started, guest.files) == (CLEARED, [], {})
+
+
+@pytest.mark.parametrize("text", ["[]", '"x"', "[" * 50_000])
+def test_nonsense_in_a_pointer_or_an_identity_ends_no_agent(text: str) -> None:
+    guest = FakeGuest()
+    guest.info |= {ENROLMENT: enrolment(), SERVING: pointer("w1")}
+    agent = Agent(guest, fetch_every_s=0)
+    agent.round()
+    enrolled(guest)
+    guest.files[f"{GATEWAY_STATE}/{'aa' * 8}/identity.json"] = text
+    agent.round()
+    guest.info[SERVING] = text
+    agent.round()
+
+    assert (guest.told(GATEWAY_REPORT)["state"], guest.asked) == ("enrolled", [])
 
 
 @pytest.mark.parametrize("calls", range(1, 15))
