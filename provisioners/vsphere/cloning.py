@@ -223,29 +223,42 @@ def matched(tasks: Sequence[_Task], events: Sequence[_Event]) -> tuple[RunningCl
 
 
 def _read_tasks(session: Any) -> list[_Task]:
-    """Return the clone tasks that are queued or run, in one call however many tasks there are."""
+    """Return the clone tasks that are queued or run, in two calls however many tasks there are; in one where none does.
+
+    Of most tasks, which have ended, only that is read: a busy vCenter tells two hundred of them.
+    """
     manager = session.content.taskManager
     walk = _Collector.TraversalSpec(name="recent", type=type(manager), path="recentTask", skip=False)
+    recent = _Collector.ObjectSpec(obj=manager, skip=True, selectSet=[walk])
+    alive = [one.obj for one in _pages(session, [recent], "info.state") if _is_alive(one)]
+    if not alive:
+        return []
+    asked = [_Collector.ObjectSpec(obj=task) for task in alive]
     paths = ("info.state", "info.descriptionId", "info.entity", "info.queueTime", "info.eventChainId")
-    spec = _Collector.FilterSpec(
-        objectSet=[_Collector.ObjectSpec(obj=manager, skip=True, selectSet=[walk])],
-        propSet=[_Collector.PropertySpec(type=vim.Task, pathSet=list(paths))],
-    )
-    collector = session.content.propertyCollector
-    page = collector.RetrievePropertiesEx([spec], _Collector.RetrieveOptions())
     found = []
-    while page:
-        for one in page.objects:
-            values = {prop.name: prop.val for prop in one.propSet}
-            if str(values.get("info.state")) in {"queued", "running"} and str(
-                values.get("info.descriptionId", "")
-            ).startswith(_CLONES):
-                entity = values.get("info.entity")
-                source = reference(entity) if isinstance(entity, vim.VirtualMachine) else None
-                queued = values.get("info.queueTime") or datetime.now(UTC)
-                found.append(_Task(one.obj._moId, source, int(values.get("info.eventChainId") or 0), queued))
-        page = collector.ContinueRetrievePropertiesEx(page.token) if page.token else None
+    for one in _pages(session, asked, *paths):
+        values = {prop.name: prop.val for prop in one.propSet}
+        if _is_alive(one) and str(values.get("info.descriptionId", "")).startswith(_CLONES):
+            entity = values.get("info.entity")
+            source = reference(entity) if isinstance(entity, vim.VirtualMachine) else None
+            queued = values.get("info.queueTime") or datetime.now(UTC)
+            found.append(_Task(one.obj._moId, source, int(values.get("info.eventChainId") or 0), queued))
     return found
+
+
+def _is_alive(task: Any) -> bool:
+    return any(prop.name == "info.state" and str(prop.val) in {"queued", "running"} for prop in task.propSet)
+
+
+def _pages(session: Any, objects: list[Any], *paths: str) -> Iterator[Any]:
+    collector = session.content.propertyCollector
+    spec = _Collector.FilterSpec(
+        objectSet=objects, propSet=[_Collector.PropertySpec(type=vim.Task, pathSet=list(paths))]
+    )
+    page = collector.RetrievePropertiesEx([spec], _Collector.RetrieveOptions())
+    while page:
+        yield from page.objects
+        page = collector.ContinueRetrievePropertiesEx(page.token) if page.token else None
 
 
 def _read_events(session: Any, begin: datetime) -> list[_Event]:
