@@ -94,6 +94,28 @@ def test_ours_and_foreign_use_are_told_apart(rig: Rig) -> None:
     assert (ours.vcpu, ours.memory_gib) == (4, 16)
 
 
+def test_ours_and_foreign_use_are_told_apart_on_a_host_that_chooses(rig: Rig) -> None:
+    needs(rig, "vm")
+    boundary = vm_boundary(TENANT)
+    spec = machine(boundary, unit(host="esx-a"))
+    rig.foreign_use("render", "esx-a", [("esx-a-gpu-1", 4, "3g.40gb")])
+    finish(rig, boundary)
+    finish(rig, spec)
+    rig.clock.tick(5)
+
+    uses = rig.driver.snapshot().uses
+    truth = {use["name"]: use for use in rig.truth()}
+
+    ours = next(use for use in uses if use.ref == spec.ref)
+    foreign = next(use for use in uses if use.ref is None)
+    assert (ours.host, ours.unit, ours.size, ours.profile) == ("esx-a", spec.unit.uid, 1, "1g.10gb")
+    assert (ours.vcpu, ours.memory_gib) == (4, 16)
+    assert (foreign.host, foreign.unit, foreign.size) == ("esx-a", None, 4)
+    assert foreign.name.endswith("render")
+    assert {ours.device, foreign.device} == {use["device"] for use in truth.values()}
+    assert len(uses) == len(truth) == 2
+
+
 def test_binding_device_gets_exactly_the_window_asked_for(rig: Rig) -> None:
     needs(rig, "namespace")
     boundary = namespace_boundary(TENANT)

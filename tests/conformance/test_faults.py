@@ -62,10 +62,13 @@ VM_STEPS = (
     "network.create",
     "role.grant",
     "vm.clone[0]",
+    "vm.configure[0]",
     "vm.power[0]",
     "vm.gateway[0]",
     "serving.replica[0]",
+    "serving.service",
 )
+"""A driver that has not one of them is not struck there."""
 STEPS = [("namespace", step) for step in NAMESPACE_STEPS] + [("vm", step) for step in VM_STEPS]
 
 
