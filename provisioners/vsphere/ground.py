@@ -91,6 +91,8 @@ class OurVm:
     """As it stands on the VM; `""` between clone and mark."""
     is_ours: bool
     """False for one with our name and somebody else's mark, or with our name alone outside our folders."""
+    is_inside: bool
+    """Whether it lies in our root folder or below."""
 
 
 @dataclass(slots=True)
@@ -325,9 +327,8 @@ class Ground:
                 index = whose[1]
             folder = reference(one.values["parent"]) if one.values.get("parent") is not None else None
             is_ours = whose is not None and whose[0] == ref
-            if not mark:
-                is_ours = root is not None and folder is not None and _is_below(folder, root, parents)
-            found.append(OurVm(one.ref, name, index, folder, mark, is_ours))
+            is_inside = root is not None and folder is not None and _is_below(folder, root, parents)
+            found.append(OurVm(one.ref, name, index, folder, mark, is_ours if mark else is_inside, is_inside))
         return tuple(sorted(found, key=lambda vm: (-1 if vm.index is None else vm.index, not vm.is_ours, vm.ref)))
 
 

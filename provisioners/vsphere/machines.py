@@ -133,9 +133,10 @@ class Machines:
         ours = {one.ref: one for one in self._ground.vms_of(ref) if one.is_ours}
         found = [vms.vm_of(one, ours[one.ref].index, ours[one.ref].mark) for one in self._read(list(ours))]
         by_index: dict[int | None, Vm] = {}
-        # a copy that somebody made carries our mark too, with a name and a UUID of its own
+        # a copy that somebody made carries our mark too, with a UUID of its own; elsewhere it may have our name as well
         for vm in sorted(found, key=lambda one: (not vms.is_itself(one, ref), one.name != vm_name(ref, one.index))):
-            if vms.is_itself(vm, ref) or vm.name == vm_name(ref, vm.index):
+            is_named = vm.name == vm_name(ref, vm.index) and ours[vm.ref].is_inside
+            if vms.is_itself(vm, ref) or is_named:
                 by_index.setdefault(vm.index, vm)
         return tuple(by_index[index] for index in sorted(by_index, key=lambda at: -1 if at is None else at))
 

@@ -47,6 +47,7 @@ from provisioners.vsphere.machines import Machines, line_of
 from provisioners.vsphere.names import MARK_FIELD, instance_uuid, marker
 from provisioners.vsphere.plans import VmPlan, vm_steps
 from provisioners.vsphere.settings import Settings
+from provisioners.vsphere.tasks import finish
 from tests.vsphere.ground import TENANT, Hand, boundary, clear, complete, settings_for, walk
 
 pytestmark = [pytest.mark.real, pytest.mark.vcsim]
@@ -776,6 +777,25 @@ def test_a_machine_that_boots_is_not_ready_yet(driver, spec, vcenter_control):
     assert walked.seen is not None
     power = walked.seen.part("vm.power")
     assert (power.ready, power.message) == (False, "it is starting: nothing is heard of its tools yet")
+
+
+def test_a_copy_of_the_same_name_that_lies_elsewhere_is_left_alone(driver, home, hand):
+    """A backup that somebody looks into: it has the machine's name and attributes, and another instance UUID."""
+    spec = machine(home, power=Power.OFF)
+    run(driver, spec)
+    own, outside = one_vm(hand, spec), driver.ground.estate().vm_folder
+    how = vim.vm.CloneSpec(location=vim.vm.RelocateSpec(), powerOn=False, template=False)
+    copied = hand.client.start(
+        lambda si: managed(own, si).CloneVM_Task(folder=managed(outside, si), name=spec.ref.name, spec=how)
+    )
+    assert finish(hand.client, copied) == Done()
+    [copy] = set(hand.names("VirtualMachine", spec.ref.name)) - {own}
+    driver.ground.set_attribute(copy, marker(spec.ref))
+
+    assert run(driver, spec, deleting=True).end == plan.Forget()
+
+    assert hand.names("VirtualMachine", spec.ref.name) == [copy]
+    hand.task(copy, "Destroy_Task")
 
 
 # --- what is left behind --------------------------------------------------------------------------
