@@ -16,6 +16,7 @@ from provisioners.kubernetes import rbac
 from provisioners.kubernetes.objects import Object
 from provisioners.kubernetes.rbac import Right
 from provisioners.kubernetes.settings import Settings
+from provisioners.kubernetes.vm_service import kinds as vm_service
 
 OLDEST: Final = (1, 34)
 RIGHT: Final = "right:"
@@ -124,6 +125,13 @@ def assess(facts: Facts, settings: Settings) -> Capabilities:
     for right in facts.lacking:
         key = right.words if right.optional else f"{RIGHT}{right.words}"
         missing[key] = f"Needed to {right.why}. Apply deploy/kubernetes/rbac.yaml."
+    kinds = {BoundaryKind.NAMESPACE}
+    if vm_service.api_of(facts.serves):
+        features[vm_service.FEATURE] = not any(_is_machines(right) for right in facts.lacking)
+        if features[vm_service.FEATURE]:
+            kinds.add(BoundaryKind.VM)
+        if not settings.storage_class:
+            missing["vm-storage"] = "Machines need a storage class, and none is given."
     features["people"] = "people" not in missing
     features["admission"] = "admission" not in missing
     features["cluster"] = False  # no clusters inside clusters are made here
@@ -131,12 +139,17 @@ def assess(facts: Facts, settings: Settings) -> Capabilities:
     return Capabilities(
         kind="kubernetes",
         version=facts.version,
-        boundary_kinds=frozenset({BoundaryKind.NAMESPACE}),
+        boundary_kinds=frozenset(kinds),
         bindings=frozenset(bindings),
         features=features,
         missing=missing,
         simulated=facts.simulated,
     )
+
+
+def _is_machines(right: Right) -> bool:
+    """Whether machines cannot be driven without a right; without one to VM classes, those that are there are used."""
+    return (right.group, right.resource) == (vm_service.GROUP, "virtualmachines")
 
 
 def _gaps(facts: Facts, settings: Settings) -> dict[str, str]:
@@ -203,6 +216,8 @@ def lacking(cluster: Asked) -> tuple[Right, ...]:
 
 def _is_served(cluster: Asked, right: Right) -> bool:
     """Whether an optional right is about something that the cluster has at all."""
+    if right.group == vm_service.GROUP:
+        return bool(vm_service.api_of(cluster.serves))
     return any(
         cluster.serves(api, kind)
         for engine in ENGINES

@@ -1,5 +1,7 @@
 """The Kubernetes driver: namespaces as boundaries, vLLM endpoints in them, GPUs by device plugin or DRA.
 
+Where the cluster is a Supervisor, virtual machines too (`vm_service`).
+
 Steps are pure; what hangs on the cluster (names of resources, facts of a node, what is served) is read when a
 step is started. A step is a set of server-side applies and returns `Done` at once; whether it works shows in
 `observe`. Removals return a handle that is looked at until nothing of the step is left.
@@ -21,6 +23,7 @@ from uuid import UUID
 
 from provisioners.driver import (
     Acceptance,
+    BoundaryKind,
     BoundarySpec,
     Capabilities,
     Certificate,
@@ -71,9 +74,11 @@ from provisioners.kubernetes.namespaces import Namespaces
 from provisioners.kubernetes.objects import Object, dig, name_of, namespace_of, uid_of
 from provisioners.kubernetes.people import People
 from provisioners.kubernetes.settings import Settings, settings_of
+from provisioners.kubernetes.vm_service import boundary as vm_boundaries
+from provisioners.kubernetes.vm_service import kinds, machines
 from provisioners.steps import split
 
-NO_MACHINES: Final = "a cluster runs no virtual machines; use a vm boundary elsewhere"
+NO_MACHINES: Final = machines.NOT_HERE
 _REMOVAL: Final = re.compile(
     r"^removal (?P<kind>[a-z]+)/(?P<uid>[0-9a-f-]{36})/(?P<tenant>[0-9a-f-]{36}) (?P<step>\S+)$"
 )
@@ -98,6 +103,7 @@ class KubernetesDriver:
         self._namespaces = Namespaces(self._ground)
         self._endpoints = Endpoints(self._ground)
         self._people = People(self._ground)
+        self._machines = machines.Machines(self._ground)
         self._layouts = layout.Layouts(
             self.cluster, now=now, timing=layout.LAB_TIMING if settings.lab else layout.Timing()
         )
@@ -134,7 +140,12 @@ class KubernetesDriver:
 
     def changes(self, stop: threading.Event) -> Iterator[Ref]:
         """Yield whose objects have changed, until `stop` is set; a cluster that is away is waited for."""
-        return watching.changes(self.cluster, stop, name=self.settings.slug)
+        try:
+            held = kinds.held(self.cluster.serves)
+        except DriverError:
+            held = ()  # one that is away is waited for; until it is listened to anew, sweeps see its machines
+        more = tuple(watching.Heard(one.api, one.kind, bare=False) for one in held)
+        return watching.changes(self.cluster, stop, name=self.settings.slug, heard=(*watching.HEARD, *more))
 
     # --- one object -------------------------------------------------------------------------------
 
@@ -143,7 +154,7 @@ class KubernetesDriver:
         if ref.kind is Kind.BOUNDARY:
             return self._namespaces.observe(ref)
         if ref.kind is Kind.MACHINE:
-            return Observed(ref, exists=False, simulated=self._ground.is_simulated)
+            return self._machines.observe(ref)
         if ref.kind is Kind.ENDPOINT:
             return self._endpoints.observe(ref)
         if ref.kind is Kind.NAMESPACE:
@@ -157,12 +168,14 @@ class KubernetesDriver:
     def steps(self, spec: Spec) -> Sequence[Step]:
         """Return the ordered steps of `spec`. Raises `NotSupported`, `DriverRejected`."""
         match spec:
+            case BoundarySpec(kind=BoundaryKind.VM) if self._machines.api:
+                return vm_boundaries.steps(spec)
             case BoundarySpec():
                 return boundaries.steps(spec)
             case EndpointSpec():
                 return workloads.endpoint_steps(spec)
             case MachineSpec():
-                raise NotSupported(NO_MACHINES)
+                return self._machines.steps(spec)
             case NamespaceSpec():
                 return access.steps(spec)
 
@@ -171,6 +184,8 @@ class KubernetesDriver:
         bare = split(step.name)[0]
         if bare == layout.STEP:
             return self._layouts.start(step)
+        if machines.is_one(step.ref, bare):
+            return self._machines.start(step, bare)
         if step.undo:
             return self._undo(step, bare)
         if bare == "namespace.create":
@@ -204,6 +219,8 @@ class KubernetesDriver:
             return Poll("unknown")
         ref = Ref(Kind(match["kind"]), UUID(match["uid"]), UUID(match["tenant"]))
         step = match["step"]
+        if machines.is_one(ref, step):
+            return self._machines.poll(ref, step)
         if step == reading.CREATE:
             namespace = self.cluster.get("v1", "Namespace", ref.name)
             return poll_of(namespace is None or not marks.is_ours(namespace, ref))
@@ -223,7 +240,10 @@ class KubernetesDriver:
         """Cut off a boundary (its allow policies are replaced) or an endpoint (its pods take no connection)."""
         if ref.kind is Kind.BOUNDARY:
             self._ground.check_namespace(ref)
+            self._machines.isolate(ref, cut_off=cut_off)
             return self._namespaces.cut_off(ref) if cut_off else self._namespaces.reconnect(ref)
+        if ref.kind is Kind.MACHINE and self._machines.api:
+            return self._machines.isolate(ref, cut_off=cut_off)
         if ref.kind is not Kind.ENDPOINT:
             raise NotSupported(NO_MACHINES)
         return self._endpoints.isolate(ref, cut_off=cut_off)
@@ -231,7 +251,9 @@ class KubernetesDriver:
     # --- power, hosts, layouts --------------------------------------------------------------------
 
     def power(self, ref: Ref, *, want: Power) -> Handle | Done:
-        """Scale an endpoint's replicas to none or to one."""
+        """Scale an endpoint's replicas to none or to one; switch a machine."""
+        if ref.kind is Kind.MACHINE and self._machines.api:
+            return self._machines.power(ref, want)
         if ref.kind is not Kind.ENDPOINT:
             raise NotSupported(NO_MACHINES)
         return self._endpoints.power(ref, want)
@@ -239,7 +261,7 @@ class KubernetesDriver:
     def evacuate(self, host: str) -> Sequence[ObservedUse]:
         """Cordon a node; return what still uses its GPUs, foreign use included."""
         self._cordon(host, cordoned=True)
-        return [use for use in self.snapshot().uses if use.host == host]
+        return [*(use for use in self.snapshot().uses if use.host == host), *self._machines.uses(host)]
 
     def restore(self, host: str) -> Done:
         """Uncordon a node."""

@@ -7,6 +7,7 @@ without values where the object is a Secret.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -14,6 +15,9 @@ from provisioners.driver import Conflicting, DriverError, DriverRejected, Transi
 
 _LONGEST_RAW: Final = 600
 _SECRET_KINDS: Final = frozenset({"Secret", "TokenRequest"})
+_CHECKED_BY_WEBHOOK: Final = frozenset({"VirtualMachine", "VirtualMachineClass"})
+"""Kinds whose webhooks name the fields that they refuse."""
+_FIELD: Final = re.compile(r"\b(?:spec|metadata)\.[A-Za-z0-9.\[\]]*[A-Za-z0-9\]]")
 _WORDS: Final = {
     404: "what this {kind} belongs to is not there",
     409: "this {kind} has just been changed by somebody else",
@@ -76,6 +80,9 @@ def _forbidden(told: Mapping[str, Any], message: str, kind: str, raw: str) -> Dr
         return AdmissionUnready("the namespace's admission parameters are not known yet", raw=raw)
     if "denied request" in message or "is forbidden: ValidatingAdmissionPolicy" in message:
         return AdmissionRefused(f"an admission policy of the cluster refuses this {kind}", raw=raw)
+    if "denied the request" in message and kind in _CHECKED_BY_WEBHOOK:
+        fields = ", ".join(dict.fromkeys(_FIELD.findall(message))) or "it breaks a rule"
+        return AdmissionRefused(f"the cluster refuses this {kind}: {fields}", raw=raw)
     return AccessDenied(f"our account may not do this with a {kind}", raw=raw)
 
 

@@ -50,6 +50,7 @@ from provisioners.kubernetes.objects import (
 )
 from provisioners.kubernetes.rbac import ACCESS_NAMESPACE
 from provisioners.kubernetes.slices import Given, Pools
+from provisioners.kubernetes.vm_service import kinds
 
 OPERATOR_NAMESPACE: Final = "gpu-operator"
 CLUSTER_POLICY: Final = ("nvidia.com/v1", "ClusterPolicy", "cluster-policy")
@@ -90,7 +91,8 @@ def read(cluster: Cluster) -> Listed:
     """List a cluster. Raises `DriverError` where any list cannot be read whole."""
     dra = cluster.serves(gpus.API, "ResourceSlice")
     marked: list[Object] = []
-    for api, kind in MARKED:
+    held = ((one.api, one.kind) for one in kinds.held(cluster.serves))
+    for api, kind in (*MARKED, *held):
         if cluster.serves(api, kind):
             marked += cluster.list(api, kind, labels=EVERYTHING, bare=kind == "Secret").items
     policy, layouts = layouts_of(cluster)
@@ -221,7 +223,9 @@ def provider(listed: Listed, capabilities: Capabilities) -> ObservedProvider:
     for use in uses:
         of_node[use.host].append(use)
     hosts = tuple(
-        _host(node, seen, of_node[name]) for name, node in sorted(seen.nodes.items()) if node.gpus or not node.apart
+        _host(node, seen, of_node[name], capabilities.boundary_kinds)
+        for name, node in sorted(seen.nodes.items())
+        if node.gpus or not node.apart
     )
     return ObservedProvider(
         hosts=hosts,
@@ -241,7 +245,9 @@ def snapshot(cluster: Cluster, capabilities: Capabilities) -> ObservedProvider:
 # --- hosts ----------------------------------------------------------------------------------------
 
 
-def _host(node: Node, seen: Inventory, uses: Sequence[ObservedUse]) -> ObservedHost:
+def _host(
+    node: Node, seen: Inventory, uses: Sequence[ObservedUse], boundary_kinds: frozenset[BoundaryKind]
+) -> ObservedHost:
     change = change_of(seen.raw[node.name])
     stuck = (change.why,) if change is not None and change.phase is Phase.STUCK else ()
     contradictions = (*stuck, *node.problems, *_overdrawn(node, seen), *_doubles(node, seen, uses))
@@ -256,7 +262,7 @@ def _host(node: Node, seen: Inventory, uses: Sequence[ObservedUse]) -> ObservedH
         healthy=node.ready,
         message=node.message,
         in_maintenance=node.cordoned or busy,
-        boundary_kinds=frozenset({BoundaryKind.NAMESPACE}),
+        boundary_kinds=boundary_kinds,  # the hosts of a Supervisor that are no control plane are ESXi
         contradictions=tuple(dict.fromkeys(contradictions)),
     )
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 from provisioners.driver import (
+    BoundaryKind,
     BoundarySpec,
     Done,
     GatewaySpec,
@@ -26,6 +27,9 @@ from provisioners.kubernetes.applying import removal_handle
 from provisioners.kubernetes.boundary import CUT_OFF, ClusterFacts
 from provisioners.kubernetes.ground import INSIDE, MADE_BY, POLICY, Ground, payload
 from provisioners.kubernetes.objects import Object, name_of, uid_of
+from provisioners.kubernetes.settings import Settings
+from provisioners.kubernetes.vm_service import boundary as vm_boundaries
+from provisioners.kubernetes.vm_service import kinds
 
 ALLOWED_ANNOTATION: Final = "tenantry.internal/allowed"
 """On the policy of a cut-off boundary: the allows that it stands for."""
@@ -46,7 +50,7 @@ class Namespaces:
             if marks.is_deleting(namespace):
                 inside = reading.Inside(namespace, remaining=self._remaining(namespace))
             else:
-                inside = reading.Inside(namespace, self._ground.inside(ref.name, INSIDE))
+                inside = reading.Inside(namespace, self._inside(ref))
                 gateway = self._gateway_part(ref, inside.marked)
                 gpu_resources = self._ground.facts().gpu_resources
         return reading.boundary(
@@ -57,6 +61,10 @@ class Namespaces:
             gpu_resources=gpu_resources,
             simulated=self._ground.is_simulated,
         )
+
+    def _inside(self, ref: Ref) -> tuple[Object, ...]:
+        """Return everything of ours in a boundary's namespace, with machines where there can be any."""
+        return self._ground.inside(ref.name, (*INSIDE, *kinds.held(self._ground.cluster.serves)))
 
     def _gateway_part(self, ref: Ref, marked: Sequence[Object]) -> Part | None:
         pods = self._ground.cluster.list("v1", "Pod", namespace=ref.name, labels=marks.selector(ref)).items
@@ -88,7 +96,7 @@ class Namespaces:
         spec = payload(step, BoundarySpec)
         self._ground.recall("admission", self._make_policies)
         return self._ground.applier.make(
-            step, boundaries.objects(step.name, spec, self._ground.settings, ClusterFacts()), namespace=step.ref.name
+            step, _objects(step.name, spec, self._ground.settings, ClusterFacts()), namespace=step.ref.name
         )
 
     def _make_policies(self) -> None:
@@ -100,7 +108,7 @@ class Namespaces:
         self._ground.check_namespace(step.ref)
         spec = payload(step, BoundarySpec)
         facts = self._ground.facts() if step.name == "namespace.limits" else ClusterFacts()
-        wanted = boundaries.objects(step.name, spec, self._ground.settings, facts)
+        wanted = _objects(step.name, spec, self._ground.settings, facts)
         return self._ground.applier.make(step, wanted, prune=MADE_BY[step.name], namespace=step.ref.name)
 
     def make_gateway(self, step: Step) -> Done:
@@ -129,7 +137,7 @@ class Namespaces:
         if namespace is None or not marks.is_ours(namespace, ref):
             return Done()
         if not marks.is_deleting(namespace):
-            held = reading.holds(ref, self._ground.inside(ref.name, INSIDE))
+            held = reading.holds(ref, self._inside(ref))
             if held:
                 raise TransientDriverError(f"namespace {ref.name} cannot go: {held}")
             self._ground.cluster.delete("v1", "Namespace", ref.name, uid=uid_of(namespace), propagation="Background")
@@ -160,3 +168,9 @@ class Namespaces:
     def _policies(self, ref: Ref) -> list[Object]:
         listed = self._ground.listed((POLICY,), marks.selector(ref), namespace=ref.name)
         return [one for one in listed if marks.step_of(one) == "namespace.policies"]
+
+
+def _objects(step: str, spec: BoundarySpec, settings: Settings, facts: ClusterFacts) -> list[Object]:
+    """Return the objects of one step of a namespace or VM boundary."""
+    build = vm_boundaries.objects if spec.kind is BoundaryKind.VM else boundaries.objects
+    return build(step, spec, settings, facts)

@@ -341,6 +341,11 @@ def fingerprint(objects: Iterable[Object], beside: Iterable[str] = ()) -> str:
     return _digest([*seen, *sorted(beside)])
 
 
+_VITAL: Final = (
+    "phase", "powerState", "readyReplicas", "unavailableReplicas", "observedGeneration", "hard", "allocation",
+)  # fmt: skip
+
+
 def _vital(obj: Object) -> Any:
     """Return of an object's status what readiness hangs on."""
     status = obj.get("status") or {}
@@ -348,11 +353,7 @@ def _vital(obj: Object) -> Any:
         [condition.get("type"), condition.get("status"), condition.get("reason")]
         for condition in status.get("conditions") or []
     ]
-    numbers = {
-        name: status[name]
-        for name in ("phase", "readyReplicas", "unavailableReplicas", "observedGeneration", "hard", "allocation")
-        if name in status
-    }
+    numbers = {name: status[name] for name in _VITAL if name in status}
     return [numbers, sorted(conditions, key=str)]
 
 

@@ -97,6 +97,9 @@ CONTROL_PLANE: Final = (
     Rule("gateway.networking.k8s.io", ("httproutes",), _KEEP, "publish addresses", optional=True),
     Rule("gateway.networking.k8s.io", ("gateways",), ("get", "list"), "read the shared Gateway", optional=True),
     Rule("monitoring.coreos.com", ("podmonitors",), _KEEP, "have endpoints scraped", optional=True),
+    Rule("vmoperator.vmware.com", ("virtualmachines",), _KEEP, "machines on a Supervisor", optional=True),
+    Rule("vmoperator.vmware.com", ("virtualmachineclasses",), (*_READ, "create", "patch"),
+         "make the shapes of machines, or choose among those that are there", optional=True),
     Rule("nvidia.com", ("clusterpolicies",), ("get", "list"), "read the GPU operator's settings", optional=True),
 )  # fmt: skip
 """Rights of the control plane in the whole cluster."""

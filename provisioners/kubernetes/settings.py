@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_network
@@ -86,6 +87,12 @@ class Settings:
     gateway_storage_class: str = ""
     """Empty: an emptyDir, and a gateway that lost it is started with a fresh token."""
     runtime_class: str = ""
+    vm_gpu_types: tuple[str, ...] = ()
+    """vGPU types that hosts of a Supervisor have (`nvidia_h100xm-1-10c`), beside those that its VM classes name."""
+    vm_network: str = ""
+    """Network of machines, as `group/version/Kind/name` in their namespace; empty: the namespace's default."""
+    vm_instance_uuid: bool = False
+    """Whether machines get their instance UUID from us: a Supervisor takes it from privileged accounts only."""
     reads_per_s: float = 50.0
     writes_per_s: float = 25.0
     call_deadline_s: float = 10.0
@@ -111,11 +118,13 @@ class Settings:
 _TEXTS: Final = (
     "slug", "url", "ca_pem", "tls_server_name", "access", "zone", "gateway_image", "vllm_image", "system_namespace",
     "monitoring_namespace", "pod_security_version", "storage_class", "gateway_storage_class", "runtime_class",
+    "vm_network",
 )  # fmt: skip
 _NUMBERS: Final = ("reads_per_s", "writes_per_s", "call_deadline_s", "list_deadline_s")
 _WHOLE: Final = ("cache_gib", "page")
-_FLAGS: Final = ("read_only_root", "lab")
-_LISTS: Final = ("registries", "control_plane_cidrs", "model_mirror_cidrs", "dns_cidrs")
+_FLAGS: Final = ("read_only_root", "lab", "vm_instance_uuid")
+_LISTS: Final = ("registries", "control_plane_cidrs", "model_mirror_cidrs", "dns_cidrs", "vm_gpu_types")
+_NETWORK: Final = re.compile(r"[a-z0-9.-]+/v[a-z0-9]+/[A-Z][A-Za-z]+/[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 _CIDRS: Final = ("control_plane_cidrs", "model_mirror_cidrs", "dns_cidrs")
 
 
@@ -161,6 +170,8 @@ def _checked(values: dict[str, Any]) -> Settings:
         raise BadSettings(f"access: one of {', '.join(ACCESS)}")
     if values.get("access") == "route" and values.get("route_parent") is None:
         raise BadSettings("route_parent: with access route, the Gateway that routes attach to is needed")
+    if values.get("vm_network") and not _NETWORK.fullmatch(values["vm_network"]):
+        raise BadSettings("vm_network: written group/version/Kind/name")
     for name in _CIDRS:
         for cidr in values.get(name, ()):
             try:

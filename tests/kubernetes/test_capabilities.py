@@ -63,6 +63,7 @@ def test_each_right_that_is_missing_is_named_with_what_it_is_for() -> None:
     assert found.missing == {
         "right:patch nodes": "Needed to label nodes. Apply deploy/kubernetes/rbac.yaml.",
         "list httproutes.gateway.networking.k8s.io": "Needed to publish addresses. Apply deploy/kubernetes/rbac.yaml.",
+        "vm-storage": "Machines need a storage class, and none is given.",
     }
 
 
