@@ -78,7 +78,7 @@ def change_role(
     *, membership: Membership, role: Role, actor: Actor, now: datetime, version: int | None = None
 ) -> Membership:
     """Give a member another role. Raises `Conflict` for the last owner."""
-    allow(actor, membership.tenant, "members.update")
+    allow(actor, _tenant(membership), "members.update")
     lock_path(membership.tenant_id)
     row = locked(membership, version)
     before = Role(row.role)
@@ -101,7 +101,7 @@ def pass_ownership(*, to: Membership, actor: Actor, now: datetime) -> Membership
 
     Raises `Conflict` (`not-owner`) for an actor whose ownership comes from above, (`own-account`) for himself.
     """
-    allow(actor, to.tenant, "members.update")
+    allow(actor, _tenant(to), "members.update")
     lock_path(to.tenant_id)
     heir = locked(to)
     if heir.person_id == actor.person_id:
@@ -129,7 +129,7 @@ def remove(
     Raises `Conflict` for the last owner, `InvalidSpec` for a successor who is no member.
     """
     own = actor.person_id == membership.person_id
-    allow(actor, membership.tenant, "members.leave" if own else "members.delete")
+    allow(actor, _tenant(membership), "members.leave" if own else "members.delete")
     lock_path(membership.tenant_id)
     row = locked(membership, version)
     tenant, person_id = row.tenant, row.person_id
@@ -156,6 +156,14 @@ def hand_over(*, tenant: Tenant, person_id: UUID, to: Person, actor: Actor, now:
 
 
 # --- plain ------------------------------------------------------------------------------------------
+
+
+def _tenant(membership: Membership) -> Tenant:
+    """Return the tenant of a membership. Raises `NotVisible` to somebody who was taken out of it meanwhile."""
+    try:
+        return membership.tenant
+    except Tenant.DoesNotExist:
+        raise NotVisible from None
 
 
 def keep_an_owner(tenant: Tenant, person_id: UUID) -> None:

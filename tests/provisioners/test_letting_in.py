@@ -13,7 +13,7 @@ from django.db import connection
 from provisioners import letting_in
 from provisioners.driver import Credential, Ref, Secret, TransientDriverError
 from tenants.errors import Conflict, Forbidden, NotVisible
-from tenants.models import Boundary, Event, Membership, Namespace, NamespaceCredential, Person
+from tenants.models import Boundary, Event, Membership, Namespace, NamespaceCredential, Person, PlatformMembership
 from tenants.operations import leavers, members, namespace_access, namespaces, people
 from tenants.specs import AllocationSpec, GpuAsk, NamespaceAsk, UnitAsk
 from tenants.states import PlatformRole, Role
@@ -90,6 +90,15 @@ def test_a_member_asks_a_worker_answers_and_only_he_reads_it(space: Namespace) -
     assert event.data["person"] == str(ada.pk)
     assert "t0ken" not in str(event.data)
     assert "t0ken" not in repr(found)
+
+
+def test_a_member_who_has_a_role_on_the_platform_gets_one_too(space: Namespace) -> None:
+    ada = factories.member(space.tenant)
+    PlatformMembership.objects.create(person=ada, role=PlatformRole.OPERATOR.value, created_at=NOW)
+
+    row = ask(space, ada)
+
+    assert (answer(Cluster()), read(space, row, ada)[1].token) == (1, "t0ken")
 
 
 def test_it_is_gone_after_two_minutes(space: Namespace) -> None:
