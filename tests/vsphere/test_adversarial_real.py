@@ -304,7 +304,7 @@ def walks(vcenters: Callable[..., VCenter]) -> Iterator[Callable[..., Walk]]:
 
 
 def test_beside_others_and_under_the_worst_choice_the_ledger_ends_as_the_truth(walks):
-    walk = walks(7, 24, count=1)
+    walk = walks(7, 28, count=1)
 
     assert walk.live()
     assert walk.others

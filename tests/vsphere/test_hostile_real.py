@@ -57,7 +57,7 @@ CONTROL = (
     "tab\tstop",
     "\x7f",
     "\x85next",
-    "\u2028",
+    "a\u2028b",
     "\u202eabc",
 )
 PLACEHOLDERS = (
