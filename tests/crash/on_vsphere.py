@@ -8,13 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from controlplane.labs.vsphere.vcenter import VCenter
+from provisioners.driver import Secret
 from provisioners.steps import REGISTRY
+from provisioners.vsphere.driver import VSphereDriver
+from provisioners.vsphere.settings import settings_of
 from tenants.models import Host
 from tests import factories
 from tests.crash import lives, scenarios, tables, vcenter
 from tests.crash.clock import Clock, Clocks
 from tests.crash.databases import Databases
 from tests.crash.world import Site, World
+from tests.vsphere.ground import boundary, clear, walk
 
 STEPS = ("folder", "pool", "network", "role", "vm", "serving")
 ELSEWHERE = frozenset({"serving.secret"})
@@ -70,4 +74,14 @@ def _vcenter(folder: Path, number: int, stack: ExitStack) -> VCenter:
     made = VCenter(f"crash-{number}", folder=folder / f"v{number}", world=vcenter.WORLD)
     stack.callback(made.delete)
     made.start()
+    _warm_up(made)
     return made
+
+
+def _warm_up(place: VCenter) -> None:
+    """Make a boundary and remove it: what is made once per vCenter (attributes, root folder) is no step of a life."""
+    driver = VSphereDriver(settings_of(vcenter.config_of(place), {"password": Secret(place.password)}))
+    spec = boundary()
+    walk(driver, spec)
+    clear(driver, spec)
+    driver.close()

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from django.db.models import F
+
 from controlplane.labs.vsphere.control import Control
 from controlplane.labs.vsphere.vcenter import VCenter
 from controlplane.labs.vsphere.worlds import GpuHosts, Policy, Template, World, gpus
@@ -28,6 +30,7 @@ from provisioners.vsphere.ground import Ground
 from provisioners.vsphere.names import parse_marker
 from provisioners.vsphere.settings import Settings, settings_of
 from provisioners.vsphere.tasks import finish
+from tenants.models import GatewayReplica
 from tests.crash import exact
 from tests.crash.clock import Clock
 from tests.crash.guests import Guests
@@ -140,10 +143,16 @@ class VCenterAccess:
     # --- the vCenter's own time -------------------------------------------------------------------
 
     def is_waited_for(self) -> bool:
-        """Whether the driver said in the sweep that just ended that something only takes its time."""
+        """Whether the driver said in the sweep that just ended that something takes its time, or a guest is behind.
+
+        A gateway takes its next configuration between two sweeps: the core waits for that as for a task of vCenter's.
+        """
         assert self._told is not None
         waiting, self._told.waiting = self._told.waiting, set()
-        return bool(waiting)
+        behind = GatewayReplica.objects.filter(
+            removed_at=None, enrolled_at__isnull=False, reported_version__lt=F("config_version")
+        )
+        return bool(waiting) or behind.exists()
 
     def await_rest(self) -> None:
         """Wait until no task runs; a guest that was asked to shut down does so as a task of nobody's."""
