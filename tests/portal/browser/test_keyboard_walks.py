@@ -74,7 +74,7 @@ def test_deploy_one_decision_and_an_answer_without_a_mouse(visit, world, answeri
     assert Request.objects.get().state == "approved"
 
     world.drive(drive.is_ready(row))
-    mia.page.locator("#badge [data-phase=Ready]").wait_for(timeout=8000)
+    mia.page.locator("#badge [data-phase=Ready]").wait_for(timeout=20000)
     Endpoint.objects.filter(pk=row.pk).update(address=answering)
     mia.press("link", "Open playground", lands="**/playground")
     mia.press("button", "Send")
