@@ -1,0 +1,48 @@
+"""Uses of others whose place on a GPU is not told: as long as a packing of all of them exists, the ledger has one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from provisioners.driver import ObservedProvider, ObservedUse
+from tenants.models import Hold
+from tests.drive import world
+from tests.provisioners.test_inventory_units import estate, look, open_findings, show
+
+pytestmark = pytest.mark.usefixtures("db")
+
+
+def use(name: str, profile: str, size: int) -> ObservedUse:
+    return ObservedUse("esxi", "esxi-gpu-0", None, size, profile, None, None, name, 1, 1)
+
+
+STAYS = pytest.mark.xfail(strict=True, reason="a guess keeps its place when others have gone; it blocks the host then")
+GONE = [(0, 3), (1, 2), *(pytest.param(one, marks=STAYS) for one in ((0, 1), (0, 2), (1, 3), (2, 3)))]
+
+
+@pytest.mark.parametrize("gone", GONE, ids=str)
+def test_a_guess_makes_room_for_one_that_fits_beside_it_elsewhere(gone: tuple[int, ...]) -> None:
+    here = world(estate(("esxi", "host", 1)), snapshots=True)
+    look(here)
+    there: list[ObservedUse] = []
+
+    def shown(seen: ObservedProvider) -> ObservedProvider:
+        return replace(seen, uses=tuple(there))
+
+    def look_twice() -> list[Any]:
+        show(here, shown)
+        show(here, shown)
+        return sorted((hold.note.split()[0], hold.size) for hold in Hold.objects.all())
+
+    for at in range(4):
+        there.append(use(f"small-{at}", "2g.20gb" if at < 3 else "1g.20gb", 2))
+        look_twice()
+    there[:] = [one for at, one in enumerate(there) if at not in gone]
+    look_twice()
+    there.append(use("wide", "3g.40gb", 4))
+
+    assert look_twice() == [*((one.name, one.size) for one in there)]
+    assert open_findings() == []
