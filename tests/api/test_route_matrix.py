@@ -152,7 +152,8 @@ def _view(path: str) -> Any:
 
 # Changes are only planned, so principals share a world; who takes the owner's proof away comes last in his.
 NAMES = (
-    ("owner", "outsider", "anonymous"),
+    ("outsider",),
+    ("owner", "anonymous"),
     ("operator", "viewer", "member", "parent-owner", "approver", "auditor", "service-account"),
     ("agent", "read-only", "revoked", "suspended"),
 )

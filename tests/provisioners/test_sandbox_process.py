@@ -169,6 +169,7 @@ def ask(address: str, key: str) -> tuple[int, dict[str, Any]]:
     return asyncio.run(call())
 
 
+@pytest.mark.slow
 def test_a_completion_passes_a_real_gateway_that_survives_every_kill_and_leaves_with_its_boundary(
     sandbox: SandboxProcess,
 ) -> None:
@@ -341,6 +342,7 @@ def test_a_machine_moved_to_another_host_gets_a_new_gateway_and_leaves_no_old_on
     driver.close()
 
 
+@pytest.mark.slow
 def test_what_was_acknowledged_survives_a_killed_server_and_tasks_go_on(sandbox: SandboxProcess) -> None:
     driver = sandbox.estate(gateways="simulated", delays_s={"": 0.2, "folder.create": 0.6})
     boundary = vm_boundary(TENANT)
