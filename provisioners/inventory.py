@@ -21,7 +21,14 @@ from uuid import UUID
 from django.db import connection
 from django.db.models import F, Func, JSONField, Q, Value
 
-from provisioners import host_plan, inventory_changes, inventory_hosts, inventory_objects, inventory_uses
+from provisioners import (
+    host_plan,
+    inventory_changes,
+    inventory_findings,
+    inventory_hosts,
+    inventory_objects,
+    inventory_uses,
+)
 from provisioners.driver import (
     Capabilities,
     Driver,
@@ -45,7 +52,7 @@ SECOND_LOOK: Final = timedelta(seconds=1)
 BUDGET_S: Final = 40.0
 """Writing hosts and accepting them pauses after so long: a large estate is taken in by several passes."""
 DUPLICATES: Final = "duplicates-in-lists"
-KINDS: Final = inventory_hosts.KINDS | inventory_uses.KINDS | inventory_objects.KINDS | frozenset({DUPLICATES})
+KINDS: Final = inventory_hosts.KINDS | inventory_findings.KINDS | inventory_objects.KINDS | frozenset({DUPLICATES})
 """Findings that open and close with what snapshots show."""
 
 

@@ -17,26 +17,17 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
 
+from provisioners import inventory_findings
 from provisioners.driver import ObservedUse
 from provisioners.inventory_changes import Changes, LooseUse, Put, UnitFact
 from tenants import geometry, gpu_catalogue, host_binding
-from tenants.findings import STRAY_USE, Seen
+from tenants.findings import Seen
 from tenants.host_plans import GUESS, MOVING, runs
 from tenants.models import GpuDevice, Hold, Host
 from tenants.states import Binding, HoldKind
 
 FAULT_NOTE: Final = "faulty GPU"
 FILLERS: Final = frozenset({HoldKind.FAULT.value, HoldKind.MAINTENANCE.value})
-
-FOREIGN_ON_HOLD: Final = "foreign-use-on-hold"
-WRONG_DEVICE: Final = "wrong-device"
-DUPLICATE_USE: Final = "duplicate-use"
-UNEXPLAINED: Final = "unexplained-report"
-UNPLACEABLE_USE: Final = "use-without-place"
-OVERCOMMITTED: Final = "host-overcommitted"
-KINDS: Final = frozenset(
-    {FOREIGN_ON_HOLD, STRAY_USE, WRONG_DEVICE, DUPLICATE_USE, UNEXPLAINED, UNPLACEABLE_USE, OVERCOMMITTED}
-)
 
 
 def plan(
@@ -87,6 +78,8 @@ class _HostWork:
     drops: dict[UUID, None] = field(default_factory=dict)
     moves: dict[UUID, dict[str, Any]] = field(default_factory=dict)
     puts: list[Put] = field(default_factory=list)
+    guessed: list[tuple[LooseUse, Hold | Put]] = field(default_factory=list)
+    """Uses whose place is not told, with what stands for them."""
     absent: set[UUID] = field(default_factory=set)
     findings: list[Seen] = field(default_factory=list)
     by_ref: dict[str, GpuDevice] = field(init=False)
@@ -156,17 +149,7 @@ class _HostWork:
         if device is None or wrong:
             # The provider was told the device and did not honour it, or names one that we do not know: the hold
             # stays, and the window that is really used is kept from others.
-            self.findings.append(
-                Seen(
-                    WRONG_DEVICE,
-                    str(unit),
-                    f"Unit {unit} is reported on {use.device} of {self.host.name}, which is not where it was put.",
-                    host=self.host.pk,
-                    device=device.pk if device else None,
-                    blocks_placement=True,
-                    data={"reported": use.device, "start": use.start},
-                )
-            )
+            self.findings.append(inventory_findings.wrong_device(self.host, unit, use, device))
             if device is not None:
                 self.loose.append(LooseUse(use, device))
             return
@@ -211,7 +194,7 @@ class _HostWork:
                     product_id,
                     [self._open_gpu(device, complete=complete) for device in group],
                     [
-                        host_binding.HeldUnit(str(h.pk), h.profile, h.device_number, h.start, exact=self._sure(h))
+                        host_binding.HeldUnit(str(h.pk), h.profile, h.device_number, h.start, exact=self.sure(h))
                         for h in held
                     ],
                     said,
@@ -234,18 +217,18 @@ class _HostWork:
             else:
                 yield from ((product_id, [device]) for device in group)
 
-    def _sure(self, hold: Hold) -> bool:
+    def sure(self, hold: Hold) -> bool:
         """Whether a hold lies where it was reported, and its unit still runs there."""
         return hold.settled and hold.pk not in self.quiet
 
     def _news(self, hold: Hold) -> bool:
-        if self._displaced(hold) or hold.settled is not self._sure(hold):
+        if self._displaced(hold) or hold.settled is not self.sure(hold):
             return True
-        return hold.pk in self.reports and (not self._agrees(hold) or (self._settles(hold) and not hold.settled))
+        return hold.pk in self.reports and (not self._agrees(hold) or (self.settles(hold) and not hold.settled))
 
     def _displaced(self, hold: Hold) -> bool:
         """Whether a hold that is only our guess lies where somebody else is seen."""
-        if self._sure(hold):
+        if self.sure(hold):
             return False
         mask = geometry.window_mask(hold.start, hold.size)
         return any(
@@ -257,7 +240,7 @@ class _HostWork:
         report = self.reports.get(hold.pk)
         return report is None or (report.device == hold.device_number and report.start in {None, hold.start})
 
-    def _settles(self, hold: Hold) -> bool:
+    def settles(self, hold: Hold) -> bool:
         """Whether the report leaves no choice of where the hold lies."""
         report = self.reports.get(hold.pk)
         if report is None or report.device is None:
@@ -280,21 +263,11 @@ class _HostWork:
 
     def _unexplained(self, product_id: str, group: Sequence[GpuDevice], answer: host_binding.Unexplained) -> None:
         one = group[0] if len(group) == 1 and self.host.binding != Binding.HOST.value else None
-        self.findings.append(
-            Seen(
-                UNEXPLAINED,
-                f"{self.host.provider_ref}/{one.provider_ref if one else product_id}",
-                f"What {self.host.name} reports of its {product_id} fits no legal packing: {answer.reason}.",
-                host=self.host.pk,
-                device=one.pk if one else None,
-                blocks_placement=True,
-                data={"holds": list(answer.units)},
-            )
-        )
+        self.findings.append(inventory_findings.unexplained(self.host, product_id, one, answer))
 
     def _move(self, hold: Hold, to: tuple[int, int]) -> None:
         stays = to == self.at[hold.pk]
-        settled = self._settles(hold) or (stays and self._sure(hold))
+        settled = self.settles(hold) or (stays and self.sure(hold))
         if stays and settled == hold.settled:
             return
         self.moves[hold.pk] = {
@@ -320,17 +293,7 @@ class _HostWork:
         want = loose.mask & geometry.full_mask(device.product)
         tenants = self._held(device.number, {HoldKind.TENANT.value, HoldKind.RESERVED.value})
         if want & tenants:
-            self.findings.append(
-                Seen(
-                    FOREIGN_ON_HOLD,
-                    f"{self.host.provider_ref}/{device.provider_ref}/{loose.start}/{loose.note}",
-                    f"{loose.use.name} uses slots {loose.start} to {loose.start + loose.use.size - 1} of "
-                    f"{device.provider_ref} on {self.host.name}, where a tenant holds room.",
-                    host=self.host.pk,
-                    device=device.pk,
-                    data={"name": loose.use.name, "start": loose.start, "size": loose.use.size},
-                )
-            )
+            self.findings.append(inventory_findings.foreign_on_hold(self.host, device, loose))
         old_guess = next(self._foreign({loose.note + GUESS}), None)
         if old_guess is not None:  # now its place is told
             self._drop(old_guess)
@@ -347,30 +310,12 @@ class _HostWork:
         if use.unit is None or use.unit in self.left:
             return
         if loose.duplicate:
-            self.findings.append(
-                Seen(
-                    DUPLICATE_USE,
-                    f"{use.unit}/{self.host.provider_ref}",
-                    f"Unit {use.unit} is seen with more windows on {self.host.name} than it holds, or another profile.",
-                    host=self.host.pk,
-                    data={"device": use.device, "start": use.start, "profile": use.profile},
-                )
-            )
+            self.findings.append(inventory_findings.duplicate_use(self.host, use.unit, use))
             return
         fact = self.units.get(use.unit)
         if fact is None or any(hold.note.startswith(MOVING) for hold in self._foreign(loose.notes)):
             return  # fact None: it holds here (a wrong device was told above), or nothing is known yet
-        where = f"its room is held on {fact.holds_on}" if fact.holds_on else "it holds no room"
-        self.findings.append(
-            Seen(
-                STRAY_USE,
-                f"{use.unit}/{self.host.provider_ref}",
-                f"{use.name} runs on {self.host.name}, but {where}." if fact.live
-                else f"{use.name} runs on {self.host.name}, but its owner is gone or unknown.",
-                host=self.host.pk,
-                data={"unit": str(use.unit), "name": use.name, "live": fact.live},
-            )
-        )  # fmt: skip
+        self.findings.append(inventory_findings.stray_use(self.host, use.unit, use, fact))
 
     def share_room(self) -> None:
         """Give the holds of each foreign use the vCPU and memory it takes, as far as the host has it."""
@@ -389,7 +334,7 @@ class _HostWork:
                 max(0, min(memory, have[1] + self.room["memory_gib"])),
             )
             if can != (vcpu, memory):
-                self._overcommitted(note, vcpu, memory)
+                self.findings.append(inventory_findings.overcommitted(self.host, note, vcpu, memory))
             if can == have:
                 continue
             for hold in mine:  # made anew, with another amount
@@ -404,49 +349,72 @@ class _HostWork:
             self.room["vcpu"] -= can[0]
             self.room["memory_gib"] -= can[1]
 
-    def _overcommitted(self, note: str, vcpu: int, memory: int) -> None:
-        self.findings.append(
-            Seen(
-                OVERCOMMITTED,
-                f"{self.host.provider_ref}/{note}",
-                f"{note} takes {vcpu} vCPU and {memory} GiB on {self.host.name}, more than our holds leave of it.",
-                host=self.host.pk,
-            )
-        )
-
     def guess(self) -> None:
         """Give uses whose place is not told a legal window; without one nothing new goes to the host."""
-        for loose in self.loose:
-            if loose.exact or loose.use.unit in self.left:
-                continue
-            note = loose.note + GUESS
-            # One that was exact before the provider fell silent will do as well.
-            old = next(
-                (
-                    hold
-                    for hold in self._foreign({note, *loose.notes}, loose.device.number if loose.device else None)
-                    if hold.pk not in self.confirmed and hold.size == loose.use.size
-                ),
-                None,
-            )
-            if old is not None:
-                self.confirmed.add(old.pk)
-                continue
+        left = [
+            loose
+            for loose in self.loose
+            if not loose.exact and loose.use.unit not in self.left and not self._keeps_guess(loose)
+        ]
+        homeless: list[LooseUse] = []
+        for loose in left:
             place = self._legal_place(loose)
             if place is None:
-                self.findings.append(
-                    Seen(
-                        UNPLACEABLE_USE,
-                        f"{self.host.provider_ref}/{loose.note}/{loose.use.profile or 'whole'}",
-                        f"{loose.use.name} uses {loose.use.profile or 'a whole GPU'} somewhere on {self.host.name}, "
-                        "and our holds leave no legal place for it.",
-                        host=self.host.pk,
-                        blocks_placement=True,
-                    )
-                )
+                homeless.append(loose)
+            else:
+                self._guess_at(loose, *place)
+        hopeless: set[tuple[str, GpuDevice | None]] = set()
+        for loose in homeless:
+            kind = (loose.use.profile, loose.device)
+            if kind in hopeless or not self._repack(loose):
+                hopeless.add(kind)  # the next of its kind would find no more room
+                self.findings.append(inventory_findings.use_without_place(self.host, loose))
+
+    def _keeps_guess(self, loose: LooseUse) -> bool:
+        """Confirm the hold that stands for a use whose place is not told, if there is one."""
+        # One that was exact before the provider fell silent will do as well.
+        for hold in self._foreign({loose.note + GUESS, *loose.notes}, loose.device.number if loose.device else None):
+            if hold.pk not in self.confirmed and hold.size == loose.use.size:
+                self.confirmed.add(hold.pk)
+                self.guessed.append((loose, hold))
+                return True
+        return False
+
+    def _guess_at(self, loose: LooseUse, device: GpuDevice, start: int) -> None:
+        put = Put(HoldKind.FOREIGN, device.pk, start, loose.use.size, loose.note + GUESS)
+        self.puts.append(put)
+        self.guessed.append((loose, put))
+
+    def _repack(self, wanted: LooseUse) -> bool:
+        """Move guesses, others' and our own, until one more use has a place; False where no packing has one."""
+        for product_id in sorted({device.product for device in self.devices}):
+            group = [device for device in self.devices if device.product == product_id]
+            if not _fits_product(wanted, product_id) or (wanted.device is not None and wanted.device not in group):
                 continue
-            device, start = place
-            self.puts.append(Put(HoldKind.FOREIGN, device.pk, start, loose.use.size, note))
+            for keep in (True, False):  # a hold whose use was missing once makes way only if it must
+                packing = _Packing(self, product_id, group, wanted, keep_unseen=keep)
+                windows = packing.solve()
+                if windows is not None:
+                    self._take_over(packing, windows)
+                    return True
+        return False
+
+    def _take_over(self, packing: _Packing, windows: Mapping[str, tuple[int, int]]) -> None:
+        for hold in packing.tenants:
+            self._move(hold, windows[str(hold.pk)])
+        for name, (loose, was) in packing.guesses.items():
+            number, start = windows[name]
+            device = self.by_number[number]
+            if was is not None:
+                if (packing.number_of(was), was.start) == (number, start):
+                    continue
+                self.guessed.remove((loose, was))
+                if isinstance(was, Put):
+                    self.puts.remove(was)
+                else:
+                    self._drop(was)
+            self._make_way(number, geometry.window_mask(start, loose.use.size))
+            self._guess_at(loose, device, start)
 
     def _legal_place(self, loose: LooseUse) -> tuple[GpuDevice, int] | None:
         """Return the window by the published ranking, fullest GPU first."""
@@ -536,6 +504,76 @@ class _HostWork:
         return Changes(
             tuple(self.drops), moves, tuple(self.puts), frozenset(self.absent - set(self.drops)), tuple(self.findings)
         )
+
+
+def _fits_product(loose: LooseUse, product_id: str) -> bool:
+    try:
+        return gpu_catalogue.profile(product_id, loose.use.profile).size == loose.use.size
+    except gpu_catalogue.UnknownProfile:
+        return False
+
+
+class _Packing:
+    """All guesses on the GPUs of one product, others' and our own, with one use more that has no place yet."""
+
+    def __init__(
+        self, work: _HostWork, product_id: str, group: list[GpuDevice], wanted: LooseUse, *, keep_unseen: bool
+    ) -> None:
+        self.work, self.product_id, self.group, self.keep_unseen = work, product_id, group, keep_unseen
+        self.number = {device.pk: device.number for device in group}
+        self.tenants = [hold for hold in work.tenant_holds if work.at[hold.pk][0] in set(self.number.values())]
+        known = [(loose, was) for loose, was in work.guessed if self.number_of(was) in set(self.number.values())]
+        self.guesses: dict[str, tuple[LooseUse, Hold | Put | None]] = {
+            f"guess {at}": pair for at, pair in enumerate(p for p in known if _fits_product(p[0], product_id))
+        }
+        self.guesses["wanted"] = (wanted, None)
+
+    def number_of(self, was: Hold | Put) -> int:
+        """Return the number of the GPU that stands for a use now; -1 for another product's."""
+        if isinstance(was, Hold):
+            return self.work.at[was.pk][0]
+        return self.number.get(was.device, host_binding.NOWHERE)
+
+    def solve(self) -> Mapping[str, tuple[int, int]] | None:
+        """Return (GPU number, start) of every tenant hold and guess, or None where there is no such packing."""
+        work = self.work
+        units, reports = [], []
+        for hold in self.tenants:
+            number, start = work.at[hold.pk]
+            exact = work.host.binding == Binding.DEVICE.value or work.settles(hold) or work.sure(hold)
+            units.append(host_binding.HeldUnit(str(hold.pk), hold.profile, number, start, exact=exact))
+            if not exact and work.host.binding != Binding.HOST.value:
+                reports.append(host_binding.Report(str(hold.pk), number))
+            elif not exact and hold.pk in work.reports:
+                reports.append(work.reports[hold.pk])
+        for name, (loose, was) in self.guesses.items():
+            at = (host_binding.NOWHERE, 0) if was is None else (self.number_of(was), was.start)
+            units.append(host_binding.HeldUnit(name, loose.use.profile, *at))
+            if loose.device is not None:
+                reports.append(host_binding.Report(name, loose.device.number))
+        gpus = [host_binding.Gpu(device.number, self._open(device)) for device in self.group]
+        answer = host_binding.explain_report(self.product_id, gpus, units, reports)
+        return None if isinstance(answer, host_binding.Unexplained) else answer.windows
+
+    def _open(self, device: GpuDevice) -> int:
+        """Return what of a GPU is neither really seen in use by others nor reserved."""
+        movable = {id(was) for _, was in self.guesses.values()}
+        taken = 0
+        for hold in self.work.holds:
+            if hold.kind == HoldKind.TENANT.value or hold.pk in self.work.drops or id(hold) in movable:
+                continue
+            if hold.device_number != device.number or hold.kind in FILLERS:
+                continue
+            if hold.kind == HoldKind.FOREIGN.value and hold.pk not in self.work.confirmed and not self.keep_unseen:
+                continue
+            taken |= geometry.window_mask(hold.start, hold.size)
+        for put in self.work.puts:
+            if put.device == device.pk and id(put) not in movable:
+                taken |= geometry.window_mask(put.start, put.size)
+        for loose in self.work.loose:
+            if loose.exact and loose.device is device:
+                taken |= loose.mask
+        return geometry.full_mask(device.product) & ~taken
 
 
 def _yields(hold: Hold) -> bool:

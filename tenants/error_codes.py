@@ -71,6 +71,11 @@ HELP: Final[Mapping[str, str]] = MappingProxyType(
             "A part of the control plane (its database) does not answer. Nothing was changed; repeat "
             "after `Retry-After` seconds. Running endpoints are not touched by it."
         ),
+        "sealed": _(
+            "A secret that is stored here does not open with the master keys that are set. Nothing was changed, and "
+            "repeating does not help: an operator has to set the master key again that it was sealed with "
+            "(`TENANTRY_MASTER_KEYS`)."
+        ),
         "internal": _(
             "This is a fault of ours. Quote `request_id` to the operators; the log has the details. Whether "
             "the change was made can be seen by reading the object, or by repeating with the same `Idempotency-Key`."

@@ -22,13 +22,17 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
+from tenants.errors import ControlPlaneError
+
 _VERSION: Final = b"\x01"
 _NONCE_BYTES: Final = 12
 _WRAPPED_BYTES: Final = 32 + 16
 
 
-class VaultError(Exception):
+class VaultError(ControlPlaneError):
     """A sealed secret does not open: wrong row, wrong key or damaged."""
+
+    code, status, title = "sealed", 503, "A stored secret cannot be opened"
 
 
 @lru_cache(maxsize=4)
@@ -72,7 +76,7 @@ def unseal(sealed: bytes | memoryview, *, table: str, column: str, row: UUID) ->
         data_key = AESGCM(_ring(settings.TENANTRY_MASTER_KEYS)[key_id]).decrypt(outer, wrapped, place)
         return AESGCM(data_key).decrypt(tail[:_NONCE_BYTES], tail[_NONCE_BYTES:], place).decode()
     except (InvalidTag, IndexError, KeyError, UnicodeDecodeError, ValueError) as error:
-        msg = "a stored secret does not open"
+        msg = "A stored secret does not open with the master keys that are set. Tell an operator."
         raise VaultError(msg) from error
 
 

@@ -67,6 +67,7 @@ FEATURES: Final[Mapping[str, Text]] = {
     "networks": gettext_lazy("A network of its own for each tenant"),
     "templates": gettext_lazy("Templates that machines can be made of"),
     "datastores": gettext_lazy("Datastores for machines"),
+    "vm-service": gettext_lazy("Machines as objects of a cluster (VM Service)"),
     "version": gettext_lazy("A version that is supported"),
 }
 RIGHT: Final = "right:"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
@@ -51,6 +52,15 @@ def test_a_key_is_signed_and_the_answer_says_how_to_log_in(acme):
         "host": "127.0.0.2", "port": 2201, "login": "tenant", "principal": f"machine-{row.machine_id}",
         "serial": str(row.serial), "machine": "box",
     }  # fmt: skip
+
+
+def test_an_authority_sealed_with_a_master_key_that_is_lost_is_told_and_nothing_is_signed(acme, settings):
+    settings.TENANTRY_MASTER_KEYS = "new:" + base64.b64encode(b"n" * 32).decode()
+
+    answer = acme.api.post(PATH, {"public_key": KEY})
+
+    assert (answer.status, answer.body["code"]) == (503, "sealed"), answer
+    assert not SshCertificate.objects.exists()
 
 
 def test_the_same_request_again_gets_the_same_certificate(acme):

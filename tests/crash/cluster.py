@@ -40,6 +40,8 @@ from tests.kubernetes.test_layout_real import POLICY, POLICY_DEFINITION
 Object = dict[str, Any]
 PATIENCE_S: Final = 90.0
 """What a cluster has begun by itself and not ended after this long, it will not end."""
+STUCK_S: Final = 20.0
+"""What a cluster has not moved for so long, it does not move by itself: nothing that it does is paced so slowly."""
 LOOK_S: Final = 0.15
 CARVES_S: Final = 1.0
 """Between looks at a layout change: the driver lets the MIG manager's file take its time, which shows nowhere."""
@@ -130,7 +132,17 @@ class ClusterAccess:
         """Wait until pods are as their Deployments want them, nothing is on its way out, and nothing is carved."""
         if self._carves:
             _pause(CARVES_S)
-        _await(lambda: not next(self._moving(), ""), "the cluster is at rest", why=lambda: list(self._moving()))
+        end = time.monotonic() + PATIENCE_S
+        before, changed = [""], time.monotonic()
+        while moving := list(self._moving()):
+            now = time.monotonic()
+            if moving != before:
+                before, changed = moving, now
+            if now - changed >= STUCK_S:
+                return  # by itself it does no more: what is missing a sweep has to bring; `wrong` tells what it did not
+            if now >= end:
+                raise AssertionError(f"not within {PATIENCE_S:.0f} s: the cluster is at rest: {moving}")
+            _pause(LOOK_S)
 
     def _moving(self) -> Iterator[str]:
         wanted: Counter[str] = Counter()
@@ -140,7 +152,8 @@ class ClusterAccess:
             counts = [int(status.get(name, 0)) for name in ("replicas", "updatedReplicas", "availableReplicas")]
             is_taken = int(status.get("observedGeneration", 0)) == one["metadata"]["generation"]
             if not is_taken or counts != [count] * 3 or _is_leaving(one):
-                yield f"Deployment {name_of(one)}"
+                said = [f"{c['type']}={c['status']} {c.get('message', '')}" for c in status.get("conditions", ())]
+                yield f"Deployment {name_of(one)}: {counts} of {count}, {said}"
         for one in self.api.list("v1", "Pod", labels=EVERYTHING):
             wanted[one["metadata"]["namespace"]] -= 1
             if _is_leaving(one):
@@ -224,8 +237,9 @@ class ClusterAccess:
         )
 
     def wrong(self) -> list[str]:
-        """Nothing beside what is asked of every provider: names in a cluster are unique by themselves."""
-        return []
+        """Return what does not come to rest in the end; names in a cluster are unique by themselves."""
+        self.await_rest()
+        return [f"not at rest: {one}" for one in self._moving()]
 
     def wipe(self) -> None:
         """Take away by force what a point has left, so that the next one begins with nothing."""
