@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import itertools
 import multiprocessing
 import os
 import random
@@ -27,6 +28,8 @@ import django
 from tests import environment
 
 NEEDED_BYTES = 2 << 30
+POINTS_A_COLLECTION = 25
+_points_done = itertools.count(1)
 _lab: Any = None
 """The lab of this process; jobs inherit it with the fork."""
 
@@ -121,11 +124,10 @@ def _record(lab: Any, chosen: Sequence[Any], options: argparse.Namespace) -> int
     from tests.crash import report
 
     failures = 0
-    for scenario in chosen:
-        lab.prepare(scenario)
     with _jobs(options) as pool:
         names = [scenario.name for scenario in chosen]
-        for scenario, (recording, length, outcomes) in zip(chosen, pool.imap(_recorded, names), strict=True):
+        for scenario, (made, recording, length, outcomes) in zip(chosen, pool.imap(_recorded, names), strict=True):
+            lab.templates[scenario.name] = made
             lab.recordings[scenario.name], lab.lengths[scenario.name] = recording, length
             for outcome in outcomes:
                 failures += not outcome.good
@@ -133,12 +135,13 @@ def _record(lab: Any, chosen: Sequence[Any], options: argparse.Namespace) -> int
     return failures
 
 
-def _recorded(name: str) -> tuple[Any, int, list[Any]]:
+def _recorded(name: str) -> tuple[Any, Any, int, list[Any]]:
     from tests.crash import scenarios
 
     scenario = scenarios.by_name(name)
+    _lab.prepare(scenario)
     outcomes = [_lab.record(scenario, variant) for variant in ("at once", "all tasks")]
-    return _lab.recordings[scenario.name], _lab.lengths[scenario.name], outcomes
+    return _lab.templates[name], _lab.recordings[name], _lab.lengths[name], outcomes
 
 
 def _jobs(options: argparse.Namespace) -> Any:
@@ -180,11 +183,15 @@ def _drawn(found: Sequence[Any], options: argparse.Namespace) -> list[Any]:
 
 
 def _one(point: Any) -> Any:
-    return _lab.run(point)
+    outcome = _lab.run(point)
+    if next(_points_done) % POINTS_A_COLLECTION == 0:
+        gc.collect()
+    return outcome
 
 
 def _job(numbers: Any) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a job that is ended must not clean up what is its parent's
+    gc.disable()  # a tenth of the time; `_one` collects now and then
     _lab.slot = numbers.get()
 
 

@@ -93,8 +93,8 @@ class Lab:
         """Drive a scenario to its beginning, do its action, and freeze that."""
         if scenario.name in self.templates:
             return
-        number = len(self.templates)
-        with self._copy("ground", f"crash_t{number}", f"e0-t{number}", PREPARING) as site:
+        number = next(self.numbers)
+        with self._copy("ground", f"crash_t{self.slot}_{number}", f"e{self.slot}-t{number}", self.slot) as site:
             _finish(fork(lambda _say: _prepare(world.enter(site), scenario)))
             seconds = site.clock.seconds()
         self.templates[scenario.name] = Template(scenario.name, site.database, site.estate, seconds)
