@@ -6,27 +6,20 @@ tenant, Ready and used at the same time; then everything is given back. `--stop`
 
 from __future__ import annotations
 
-import argparse
 import base64
-import json
-import os
 import ssl
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import httpx
 import yaml
-from rich.console import Console
 
-from controlplane.cli.client import Client, Json
-from controlplane.cli.failures import CliError
-from controlplane.cli.walk import OPERATOR, Opened, Route, Timeline, Walk, WalkFailed, log_in, unit_of
+from controlplane.cli.client import Json
+from controlplane.cli.walk import OPERATOR, Opened, Route, Timeline, Walk, WalkFailed, unit_of
+from controlplane.labs import showing
 from controlplane.labs.connecting import command_line
-from controlplane.labs.errors import LabError
 from controlplane.labs.kubernetes import demo as kubernetes
 from controlplane.labs.vsphere import demo as vsphere
 
@@ -86,50 +79,32 @@ def server_of(config: Json) -> Server:
     )
 
 
-def walk(url: str, logins: Path) -> int:
-    """Start, connect, open everything, use it, give it back; return the exit status."""
-    timeline = Timeline(Console(highlight=False, soft_wrap=True))
-    people: dict[str, Client] = {}
-    try:
-        timeline.plain(
-            "One tenant on Kubernetes and on vSphere at once. Both speak their real protocols; nodes, hosts, GPUs, "
-            "containers and guests are SIMULATED.",
-            style="yellow",
-        )
-        timeline.title("A cluster and a vCenter")
-        site = kubernetes.sites()[0]
-        cluster, vcenter = kubernetes.start(site, timeline), vsphere.start(timeline)
-        people = log_in(url, json.loads(logins.read_text(encoding="utf-8")))
-        before = vsphere.inventory(vcenter)
-        kubernetes.connect(site, cluster, people[OPERATOR], timeline)
-        vsphere.connect(vcenter, people[OPERATOR], timeline)
-        nodes = {node.name: node for node in site.nodes}
-        in_cluster = kubernetes.LabWalk(people, timeline, clusters={site.provider: cluster}, nodes=nodes)
-        limits = in_cluster.limits()
-        opened = _opened(
-            timeline,
-            (
-                (NamespaceWalk(people, timeline), NAMESPACE),
-                (in_cluster, kubernetes.PATHS[0]),
-                (vsphere.VsphereWalk(people, timeline, vcenter=vcenter), vsphere.ENDPOINT),
-                (vsphere.MachineWalk(people, timeline, vcenter=vcenter), vsphere.MACHINE),
-            ),
-        )
-        for walker, one in reversed(opened):
-            timeline.title(f"Giving back {one.ready['name']}")
-            walker.give_back(one)
-        in_cluster.restore(limits)
-        vsphere.nothing_left(vcenter, before, timeline)
-    except (WalkFailed, CliError, LabError, OSError, ValueError, KeyError, subprocess.SubprocessError) as error:
-        timeline.say("walk", f"FAILED: {type(error).__name__}: {error}", style="bold red")
-        return 1
-    finally:
-        for client in people.values():
-            client.close()
-    timeline.plain()
-    for _walker, one in opened:
-        timeline.plain(f"{one.ready['name']}: {one.took_s:.1f} s from submit to first use", style="bold green")
-    return 0
+def walks(people: showing.People, timeline: Timeline) -> dict[str, float]:
+    """Start, connect, open everything, use it, give it back. Raises `showing.FAILURES`."""
+    timeline.title("A cluster and a vCenter")
+    site = kubernetes.sites()[0]
+    cluster, vcenter = kubernetes.start(site, timeline), vsphere.start(timeline)
+    before = vsphere.inventory(vcenter)
+    kubernetes.connect(site, cluster, people[OPERATOR], timeline)
+    vsphere.connect(vcenter, people[OPERATOR], timeline)
+    nodes = {node.name: node for node in site.nodes}
+    in_cluster = kubernetes.LabWalk(people, timeline, clusters={site.provider: cluster}, nodes=nodes)
+    limits = in_cluster.limits()
+    opened = _opened(
+        timeline,
+        (
+            (NamespaceWalk(people, timeline), NAMESPACE),
+            (in_cluster, kubernetes.PATHS[0]),
+            (vsphere.VsphereWalk(people, timeline, vcenter=vcenter), vsphere.ENDPOINT),
+            (vsphere.MachineWalk(people, timeline, vcenter=vcenter), vsphere.MACHINE),
+        ),
+    )
+    for walker, one in reversed(opened):
+        timeline.title(f"Giving back {one.ready['name']}")
+        walker.give_back(one)
+    in_cluster.restore(limits)
+    vsphere.nothing_left(vcenter, before, timeline)
+    return {one.ready["name"]: one.took_s for _, one in opened}
 
 
 def _opened(timeline: Timeline, asked: Sequence[tuple[Walk, Route]]) -> Walked:
@@ -154,13 +129,11 @@ def stop() -> None:
 
 def main(arguments: list[str]) -> int:
     """Walk, or stop."""
-    parser = argparse.ArgumentParser(prog="python -m controlplane.labs.demo", description=__doc__)
-    parser.add_argument("--stop", action="store_true")
-    if parser.parse_args(arguments).stop:
-        stop()
-        return 0
-    state = Path(os.environ["TENANTRY_STATE_DIR"])
-    return walk(os.environ["TENANTRY_PUBLIC_URL"], state / "demo-logins.json")
+    told = (
+        "One tenant on Kubernetes and on vSphere at once. Both speak their real protocols; nodes, hosts, GPUs, "
+        "containers and guests are SIMULATED."
+    )
+    return showing.main("controlplane.labs.demo", __doc__, arguments, told=told, walks=walks, stop=stop)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,6 @@ and models are simulated. `--stop` stops the clusters.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import sys
 import time
 from collections import Counter
@@ -21,16 +18,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import yaml
-from rich.console import Console
 
 from controlplane.cli.client import Client, Json, pause
-from controlplane.cli.failures import CliError
-from controlplane.cli.walk import OPERATOR, TENANT, Route, Timeline, Walk, WalkFailed, log_in
-from controlplane.labs import connecting
+from controlplane.cli.walk import OPERATOR, TENANT, Route, Timeline, Walk, WalkFailed
+from controlplane.labs import connecting, showing
 from controlplane.labs.kubernetes import devices, furniture, slices
 from controlplane.labs.kubernetes.client import Api
 from controlplane.labs.kubernetes.cluster import Cluster
-from controlplane.labs.kubernetes.errors import LabError
 from controlplane.labs.kubernetes.nodes import Gpu, Kind, Node, gpu_node
 
 RIGHTS: Final = Path(__file__).resolve().parents[3] / "deploy" / "kubernetes" / "rbac.yaml"
@@ -260,36 +254,18 @@ class LabWalk(Walk):
         self.timeline.say("lab", f"in use on {node.name}: {words}; as many slots as the ledger holds there")
 
 
-def walk(url: str, logins: Path) -> int:
-    """Start, connect and walk everything; return the exit status."""
-    timeline = Timeline(Console(highlight=False, soft_wrap=True))
-    people: dict[str, Client] = {}
+def walks(people: showing.People, timeline: Timeline) -> dict[str, float]:
+    """Start, connect and walk everything; return what each path took. Raises `showing.FAILURES`."""
+    timeline.title("Two clusters")
+    clusters = {site.provider: start(site, timeline) for site in sites()}
+    for site in sites():
+        connect(site, clusters[site.provider], people[OPERATOR], timeline)
+    nodes = {node.name: node for site in sites() for node in site.nodes}
     took = {}
-    try:
-        timeline.plain(
-            "The golden path on a real Kubernetes control plane. Nodes, GPUs and containers are SIMULATED: "
-            "the pods' programs run on this machine.",
-            style="yellow",
-        )
-        timeline.title("Two clusters")
-        clusters = {site.provider: start(site, timeline) for site in sites()}
-        people = log_in(url, json.loads(logins.read_text(encoding="utf-8")))
-        for site in sites():
-            connect(site, clusters[site.provider], people[OPERATOR], timeline)
-        nodes = {node.name: node for site in sites() for node in site.nodes}
-        for number, path in enumerate(PATHS, start=1):
-            timeline.title(f"{number}. {path.title[0].upper()}{path.title[1:]}")
-            took[path.title] = LabWalk(people, timeline, clusters=clusters, nodes=nodes).walk(path)
-    except (WalkFailed, CliError, LabError, OSError, ValueError, KeyError) as error:
-        timeline.say("walk", f"FAILED: {type(error).__name__}: {error}", style="bold red")
-        return 1
-    finally:
-        for client in people.values():
-            client.close()
-    timeline.plain()
-    for title, seconds in took.items():
-        timeline.plain(f"{title}: {seconds:.1f} s from submit to the first answer", style="bold green")
-    return 0
+    for number, path in enumerate(PATHS, start=1):
+        timeline.title(f"{number}. {path.title[0].upper()}{path.title[1:]}")
+        took[path.title] = LabWalk(people, timeline, clusters=clusters, nodes=nodes).walk(path)
+    return took
 
 
 def stop() -> None:
@@ -300,13 +276,11 @@ def stop() -> None:
 
 def main(arguments: list[str]) -> int:
     """Walk, or stop the clusters."""
-    parser = argparse.ArgumentParser(prog="python -m controlplane.labs.kubernetes.demo", description=__doc__)
-    parser.add_argument("--stop", action="store_true")
-    if parser.parse_args(arguments).stop:
-        stop()
-        return 0
-    state = Path(os.environ["TENANTRY_STATE_DIR"])
-    return walk(os.environ["TENANTRY_PUBLIC_URL"], state / "demo-logins.json")
+    told = (
+        "The golden path on a real Kubernetes control plane. Nodes, GPUs and containers are SIMULATED: "
+        "the pods' programs run on this machine."
+    )
+    return showing.main("controlplane.labs.kubernetes.demo", __doc__, arguments, told=told, walks=walks, stop=stop)
 
 
 if __name__ == "__main__":

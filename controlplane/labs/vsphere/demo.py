@@ -8,24 +8,15 @@ compared with what the lab's hosts really did, and the end with all that the vCe
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
-from rich.console import Console
-
 from controlplane.cli.client import Client, Json
-from controlplane.cli.failures import CliError
-from controlplane.cli.walk import OPERATOR, Route, Timeline, Walk, WalkFailed, log_in, unit_of
-from controlplane.labs import connecting
-from controlplane.labs.errors import LabError
+from controlplane.cli.walk import OPERATOR, Route, Timeline, Walk, WalkFailed, unit_of
+from controlplane.labs import connecting, showing
 from controlplane.labs.vsphere import guests, worlds
 from controlplane.labs.vsphere.control import Control, Window
 from controlplane.labs.vsphere.vcenter import VCenter
@@ -231,47 +222,29 @@ def differences(before: Json, after: Json) -> list[str]:
     return found
 
 
-def walk(url: str, logins: Path) -> int:
-    """Start, connect and walk everything; return the exit status."""
-    timeline = Timeline(Console(highlight=False, soft_wrap=True))
-    people: dict[str, Client] = {}
+def walks(people: showing.People, timeline: Timeline) -> dict[str, float]:
+    """Start, connect and walk everything; return what each path took. Raises `showing.FAILURES`."""
+    timeline.title("One vCenter")
+    vcenter = start(timeline)
+    before = inventory(vcenter)
+    connect(vcenter, people[OPERATOR], timeline)
     took = {}
-    try:
-        timeline.plain(
-            "The golden path on a vCenter that speaks the protocol. Hosts, GPUs and guests are SIMULATED: "
-            "the guests' programs run on this machine.",
-            style="yellow",
-        )
-        timeline.title("One vCenter")
-        vcenter = start(timeline)
-        people = log_in(url, json.loads(logins.read_text(encoding="utf-8")))
-        before = inventory(vcenter)
-        connect(vcenter, people[OPERATOR], timeline)
-        for number, (kind, path) in enumerate(((VsphereWalk, ENDPOINT), (MachineWalk, MACHINE)), start=1):
-            timeline.title(f"{number}. {path.title[0].upper()}{path.title[1:]}")
-            took[path.title] = kind(people, timeline, vcenter=vcenter).walk(path)
-        nothing_left(vcenter, before, timeline)
-    except (WalkFailed, CliError, LabError, OSError, ValueError, KeyError, subprocess.SubprocessError) as error:
-        timeline.say("walk", f"FAILED: {type(error).__name__}: {error}", style="bold red")
-        return 1
-    finally:
-        for client in people.values():
-            client.close()
-    timeline.plain()
-    for title, seconds in took.items():
-        timeline.plain(f"{title}: {seconds:.1f} s from submit to first use", style="bold green")
-    return 0
+    for number, (kind, path) in enumerate(((VsphereWalk, ENDPOINT), (MachineWalk, MACHINE)), start=1):
+        timeline.title(f"{number}. {path.title[0].upper()}{path.title[1:]}")
+        took[path.title] = kind(people, timeline, vcenter=vcenter).walk(path)
+    nothing_left(vcenter, before, timeline)
+    return took
 
 
 def main(arguments: list[str]) -> int:
     """Walk, or stop the vCenter."""
-    parser = argparse.ArgumentParser(prog="python -m controlplane.labs.vsphere.demo", description=__doc__)
-    parser.add_argument("--stop", action="store_true")
-    if parser.parse_args(arguments).stop:
-        vcenter_of().stop()
-        return 0
-    state = Path(os.environ["TENANTRY_STATE_DIR"])
-    return walk(os.environ["TENANTRY_PUBLIC_URL"], state / "demo-logins.json")
+    told = (
+        "The golden path on a vCenter that speaks the protocol. Hosts, GPUs and guests are SIMULATED: "
+        "the guests' programs run on this machine."
+    )
+    return showing.main(
+        "controlplane.labs.vsphere.demo", __doc__, arguments, told=told, walks=walks, stop=vcenter_of().stop
+    )
 
 
 if __name__ == "__main__":
