@@ -40,6 +40,7 @@ MOST: Final = 60
 ENOUGH: Final = 8
 """More sweeps than any scenario needs whose steps are done at once: what has not ended by then has stopped."""
 AN_HOUR_S: Final = 3600.0
+REMOVING: Final = 8
 PREPARING: Final = 0
 """Slot of the clock that templates are made on."""
 Said = dict[str, Any]
@@ -296,11 +297,11 @@ def _here(site: Site, work: Callable[[World], Said], wrap: Callable[[Driver], An
 
 
 def _removes(point: Point) -> bool:
-    """Whether a point also removes everything and looks for leaks: every fourth does, chosen by its words.
+    """Whether a point also removes everything and looks for leaks: every eighth does, chosen by its words.
 
     All others are checked at their own end, where holds, charges, objects and gateways must equal the wish.
     """
-    return crc32(repr(point).encode()) % 4 == 0
+    return crc32(repr(point).encode()) % REMOVING == 0
 
 
 def _errors(here: World) -> list[str]:
