@@ -38,7 +38,7 @@ test-ci: ## 100 sampled crash points, slow tests, browser tests, tests that need
 	@$(FIRST) --dev run pytest -n 2 --dist worksteal -m "(crash or slow or shared or browser) and not real and not soak" $(TESTS)
 
 test-real: ## tests against real servers (kube-apiserver, vcsim; vllm to come): builds what is missing, skips with the reason
-	@TENANTRY_LAB_BUILD=1 TENANTRY_LAB_NODE=$(NODE) $(FIRST) --dev run pytest -n 3 --dist loadfile -m "real and not soak" $(TESTS)
+	@TENANTRY_LAB_BUILD=1 TENANTRY_LAB_NODE=$(NODE) $(FIRST) --dev run pytest -n 3 --dist loadgroup -v -m "real and not soak" $(TESTS)
 
 check: ## lint, format, types, imports, migrations, OpenAPI drift, architecture tests
 	@$(FIRST) --dev run python -m scripts.check

@@ -31,6 +31,18 @@ if TYPE_CHECKING:  # importing them costs every run a tenth of a second
 LABS = environment.STATE / "labs"
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests that share a cluster or a vCenter with one worker: each idle apiserver takes a tenth of a core.
+
+    Tables of crash points have clusters of their own, so each of their files may go anywhere.
+    """
+    for item in items:
+        if item.get_closest_marker("real"):
+            path = item.path.relative_to(environment.ROOT / "tests")
+            item.add_marker(pytest.mark.xdist_group(str(path) if path.parts[0] == "crash" else path.parts[0]))
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Build what the chosen tests need: here no test's own time runs."""
     if os.environ.get("TENANTRY_LAB_BUILD") != "1" or session.config.option.collectonly:
