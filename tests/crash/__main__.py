@@ -200,7 +200,7 @@ def _do(found: Sequence[Any], options: argparse.Namespace) -> int:
     from tests.crash import report
 
     summary = report.Summary(options.verbose)
-    with _jobs(options) as pool:
+    with _lab.databases.janitor(), _jobs(options) as pool:
         for outcome in pool.imap_unordered(_one, found):
             summary.add(outcome)
     summary.end()

@@ -178,7 +178,7 @@ class _Copy:
 
     def __exit__(self, *_: object) -> None:
         if self.drop:
-            self.lab.databases.drop(self.database)
+            self.lab.databases.drop_later(self.database)
             EstateAccess(self.lab.provider.url, self.estate).remove()
 
 
