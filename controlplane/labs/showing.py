@@ -28,7 +28,7 @@ def main(
     *,
     told: str,
     walks: Callable[[People, Timeline], Mapping[str, float]],
-    stop: Callable[[], None],
+    stop: Callable[[], object],
 ) -> int:
     """Walk, or with `--stop` stop what a walk has started; return the exit status.
 
