@@ -393,11 +393,17 @@ class _HostWork:
                 continue
             for keep in (True, False):  # a hold whose use was missing once makes way only if it must
                 packing = _Packing(self, product_id, group, wanted, keep_unseen=keep)
-                windows = packing.solve()
+                windows = packing.solve() if keep or self._has_unseen() else None
                 if windows is not None:
                     self._take_over(packing, windows)
                     return True
         return False
+
+    def _has_unseen(self) -> bool:
+        return any(
+            hold.kind == HoldKind.FOREIGN.value and hold.pk not in self.confirmed and hold.pk not in self.drops
+            for hold in self.holds
+        )
 
     def _take_over(self, packing: _Packing, windows: Mapping[str, tuple[int, int]]) -> None:
         for hold in packing.tenants:

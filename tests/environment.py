@@ -13,7 +13,6 @@ import tempfile
 from pathlib import Path
 from urllib.parse import quote
 
-ROOT = Path(__file__).resolve().parents[1]
 STATE = Path(os.environ.get("TENANTRY_TEST_STATE", f"{tempfile.gettempdir()}/tenantry-tests-{os.getuid()}"))
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
 DATABASE = f"test_{os.getpid()}_{WORKER}"

@@ -39,7 +39,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     for item in items:
         if item.get_closest_marker("real"):
-            path = item.path.relative_to(environment.ROOT / "tests")
+            path = item.path.relative_to(item.config.rootpath / "tests")
             item.add_marker(pytest.mark.xdist_group(str(path) if path.parts[0] == "crash" else path.parts[0]))
 
 

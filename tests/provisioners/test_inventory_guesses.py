@@ -42,3 +42,36 @@ def test_a_guess_makes_room_for_one_that_fits_beside_it_elsewhere(gone: tuple[in
 
     assert look_twice() == [*((one.name, one.size) for one in there)]
     assert open_findings() == []
+
+
+def test_what_was_missing_once_makes_way_for_one_that_has_room_nowhere_else() -> None:
+    here = world(estate(("esxi", "host", 1)), snapshots=True)
+    look(here)
+    there = [use(f"old-{at}", "3g.40gb", 4) for at in range(2)]
+
+    def shown(seen: ObservedProvider) -> ObservedProvider:
+        return replace(seen, uses=tuple(there))
+
+    show(here, shown)
+    there[:] = [there[0], use("new", "3g.40gb", 4)]
+    show(here, shown)
+
+    assert sorted(hold.note.split()[0] for hold in Hold.objects.all()) == ["new", "old-0"]
+    assert open_findings() == []
+
+
+def test_one_that_fits_nowhere_is_told_and_moves_nobody() -> None:
+    here = world(estate(("esxi", "host", 1)), snapshots=True)
+    look(here)
+    there = [use(f"old-{at}", "3g.40gb", 4) for at in range(2)]
+
+    def shown(seen: ObservedProvider) -> ObservedProvider:
+        return replace(seen, uses=tuple(there))
+
+    show(here, shown)
+    before = {(hold.pk, hold.start) for hold in Hold.objects.all()}
+    there.append(use("third", "3g.40gb", 4))
+    show(here, shown)
+
+    assert {(hold.pk, hold.start) for hold in Hold.objects.all()} == before
+    assert open_findings() == ["use-without-place"]
