@@ -71,7 +71,7 @@ lab-kubernetes: ## a real Kubernetes control plane with simulated nodes: build, 
 	@$(FIRST) --dev run python -m controlplane.labs.kubernetes $(if $(DOWN),down,up) --name $(or $(NAME),lab) $(if $(NODE),--node $(NODE))
 
 lab-vsphere: ## a vCenter simulator whose hosts have GPUs: build, start, stay up (NAME=lab; DOWN=1 stops)
-	@$(FIRST) --dev run python -m controlplane.labs.vsphere $(if $(DOWN),down,up) --name $(or $(NAME),lab)
+	@$(FIRST) --dev run python -m controlplane.labs.vsphere $(if $(DOWN),down,up --guests) --name $(or $(NAME),lab)
 
 vllm: ## a real vLLM on this machine (not there yet)
 	@echo "vllm comes with the serving issue" >&2; exit 1

@@ -25,7 +25,7 @@ from tenants.operations import allocations as operations
 from tenants.states import ConditionType, ProductKind, Reason, Role
 from tenants.vlan_ranges import vlan_ranges
 
-KEPT = ("granted", "suspended", certificates.ASKED, certificates.LAST, certificates.RUNNING)
+KEPT = ("granted", "suspended", certificates.ASKED, certificates.LAST, certificates.RUNNING, certificates.SHAKEN)
 """What of `observed` is not what a pass saw."""
 VLAN_RETRY_S = 60.0
 """Between looks for a VLAN; one that is given back wakes who waits for it at once."""

@@ -6,6 +6,7 @@ the claim's epoch first: a worker whose lease ran out can neither announce nor s
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -18,6 +19,18 @@ from tenants.models import Intent
 def opened(claim: Claim) -> Intent | None:
     """Return the object's open intent."""
     return Intent.objects.filter(object_kind=claim.kind, object_id=claim.pk, settled_at__isnull=True).first()
+
+
+def in_doubt(claim: Claim, steps: Collection[str]) -> frozenset[str]:
+    """Return which of some steps may be half done by ourselves: under way, or ended badly since the last good pass."""
+    after_trouble = claim.lock().failures > 0
+    found = set()
+    for step in steps:
+        rows = Intent.objects.filter(object_kind=claim.kind, object_id=claim.pk, step=step)
+        last = rows.order_by("-started_at", "-pk").first()
+        if last is not None and (last.settled_at is None or (after_trouble and last.outcome not in {"done", "seen"})):
+            found.add(step)
+    return frozenset(found)
 
 
 def as_open(intent: Intent | None) -> OpenIntent | None:

@@ -26,7 +26,9 @@ from provisioners import (
     inventory_changes,
     inventory_findings,
     inventory_hosts,
+    inventory_isolation,
     inventory_objects,
+    inventory_remarks,
     inventory_uses,
 )
 from provisioners.driver import (
@@ -52,7 +54,16 @@ SECOND_LOOK: Final = timedelta(seconds=1)
 BUDGET_S: Final = 40.0
 """Writing hosts and accepting them pauses after so long: a large estate is taken in by several passes."""
 DUPLICATES: Final = "duplicates-in-lists"
-KINDS: Final = inventory_hosts.KINDS | inventory_findings.KINDS | inventory_objects.KINDS | frozenset({DUPLICATES})
+ISOLATION: Final = ("restored", "shaken")
+"""What a provider's row remembers of rules that were put back: those that were told, when all was tried again."""
+KINDS: Final = (
+    inventory_hosts.KINDS
+    | inventory_findings.KINDS
+    | inventory_objects.KINDS
+    | inventory_remarks.KINDS
+    | inventory_isolation.KINDS
+    | frozenset({DUPLICATES})
+)
 """Findings that open and close with what snapshots show."""
 
 
@@ -108,6 +119,7 @@ def run(
         looked, summary.again_s = accept_hosts(provider_id, driver, clock or (lambda: now), until=until)
         summary.more |= not looked
         summary.nudged += inventory_objects.delete_wanted(provider_id, driver, clock or (lambda: now))
+        summary.nudged += inventory_remarks.delete_wanted(provider_id, driver, clock or (lambda: now))
         summary.plans_moved += host_plan.advance_all(provider_id, driver, clock or (lambda: now))
     return summary
 
@@ -209,7 +221,7 @@ class _Pass:
         objects = inventory_objects.compare(
             self.provider, self.seen, now=self.now, clock=self.clock, suspects=self._memory("suspects")
         )
-        self.found += objects.findings
+        self.found += [*objects.findings, *inventory_isolation.findings_of(self.seen.restored or ())]
         self.summary.nudged += objects.nudged
         self._finish(objects.suspects)
         return self.summary
@@ -313,21 +325,43 @@ class _Pass:
             fields["capabilities"] = described
         if not self.provider.healthy:
             fields["healthy"] = True
+        left_before = self._memory(inventory_remarks.MEMORY)
+        told, left = inventory_remarks.compare(self.provider, self.seen, left_before)
+        self.found += told
         memory = {"suspects": sorted(suspects), "absent": sorted(str(hold) for hold in self.absent)}
+        again = any(set(memory[name]) - set(self._memory(name)) for name in memory)
+        if left or left_before:
+            memory[inventory_remarks.MEMORY] = left
+        kinds, news = KINDS - inventory_remarks.unlooked(self.seen), set[str]()
+        if self.seen.restored is None:
+            kinds -= inventory_isolation.KINDS  # nobody could look: what was told stays
+        else:
+            words = inventory_isolation.words(self.seen.restored)
+            known, tried = map(self._memory, ISOLATION)
+            news = inventory_isolation.news(words, known, shaken=tried, now=self.clock())
+            memory["restored"] = sorted(set(words) & {*known, *news})
+            if news or tried:
+                memory["shaken"] = [self.clock().isoformat()] if news else tried
         if {name: sorted(self._memory(name)) for name in memory} != memory:
             # Merged by the database: people may ask for a test meanwhile, which stands beside it.
             fields["observed"] = Func(
                 F("observed"), Value(memory, JSONField()), template="%(expressions)s", arg_joiner=" || ",
                 output_field=JSONField(),
             )  # fmt: skip
-            if any(set(memory[name]) - set(self._memory(name)) for name in memory):
+            if again:
                 fields["due_at"] = self.clock() + SECOND_LOOK
         with acting(SYSTEM):
+            shaken = inventory_isolation.shake(self.provider.pk, self.clock()) if news else 0
             if fields:
                 Provider.objects.filter(pk=self.provider.pk).update(**fields)
+            if news:
+                desired.happened(
+                    self.provider, "provider.isolation-restored", actor=SYSTEM, at=self.clock(), nudge=False,
+                    what=sorted(news)[:20], boundaries=shaken,
+                )  # fmt: skip
             # What stands about hosts that were not looked at to the end is not closed.
             complete = self.seen.complete and not self.summary.more
-            synced = findings.sync(self.provider.pk, self.found, kinds=KINDS, complete=complete, now=self.clock())
+            synced = findings.sync(self.provider.pk, self.found, kinds=kinds, complete=complete, now=self.clock())
             ledger.refresh_placeable(self.provider.pk)
         self.summary.findings_changed = synced.any
 
@@ -342,6 +376,7 @@ def describe(capabilities: Capabilities) -> dict[str, Any]:
         "features": dict(sorted(capabilities.features.items())),
         "missing": dict(sorted(capabilities.missing.items())),
         "simulated": capabilities.simulated,
+        **({} if capabilities.images is None else {"images": sorted(capabilities.images)}),
     }
 
 

@@ -213,11 +213,21 @@ class _Work:
             raise
         except DriverError as error:
             return self._close("failed", _both(why, error.detail), sure=False)
-        if over:
+        if over and self._is_read():
             return self._close(state, why)
+        if over and not self.late:
+            return _restored(claimed=self.claimed, again=POLL_AGAIN, actor=SYSTEM, now=self.clock())
         if self.late:
-            return self._close("failed", _both(why, "What it was before did not come back in time."), sure=False)
+            trouble = "Inventory has not shown it since." if over else "What it was before did not come back in time."
+            return self._close("failed", _both(why, trouble), sure=False)
         return False
+
+    def _is_read(self) -> bool:
+        """Whether inventory was read after all was as before: until then it may show what was only on the way."""
+        since = str(self.plan.observed.get("restored_at", ""))
+        with acting(SYSTEM):
+            read_at = Provider.objects.values_list("snapshot_at", flat=True).get(pk=self.plan.host.provider_id)
+        return bool(since) and read_at is not None and read_at > datetime.fromisoformat(since)
 
     def _at_rest(self) -> bool:
         """Whether nothing is at work any more on GPUs whose layout before is not known. Raises `_Ended` if stuck."""
@@ -382,6 +392,15 @@ def _note(*, claimed: Claim, again: timedelta, actor: Actor, now: datetime) -> b
     """Nothing is new; look again."""
     del actor
     return plan_rows.save(_locked(claimed), due_at=now + again, trouble="")
+
+
+@operation
+def _restored(*, claimed: Claim, again: timedelta, actor: Actor, now: datetime) -> bool:
+    """Write down when all was first seen as before; look again for an inventory that is younger."""
+    del actor
+    plan = _locked(claimed)
+    since = plan.observed.get("restored_at") or now.isoformat()
+    return plan_rows.save(plan, due_at=now + again, trouble="", restored_at=since)
 
 
 @operation

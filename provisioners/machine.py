@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Final
 
 from django.conf import settings
 
-from provisioners.driver import Observed, Spec, UnitSpec
+from provisioners.driver import Observed, Power, Presence, Spec, UnitSpec
 from provisioners.passes import Prepared, Wait
 from provisioners.product import ProductKind
 from provisioners.specs_from_rows import machine_spec
-from tenants.models import Boundary, Machine, Unit
+from tenants.models import Boundary, Intent, Machine, Unit
 from tenants.states import SuspensionDepth
+
+CLONE: Final = "vm.clone"
+"""The step whose part has the disk."""
+POWER: Final = "vm.power"
 
 
 class MachineKind(ProductKind):
@@ -37,12 +42,23 @@ class MachineKind(ProductKind):
 
     def fields(self) -> list[str]:
         """Return the machine's own columns."""
-        return ["address"]
+        return ["address", "kept"]
+
+    def kept(self, row: Machine) -> Mapping[str, str]:
+        """Return the disk that was last seen working: of an image alone it would come back empty."""
+        if not row.kept:
+            return {}
+        # A removal of ours whose answer never came may arrive late, and take what was made after it.
+        removals = Intent.objects.filter(object_kind=self.word, object_id=row.pk, step=CLONE, undo=True)
+        return {} if removals.exclude(outcome="done").exists() else {CLONE: row.kept}
 
     def looked(self, row: Machine, observed: Observed, prepared: Prepared, *, now: datetime) -> None:
-        """Keep where SSH answers."""
+        """Keep where SSH answers, and which disk has worked."""
         super().looked(row, observed, prepared, now=now)
         row.address = observed.address
+        power = observed.part(POWER)
+        if observed.power is Power.ON and power.presence is Presence.PRESENT and power.ready:
+            row.kept = observed.part(CLONE).have or row.kept
 
 
 PASS = MachineKind()

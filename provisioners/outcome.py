@@ -35,6 +35,10 @@ BLOCKED_S: Final = 10.0
 NO_ROOM_S: Final = 30.0
 TAKEN_S: Final = 60.0
 """A name that somebody else has: people must look, so there is no hurry."""
+LOST: Final = (
+    "Its provider does not show it any more, and nothing of ours removed it. If it was deleted, what was on its disk "
+    "is gone with it. It is made anew only when somebody asks for that."
+)
 DRIVER_REASONS: Final[Mapping[type[DriverError], Reason]] = {
     TransientDriverError: Reason.PROVIDER_UNAVAILABLE,
     NoCapacity: Reason.NO_CAPACITY,
@@ -134,6 +138,8 @@ class ProviderKind:
                 say(row, ConditionType.PROVISIONED, "False", Reason.BLOCKED, reason, now=now)
                 say(row, ConditionType.READY, "False", Reason.BLOCKED, reason, now=now)
                 return engine.after(BLOCKED_S, now)
+            case plan.Lost():
+                return self._lost(row, engine, now=now)
             case _:
                 message = steps.words(seen.step, undo=seen.undo)
                 say(row, ConditionType.PROVISIONED, "False", Reason.STEP_RUNNING, message, now=now)
@@ -142,6 +148,15 @@ class ProviderKind:
                 elif seen.observed is not None and row.ready_at is not None:
                     say(row, ConditionType.READY, "True", Reason.DONE, "", now=now)
                 return next_poll(seen.running_since or now, now, engine)
+
+    def _lost(self, row: Any, engine: Engine, *, now: datetime) -> datetime:
+        """Tell it once, make nothing, and look again: what was only out of sight may come back."""
+        known = condition_of(row.conditions, ConditionType.PROVISIONED)
+        if known is None or known["reason"] != Reason.LOST:
+            desired.happened(row, f"{self.word}.lost", actor=SYSTEM, at=now, nudge=False, name=row.name)
+        for kind in (ConditionType.PROVISIONED, ConditionType.HEALTHY, ConditionType.READY):
+            say(row, kind, "False", Reason.LOST, LOST, now=now)
+        return engine.after(TAKEN_S, now)
 
     def _settled(
         self, row: Any, action: plan.Nothing, prepared: Prepared, seen: Seen, engine: Engine, *, now: datetime
@@ -276,7 +291,13 @@ def seen_as_json(observed: Observed, *, index_of: Mapping[UUID, int] | None = No
         "revision": observed.revision,
         "simulated": observed.simulated,
         "parts": [
-            {"step": part.step, "presence": str(part.presence), "ready": part.ready, "message": part.message}
+            {
+                "step": part.step,
+                "presence": str(part.presence),
+                "ready": part.ready,
+                "message": part.message,
+                **({"remarks": sorted({str(one.kind) for one in part.remarks})} if part.remarks else {}),
+            }
             for part in observed.parts
         ],
         "units": [

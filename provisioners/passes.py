@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final, Protocol, TypeVar
@@ -20,7 +20,7 @@ from uuid import UUID
 
 from django.utils import timezone
 
-from provisioners import breaker, connections, instants, intents, lease, plan
+from provisioners import breaker, connections, instants, intents, lease, plan, remarks
 from provisioners.connections import Watched, step_word
 from provisioners.driver import (
     Done,
@@ -85,6 +85,8 @@ class Prepared:
     """The kind's own."""
     stale: frozenset[str] = frozenset()
     """Parts that will never work as they are, and are made anew unless they do."""
+    kept: Mapping[str, str] = field(default_factory=dict)
+    """Parts that hold what nobody can make anew, with the want that was last seen there (`plan.plan`)."""
     refused: DriverError | None = None
     """Why no spec can be made of the row at all; the provider is not asked."""
 
@@ -95,6 +97,8 @@ class Seen:
 
     observed: Observed | None = None
     """The last exact look; None where only a running task was asked."""
+    told: remarks.Told = field(default_factory=remarks.Told)
+    """What others did, by every look of the pass."""
     action: plan.Action | None = None
     """The last action; not carried out if it is one that waits."""
     step: str = ""
@@ -225,8 +229,11 @@ def in_transaction(work: Callable[[], T]) -> T:
 def _conclude(claimed: Claim, kind: Kind, prepared: Prepared, seen: Seen, engine: Engine) -> None:
     now = engine.clock()
     row = claimed.lock()
-    before = row.phase
+    before, had_remarks = row.phase, remarks.stored(row)
     due_at = kind.conclude(row, prepared, seen, engine=engine, now=now)
+    if seen.observed is not None and prepared.provider is not None:
+        deleting = prepared.deleting
+        remarks.tell(row, prepared.provider, seen.told, had=had_remarks, deleting=deleting, now=now)
     if seen.left_alone_until is None and not seen.busy:
         row.observed_generation = claimed.generation
     _settle_phase(row, before, now=now)
@@ -345,7 +352,9 @@ class _Visit:
         if self.observed is None:
             self.observed = self._look()
         self._settle("overdue" if self.intent is not None and self.intent.handle else "seen")
-        return plan.plan(steps, self.observed, deleting=self.prepared.deleting, stale=self.stale)
+        return plan.plan(
+            steps, self.observed, deleting=self.prepared.deleting, stale=self.stale, kept=self.prepared.kept
+        )
 
     def _look(self) -> Observed:
         assert self.prepared.ref is not None
@@ -356,6 +365,7 @@ class _Visit:
             raise
         breaker.succeeded(self.provider)
         self.seen.observed = observed
+        self.seen.told.look(observed, lambda steps: in_transaction(lambda: intents.in_doubt(self.claimed, steps)))
         return observed
 
     def _poll(self, action: plan.Poll) -> bool:

@@ -9,7 +9,7 @@ is seen. An unknown outcome needs no branch of its own: only what is seen counts
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -64,13 +64,20 @@ class Forget:
 
 
 @dataclass(frozen=True, slots=True)
+class Lost:
+    """A part that held what nobody can make anew is gone, and not by us; only people say what becomes of it."""
+
+    step: str
+
+
+@dataclass(frozen=True, slots=True)
 class Blocked:
     """Something outside stands in the way; only people or time mend it."""
 
     reason: str
 
 
-Action = Nothing | Start | Poll | Forget | Blocked
+Action = Nothing | Start | Poll | Forget | Blocked | Lost
 
 
 def running(intent: OpenIntent | None, *, now: datetime) -> Poll | None:
@@ -80,21 +87,30 @@ def running(intent: OpenIntent | None, *, now: datetime) -> Poll | None:
     return Poll(Handle(intent.handle), intent.step, intent.undo)
 
 
-def plan(steps: Sequence[Step], observed: Observed, *, deleting: bool, stale: frozenset[str] = frozenset()) -> Action:
+def plan(
+    steps: Sequence[Step],
+    observed: Observed,
+    *,
+    deleting: bool,
+    stale: frozenset[str] = frozenset(),
+    kept: Mapping[str, str] | None = None,
+) -> Action:
     """Return what to do next about one object, given its wanted steps and an exact look at it.
 
     `steps` of an object that is being deleted serve as undo material only; they may be empty. `stale` names
     parts that will never work as they are (a gateway whose token ran out): not ready, they are made anew.
+    `kept`: parts that hold what their step cannot bring back, with the want that was last seen there: absent
+    although nothing else is wanted of them, they are lost and not made again.
     """
     if deleting:
         return _backwards(steps, observed)
     extra = _first(_removals(steps, observed))
     if extra is not None:
         return extra
-    return _forwards(steps, observed, stale)
+    return _forwards(steps, observed, stale, kept or {})
 
 
-def _forwards(steps: Sequence[Step], observed: Observed, stale: frozenset[str]) -> Action:
+def _forwards(steps: Sequence[Step], observed: Observed, stale: frozenset[str], kept: Mapping[str, str]) -> Action:
     waiting: Nothing | None = None
     held_up: set[str] = set()
     for step in steps:
@@ -117,6 +133,8 @@ def _forwards(steps: Sequence[Step], observed: Observed, stale: frozenset[str]) 
             continue
         if part.presence is Presence.PRESENT and step.replaces:
             return _replacing(step, steps, observed)
+        if part.presence is Presence.ABSENT and kept.get(step.name) == step.want:
+            return Lost(step.name)
         return Start(step)
     if waiting is None:
         return Nothing(ready=True, complete=True)

@@ -66,6 +66,11 @@ class ProductKind(outcome.ProviderKind):
         del row, now
         return frozenset()
 
+    def kept(self, row: Any) -> Mapping[str, str]:
+        """Return the parts that hold what nobody can make anew, with the want last seen there; by default none."""
+        del row
+        return {}
+
     def drained(self, row: Any, *, now: datetime) -> Wait | None:
         """Return what a deletion still waits for before anything is removed; by default nothing."""
         del row, now
@@ -110,6 +115,7 @@ class ProductKind(outcome.ProviderKind):
             spec=spec,
             facts=replace(facts, wanted_off=wanted_off),
             stale=self.stale(row, now=now),
+            kept=self.kept(row),
         )
 
     def _prepare_leaving(self, row: Any, facts: Facts, *, now: datetime) -> Prepared:

@@ -42,6 +42,8 @@ class Check:
     """The provider's own words."""
     needed: bool = True
     """Without it the provider cannot be used at all; a gap only takes something away."""
+    field: str = ""
+    """The setting or secret that would mend it (`config.ca_pem`, `secret.password`), `""` where none is known."""
 
 
 @dataclass(slots=True)
@@ -111,7 +113,7 @@ def run(provider: Provider, driver_of: Callable[[Provider], Driver]) -> Tested:
 
 
 def _failed(name: str, error: DriverError) -> Check:
-    return Check(name, passed=False, seen=error.detail[:MOST], raw=error.raw[:MOST])
+    return Check(name, passed=False, seen=error.detail[:MOST], raw=error.raw[:MOST], field=error.field)
 
 
 @operation

@@ -186,6 +186,7 @@ def machine_spec(
         image=row.image,
         disk_gib=row.disk_gib,
         ssh_keys=tuple(row.ssh_keys),
+        build=row.build,
         power=power_of(depth, row.power),
         cut_off=cut_off(depth),
         ssh_ca=authority.public_key if authority is not None else "",

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from uuid import UUID
 
-from celery import shared_task
+from celery import shared_task, signals
 from django.conf import settings
 
-from provisioners import notifying
+from provisioners import connections, notifying
 from provisioners import sweep as sweeping
 from tenants.errors import DependencyDown
 
@@ -56,3 +56,10 @@ def inventory(*, provider: str, **_newer: object) -> None:
     """Take a snapshot of one provider, if it is due."""
     with _unless_away():
         sweeping.look_at(UUID(provider), engine=sweeping.engine())
+
+
+@signals.worker_shutdown.connect  # type: ignore[untyped-decorator] # celery has no types
+@signals.worker_process_shutdown.connect  # type: ignore[untyped-decorator] # celery has no types
+def log_out(**_: object) -> None:
+    """Close what this process of a worker has open at providers, before it ends."""
+    connections.close_all()

@@ -22,6 +22,8 @@ LAST: Final = "certificate"
 """Entry of `observed`: when the last one was made and how it ended."""
 RUNNING: Final = "certificate_running"
 """Entry of `observed`: since when a worker is at it."""
+SHAKEN: Final = "certificate_shaken"
+"""Entry of `observed`: what isolates everybody at its provider was changed by others and put back since then."""
 EVERY: Final = timedelta(hours=24)
 """Between certificates that nobody asked for."""
 FEATURE: Final = "certificate"
@@ -97,11 +99,14 @@ def can_be(row: Boundary) -> bool:
 
 
 def is_due(row: Boundary, *, now: datetime) -> bool:
-    """Whether a boundary wants another one: asked for, never made, a day old, or anything of it was made since."""
+    """Whether a boundary wants another one.
+
+    Asked for, never made, a day old, or anything was made since that isolates it alone or with others.
+    """
     if row.ready_at is None or not can_be(row):
         return False
     last: Mapping[str, Any] | None = row.observed.get(LAST)
-    if ASKED in row.observed or last is None:
+    if ASKED in row.observed or SHAKEN in row.observed or last is None:
         return True
     made = datetime.fromisoformat(str(last["at"]))
     if now - made > EVERY:

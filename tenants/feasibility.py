@@ -15,6 +15,7 @@ from django.db.models import Exists, OuterRef
 from tenants import gpu_catalogue
 from tenants.errors import Conflict, InvalidSpec
 from tenants.ledger import Option
+from tenants.machine_images import images_of
 from tenants.models import Boundary, Provider, Suspension, Tenant
 from tenants.policy import EffectivePolicy, effective_policy
 from tenants.specs import AllocationSpec
@@ -142,6 +143,8 @@ def options(
     if spec.where.site:
         rows = rows.filter(site=spec.where.site)
     allowed = [row for row in rows if policy.forbids("sites", row.site) is None]
+    if spec.where.image:
+        allowed = [row for row in allowed if spec.where.image in images_of(row)]
     return tuple(
         Option(kind, providers)
         for kind in kinds

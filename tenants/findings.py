@@ -21,6 +21,10 @@ ORPHAN: Final = "orphan"
 """An object with our mark that belongs to no live row; an operator may have it deleted."""
 STRAY_USE: Final = "stray-use"
 """A unit of ours that runs where it holds nothing; an operator may have its window adopted."""
+LEFT_FILES: Final = "left-files"
+"""Files that are left of a machine; an operator may have them deleted where that machine was ours and has gone."""
+AGAIN: Final = "again"
+"""In a finding's data: how often it was opened again."""
 SEEN_EVERY: Final = timedelta(minutes=1)
 """`last_seen_at` is moved no oftener: a provider with old findings is still an idle one."""
 NOT_SHOWN: Final = "no longer seen"
@@ -48,6 +52,8 @@ class Synced:
     opened: int = 0
     changed: int = 0
     closed: int = 0
+    new: tuple[Seen, ...] = ()
+    """What opened."""
 
     @property
     def any(self) -> bool:
@@ -56,26 +62,42 @@ class Synced:
 
 
 def sync(
-    provider: UUID, seen: Iterable[Seen], *, kinds: frozenset[str], complete: bool, now: datetime, keep: int = 500
+    provider: UUID,
+    seen: Iterable[Seen],
+    *,
+    kinds: frozenset[str],
+    complete: bool,
+    now: datetime,
+    keep: int = 500,
+    prefix: str = "",
+    resolution: str = NOT_SHOWN,
+    within: timedelta | None = None,
 ) -> Synced:
-    """Bring the open findings of `kinds` of a provider in line with what is seen.
+    """Bring the open findings of `kinds` of a provider, and of subjects with `prefix`, in line with what is seen.
 
     Without `complete` nothing is closed: absence then means nothing. At most `keep` new ones open at once; a
-    provider that has gone mad fills no table.
+    provider that has gone mad fills no table. One that was settled less than `within` ago is opened again without
+    a word, as it was left: what comes and goes is one finding.
     """
     wanted = {(item.kind, item.subject[:300]): item for item in seen}
     known = {
         (row.kind, row.subject): row
-        for row in Finding.objects.filter(provider_id=provider, kind__in=kinds, resolved_at__isnull=True)
+        for row in Finding.objects.filter(
+            provider_id=provider, kind__in=kinds, subject__startswith=prefix, resolved_at__isnull=True
+        )
     }
+    new: list[Seen] = []
     opened = changed = closed = 0
     stale: list[UUID] = []
     for key, item in sorted(wanted.items()):
         row = known.get(key)
         if row is None:
-            if opened < keep:
+            if opened >= keep:
+                continue
+            if within is None or not _opened_again(provider, item, now=now, since=now - within):
                 _open(provider, item, now=now)
-                opened += 1
+                new.append(item)
+            opened += 1
         elif _differs(row, item):
             _change(row, item, now=now)
             changed += 1
@@ -86,9 +108,9 @@ def sync(
     if complete:
         for key, row in sorted(known.items()):
             if key not in wanted:
-                close(row, NOT_SHOWN, now=now)
+                close(row, resolution, now=now)
                 closed += 1
-    return Synced(opened, changed, closed)
+    return Synced(opened, changed, closed, tuple(new))
 
 
 def close(row: Finding, resolution: str, *, now: datetime) -> bool:
@@ -98,13 +120,32 @@ def close(row: Finding, resolution: str, *, now: datetime) -> bool:
     )
     if moved:
         row.resolved_at, row.resolution = now, resolution[:500]
-        desired.happened(row, "finding.closed", actor=SYSTEM, at=now, nudge=False, resolution=resolution[:200])
+        if AGAIN not in row.data:
+            desired.happened(row, "finding.closed", actor=SYSTEM, at=now, nudge=False, resolution=resolution[:200])
     return bool(moved)
 
 
 def ignored(row: Finding) -> bool:
     """Whether a person said that this one is known and all right."""
     return "ignored" in row.data
+
+
+def may_delete(row: Finding) -> bool:
+    """Whether what a finding is about can be taken away at its provider: what nobody owns, for certain."""
+    return row.kind == ORPHAN or (row.kind == LEFT_FILES and bool(row.data.get("removable")))
+
+
+def _opened_again(provider: UUID, item: Seen, *, now: datetime, since: datetime) -> bool:
+    """Open the newest row of a subject that was settled since; False without one."""
+    rows = Finding.objects.filter(provider_id=provider, kind=item.kind, subject=item.subject[:300])
+    row = rows.filter(resolved_at__gte=since).order_by("-resolved_at").first()
+    if row is None:
+        return False
+    row.resolved_at, row.resolution = None, ""
+    row.data = {**row.data, AGAIN: int(row.data.get(AGAIN, 0)) + 1}
+    row.save(update_fields=["resolved_at", "resolution", "data"])
+    _change(row, item, now=now)
+    return True
 
 
 def _open(provider: UUID, item: Seen, *, now: datetime) -> None:
@@ -136,7 +177,7 @@ def _differs(row: Finding, item: Seen) -> bool:
 def _change(row: Finding, item: Seen, *, now: datetime) -> None:
     row.detail, row.host_id, row.device_id = item.detail[:1000], item.host, item.device
     row.blocks_placement = item.blocks_placement and not ignored(row)
-    row.data = {**item.data, **{key: row.data[key] for key in ("ignored", "action") if key in row.data}}
+    row.data = {**item.data, **{key: row.data[key] for key in ("ignored", "action", AGAIN) if key in row.data}}
     row.last_seen_at, row.version = now, row.version + 1
     row.save(
         update_fields=["detail", "host", "device", "blocks_placement", "data", "last_seen_at", "version"],

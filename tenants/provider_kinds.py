@@ -6,6 +6,7 @@ interfaces read them. What a provider really needs is found by testing it.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -29,6 +30,15 @@ class Setting:
     """Several lines of text."""
     refuses: Callable[[str], str] | None = None
     """Returns why a text cannot be used, `""` for one that can; called only for texts that are not empty."""
+    is_advanced: bool = False
+    """Few need it: forms keep it folded away."""
+
+    def refusal(self, value: object) -> str:
+        """Return why a value that is not empty cannot be used, `""` for one that can."""
+        text = text_of(value)
+        if self.choices and text not in {choice for choice, _label in self.choices}:
+            return f"Choose one of these: {', '.join(choice for choice, _label in self.choices if choice)}."
+        return self.refuses(text) if self.refuses is not None else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +84,13 @@ class ProviderKind:
     documents: tuple[Document, ...] = ()
     lacks: Callable[[Mapping[str, Any], Collection[str]], tuple[str, str] | None] | None = None
     """(configuration, names of the secrets) → (field, sentence) of what is missing, None where nothing is."""
+    more_keys: frozenset[str] = frozenset()
+    """Entries of the configuration that are known too, and that no form asks for."""
+    judges: Callable[[Mapping[str, Any]], tuple[str, str] | None] | None = None
+    """Configuration → (key, sentence) of an entry that the driver could not use, None where it could use all.
+
+    What is only missing is no refusal: it may be stored later, and a test names it.
+    """
 
     def setting(self, key: str) -> Setting | None:
         """Return the description of one setting, None for one that the kind does not name."""
@@ -83,12 +100,35 @@ class ProviderKind:
         """Return the description of one secret, None for one that the kind does not name."""
         return next((each for each in self.credentials if each.name == name), None)
 
+    def unknown(self, key: str) -> str:
+        """Return why an entry of this name is refused, `""` for one that the kind knows."""
+        known = sorted({*self.more_keys, *(each.key for each in self.settings)})
+        if key in known:
+            return ""
+        near = difflib.get_close_matches(key, known, n=1)
+        hint = f" Did you mean {near[0]}?" if near else f" There are: {', '.join(known)}."
+        return f"{self.title} has no setting of this name.{hint}"
+
+    def refusal(self, config: Mapping[str, Any]) -> tuple[str, str] | None:
+        """Return (key, sentence) of an entry that cannot be used, alone or beside the others; None where all can."""
+        for key, value in config.items():
+            setting = self.setting(key)
+            sentence = setting.refusal(value) if setting is not None and value not in (None, "") else ""
+            if sentence:
+                return key, sentence
+        return self.judges(config) if self.judges is not None else None
+
     def missing(self, config: Mapping[str, Any], secrets: Collection[str]) -> tuple[str, str] | None:
         """Return (field, sentence) of a secret or setting that is not there and must be, None where all are."""
         for one in self.credentials:
             if not one.optional and one.name not in secrets:
                 return f"secret.{one.name}", "This is needed."
         return self.lacks(config, secrets) if self.lacks is not None else None
+
+
+def text_of(value: object) -> str:
+    """Return a stored value as a form writes it: what is true is `true`."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 _OFFERED: Final[dict[str, ProviderKind]] = {}

@@ -46,6 +46,8 @@ class Where:
     site: str = ""
     kind: BoundaryKind | None = None
     tier: Tier = Tier.SHARED
+    image: str = ""
+    """Only where machines can be made of this image; empty for what is no machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,7 @@ class AllocationSpec:
                 site=where["site"],
                 kind=BoundaryKind(where["kind"]) if where["kind"] else None,
                 tier=Tier(where["tier"]),
+                image=where.get("image", ""),
             ),
             term=Term(
                 duration_s=term["duration_s"],

@@ -257,6 +257,7 @@ class Reason(StrEnum):
     GRACE = "Grace"
     UNHEALTHY = "Unhealthy"
     HOST_LOST = "HostLost"
+    LOST = "Lost"
     WRITTEN_OFF = "WrittenOff"
 
 
@@ -327,6 +328,6 @@ def phase_of(  # noqa: PLR0911 - a decision table reads best flat
     ready = condition_of(conditions, ConditionType.READY)
     if ready is not None and ready["status"] == "True":
         return Phase.DEGRADED if status.get(ConditionType.HEALTHY) == "False" else Phase.READY
-    if ready is not None and ready["reason"] in {Reason.UNHEALTHY, Reason.HOST_LOST}:
+    if ready is not None and ready["reason"] in {Reason.UNHEALTHY, Reason.HOST_LOST, Reason.LOST}:
         return Phase.DEGRADED
     return Phase.PROVISIONING

@@ -168,6 +168,7 @@ ALL: Final[tuple[Noun, ...]] = (
           "NAME=name REPOSITORY=repository COMMIT=commit LICENCE=licence ENABLED=enabled", "models model"),
     _noun("gpu-products", "gpu-product", "platform",
           "PRODUCT=id SLICES=slices GIB=memory_gib:amount PROFILES=profiles:names", "products", paged=False),
+    _noun("machine-images", "machine-image", "platform", "NAME=name", "images image", paged=False),
     _noun("checkpoints", "checkpoint", "platform", "WHEN=at:moment HEADS=heads:count HASH=hash"),
     _noun("system-reports", "system-report", "platform",
           "ASKED=asked_at:ago DONE=done_at:ago STATE=state THOROUGH=thorough MS=took_ms WORKER=worker RELEASE=release"),

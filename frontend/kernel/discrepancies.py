@@ -33,11 +33,12 @@ class Meaning:
     advice: Text
     """What usually mends it."""
     group: str = "drift"
-    """`drift`, `orphan`, `contradiction`, `hardware`."""
+    """`drift`, `security`, `orphan`, `contradiction`, `hardware`."""
 
 
 GROUPS: Final[Mapping[str, Text]] = {
     "drift": gettext_lazy("Drift: it is not as it was left"),
+    "security": gettext_lazy("Security: others changed what keeps tenants apart"),
     "orphan": gettext_lazy("Orphans: nobody owns it"),
     "contradiction": gettext_lazy("Contradictions: two sources disagree"),
     "hardware": gettext_lazy("Hardware: something is gone or new"),
@@ -147,6 +148,59 @@ MEANINGS: Final[Mapping[str, Meaning]] = {
         gettext_lazy("Put it back, or drain the old host so that it can be taken in at the new one."),
         "hardware",
     ),
+    "changed-by-others": Meaning(
+        gettext_lazy("Others changed it"),
+        gettext_lazy("Something of ours is there and is not as we made it. What can be is set right at once."),
+        gettext_lazy("Ask who works at the provider. What a running machine has wrong is mended when it is off."),
+    ),
+    "snapshots-kept": Meaning(
+        gettext_lazy("Snapshots make its disks grow"),
+        gettext_lazy("Somebody keeps snapshots of a machine of ours. Its disks grow until they are gone."),
+        gettext_lazy("Ask who made them, and have them removed at the provider; nothing here removes a snapshot."),
+    ),
+    "cards-changed": Meaning(
+        gettext_lazy("Its network card was changed"),
+        gettext_lazy("A machine's card was put into another network or got another address. It was cut off at once."),
+        gettext_lazy("Find out who did it. Its own network comes back by itself, another address when it is off."),
+        "security",
+    ),
+    "isolation-changed": Meaning(
+        gettext_lazy("Its network's rules were changed"),
+        gettext_lazy("What keeps a tenant's network apart was changed by others. It is set right by the next step."),
+        gettext_lazy("Find out who did it, and whether anybody heard what was not his to hear."),
+        "security",
+    ),
+    "access-changed": Meaning(
+        gettext_lazy("Others may reach it"),
+        gettext_lazy("Who may reach a tenant's objects was changed by others. It is set right by the next step."),
+        gettext_lazy("Find out who did it, and what they did meanwhile."),
+        "security",
+    ),
+    "field-fight": Meaning(
+        gettext_lazy("Somebody keeps changing it back"),
+        gettext_lazy("A field was restored again and again, and taken back each time. It was left for some minutes."),
+        gettext_lazy("Stop the program that is named, or have it leave our objects alone."),
+        "contradiction",
+    ),
+    "foreign-object": Meaning(
+        gettext_lazy("A stranger among a tenant's things"),
+        gettext_lazy("Something that is not ours lies where only a tenant's machines should. It is not touched."),
+        gettext_lazy("Have it moved elsewhere: its folder cannot go before it has."),
+    ),
+    "left-files": Meaning(
+        gettext_lazy("Files are left of a machine"),
+        gettext_lazy("A datastore has a directory that is named like a machine of ours, and no machine has it."),
+        gettext_lazy("Have it deleted where the machine was ours and has gone; else ask whose it is."),
+        "orphan",
+    ),
+    "isolation-restored": Meaning(
+        gettext_lazy("What isolates tenants was changed"),
+        gettext_lazy(
+            "Rules of the whole cluster that keep tenants apart were changed or taken away by somebody else. They were "
+            "put back, and every namespace there is tried again."
+        ),
+        gettext_lazy("Find out who may change them, and take that right away. It settles by itself after an hour."),
+    ),
     "contradictory-host": Meaning(
         gettext_lazy("The host contradicts itself"),
         gettext_lazy("What it says of its GPUs cannot all be true or is not to be built on. Nothing new goes there."),
@@ -197,7 +251,7 @@ def state_of(row: Finding) -> State:
 
 def actions(row: Finding) -> list[dict[str, Any]]:
     """Return what may be done about a finding, the likeliest first; those that do not fit say why."""
-    is_orphan = row.kind == findings.ORPHAN
+    is_orphan = findings.may_delete(row)
     is_stray = row.kind == findings.STRAY_USE and bool(row.data.get("live"))
     found = [
         {
@@ -231,6 +285,9 @@ def affected(row: Finding) -> list[dict[str, Any]]:
         wanted |= Q(host_id=row.host_id)
     if unit := _uuid(row.data.get("unit")):
         wanted |= Q(unit_id=unit)
+    for name in ("uid", "boundary"):  # of an object that others changed, or of the boundary that a stranger lies in
+        if about := _uuid(row.data.get(name)):
+            wanted |= Q(unit__allocation__product_id=about) | Q(unit__allocation__boundary_id=about)
     holds = Hold.objects.filter(wanted, kind=HoldKind.TENANT.value).select_related("tenant", "unit__allocation")
     units = {hold.unit_id: hold.unit for hold in holds.order_by("tenant__name")[:200] if hold.unit is not None}
     if unit and unit not in units:

@@ -23,7 +23,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
 from frontend.kernel import estate
-from tenants import access
+from tenants import access, provider_kinds
 from tenants.actor import Actor
 from tenants.models import Boundary, Endpoint, Finding, Host, Machine, Namespace, Provider
 from tenants.operations.providers import ASKED, TESTED
@@ -69,6 +69,18 @@ FEATURES: Final[Mapping[str, Text]] = {
     "datastores": gettext_lazy("Datastores for machines"),
     "vm-service": gettext_lazy("Machines as objects of a cluster (VM Service)"),
     "version": gettext_lazy("A version that is supported"),
+    "control-plane-cidrs": gettext_lazy("Gateways of endpoints call home"),
+    "model-mirror-cidrs": gettext_lazy("Model servers load models from a mirror"),
+    "storage-class": gettext_lazy("The storage class of the settings"),
+    "gateway-storage-class": gettext_lazy("The storage class of gateways"),
+    "cache": gettext_lazy("Keep models on a volume"),
+    "vm-storage": gettext_lazy("Disks for machines"),
+    "runtime-class": gettext_lazy("The runtime class of the settings"),
+    "shared-gateway": gettext_lazy("Routes attach to the shared Gateway"),
+    "routes": gettext_lazy("Endpoints are reached by routes"),
+    "dns": gettext_lazy("Endpoints look up names"),
+    "monitoring": gettext_lazy("Metrics of endpoints are read"),
+    "proxy": gettext_lazy("Who may call endpoints is there"),
 }
 RIGHT: Final = "right:"
 """What the names of checks begin with that are about one right of the account."""
@@ -266,6 +278,9 @@ class Check:
     """It only takes something away; the provider can be used without."""
     seen: str
     raw: str
+    field: str = ""
+    """The setting or secret that would mend it, as forms call it: `config.ca_pem`, `secret.password`."""
+    field_label: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +302,11 @@ class Tested:
         """Return what makes it unusable."""
         return [check for check in self.checks if not check.passed and not check.is_gap]
 
+    @property
+    def at_fields(self) -> dict[str, str]:
+        """Return setting or secret → what the test found wrong with it; nothing while another test waits."""
+        return {} if self.is_pending else {check.field: check.seen for check in self.trouble if check.field}
+
 
 def tested(row: Provider, *, now: datetime) -> Tested:
     """Return the last test of a provider, and whether one waits for a worker."""
@@ -301,11 +321,11 @@ def tested(row: Provider, *, now: datetime) -> Tested:
         passed=bool(last.get("passed")),
         took_ms=last.get("took_ms"),
         by=str(last.get("asked_by") or ""),
-        checks=tuple(_check(each) for each in last.get("checks", [])),
+        checks=tuple(_check(each, row.kind) for each in last.get("checks", [])),
     )
 
 
-def _check(given: Mapping[str, Any]) -> Check:
+def _check(given: Mapping[str, Any], kind: str) -> Check:
     name = str(given["name"])
     gap = name.startswith("feature:")
     if name.startswith(RIGHT):
@@ -313,7 +333,21 @@ def _check(given: Mapping[str, Any]) -> Check:
     else:
         label = feature(name.removeprefix("feature:")) if gap else str(CHECKS.get(name, name))
     seen = str(given["seen"])
-    return Check(label, bool(given["passed"]), gap or not given.get("needed", True), _sentence(seen), str(given["raw"]))
+    is_gap = gap or not given.get("needed", True)
+    field = str(given.get("field") or "")
+    return Check(
+        label, bool(given["passed"]), is_gap, _sentence(seen), str(given["raw"]), field, _label_of(kind, field)
+    )
+
+
+def _label_of(kind: str, field: str) -> str:
+    """Return what a form calls a setting or secret, `""` for one that it does not ask for."""
+    described = provider_kinds.kind_of(kind)
+    where, _dot, name = field.partition(".")
+    if described is None:
+        return ""
+    asked = described.credential(name) if where == "secret" else described.setting(name)
+    return _(asked.label) if asked is not None else ""
 
 
 def _sentence(text: str) -> str:

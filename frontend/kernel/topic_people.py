@@ -21,8 +21,9 @@ REASONS: Final[Mapping[str, str | Promise]] = {
     "HeldByOthers": NOBODY, "PolicyForbids": OWNER, "WaitingForPlacement": NOBODY, "WaitingForBoundary": NOBODY,
     "StepRunning": NOBODY, "Starting": NOBODY, "Replacing": NOBODY, "ProviderUnavailable": OPERATOR,
     "ProviderError": OPERATOR, "Rejected": YOURSELF, "NotSupported": YOURSELF, "NameTaken": OPERATOR,
-    "Blocked": NOBODY, "InternalError": OPERATOR, "Unhealthy": NOBODY, "HostLost": OPERATOR, "WrittenOff": YOURSELF,
-    "ByOperator": OPERATOR, "ByOwner": OWNER, "TermEnded": YOURSELF, "Grace": YOURSELF, "ReviewOverdue": YOURSELF,
+    "Blocked": NOBODY, "InternalError": OPERATOR, "Unhealthy": NOBODY, "HostLost": OPERATOR, "Lost": YOURSELF,
+    "WrittenOff": YOURSELF, "ByOperator": OPERATOR, "ByOwner": OWNER, "TermEnded": YOURSELF, "Grace": YOURSELF,
+    "ReviewOverdue": YOURSELF,
 }  # fmt: skip
 BY_PERSON: Final[tuple[tuple[str | Promise, frozenset[str]], ...]] = (
     (

@@ -70,6 +70,10 @@ REASONS: Final[Mapping[str, tuple[Text, Text]]] = {
     ),
     "Unhealthy": (_("It answers wrongly or not at all."), _("Nothing to do: it is being repaired.")),
     "HostLost": (_("Its host is gone."), _("Nothing to do; operators may write it off.")),
+    "Lost": (
+        _("Its provider does not show it any more, and nothing of ours removed it; its disk went with it."),
+        _("Rebuild it, which begins with an empty disk, or delete it."),
+    ),
     "WrittenOff": (_("Given up by two people, on a provider that will not come back."), _("Ask for a new one.")),
     "ByOperator": (_("Suspended by an operator."), _("Ask who the message names.")),
     "ByOwner": (_("Done by an owner of the tenant or of its parent."), _("Ask who the message names.")),

@@ -143,10 +143,14 @@ def begin(request: PageRequest) -> HttpResponse:
 
 
 def _config(kind: ProviderKind, given: Mapping[str, str]) -> dict[str, Any]:
-    """Return the settings of a form. Raises `InvalidSpec` for one that is missing or is none of the choices."""
+    """Return the settings of a form. Raises `InvalidSpec` for one that is missing or is none of the choices.
+
+    A choice that the form did not show is the first one.
+    """
     found = {}
     for setting in kind.settings:
-        value = given.get(f"config.{setting.key}", "").strip()
+        first = setting.choices[0][0] if setting.choices else ""
+        value = given.get(f"config.{setting.key}", first).strip()
         if setting.required and not value:
             raise InvalidSpec(_("This is needed."), field=f"config.{setting.key}")
         if setting.choices and value not in {choice for choice, _label in setting.choices}:
@@ -245,9 +249,10 @@ def _fields(
             "required": one.required,
             "options": [{"value": value, "label": _(text)} for value, text in one.choices],
             "is_long": one.is_long,
+            "is_advanced": one.is_advanced,
             "value": given.get(
                 f"config.{one.key}",
-                stored.get(one.key, "") if stored is not None else _suggested(one),
+                provider_kinds.text_of(stored.get(one.key, "")) if stored is not None else _suggested(one),
             ),
             "error": errors.get(f"config.{one.key}", ""),
         }
@@ -301,7 +306,7 @@ def credentials(request: PageRequest, provider: str) -> HttpResponse:
     if kind is None:
         raise Conflict(_("This installation does not know this kind of provider."), code="not-supported")
     if request.method != "POST":
-        return _again(request, row, kind, {})
+        return _again(request, row, kind, kernel.tested(row, now=request.now).at_fields)
     given = request.POST
     try:
         config = {**row.config, **_config(kind, given)}

@@ -218,7 +218,11 @@ def _hand_over_form(
             "currency": price_lists.currency(),
             "ranges_sentence": provider_changes.ranges_sentence(),
             "errors": errors,
-            "other_errors": [text for field, text in errors.items() if field in {"", "version", "config"}],
+            "other_errors": [
+                text
+                for field, text in errors.items()
+                if field in {"", "version", "config"} or field.startswith("config.")
+            ],
             "back_url": address(row, "found"),
             "acceptance_url": address(row, "acceptance"),
             "columns": [

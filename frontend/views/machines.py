@@ -12,9 +12,10 @@ from frontend.kernel import story
 from frontend.kernel.page import PageRequest, page
 from frontend.views import products
 from frontend.views.products import MACHINES
+from tenants import machine_images
 from tenants.errors import Conflict, InvalidSpec
 from tenants.models import Machine
-from tenants.operations import machines
+from tenants.operations import machine_changes, machines
 from tenants.operations.machine_access import way_to
 from tenants.transactions import reading
 
@@ -34,6 +35,7 @@ def show(request: PageRequest, name: str) -> HttpResponse:
         "twins": connect(row),
         "events": story.events(row),
         "plan": products.deletion_plan(row, request),
+        "images": [{"value": image, "label": image} for image in _images(row)],
         "days_options": [{"value": days, "label": str(days)} for days in wishes.DAYS],
     }
     return render(request, "frontend/pages/machines/show.html", values)
@@ -85,3 +87,25 @@ def power(request: PageRequest, name: str) -> HttpResponse:
     except (InvalidSpec, Conflict) as error:
         messages.error(request, error.detail)
     return products.back(MACHINES, request, row)
+
+
+@page("machines.rebuild", methods=("POST",))
+def rebuild(request: PageRequest, name: str) -> HttpResponse:
+    """Make a machine anew; its name was typed to show that its disk may go."""
+    with reading(request.actor):
+        row = products.find(MACHINES, request, name)
+    if request.POST.get("confirm", "").strip() != row.name:
+        messages.error(request, _("Type the name of the machine to make it anew; nothing was changed."))
+        return products.back(MACHINES, request, row)
+    try:
+        image = request.POST.get("image", "")
+        machine_changes.rebuild(machine=row, image=image, actor=request.actor, now=request.now)
+    except (InvalidSpec, Conflict) as error:
+        messages.error(request, error.detail)
+    return products.back(MACHINES, request, row)
+
+
+def _images(row: Machine) -> list[str]:
+    """Return what a machine can be made anew of where it is, its own image first."""
+    have = machine_images.images_of(row.boundary.provider) if row.boundary is not None else machine_images.offered()
+    return [row.image, *sorted(set(have) - {row.image})]

@@ -23,7 +23,7 @@ from frontend.forms.wishes import CapacityWish, EndpointWish
 from frontend.kernel import once, outlook, problems, stock
 from frontend.kernel.page import PageRequest, page
 from frontend.kernel.stock import Served, Stock
-from tenants import fit
+from tenants import fit, machine_images
 from tenants.errors import ControlPlaneError, InvalidSpec
 from tenants.fit import CannotServe, Fit, Offer
 from tenants.models import Endpoint, Machine, Namespace, Tenant
@@ -223,6 +223,8 @@ class CapacityScreen:
     price: outlook.Price | None = None
     bars: list[QuotaLine] = field(default_factory=list)
     outlook: outlook.Outlook | None = None
+    images: tuple[str, ...] = ()
+    """Slugs of what a machine can be made of."""
 
     def spec(self) -> AllocationSpec:
         """Return the capacity. Raises `InvalidSpec` where there is nothing to choose from."""
@@ -273,9 +275,10 @@ def capacity_screen(tenant: Tenant, kind: Kind, given: QueryDict, request: PageR
     taken = kind.model.objects.filter(tenant=tenant, released_at__isnull=True).values_list("name", flat=True)
     preset = wishes.free_name({"machine": "machine", "namespace": "space"}[kind.template], taken)
     keys = _last_keys(request) if kind is MACHINE else ""
-    wish = CapacityWish.read(given, name=preset, image=machines.IMAGES[0], ssh_key=keys)
+    images = machine_images.offered() if kind is MACHINE else ()
+    wish = CapacityWish.read(given, name=preset, image=machine_images.first(images), ssh_key=keys)
     offered = sizes.of(held.products, whole_only=wish.place.tier is not Tier.SHARED)
-    screen = CapacityScreen(held, offered, wish, sizes.find(offered, wish.size))
+    screen = CapacityScreen(held, offered, wish, sizes.find(offered, wish.size), images=images)
     known = all_prices()
     end = wishes.ends(request.now, wish.days)
     for size in offered:
@@ -351,6 +354,7 @@ def _shown(
     request: PageRequest, template: str, screen: Any, errors: Mapping[str, str], *, status: int = 200
 ) -> HttpResponse:
     wish = screen.wish
+    images = screen.images if isinstance(screen, CapacityScreen) else ()
     values: dict[str, Any] = {
         "screen": screen,
         "wish": wish,
@@ -362,7 +366,7 @@ def _shown(
             if _offered(place, screen.stock)
         ],
         "days_options": days_options(wish.days),
-        "image_options": [{"value": image, "label": image} for image in machines.IMAGES],
+        "image_options": [{"value": image, "label": image} for image in images],
         "breadcrumbs": [
             {"label": _("New"), "url": reverse("frontend:new", kwargs={"tenant": request.tenant.name})},
             {"label": _("Model endpoint") if isinstance(screen, EndpointScreen) else _("Capacity"), "url": ""},

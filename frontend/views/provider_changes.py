@@ -140,7 +140,7 @@ def _fields(row: Provider, given: Mapping[str, Any], errors: Mapping[str, str]) 
     for key in keys:
         setting = described.setting(key) if described is not None else None
         stored = row.config.get(key, "")
-        value = given.get(f"config.{key}", "\n".join(stored) if isinstance(stored, list) else str(stored))
+        kept = "\n".join(stored) if isinstance(stored, list) else provider_kinds.text_of(stored)
         found_fields.append(
             {
                 "key": key,
@@ -151,11 +151,12 @@ def _fields(row: Provider, given: Mapping[str, Any], errors: Mapping[str, str]) 
                 "required": setting is not None and setting.required,
                 "options": [{"value": v, "label": _(text)} for v, text in setting.choices] if setting else [],
                 "is_long": key == providers.RANGES or (setting is not None and setting.is_long),
-                "value": value,
+                "is_advanced": setting is not None and setting.is_advanced,
+                "value": given.get(f"config.{key}", kept),
                 "error": errors.get(f"config.{key}", ""),
             }
         )
-    return found_fields
+    return sorted(found_fields, key=lambda one: bool(one["is_advanced"]))
 
 
 def ranges_sentence() -> str:
@@ -173,12 +174,14 @@ def _sentence(key: str, setting: provider_kinds.Setting | None) -> str:
 
 
 def _form(request: PageRequest, row: Provider, errors: Mapping[str, str], *, status: int = 200) -> HttpResponse:
+    fields = _fields(row, request.POST, errors)
+    shown_at = {"site", *(str(one["name"]) for one in fields)}
     values = {
         "row": row,
-        "fields": _fields(row, request.POST, errors),
+        "fields": fields,
         "site": request.POST.get("site", row.site),
         "errors": errors,
-        "other_errors": [text for field, text in errors.items() if field != "site" and not field.startswith("config.")],
+        "other_errors": [text for field, text in errors.items() if field not in shown_at],
         "back_url": reverse("frontend:provider", kwargs={"provider": row.name}),
         "breadcrumbs": crumbs(row, _("Settings")),
     }

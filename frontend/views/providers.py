@@ -40,6 +40,7 @@ HAPPENED: Final[Mapping[str, str | Promise]] = {
     "provider.credential-removed": gettext_lazy("A secret was destroyed"),
     "provider.test-requested": gettext_lazy("A test was asked for"),
     "provider.tested": gettext_lazy("Tested"),
+    "provider.isolation-restored": gettext_lazy("What isolates tenants was put back"),
     "provider.unreachable": gettext_lazy("It stopped answering"),
     "provider.answers": gettext_lazy("It answers again"),
 }

@@ -38,6 +38,7 @@ from provisioners.driver.names import (
     machine_uuid,
 )
 from provisioners.driver.observations import (
+    SECURITY,
     Acceptance,
     Capabilities,
     Certificate,
@@ -53,6 +54,9 @@ from provisioners.driver.observations import (
     ObservedUnit,
     ObservedUse,
     Part,
+    Remark,
+    RemarkKind,
+    Restored,
 )
 from provisioners.driver.specs import (
     BoundarySpec,
@@ -75,6 +79,7 @@ from provisioners.driver.steps import (
 __all__ = [
     "FIELD_MANAGER",
     "MARK_DOMAIN",
+    "SECURITY",
     "Acceptance",
     "Binding",
     "BoundaryKind",
@@ -113,6 +118,10 @@ __all__ = [
     "Presence",
     "Ref",
     "RefusesLayouts",
+    "Remark",
+    "RemarkKind",
+    "RemovesLeftovers",
+    "Restored",
     "Secret",
     "ServingSpec",
     "Spec",
@@ -191,6 +200,15 @@ class Driver(Protocol):
 
     def close(self) -> None:
         """Give back sessions and connections."""
+        ...
+
+
+@runtime_checkable
+class RemovesLeftovers(Protocol):
+    """A driver that can take away what it remarked on as left behind (`Remark.removable`)."""
+
+    def remove_left(self, subject: str) -> bool:
+        """Remove one by its remark's subject; whether it is gone now. Raises `Conflicting` for what is in use."""
         ...
 
 

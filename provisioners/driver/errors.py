@@ -10,11 +10,15 @@ class DriverError(Exception):
 
     reason = "ProviderError"
 
-    def __init__(self, detail: str, *, raw: str = "") -> None:
-        """`detail` is safe to show to a tenant; `raw` is the provider's own text, for operators."""
+    def __init__(self, detail: str, *, raw: str = "", field: str = "") -> None:
+        """`detail` is safe to show to a tenant; `raw` is the provider's own text, for operators.
+
+        `field` is the provider's setting or secret to look at: `config.ca_pem`, `secret.token`; `""` for none.
+        """
         super().__init__(detail)
         self.detail = detail
         self.raw = raw
+        self.field = field
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Keep errors picklable across process borders."""
@@ -32,9 +36,9 @@ class TransientDriverError(DriverError):
 
     reason = "ProviderUnavailable"
 
-    def __init__(self, detail: str, *, raw: str = "", retry_after_s: float | None = None) -> None:
+    def __init__(self, detail: str, *, raw: str = "", field: str = "", retry_after_s: float | None = None) -> None:
         """`retry_after_s` is what the provider asked for, if it did."""
-        super().__init__(detail, raw=raw)
+        super().__init__(detail, raw=raw, field=field)
         self.retry_after_s = retry_after_s
 
 

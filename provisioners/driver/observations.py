@@ -5,9 +5,51 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
+from typing import Final
 from uuid import UUID
 
 from provisioners.driver.names import Binding, BoundaryKind, Power, Presence, Ref, Secret
+
+
+class RemarkKind(StrEnum):
+    """What others did that a driver remarks on; each is a kind of finding too."""
+
+    CHANGED = "changed-by-others"
+    """A part of ours is there and is not as our record says that we made it."""
+    SNAPSHOTS = "snapshots-kept"
+    """Snapshots of a machine of ours, which make its disks grow."""
+    CARDS = "cards-changed"
+    """A machine's network card is in another network, or has another MAC address."""
+    RULES = "isolation-changed"
+    """What keeps a boundary's network apart is another: its VLAN, the switches of its ports, its policies."""
+    ACCESS = "access-changed"
+    """Others than those we let in may reach a boundary's objects, or those may not."""
+    FIELD_FIGHT = "field-fight"
+    """Somebody takes a field back again and again; it was left to people."""
+    FOREIGN = "foreign-object"
+    """Something that is not ours lies where only ours should."""
+    LEFT = "left-files"
+    """Files on a datastore that are named like a machine of ours and that no machine has."""
+
+
+SECURITY: Final = frozenset({RemarkKind.CARDS, RemarkKind.RULES, RemarkKind.ACCESS})
+"""Kinds about what keeps tenants apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """One thing that others did, on the part that it is about or, of no object of ours, in the snapshot."""
+
+    kind: RemarkKind
+    text: str
+    """For people, without the object's own name."""
+    subject: str = ""
+    """Which of several of a kind; stable. In a snapshot unique within the provider."""
+    uid: UUID | None = None
+    """Whose it once was, where that is not the object looked at."""
+    removable: bool = False
+    """Whether `RemovesLeftovers.remove_left` can take it away for certain as ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +65,8 @@ class Part:
     message: str = ""
     ready: bool = True
     """False while the part exists but does not work yet (VM booting, replica loading its model)."""
+    remarks: tuple[Remark, ...] = ()
+    """What others did to it, compared with what our own record on it says; told at every look while it is so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +180,18 @@ class ObservedObject:
 
 
 @dataclass(frozen=True, slots=True)
+class Restored:
+    """Something of the whole provider that isolates tenants, was changed by somebody else and put back by us."""
+
+    name: str
+    """How it is called at the provider, for operators."""
+    at: datetime
+    by: str = ""
+    """Who had changed it, as far as the provider tells; `""` where it was gone."""
+    fields: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ObservedProvider:
     """A whole provider, read in a number of calls that does not grow with its objects."""
 
@@ -147,6 +203,12 @@ class ObservedProvider:
     """False if any list was partial or stale; then absence means nothing and nothing is concluded from it."""
     version: str = ""
     """Provider's own version or time of the read, shown to operators."""
+    remarks: tuple[Remark, ...] = ()
+    """What others did beside our objects."""
+    looked_for: frozenset[RemarkKind] = frozenset()
+    """Kinds of `remarks` that this snapshot looked for: only of these does absence mean anything."""
+    restored: tuple[Restored, ...] | None = ()
+    """What had to be put back within the last hour, told by each snapshot until then; None where nobody could look."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +224,8 @@ class Capabilities:
     missing: Mapping[str, str] = field(default_factory=dict)
     """Feature → the one line that mends it."""
     simulated: bool = False
+    images: frozenset[str] | None = None
+    """Slugs of the images of which machines can be made now; None: it does not say."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,6 +121,8 @@ class MachineSpec:
     """Names, of which a certificate must carry one."""
     ssh_revoked_url: str = ""
     """Where the machine asks, at each login, which certificates count no more: lines of `serial: <number>`."""
+    build: int = 1
+    """How often it was asked for: another number is another disk, made anew of the image."""
 
 
 @dataclass(frozen=True, slots=True)

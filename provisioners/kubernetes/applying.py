@@ -134,7 +134,7 @@ class Applier:
         if fight.is_lost(now) and live["kind"] not in ISOLATING:
             return live
         try:
-            by, fields = _taken(live, self._cluster.apply(wanted, dry_run=True))
+            by, fields = taken(live, self._cluster.apply(wanted, dry_run=True))
             fight = fight.again(now, by, fields)
             _log.warning("%s was changed by %s; restoring %s", title(live), fight.by, ", ".join(fight.fields[:5]))
             wanted["metadata"]["annotations"][marks.RESTORED_ANNOTATION] = fight.text()
@@ -311,7 +311,7 @@ def fight_of(live: Object) -> Fight:
         return Fight()
 
 
-def _taken(live: Object, applied: Object) -> tuple[str, list[str]]:
+def taken(live: Object, applied: Object) -> tuple[str, list[str]]:
     """Return (who took them, which fields): what would be ours and is not."""
     lost = marks.owned_fields(applied) - marks.owned_fields(live)
     names = [_plain(path) for path in sorted(lost) if not path.startswith("/f:metadata/f:annotations")]

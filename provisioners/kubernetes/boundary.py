@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from provisioners.driver import BoundaryKind, BoundarySpec, NotSupported, Ref, Step
+from provisioners.driver import MARK_DOMAIN, BoundaryKind, BoundarySpec, NotSupported, Ref, Step
 from provisioners.kubernetes import admission, gateways, rbac
 from provisioners.kubernetes.objects import (
     COMPONENT_LABEL,
@@ -38,6 +38,8 @@ MIG_CLASS: Final = "mig.nvidia.com"
 QUOTA: Final = "tenantry"
 DEFAULT_DENY: Final = "tenantry-default-deny"
 CUT_OFF: Final = "tenantry-cut-off"
+NAMING_ANNOTATION: Final = f"{MARK_DOMAIN}/gpu-names"
+"""On a quota: how MIG devices were called when it was made, and a digest of the names in it."""
 PEACE: Final = (
     "pod-security.kubernetes.io/enforce",
     "pod-security.kubernetes.io/audit",
@@ -52,6 +54,13 @@ class ClusterFacts:
     gpu_resources: frozenset[str] = frozenset()
     """Extended resources that any node offers."""
     device_classes: frozenset[str] = frozenset()
+    single: bool = False
+    """A node hands MIG devices out under the name of whole GPUs (MIG strategy `single`)."""
+
+    @property
+    def naming(self) -> str:
+        """Return how MIG devices are called here, for `NAMING_ANNOTATION`."""
+        return "single" if self.single else "own"
 
 
 # --- steps ----------------------------------------------------------------------------------------
@@ -149,7 +158,15 @@ def quota(spec: BoundarySpec, settings: Settings, facts: ClusterFacts) -> Object
             for name, count in class_quota(spec.gpu_resources, facts).items()
         },
     }
-    return _in(spec.ref.name, "v1", "ResourceQuota", QUOTA, {"hard": hard})
+    return quota_object(spec.ref.name, hard, facts)
+
+
+def quota_object(namespace: str, hard: Mapping[str, str], facts: ClusterFacts) -> Object:
+    """Return a quota that says which facts of the cluster it was made by: where they change, it is applied anew."""
+    made = _in(namespace, "v1", "ResourceQuota", QUOTA, {"hard": dict(hard)})
+    names = hashlib.sha256(" ".join(sorted(hard)).encode()).hexdigest()[:16]
+    made["metadata"]["annotations"] = {NAMING_ANNOTATION: f"{facts.naming} {names}"}
+    return made
 
 
 def gpu_quota(granted: Mapping[str, int], facts: ClusterFacts) -> dict[str, int]:
@@ -157,7 +174,7 @@ def gpu_quota(granted: Mapping[str, int], facts: ClusterFacts) -> dict[str, int]
     found = dict.fromkeys(sorted(facts.gpu_resources | _known_resources()), 0)
     for key, count in granted.items():
         product, profile = parse_resource(key)
-        for name in _resource_names(product, profile):
+        for name in _resource_names(product, profile, single=facts.single):
             found[name] = found.get(name, 0) + count
     return found
 
@@ -183,14 +200,17 @@ def parse_resource(key: str) -> tuple[str, str]:
     return product, profile
 
 
-def _resource_names(product: str, profile: str) -> set[str]:
-    """Return the names under which a node may hand a grant out: strategy mixed has its own, single the GPU's."""
+def _resource_names(product: str, profile: str, *, single: bool) -> set[str]:
+    """Return the names under which nodes of this cluster may hand a grant out: strategy `single` has the GPU's alone.
+
+    Of a profile that the catalogue does not know nothing can be placed, so nothing is opened for it.
+    """
     try:
-        found = gpu_catalogue.profile(product, profile).resource_name
         whole = gpu_catalogue.profile(product, gpu_catalogue.WHOLE).resource_name
+        found = gpu_catalogue.profile(product, profile).resource_name
     except LookupError:
-        found = whole = "nvidia.com/gpu"
-    return {found, whole}
+        return set() if profile else {"nvidia.com/gpu"}
+    return {found, whole} if single else {found}
 
 
 def _known_resources() -> frozenset[str]:

@@ -2,19 +2,22 @@
 
 `assess` is pure; `read` asks. A feature that is missing comes with the one line that mends it, a right that is missing
 is named by the API server itself (SelfSubjectAccessReview). Rights are keyed `right:<verb> <resource>` in `missing`.
+What the settings name (`referred`) is looked up where our account may; what it may not look up is no gap.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from provisioners.driver import Binding, BoundaryKind, Capabilities
-from provisioners.kubernetes import rbac
+from provisioners.kubernetes import inventory, layout, rbac, referred
+from provisioners.kubernetes.client import Listing
 from provisioners.kubernetes.objects import Object
 from provisioners.kubernetes.rbac import Right
+from provisioners.kubernetes.referred import Referred
 from provisioners.kubernetes.settings import Settings
 from provisioners.kubernetes.vm_service import kinds as vm_service
 
@@ -39,6 +42,9 @@ class Asked(Protocol):
 
     def get(self, api: str, kind: str, name: str, namespace: str = "") -> Object | None:
         """Return one object."""
+
+    def list(self, api: str, kind: str) -> Listing:
+        """Return all objects of a kind."""
 
     def create(self, obj: Object, *, subresource: str = "", name: str = "") -> Object:
         """Create a review."""
@@ -104,6 +110,11 @@ class Facts:
     """Rights that the API server says our account has not."""
     roles: Mapping[str, Object | None] | None = None
     """Cluster role of people → what is installed, None for one that is not there."""
+    policy: Object | None = None
+    """The GPU operator's ClusterPolicy."""
+    may_read_policy: bool = True
+    referred: Referred = field(default_factory=Referred)
+    """What was found of what the settings name."""
     simulated: bool = False
 
 
@@ -115,13 +126,16 @@ def assess(facts: Facts, settings: Settings) -> Capabilities:
         features[engine.feature] = any(facts.serves(api, kind) for api, kind in engine.apis)
         if not features[engine.feature]:
             missing[engine.feature] = engine.remedy
-    features["layout-change"] = features["gpu-operator"]
+    if remedy := _layout_gap(facts, has_operator=features["gpu-operator"]):
+        missing["layout-change"] = remedy
+    features["layout-change"] = "layout-change" not in missing
     features["policies-enforced"] = any(facts.serves(api, kind) for api, kind in _ENFORCERS)
     if not features["policies-enforced"]:
         missing["policies-enforced"] = (
             "No network plug-in that is known to enforce network policies was found: without one they are ignored."
         )
     missing |= _gaps(facts, settings)
+    missing |= referred.gaps(facts.referred, settings)
     for right in facts.lacking:
         key = right.words if right.optional else f"{RIGHT}{right.words}"
         missing[key] = f"Needed to {right.why}. Apply deploy/kubernetes/rbac.yaml."
@@ -160,8 +174,16 @@ def _gaps(facts: Facts, settings: Settings) -> dict[str, str]:
         missing["admission"] = "Pods of tenants cannot be checked: that needs ValidatingAdmissionPolicy."
     if settings.access == "route" and not facts.serves("gateway.networking.k8s.io/v1", "HTTPRoute"):
         missing["routes"] = "Endpoints are to be reached by routes, and the Gateway API is not installed."
-    if not settings.storage_class and settings.cache_gib:
-        missing["cache"] = "A cache is asked for and no storage class is given: models are loaded again by each pod."
+    if not settings.control_plane_cidrs:
+        missing["control-plane-cidrs"] = (
+            "Gateways of endpoints cannot call home where network policies are enforced, and never report. Set "
+            "control_plane_cidrs to the networks of this control plane's addresses."
+        )
+    if not settings.model_mirror_cidrs:
+        missing["model-mirror-cidrs"] = (
+            "Model servers cannot load models where network policies are enforced. Set model_mirror_cidrs to the "
+            "networks of the mirror that they load from."
+        )
     wrong = [
         name
         for word, name in rbac.ROLES.items()
@@ -170,6 +192,22 @@ def _gaps(facts: Facts, settings: Settings) -> dict[str, str]:
     if wrong:
         missing["people"] = f"Not as they should be: {', '.join(wrong)}. Apply deploy/kubernetes/rbac.yaml."
     return missing
+
+
+def _layout_gap(facts: Facts, *, has_operator: bool) -> str:
+    """Return why layouts cannot be set by plans and what mends it, `""` where they can."""
+    if not has_operator:
+        return (
+            "Layouts are set by the MIG manager of the NVIDIA GPU operator, which is not there. Install it. GPUs that "
+            "Dynamic Resource Allocation carves on demand need no plan."
+        )
+    if not facts.may_read_policy:
+        return ""
+    if facts.policy is None:
+        return f"{layout.NO_MANAGER[:1].upper()}{layout.NO_MANAGER[1:]}. Create it with the operator's chart."
+    if inventory.config_name(facts.policy) != layout.CONFIG_MAP:
+        return f"{layout.REMEDY[:1].upper()}{layout.REMEDY[1:]}"
+    return ""
 
 
 def _is_role(found: Object | None, word: str) -> bool:
@@ -189,17 +227,28 @@ def version_of(text: str) -> tuple[int, int]:
 def read(cluster: Asked, settings: Settings) -> Capabilities:
     """Ask a cluster. Raises `DriverError`."""
     version = cluster.version()
+    without = lacking(cluster)
+
+    def may(verb: str, group: str, resource: str) -> bool:
+        return not any((one.verb, one.group, one.resource) == (verb, group, resource) for one in without)
+
+    roles = None
+    if may("get", "rbac.authorization.k8s.io", "clusterroles"):
+        api = "rbac.authorization.k8s.io/v1"
+        roles = {name: cluster.get(api, "ClusterRole", name) for name in rbac.ROLES.values()}
+    is_served = cluster.serves(*inventory.CLUSTER_POLICY[:2])
+    may_read_policy = may("get", "nvidia.com", "clusterpolicies")
     facts = Facts(
         version,
         cluster.serves,
-        lacking=lacking(cluster),
-        roles={name: cluster.get(_RBAC, "ClusterRole", name) for name in rbac.ROLES.values()},
+        lacking=without,
+        roles=roles,
+        policy=cluster.get(*inventory.CLUSTER_POLICY) if is_served and may_read_policy else None,
+        may_read_policy=may_read_policy,
+        referred=referred.look(cluster, settings, may),
         simulated=settings.lab or settings.access == "lab",
     )
     return assess(facts, settings)
-
-
-_RBAC: Final = "rbac.authorization.k8s.io/v1"
 
 
 def lacking(cluster: Asked) -> tuple[Right, ...]:

@@ -369,7 +369,7 @@ class Cluster:
         try:
             data = response.read()
         except urllib3.exceptions.HTTPError as error:
-            raise _lost(error) from error
+            raise _lost(error, self.settings.trusted_by) from error
         finally:
             response.response.release_conn()
         answer = _Answer(int(response.status), bytes(data or b""), response.headers)
@@ -408,7 +408,7 @@ class Cluster:
                 method, url, header_params=headers, body=body, _request_timeout=deadline
             )
         except (ApiException, urllib3.exceptions.HTTPError, OSError) as error:
-            raise _lost(error) from error
+            raise _lost(error, self.settings.trusted_by) from error
 
     def _lines(
         self,
@@ -435,20 +435,25 @@ class Cluster:
             if rest.strip():
                 yield rest
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:  # ValueError: broken off while it is read
-            raise _lost(error) from error
+            raise _lost(error, self.settings.trusted_by) from error
         finally:
             raw.close()
 
-    @staticmethod
-    def _refused(status: int, body: bytes, headers: Mapping[str, str], kind: str) -> DriverError:
+    def _refused(self, status: int, body: bytes, headers: Mapping[str, str], kind: str) -> DriverError:
         """Return what it means that a stream was refused, by its head or within it."""
         if status == 410:
             return Expired("the watch is too old; the list must be read again", raw=body.decode(errors="replace")[:300])
-        return error_of(status, body, headers, kind=kind)
+        return self._error(status, body, headers, kind)
+
+    def _error(self, status: int, body: bytes, headers: Mapping[str, str], kind: str) -> DriverError:
+        error = error_of(status, body, headers, kind=kind)
+        if status == 401:
+            error.field = f"secret.{self.settings.proven_by}"
+        return error
 
     def _object(self, answer: _Answer, kind: str) -> Object:
         if not 200 <= answer.status < 300:
-            raise error_of(answer.status, answer.body, answer.headers, kind=kind)
+            raise self._error(answer.status, answer.body, answer.headers, kind)
         try:
             found = json.loads(answer.body)
         except ValueError as error:
@@ -494,27 +499,29 @@ def _api_client(settings: Settings, tls: ssl.SSLContext) -> Any:
 
 def _tls(settings: Settings) -> ssl.SSLContext:
     """Return what checks the server and, with a client certificate, proves us; its key lies on disk for a moment."""
+    msg, field = "the certificate authority of the cluster cannot be read", settings.trusted_by
     try:
         context = ssl.create_default_context(cadata=settings.ca_pem or None)
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # the API server's own certificate has no key identifiers
         if settings.client_certificate is not None and settings.client_key is not None:
+            msg, field = "the client certificate or its key cannot be read", f"secret.{settings.proven_by}"
             with tempfile.TemporaryDirectory(prefix="tenantry-") as folder:
                 pair = Path(folder) / "pair.pem"
                 pair.touch(mode=0o600)
                 pair.write_text(f"{settings.client_certificate.reveal()}\n{settings.client_key.reveal()}\n")
                 context.load_cert_chain(pair)
     except (ssl.SSLError, ValueError) as error:
-        msg = "the certificate or key for the cluster cannot be read"
-        raise TransientDriverError(msg, raw=type(error).__name__) from error
+        raise TransientDriverError(msg, raw=type(error).__name__, field=field) from error
     return context
 
 
-def _lost(error: Exception) -> DriverError:
+def _lost(error: Exception, trusted_by: str) -> DriverError:
     """Return what a call without an answer means: its outcome is unknown."""
     raw = f"{type(error).__name__}: {error}"[:500]
     text = str(error)
     if isinstance(error, urllib3.exceptions.SSLError) or "SSLError" in text or "certificate" in text.lower():
-        return TransientDriverError("the cluster's certificate is not the one that was given", raw=raw)
+        msg = "the cluster's certificate is not one that the given authority signed for its address"
+        return TransientDriverError(msg, raw=raw, field=trusted_by)
     if isinstance(error, (urllib3.exceptions.ConnectTimeoutError, urllib3.exceptions.NewConnectionError)):
         return TransientDriverError("the cluster cannot be reached", raw=raw)
     if isinstance(error, (urllib3.exceptions.TimeoutError, TimeoutError)):

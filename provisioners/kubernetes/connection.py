@@ -1,6 +1,7 @@
 """What connecting a cluster asks for, and how a pasted kubeconfig is read. Pure.
 
-A kubeconfig can name programs and files. Both would run or be read where the worker runs, by whoever may paste one,
+Each setting is judged by the reader that reads it later (`settings`), so that the form and the driver never differ. A
+kubeconfig can name programs and files. Both would run or be read where the worker runs, by whoever may paste one,
 so exec plug-ins, auth providers and file references are refused by name before anything is stored.
 """
 
@@ -9,18 +10,20 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+import ssl
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import yaml
 
+from provisioners.driver import Secret
 from provisioners.kubernetes import rbac
+from provisioners.kubernetes.settings import KEYS, BadSettings, settings_of
 from tenants.provider_kinds import Credential, Document, ProviderKind, Setting
 
 LONGEST: Final = 65_536
 _PEM: Final = re.compile(r"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----")
-_NAME: Final = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _FILES: Final = ("certificate-authority", "client-certificate", "client-key", "tokenFile")
 
 
@@ -141,7 +144,13 @@ def _refuse_url(text: str) -> str:
 
 
 def _refuse_ca(text: str) -> str:
-    return "" if _PEM.search(text) else "Paste the certificate itself, from BEGIN CERTIFICATE to END CERTIFICATE."
+    if not _PEM.search(text):
+        return "Paste the certificate itself, from BEGIN CERTIFICATE to END CERTIFICATE."
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
+    except (ssl.SSLError, ValueError):
+        return "What stands in it is no certificate that can be read. Paste it once more, whole."
+    return ""
 
 
 def _refuse_token(text: str) -> str:
@@ -153,23 +162,52 @@ def _matching(pattern: str, sentence: str) -> Callable[[str], str]:
     return lambda text: "" if expression.fullmatch(text) else sentence
 
 
+def judge(config: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return (key, sentence) of an entry that the driver could not use, None where it could use all of them.
+
+    An address that is not there may come with the kubeconfig, a credential at any time.
+    """
+    given = {key: value for key, value in config.items() if value not in {None, ""}}
+    try:
+        settings_of({"url": "https://cluster.invalid", **given}, {"token": Secret("not the one")})
+    except BadSettings as error:
+        key, _, text = str(error).partition(": ")
+        return key, text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
+    return None
+
+
+def _judged(key: str) -> Callable[[str], str]:
+    def refuses(text: str) -> str:
+        found = judge({key: text})
+        return found[1] if found is not None else ""
+
+    return refuses
+
+
 def _lacks(config: Mapping[str, Any], secrets: Collection[str]) -> tuple[str, str] | None:
     if "kubeconfig" not in secrets:
         if "token" not in secrets:
             return "secret.kubeconfig", "Paste a kubeconfig, or give address, certificate authority and token."
         if not config.get("url"):
             return "config.url", "With a token, the API server's address is needed."
+    if config.get("access") == "route":
+        for key, sentence in _OF_ROUTES.items():
+            if not config.get(key):
+                return f"config.{key}", sentence
     for key in ("gateway_image", "vllm_image"):
         if not config.get(key) and config.get("access") != "lab":
             return f"config.{key}", "This is needed, pinned by digest."
     return None
 
 
+_OF_ROUTES: Final = {
+    "zone": "Addresses by routes need a zone.",
+    "route_parent": "Routes need the Gateway that they attach to.",
+}
 _IMAGE: Final = _matching(
     r"[a-z0-9][a-z0-9._-]*(:\d+)?(/[a-z0-9][a-z0-9._-]*)+(:[\w.-]+)?@sha256:[0-9a-f]{64}",
     "Pin it by digest: registry/name@sha256:… with 64 hex digits.",
 )
-_OBJECT_NAME: Final = _matching(_NAME, "Use a name as Kubernetes writes it: a-z, 0-9, '-'.")
 
 CONNECTION: Final = ProviderKind(
     slug="kubernetes",
@@ -196,12 +234,27 @@ CONNECTION: Final = ProviderKind(
         ),
         Setting(
             "zone", "Zone", "The DNS zone of endpoint addresses.", example="models.example.net",
-            refuses=_matching(rf"{_NAME}(\.{_NAME})*", "Use a DNS name such as models.example.net."),
+            refuses=_judged("zone"),
         ),
         Setting(
             "route_parent", "Shared Gateway", "Namespace, name and listener of the Gateway that routes attach to.",
-            example="gateway-system/shared/https",
-            refuses=_matching(rf"{_NAME}/{_NAME}(/{_NAME})?", "Write namespace/name or namespace/name/listener."),
+            example="gateway-system/shared/https", refuses=_judged("route_parent"),
+        ),
+        Setting(
+            "proxy", "Who may call endpoints", "Pods that may open connections to endpoints: those of the shared "
+            "Gateway, or those of clients in the cluster. A namespace, and labels where not all of its pods may. "
+            "Nobody else gets through. Empty: gateway-system. With a load balancer everybody may.",
+            example="envoy-gateway-system:app.kubernetes.io/name=envoy", refuses=_judged("proxy"),
+        ),
+        Setting(
+            "control_plane_cidrs", "Networks of this control plane", "Where endpoints' gateways may call home, "
+            "separated by commas. Where network policies are enforced, a gateway never reports without it.",
+            example="10.30.0.0/24", refuses=_judged("control_plane_cidrs"),
+        ),
+        Setting(
+            "model_mirror_cidrs", "Networks of the model mirror", "Where model servers may load models from, "
+            "separated by commas. Where network policies are enforced, they load from nowhere else.",
+            example="10.40.0.10/32", refuses=_judged("model_mirror_cidrs"),
         ),
         Setting(
             "gateway_image", "Image of the gateway", "Pinned by digest.",
@@ -212,17 +265,70 @@ CONNECTION: Final = ProviderKind(
             example="registry.internal/vllm/vllm-openai@sha256:…", refuses=_IMAGE,
         ),
         Setting(
-            "registries", "Registries", "Images of tenants come from these only, separated by commas.",
-            example="registry.internal/",
+            "registries", "Registries", "Images of tenants come from these only, separated by commas. Empty: those of "
+            "the two images above.", example="registry.internal/",
         ),
         Setting(
-            "storage_class", "Storage class", "For model caches. Empty: the node's own disk, gone with the pod.",
-            example="fast", refuses=_OBJECT_NAME,
+            "cache_gib", "Cache of models", "GiB that each model server keeps on a volume of its own, so that a "
+            "restart does not load the model again. Empty or 0: the node's own disk, gone with the pod.",
+            example="200", refuses=_judged("cache_gib"),
+        ),
+        Setting(
+            "storage_class", "Storage class", "Of the caches of models, and of machines on a Supervisor. Empty: the "
+            "cluster's default.", example="fast", refuses=_judged("storage_class"),
         ),
         Setting(
             "monitoring_namespace", "Namespace of the monitoring",
             "Its pods may read the metrics of endpoints. Empty: none may.", example="monitoring",
-            refuses=_OBJECT_NAME,
+            refuses=_judged("monitoring_namespace"),
+        ),
+        Setting(
+            "gateway_storage_class", "Storage class of gateways", "Where a gateway keeps its state. Empty: the node's "
+            "own disk; a gateway that moves to another node is then enrolled anew by itself.", example="standard",
+            refuses=_judged("gateway_storage_class"), is_advanced=True,
+        ),
+        Setting(
+            "runtime_class", "Runtime class", "Of pods with GPUs, where the node's default runtime does not show GPUs "
+            "to them. Empty: the node's default.", example="nvidia", refuses=_judged("runtime_class"),
+            is_advanced=True,
+        ),
+        Setting(
+            "read_only_root", "File system of model servers", "Writable is less safe; only for an image of vLLM that "
+            "writes outside of /tmp and its models.",
+            choices=(("true", "Read-only"), ("false", "Writable")), is_advanced=True,
+        ),
+        Setting(
+            "pod_security_version", "Version of Pod Security", "Whose rules of the level “restricted” hold in tenants' "
+            "namespaces. Empty: v1.36.", example="v1.36", refuses=_judged("pod_security_version"), is_advanced=True,
+        ),
+        Setting(
+            "dns", "DNS of the cluster", "Pods that answer DNS: a namespace, and labels where it holds others too. "
+            "Empty: kube-system:k8s-app=kube-dns.",
+            example="openshift-dns:dns.operator.openshift.io/daemonset-dns=default", refuses=_judged("dns"),
+            is_advanced=True,
+        ),
+        Setting(
+            "dns_cidrs", "Networks of DNS", "Where DNS answers at an address that is no pod's, such as a cache on the "
+            "node; separated by commas.", example="169.254.20.10/32", refuses=_judged("dns_cidrs"), is_advanced=True,
+        ),
+        Setting(
+            "tls_server_name", "Name in the certificate", "Where the API server's certificate is for another name than "
+            "its address. Not needed with a kubeconfig.", example="kubernetes.default.svc",
+            refuses=_judged("tls_server_name"), is_advanced=True,
+        ),
+        Setting(
+            "vm_gpu_types", "vGPU types of machines", "On a Supervisor: the types that its hosts have beside those "
+            "that its VM classes name, separated by commas.", example="nvidia_h100xm-1-10c, nvidia_h100xm-80c",
+            refuses=_judged("vm_gpu_types"), is_advanced=True,
+        ),
+        Setting(
+            "vm_network", "Network of machines", "On a Supervisor: group/version/Kind/name. Empty: the namespace's "
+            "default.", example="crd.nsx.vmware.com/v1alpha1/SubnetSet/vm-default", refuses=_judged("vm_network"),
+            is_advanced=True,
+        ),
+        Setting(
+            "vm_instance_uuid", "Instance UUID of machines", "On a Supervisor: it takes one from privileged accounts "
+            "only.", choices=(("false", "Chosen by the Supervisor"), ("true", "Chosen by us")), is_advanced=True,
         ),
     ),
     credentials=(
@@ -246,4 +352,6 @@ CONNECTION: Final = ProviderKind(
         ),
     ),
     lacks=_lacks,
+    more_keys=KEYS,
+    judges=judge,
 )  # fmt: skip

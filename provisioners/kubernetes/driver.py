@@ -46,6 +46,7 @@ from provisioners.driver import (
     Poll,
     Power,
     Ref,
+    Restored,
     Secret,
     Spec,
     Step,
@@ -125,18 +126,27 @@ class KubernetesDriver:
         known = self._ground.recall("capabilities", self.capabilities)
         listed = inventory.read(self.cluster)
         self._ground.remember("facts", self._ground.facts_of(listed.nodes))
+        restored: tuple[Restored, ...] | None = ()
         if inventory.boundaries_of(listed.marked):
-            known = self._guarded(known)
-        return inventory.provider(listed, known)
+            known, restored = self._guarded(known)
+        return replace(inventory.provider(listed, known), restored=restored)
 
-    def _guarded(self, known: Capabilities) -> Capabilities:
-        """Mend what watches over all boundaries at once; what cannot be mended is said with the capabilities."""
+    def _guarded(self, known: Capabilities) -> tuple[Capabilities, tuple[Restored, ...] | None]:
+        """Mend what watches over all boundaries at once, and return what had to be put back of late.
+
+        What cannot be mended is said with the capabilities.
+        """
+        restored: tuple[Restored, ...] | None = None
+        trouble: DriverError | None
         try:
-            guarding.mend(self.cluster)
+            mended = guarding.mend(self.cluster, now=self._ground.now())
+            restored, trouble = mended.restored, mended.trouble
         except DriverError as error:
-            _log.warning("admission policies of %s are not as they should be: %s", self.settings.slug, error.detail)
-            return replace(known, missing={**known.missing, "admission": f"Cannot be kept up: {error.detail}."})
-        return known
+            trouble = error
+        if trouble is not None:
+            _log.warning("admission policies of %s are not as they should be: %s", self.settings.slug, trouble.detail)
+            known = replace(known, missing={**known.missing, "admission": f"Cannot be kept up: {trouble.detail}."})
+        return known, restored
 
     def changes(self, stop: threading.Event) -> Iterator[Ref]:
         """Yield whose objects have changed, until `stop` is set; a cluster that is away is waited for."""

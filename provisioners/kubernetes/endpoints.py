@@ -8,7 +8,18 @@ from dataclasses import replace
 from typing import Final
 from uuid import UUID
 
-from provisioners.driver import Done, DriverRejected, EndpointSpec, Observed, ObservedUnit, Power, Ref, Step, UnitSpec
+from provisioners.driver import (
+    Done,
+    DriverRejected,
+    EndpointSpec,
+    Observed,
+    ObservedUnit,
+    Power,
+    Ref,
+    Step,
+    TransientDriverError,
+    UnitSpec,
+)
 from provisioners.kubernetes import admission, gateways, gpu, reading_endpoint, workloads
 from provisioners.kubernetes import objects as marks
 from provisioners.kubernetes.applying import KindRef
@@ -117,7 +128,9 @@ class Endpoints:
             host = share.node_selector.get(admission.HOSTNAME, "")
             claims = [name_of(claim) for claim in share.claims]
             body = admission.place(unit.uid, host, resources=share.resources, claims=claims)
-        self._ground.cluster.patch("v1", "ConfigMap", admission.PARAMS, spec.boundary.name, body)
+        if not self._ground.tell(spec.boundary.name, spec.boundary.tenant_uid, body):
+            msg = f"ConfigMap {admission.PARAMS} is not there, so admission would refuse every pod"
+            raise TransientDriverError(msg)
 
     def unplace(self, step: Step) -> None:
         """Take the placements of a step's units back, before its pods go: none comes up again."""
@@ -125,9 +138,7 @@ class Endpoints:
             unit, namespace = dig(live, "spec", "template", "metadata", "labels", marks.UNIT_LABEL), namespace_of(live)
             if marks.step_of(live) != step.name or not unit:
                 continue
-            if self._ground.cluster.get("v1", "ConfigMap", admission.PARAMS, namespace):
-                body = admission.unplace(UUID(unit))
-                self._ground.cluster.patch("v1", "ConfigMap", admission.PARAMS, namespace, body)
+            self._ground.tell(namespace, step.ref.tenant_uid, admission.unplace(UUID(unit)))
 
     def _try_out(self, wanted: Sequence[Object]) -> None:
         """Ask the cluster whether it would take a new replica's pod: a Deployment is taken whatever it holds.

@@ -67,6 +67,12 @@ def error_of(status: int, body: bytes, headers: Mapping[str, str], *, kind: str)
     return TransientDriverError(words.format(kind=kind), raw=raw, retry_after_s=wait_s)
 
 
+_NO_PARAMETERS: Final = (
+    "the API server does not know the namespace's admission parameters yet; if that lasts, it has lost sight of them "
+    "and has to be started anew (deploy/kubernetes/README.md)"
+)
+
+
 def _forbidden(told: Mapping[str, Any], message: str, kind: str, raw: str) -> DriverError:
     if _is_terminating(told, message):
         return TransientDriverError("the namespace is being removed", raw=raw)
@@ -77,7 +83,7 @@ def _forbidden(told: Mapping[str, Any], message: str, kind: str, raw: str) -> Dr
     if "violates PodSecurity" in message:
         return DriverRejected("Pod Security of the namespace refuses it", raw=raw)
     if "no params found" in message:
-        return AdmissionUnready("the namespace's admission parameters are not known yet", raw=raw)
+        return AdmissionUnready(_NO_PARAMETERS, raw=raw)
     if "denied request" in message or "is forbidden: ValidatingAdmissionPolicy" in message:
         return AdmissionRefused(f"an admission policy of the cluster refuses this {kind}", raw=raw)
     if "denied the request" in message and kind in _CHECKED_BY_WEBHOOK:

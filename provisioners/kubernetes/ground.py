@@ -13,12 +13,13 @@ from typing import Any, Final, TypeVar
 from uuid import UUID
 
 from provisioners.driver import Conflicting, DriverRejected, Kind, Ref, Step, TransientDriverError
-from provisioners.kubernetes import access, gpu, inventory
+from provisioners.kubernetes import access, admission, gpu, inventory
 from provisioners.kubernetes import objects as marks
 from provisioners.kubernetes.applying import Applier, KindRef, is_made_anew
 from provisioners.kubernetes.boundary import ClusterFacts
 from provisioners.kubernetes.client import Cluster
-from provisioners.kubernetes.objects import Object, dig, name_of, namespace_of
+from provisioners.kubernetes.nodes import is_single
+from provisioners.kubernetes.objects import Object, dig, name_of, namespace_of, uid_of
 from provisioners.kubernetes.settings import Settings
 
 FACTS_LIFE_S: Final = 60.0
@@ -101,7 +102,8 @@ class Ground:
         if self.cluster.serves("resource.k8s.io/v1", "DeviceClass"):
             classes = self.cluster.list("resource.k8s.io/v1", "DeviceClass").items
         extended = {str(dig(one, "spec", "extendedResourceName", default="")) for one in classes} - {""}
-        return ClusterFacts(frozenset(named | extended), frozenset(name_of(one) for one in classes))
+        single = any(is_single(node) for node in nodes)
+        return ClusterFacts(frozenset(named | extended), frozenset(name_of(one) for one in classes), single)
 
     @property
     def is_simulated(self) -> bool:
@@ -157,6 +159,21 @@ class Ground:
             return known[name]
 
         return within
+
+    def tell(self, namespace: str, tenant: UUID, body: Object) -> bool:
+        """Patch what admission is told in a namespace of a tenant; False where there is nothing to tell it by.
+
+        Raises `Conflicting` where what has its name is not ours.
+        """
+        live = self.cluster.get("v1", "ConfigMap", admission.PARAMS, namespace)
+        if live is None:
+            return False
+        owner = marks.ref_of(live)
+        if owner is None or owner.kind is not Kind.BOUNDARY or owner.name != namespace or owner.tenant_uid != tenant:
+            raise Conflicting(f"{marks.title(live)} in {namespace} is there and is not ours")
+        told = {**body, "metadata": {"uid": uid_of(live)}}
+        self.cluster.patch("v1", "ConfigMap", admission.PARAMS, namespace, told)
+        return True
 
     def inventory_of(self, nodes: Collection[str], *, pods: bool = False) -> inventory.Inventory:
         """Return what is known of some nodes, their devices and all claims; with `pods`, who runs on them."""

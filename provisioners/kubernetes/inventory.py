@@ -111,10 +111,9 @@ def read(cluster: Cluster) -> Listed:
 
 def layouts_of(cluster: Cluster) -> tuple[Object | None, tuple[Object, ...]]:
     """Return the GPU operator's policy and the ConfigMaps that its MIG manager may read; empty without one."""
-    api, kind, name = CLUSTER_POLICY
-    if not cluster.serves(api, kind):
+    if not cluster.serves(*CLUSTER_POLICY[:2]):
         return None, ()
-    policy = cluster.get(api, kind, name)
+    policy = cluster.get(*CLUSTER_POLICY)
     if policy is None:
         return None, ()
     namespace = OPERATOR_NAMESPACE

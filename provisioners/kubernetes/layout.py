@@ -77,7 +77,8 @@ OURS: Final = "tn-"
 BUSY_RETRY_S: Final = 30.0
 PATCH_TRIES: Final = 5
 """A node changes with each heartbeat."""
-_REMEDY: Final = (
+NO_MANAGER: Final = "the cluster has no GPU operator with a MIG manager (no ClusterPolicy cluster-policy)"
+REMEDY: Final = (
     "the GPU operator's MIG manager does not read our layouts: kubectl patch clusterpolicy cluster-policy --type merge "
     f'-p \'{{"spec":{{"migManager":{{"config":{{"name":"{CONFIG_MAP}"}}}}}}}}\''
 )
@@ -328,9 +329,9 @@ class Layouts:
 
     def _check_manager(self, look: Look) -> None:
         if look.policy is None:
-            raise NotSupported("the cluster has no GPU operator with a MIG manager (no ClusterPolicy cluster-policy)")
+            raise NotSupported(NO_MANAGER)
         if inventory.config_name(look.policy) != CONFIG_MAP:
-            raise NotSupported(_REMEDY)
+            raise NotSupported(REMEDY)
         if look.node.mig_state in {"pending", "rebooting"}:
             msg = f"the MIG manager of {look.node.name} is at work on {look.node.mig_config}"
             raise TransientDriverError(msg, retry_after_s=BUSY_RETRY_S)

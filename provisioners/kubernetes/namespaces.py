@@ -45,20 +45,20 @@ class Namespaces:
     def observe(self, ref: Ref) -> Observed:
         """Read one boundary exactly."""
         namespace = self._ground.cluster.get("v1", "Namespace", ref.name)
-        inside, gateway, gpu_resources = reading.Inside(namespace), None, frozenset[str]()
+        inside, gateway, facts = reading.Inside(namespace), None, None
         if namespace is not None and marks.is_ours(namespace, ref):
             if marks.is_deleting(namespace):
                 inside = reading.Inside(namespace, remaining=self._remaining(namespace))
             else:
                 inside = reading.Inside(namespace, self._inside(ref))
                 gateway = self._gateway_part(ref, inside.marked)
-                gpu_resources = self._ground.facts().gpu_resources
+                facts = self._ground.facts()
         return reading.boundary(
             ref,
             inside,
             gateway=gateway,
             now=self._ground.now(),
-            gpu_resources=gpu_resources,
+            facts=facts,
             simulated=self._ground.is_simulated,
         )
 
@@ -101,7 +101,9 @@ class Namespaces:
 
     def _make_policies(self) -> None:
         """Make our admission policies be there before anything that they watch over; what is not served is left out."""
-        guarding.mend(self._ground.cluster)
+        trouble = guarding.mend(self._ground.cluster, now=self._ground.now()).trouble
+        if trouble is not None:
+            raise trouble
 
     def make_inside(self, step: Step) -> Done:
         """Make limits, policies or access in a namespace of ours."""

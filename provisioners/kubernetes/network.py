@@ -40,6 +40,10 @@ class Network:
         self._namespaces = {name_of(one): dict(labels(one)) for one in namespaces}
         self._policies = tuple(policies)
 
+    def labels_of(self, namespace: str) -> Mapping[str, str]:
+        """Return the labels of a namespace, none of one that is not known."""
+        return self._namespaces.get(namespace, {})
+
     def lets(self, source: Peer, target: Peer, port: Port) -> bool:
         """Whether a connection is let out of its source and into its target."""
         return not self.why_not(source, target, port)

@@ -142,6 +142,12 @@ def derived_id(node: str, index: int) -> str:
     return f"{node}-gpu-{index}"
 
 
+def is_single(node: Object) -> bool:
+    """Whether a Node object says that MIG devices are handed out on it under the name of whole GPUs."""
+    told = labels(node)
+    return told.get(STRATEGY_LABEL) == Strategy.SINGLE and told.get(CAPABLE_LABEL) != "false"
+
+
 # --- names of resources ---------------------------------------------------------------------------
 
 

@@ -58,7 +58,7 @@ class People:
             if one["kind"] == "ConfigMap":
                 one["metadata"]["annotations"] = {HANDED_OUT: next(iter(body["data"].values())) or ""}
         done = self._ground.applier.make(step, [*wanted, *claims], prune=KINDS)
-        self._tell(spec.boundary.name, body)
+        self._ground.tell(spec.boundary.name, spec.boundary.tenant_uid, body)
         return done
 
     def _is_told(self, ref: Ref, own: Sequence[Object]) -> bool:
@@ -76,12 +76,8 @@ class People:
         anchor = self._ground.cluster.get("v1", "ConfigMap", step.ref.name, ACCESS_NAMESPACE)
         boundary = str(dig(anchor, "data", access.BOUNDARY_KEY, default=""))
         if anchor is not None and marks.is_ours(anchor, step.ref) and boundary:
-            self._tell(boundary, admission.hand_out(step.ref.uid, ()))
+            self._ground.tell(boundary, step.ref.tenant_uid, admission.hand_out(step.ref.uid, ()))
         return self._ground.applier.remove(step, KINDS, may=self._may(step.ref))
-
-    def _tell(self, namespace: str, body: Object) -> None:
-        if self._ground.cluster.get("v1", "ConfigMap", admission.PARAMS, namespace) is not None:
-            self._ground.cluster.patch("v1", "ConfigMap", admission.PARAMS, namespace, body)
 
     def _may(self, ref: Ref) -> Callable[[Object], bool]:
         """Return a check that an object lies where this driver makes such objects: elsewhere a mark proves nothing."""

@@ -42,6 +42,8 @@ SENTENCES: Final = (
 
 _READ: Final = ("get", "list", "watch")
 _KEEP: Final = (*_READ, "create", "patch", "delete")
+_KEEP_UNHEARD: Final = ("get", "list", "create", "patch", "delete")
+"""Of what is looked at by sweeps only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,43 +66,41 @@ class Rule:
 
 
 CONTROL_PLANE: Final = (
-    Rule("", ("nodes",), (*_READ, "patch"), "see GPUs; set MIG layouts, cordon"),
+    Rule("", ("nodes",), ("get", "list", "patch"), "see GPUs; set MIG layouts, cordon"),
     Rule("", ("namespaces",), _KEEP, "one per boundary"),
-    Rule("", ("pods",), (*_READ, "create", "patch", "delete"), "see foreign use; acceptance; repair"),
+    Rule("", ("pods",), _KEEP, "see foreign use; acceptance; repair"),
     Rule("", ("pods/log",), ("get",), "show logs of endpoints"),
     Rule("", ("pods/eviction",), ("create",), "drain a node"),
-    Rule("", ("events",), _READ, "say why something does not start"),
-    Rule("", ("configmaps", "services", "serviceaccounts", "resourcequotas", "limitranges",
-              "persistentvolumeclaims"), _KEEP, "what a boundary and an endpoint consist of"),
+    Rule("", ("events",), ("list",), "say why something does not start"),
+    Rule("", ("configmaps", "services", "serviceaccounts", "resourcequotas", "limitranges"), _KEEP,
+         "what a boundary and an endpoint consist of"),
+    Rule("", ("persistentvolumeclaims",), _KEEP_UNHEARD, "caches of models, state of gateways"),
     Rule("", ("secrets",), _KEEP, "deliver keys; see that they are still there"),
     Rule("apps", ("deployments",), _KEEP, "gateways and model servers"),
-    Rule("apps", ("replicasets",), _READ, "say why something does not start"),
     Rule("networking.k8s.io", ("networkpolicies",), _KEEP, "close the network"),
-    Rule("policy", ("poddisruptionbudgets",), _KEEP, "keep endpoints up while nodes are drained"),
+    Rule("policy", ("poddisruptionbudgets",), _KEEP_UNHEARD, "keep endpoints up while nodes are drained"),
     Rule("rbac.authorization.k8s.io", ("rolebindings",), _KEEP, "give people their role in their namespace"),
     Rule("rbac.authorization.k8s.io", ("roles", "clusterroles", "clusterrolebindings"), ("get", "list"),
          "look for holes"),
     Rule("rbac.authorization.k8s.io", ("clusterroles",), ("bind",), "the roles of people, and no others",
          names=tuple(ROLES.values())),
     Rule("resource.k8s.io", ("resourceclaims",), _KEEP, "claim devices"),
-    Rule("resource.k8s.io", ("resourceslices", "deviceclasses"), _READ, "see devices"),
+    Rule("resource.k8s.io", ("resourceslices", "deviceclasses"), ("list",), "see devices"),
     Rule("admissionregistration.k8s.io", ("validatingadmissionpolicies", "validatingadmissionpolicybindings",
                                           "mutatingadmissionpolicies", "mutatingadmissionpolicybindings"),
-         ("get", "create", "patch", "delete"), "our admission policies, by name", names=POLICIES),
+         ("get", "create", "patch"), "our admission policies, by name", names=POLICIES),
     Rule("admissionregistration.k8s.io", ("validatingadmissionpolicies", "validatingadmissionpolicybindings",
                                           "mutatingadmissionpolicies", "mutatingadmissionpolicybindings"),
          ("list",), "see that our admission policies are as we made them"),
-    Rule("authorization.k8s.io", ("subjectaccessreviews",), ("create",), "show what each role may do"),
-    Rule("storage.k8s.io", ("storageclasses",), ("get", "list"), "check the configured class"),
-    Rule("scheduling.k8s.io", ("priorityclasses",), ("get", "list"), "check the configured class"),
-    Rule("node.k8s.io", ("runtimeclasses",), ("get", "list"), "check the configured class"),
+    Rule("storage.k8s.io", ("storageclasses",), ("list",), "look for the configured class"),
+    Rule("node.k8s.io", ("runtimeclasses",), ("list",), "look for the configured class"),
     Rule("gateway.networking.k8s.io", ("httproutes",), _KEEP, "publish addresses", optional=True),
-    Rule("gateway.networking.k8s.io", ("gateways",), ("get", "list"), "read the shared Gateway", optional=True),
-    Rule("monitoring.coreos.com", ("podmonitors",), _KEEP, "have endpoints scraped", optional=True),
+    Rule("gateway.networking.k8s.io", ("gateways",), ("get",), "look at the shared Gateway", optional=True),
+    Rule("monitoring.coreos.com", ("podmonitors",), _KEEP_UNHEARD, "have endpoints scraped", optional=True),
     Rule("vmoperator.vmware.com", ("virtualmachines",), _KEEP, "machines on a Supervisor", optional=True),
-    Rule("vmoperator.vmware.com", ("virtualmachineclasses",), (*_READ, "create", "patch"),
+    Rule("vmoperator.vmware.com", ("virtualmachineclasses",), ("list", "create", "patch"),
          "make the shapes of machines, or choose among those that are there", optional=True),
-    Rule("nvidia.com", ("clusterpolicies",), ("get", "list"), "read the GPU operator's settings", optional=True),
+    Rule("nvidia.com", ("clusterpolicies",), ("get",), "read the GPU operator's settings", optional=True),
 )  # fmt: skip
 """Rights of the control plane in the whole cluster."""
 IN_ACCESS_NAMESPACE: Final = (
@@ -275,7 +275,10 @@ def _rights(rules: Iterable[Rule], namespace: str) -> Iterator[Right]:
 
 
 def allows(rules: Iterable[Mapping[str, Any]], right: Right) -> bool:
-    """Whether resource rules (of a role, or of a SelfSubjectRulesReview's status) give a right."""
+    """Whether resource rules (of a role, or of a SelfSubjectRulesReview's status) give a right.
+
+    A rule for certain names gives it only where the right names one of them.
+    """
     return any(
         _has(rule.get("verbs"), right.verb)
         and _has(rule.get("apiGroups"), right.group)
@@ -283,6 +286,11 @@ def allows(rules: Iterable[Mapping[str, Any]], right: Right) -> bool:
         and (not rule.get("resourceNames") or (right.name != "" and right.name in rule["resourceNames"]))
         for rule in rules
     )
+
+
+def touches(rules: Iterable[Mapping[str, Any]], right: Right) -> bool:
+    """Whether resource rules give a right on anything at all, be it on objects of certain names only."""
+    return allows(({**rule, "resourceNames": None} for rule in rules), right)
 
 
 def _has(values: Iterable[str] | None, wanted: str) -> bool:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
-from provisioners.driver import Observed, Part, Presence, Ref
+from provisioners.driver import Observed, Part, Presence, Ref, Remark, RemarkKind
 from provisioners.kubernetes import objects as marks
 from provisioners.kubernetes.applying import ISOLATING, fight_of, is_different, is_made_anew, removal_handle
+from provisioners.kubernetes.boundary import NAMING_ANNOTATION, ClusterFacts
 from provisioners.kubernetes.objects import Object, dig, name_of, title
 from provisioners.steps import REGISTRY, in_order, split
 
@@ -28,6 +29,14 @@ STUCK: Final = (
     "NamespaceFinalizersRemaining",
 )
 """Conditions of a namespace that time alone does not mend."""
+_KEEPS_APART: Final[Mapping[str, RemarkKind]] = {
+    "Namespace": RemarkKind.RULES,
+    "NetworkPolicy": RemarkKind.RULES,
+    "Role": RemarkKind.ACCESS,
+    "RoleBinding": RemarkKind.ACCESS,
+    "ServiceAccount": RemarkKind.ACCESS,
+}
+"""Kind → what it is when others change it: of these it is about who can reach whom."""
 _REMAINING: Final = re.compile(r"([a-z0-9.-]+?)\.? has \d+ resource instances")
 
 
@@ -62,13 +71,25 @@ def part(ref: Ref, step: str, found: Sequence[Object], *, now: datetime) -> Part
     changed = [obj for obj in staying if is_different(obj)]
     lost = [obj for obj in changed if obj["kind"] not in ISOLATING and fight_of(obj).is_lost(now)]
     if any(obj not in lost for obj in changed):
-        return Part(step, Presence.PRESENT, message=_changed(changed))
+        return Part(step, Presence.PRESENT, message=_changed(changed), remarks=_remarks(changed, lost))
+    remarks = _remarks(changed, lost)
     wants = {marks.intent_of(obj) for obj in staying}
     sets = {marks.annotations_of(obj).get(marks.SET_ANNOTATION, "") for obj in staying}
     whole = sets == {marks.set_digest(staying)}
     if len(wants) != 1 or (not whole and not lost):
-        return Part(step, Presence.PRESENT, message="something of it is missing or left over")
-    return Part(step, Presence.PRESENT, have=wants.pop(), message="; ".join(_fight(obj) for obj in lost))
+        return Part(step, Presence.PRESENT, message="something of it is missing or left over", remarks=remarks)
+    message = "; ".join(_fight(obj) for obj in lost)
+    return Part(step, Presence.PRESENT, have=wants.pop(), message=message, remarks=remarks)
+
+
+def _remarks(changed: Sequence[Object], lost: Sequence[Object]) -> tuple[Remark, ...]:
+    """Return what others did to objects: a field that was left to them, or what is set right by the next step."""
+    return tuple(
+        Remark(RemarkKind.FIELD_FIGHT, _fight(obj), title(obj))
+        if obj in lost
+        else Remark(_KEEPS_APART.get(obj["kind"], RemarkKind.CHANGED), _changed([obj]), title(obj))
+        for obj in changed
+    )
 
 
 def _changed(changed: Sequence[Object]) -> str:
@@ -100,7 +121,7 @@ def boundary(
     *,
     gateway: Part | None,
     now: datetime,
-    gpu_resources: Collection[str] = (),
+    facts: ClusterFacts | None = None,
     simulated: bool = False,
 ) -> Observed:
     """Return a namespace boundary; one that is not there, or not ours, is `exists=False`.
@@ -115,7 +136,7 @@ def boundary(
         leaving = part(ref, CREATE, [namespace], now=now)
         return Observed(ref, exists=True, parts=(leaving,), blocked_by=blocked, simulated=simulated)
     own = [namespace, *(obj for obj in inside.marked if marks.is_ours(obj, ref))]
-    found = [_complete(one, own, gpu_resources) for one in parts(ref, own, now=now) if one.step != GATEWAY]
+    found = [_complete(one, own, facts) for one in parts(ref, own, now=now) if one.step != GATEWAY]
     return Observed(
         ref,
         exists=True,
@@ -125,15 +146,19 @@ def boundary(
     )
 
 
-def _complete(one: Part, own: Iterable[Object], gpu_resources: Collection[str]) -> Part:
-    """Show a quota as different that does not name every GPU resource that the cluster has by now."""
-    if one.step != "namespace.limits" or one.presence is not Presence.PRESENT:
+def _complete(one: Part, own: Iterable[Object], facts: ClusterFacts | None) -> Part:
+    """Show a quota as different that does not name all GPU resources that the cluster has by now, or names others."""
+    if facts is None or one.step != "namespace.limits" or one.presence is not Presence.PRESENT:
         return one
-    named = {name for obj in own if obj["kind"] == "ResourceQuota" for name in dig(obj, "spec", "hard", default={})}
-    lacking = sorted(name for name in gpu_resources if f"requests.{name}" not in named)
-    if not lacking:
-        return one
-    return Part(one.step, one.presence, message=f"the quota does not name {', '.join(lacking[:3])} yet")
+    quotas = [obj for obj in own if obj["kind"] == "ResourceQuota"]
+    named = {name for obj in quotas for name in dig(obj, "spec", "hard", default={})}
+    lacking = sorted(name for name in facts.gpu_resources if f"requests.{name}" not in named)
+    if lacking:
+        return Part(one.step, one.presence, message=f"the quota does not name {', '.join(lacking[:3])} yet")
+    naming = {marks.annotations_of(obj).get(NAMING_ANNOTATION, "").partition(" ")[0] for obj in quotas}
+    if naming - {facts.naming}:
+        return Part(one.step, one.presence, message="the quota names GPUs in another way than nodes do by now")
+    return one
 
 
 def holds(ref: Ref, marked: Iterable[Object]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ ACCESS: Final = ("route", "load-balancer", "cluster", "lab")
 """How an endpoint's address comes to be: an HTTPRoute, a Service of type LoadBalancer, the cluster's own DNS, a lab."""
 GATEWAY_PORT: Final = 8080
 SERVING_PORT: Final = 8000
+LARGEST_CACHE_GIB: Final = 65_536
 
 
 class BadSettings(ValueError):
@@ -60,6 +62,10 @@ class Settings:
     client_certificate: Secret | None = None
     client_key: Secret | None = None
     """PEM texts of a client certificate, where no token is used."""
+    proven_by: str = "token"
+    """Name of the provider's secret that the credential was taken from."""
+    trusted_by: str = "config.ca_pem"
+    """The provider's setting or secret that says whom to trust."""
     tls_server_name: str = ""
     access: str = "cluster"
     zone: str = ""
@@ -72,18 +78,20 @@ class Settings:
     """Prefixes of images that may run in a tenant's namespace; empty: those of the two images above."""
     system_namespace: str = "tenantry-system"
     control_plane_cidrs: tuple[str, ...] = ()
+    """Where gateways may call home; empty: nowhere, where network policies are enforced."""
     model_mirror_cidrs: tuple[str, ...] = ()
+    """Where model servers may load models from; empty: nowhere, where network policies are enforced."""
     dns: Peer = field(default_factory=lambda: Peer("kube-system", {"k8s-app": "kube-dns"}))
     dns_cidrs: tuple[str, ...] = ()
     """Address of a DNS cache on the node, commonly `169.254.20.10/32`."""
     proxy: Peer = field(default_factory=lambda: Peer("gateway-system"))
-    """Who may open connections to a namespace's gateway."""
+    """Who may open connections to a namespace's gateway; with `load-balancer` everybody may."""
     monitoring_namespace: str = ""
     pod_security_version: str = "v1.36"
     read_only_root: bool = True
     storage_class: str = ""
     cache_gib: int = 0
-    """Size of the volume of model weights per replica; 0: an emptyDir."""
+    """Size of the volume of model weights per replica; 0: an emptyDir. Its class is `storage_class`, or the default."""
     gateway_storage_class: str = ""
     """Empty: an emptyDir, and a gateway that lost it is started with a fresh token."""
     runtime_class: str = ""
@@ -124,6 +132,22 @@ _NUMBERS: Final = ("reads_per_s", "writes_per_s", "call_deadline_s", "list_deadl
 _WHOLE: Final = ("cache_gib", "page")
 _FLAGS: Final = ("read_only_root", "lab", "vm_instance_uuid")
 _LISTS: Final = ("registries", "control_plane_cidrs", "model_mirror_cidrs", "dns_cidrs", "vm_gpu_types")
+_LABEL: Final = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+_NAMED: Final[Mapping[str, tuple[str, str]]] = {
+    name: (pattern, sentence)
+    for names, pattern, sentence in (
+        (("zone",), rf"\.?{_LABEL}(\.{_LABEL})*\.?", "a DNS name such as models.example.net"),
+        (("tls_server_name",), rf"{_LABEL}(\.{_LABEL})*|[0-9a-fA-F:.]+", "the name in the API server's certificate"),
+        (("system_namespace", "monitoring_namespace"), _LABEL, "a name as Kubernetes writes it: a-z, 0-9, '-'"),
+        (("storage_class", "gateway_storage_class", "runtime_class"), rf"{_LABEL}(\.{_LABEL})*",
+         "a name as Kubernetes writes it: a-z, 0-9, '-', '.'"),
+        (("pod_security_version",), r"latest|v1\.\d{1,3}", "a version such as v1.36, or latest"),
+    )
+    for name in names
+}  # fmt: skip
+"""Setting → how its text is written, and that in words."""
+_LABEL_KEY: Final = re.compile(rf"({_LABEL}(\.{_LABEL})*/)?[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?")
+_LABEL_VALUE: Final = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
 _NETWORK: Final = re.compile(r"[a-z0-9.-]+/v[a-z0-9]+/[A-Z][A-Za-z]+/[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 _CIDRS: Final = ("control_plane_cidrs", "model_mirror_cidrs", "dns_cidrs")
 
@@ -139,6 +163,8 @@ def settings_of(config: Mapping[str, Any], secrets: Mapping[str, Secret]) -> Set
     values: dict[str, Any] = {}
     for names, read in _READERS:
         values |= {name: read(name, given[name]) for name in names if name in given}
+    if "ca_pem" not in values and "kubeconfig" in secrets:
+        values["trusted_by"] = "secret.kubeconfig"
     _credential(values, secrets)
     if "url" not in values:
         raise KeyError("url")
@@ -149,12 +175,14 @@ def settings_of(config: Mapping[str, Any], secrets: Mapping[str, Secret]) -> Set
 def _credential(values: dict[str, Any], secrets: Mapping[str, Secret]) -> None:
     if "kubeconfig" in secrets and secrets["kubeconfig"].reveal().strip():
         _from_kubeconfig(values, secrets["kubeconfig"])
+        values["proven_by"] = "kubeconfig"
         return
     certificate, key = secrets.get("client_certificate"), secrets.get("client_key")
     if certificate is not None and certificate.reveal():
         if key is None or not key.reveal():
             raise KeyError("client_key")
         values["client_certificate"], values["client_key"] = certificate, key
+        values["proven_by"] = "client_certificate"
         return
     values["token"] = Secret(secrets["token"].reveal().strip())
 
@@ -172,23 +200,31 @@ def _checked(values: dict[str, Any]) -> Settings:
         raise BadSettings("route_parent: with access route, the Gateway that routes attach to is needed")
     if values.get("vm_network") and not _NETWORK.fullmatch(values["vm_network"]):
         raise BadSettings("vm_network: written group/version/Kind/name")
+    for name, (pattern, sentence) in _NAMED.items():
+        if values.get(name) and not re.fullmatch(pattern, values[name]):
+            raise BadSettings(f"{name}: {sentence}")
     for name in _CIDRS:
         for cidr in values.get(name, ()):
             try:
                 ip_network(cidr)
             except ValueError as error:
-                raise BadSettings(f"{name}: {cidr} is no network") from error
+                raise BadSettings(f"{name}: {cidr[:60]!r} is no network such as 10.20.0.0/16") from error
     for name in (*_NUMBERS, "page"):
         if values.get(name, 1) <= 0:
             raise BadSettings(f"{name}: must be above 0")
+    if not 0 <= values.get("cache_gib", 0) <= LARGEST_CACHE_GIB:
+        raise BadSettings(f"cache_gib: from 0 to {LARGEST_CACHE_GIB}")
     return Settings(**values)
 
 
 def _number(name: str, value: object) -> float:
     try:
-        return float(str(value))
+        found = float(str(value))
     except ValueError as error:
         raise BadSettings(f"{name}: no number") from error
+    if not math.isfinite(found):
+        raise BadSettings(f"{name}: no number")
+    return found
 
 
 def _flag(name: str, value: object) -> bool:
@@ -205,7 +241,10 @@ def _text(_name: str, value: object) -> str:
 
 
 def _whole(name: str, value: object) -> int:
-    return int(_number(name, value))
+    found = _number(name, value)
+    if found != int(found):
+        raise BadSettings(f"{name}: a whole number")
+    return int(found)
 
 
 def _list(_name: str, value: object) -> tuple[str, ...]:
@@ -219,10 +258,12 @@ def _peer(name: str, value: object) -> Peer:
     if isinstance(value, Mapping):
         return Peer(str(value["namespace"]), {str(k): str(v) for k, v in (value.get("labels") or {}).items()})
     namespace, _, rest = str(value).partition(":")
+    if not re.fullmatch(_LABEL, namespace.strip()):
+        raise BadSettings(f"{name}: written namespace, or namespace:label=value,label=value")
     labels = {}
     for pair in _list(name, rest):
         key, equals, text = pair.partition("=")
-        if not equals:
+        if not equals or not _LABEL_KEY.fullmatch(key.strip()) or not _LABEL_VALUE.fullmatch(text.strip()):
             raise BadSettings(f"{name}: labels are written key=value")
         labels[key.strip()] = text.strip()
     return Peer(namespace.strip(), labels)
@@ -231,7 +272,9 @@ def _peer(name: str, value: object) -> Peer:
 def _route_parent(_name: str, value: object) -> RouteParent:
     parts = str(value).split("/")
     if len(parts) not in {2, 3} or not all(parts):
-        raise BadSettings("route_parent: written namespace/name or namespace/name/section")
+        raise BadSettings("route_parent: written namespace/name or namespace/name/listener")
+    if not all(re.fullmatch(rf"{_LABEL}(\.{_LABEL})*", part) for part in parts):
+        raise BadSettings("route_parent: namespace, name and listener are names as Kubernetes writes them")
     return RouteParent(*parts)
 
 
@@ -244,6 +287,8 @@ _READERS: Final[tuple[tuple[tuple[str, ...], Callable[[str, object], Any]], ...]
     (("dns", "proxy"), _peer),
     (("route_parent",), _route_parent),
 )
+KEYS: Final = frozenset(name for names, _read in _READERS for name in names)
+"""Every entry of a provider's configuration that is read here."""
 
 
 # --- kubeconfig -----------------------------------------------------------------------------------

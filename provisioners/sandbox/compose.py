@@ -137,13 +137,15 @@ def _endpoint(spec: EndpointSpec) -> list[Step]:
 
 
 def _machine(spec: MachineSpec) -> list[Step]:
-    common = {
+    common: dict[str, Any] = {
         "boundary": str(spec.boundary.uid),
         "boundary_kind": str(BoundaryKind.VM),
         "image": spec.image,
         "disk_gib": spec.disk_gib,
         "ssh_keys": list(spec.ssh_keys),
     }
+    if spec.build > 1:
+        common["build"] = spec.build
     return _vm(spec, spec.unit, common, spec.power, cut_off=spec.cut_off, index=None)
 
 
@@ -159,7 +161,7 @@ def _vm(
     clone, switch = (
         ("vm.clone", "vm.power") if index is None else (indexed("vm.clone", index), indexed("vm.power", index))
     )
-    disk = {name: common[name] for name in ("image", "disk_gib", "ssh_keys") if name in common}
+    disk = {name: common[name] for name in ("image", "disk_gib", "ssh_keys", "build") if name in common}
     vm: dict[str, Any] = {**common, "unit": _unit(unit), "cut_off": cut_off}
     state = {"power": str(power), "cut_off": cut_off, "unit": str(unit.uid)}
     return [

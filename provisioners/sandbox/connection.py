@@ -3,13 +3,42 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from tenants.provider_kinds import Credential, ProviderKind, Setting
 
 MADE: Final = Path(__file__).parent / "estates"
 """Estates that can be made on first use, as documents (`files`)."""
+
+
+def judge(config: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return (key, sentence) of an entry that the driver could not use, None where it could use all of them."""
+    if config.get("url") and not _is_address(str(config["url"])):
+        return "url", "Give the sandbox's address, beginning with http:// or https://."
+    deadline_s = config.get("deadline_s")
+    if deadline_s not in {None, ""} and not _is_deadline(str(deadline_s)):
+        return "deadline_s", "Give seconds above 0."
+    return None
+
+
+def _is_address(text: str) -> bool:
+    try:
+        url = urlsplit(text)
+        return url.scheme in {"http", "https"} and bool(url.hostname) and (url.port is None or url.port > 0)
+    except ValueError:
+        return False
+
+
+def _is_deadline(text: str) -> bool:
+    try:
+        return 0 < float(text) < math.inf
+    except ValueError:
+        return False
+
 
 CONNECTION: Final = ProviderKind(
     slug="sandbox",
@@ -40,6 +69,8 @@ CONNECTION: Final = ProviderKind(
         ),
     ),
     rights=("Read the estate", "Start and undo steps", "Run acceptance checks"),
+    more_keys=frozenset({"deadline_s", "history"}),  # `history` says how far the demo has played this estate's past
+    judges=judge,
 )  # fmt: skip
 
 

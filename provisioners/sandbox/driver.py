@@ -307,6 +307,6 @@ def make(config: Mapping[str, Any], secrets: Mapping[str, Secret]) -> Driver:
         str(config["url"]),
         token=secrets["token"],
         estate=str(config["estate"]),
-        deadline_s=float(config.get("deadline_s", DEADLINE_S)),
+        deadline_s=float(config.get("deadline_s") or DEADLINE_S),
         made_of=connection.document(str(config.get("make") or "")),
     )

@@ -40,6 +40,8 @@ from provisioners.sandbox.state import State
 from provisioners.steps import in_order, split
 
 VERSION: Final = "sandbox/1"
+IMAGES: Final = frozenset({"debian-12", "ubuntu-22.04", "ubuntu-24.04"})
+"""What a simulated machine can be made of."""
 FEATURES: Final = ("isolate", "power", "layout-change", "logs", "evacuate", "acceptance", "faults")
 PROVIDER: Final = TypeAdapter(ObservedProvider)
 """Snapshot ↔ JSON."""
@@ -76,6 +78,7 @@ def capabilities(state: State) -> Capabilities:
         features={**dict.fromkeys(FEATURES, True), "cluster": False, "real-gateways": "real-gateways" not in missing},
         missing=missing,
         simulated=True,
+        images=IMAGES,
     )
 
 

@@ -72,8 +72,10 @@ class Boundaries:
             blocks.append(_inside(f"port group {ref.name}", self._ground.named(group[1].get("vm"))))
         if folder is not None and (entry := self._folders.records(folder[1]).get(roles.STEP)) is not None:
             want, seen = entry
-            true_still = roles.seen_of(self._roles.read(folder[0])) == seen
-            parts.append(Part(roles.STEP, Presence.PRESENT, have=want if true_still else ""))
+            granted = self._roles.read(folder[0])
+            true_still = roles.seen_of(granted) == seen
+            remarks = () if true_still else (roles.remark(granted),)
+            parts.append(Part(roles.STEP, Presence.PRESENT, have=want if true_still else "", remarks=remarks))
         blocked = "; ".join(block for block in blocks if block)
         return Observed(
             ref,

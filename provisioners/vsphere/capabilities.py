@@ -25,7 +25,7 @@ OLDEST: Final = (8, 0)
 RIGHT: Final = "right:"
 MOST_NAMES: Final = 3
 """Of objects in one sentence."""
-_OWN: Final = ("isolate", "power", "evacuate", "acceptance")
+_OWN: Final = ("isolate", "power", "logs", "evacuate", "acceptance")
 """What the driver does by itself wherever the rights are there."""
 
 
@@ -47,7 +47,7 @@ def assess(facts: Facts, settings: Settings) -> Capabilities:
     """Return what the vCenter can do and what mends what it cannot."""
     missing = dict(_gaps(facts, settings))
     features: dict[str, bool] = dict.fromkeys(_OWN, True)
-    features |= {"layout-change": False, "logs": False, "cluster": False}
+    features |= {"layout-change": False, "cluster": False}
     features |= {name: name not in missing for name in ("networks", "templates", "gpu-hosts", "mig")}
     for right, names in (facts.lacking or {}).items():
         missing[f"{RIGHT}{right.privilege} on {right.place}"] = (
@@ -61,6 +61,16 @@ def assess(facts: Facts, settings: Settings) -> Capabilities:
         features=features,
         missing=missing,
         simulated=settings.is_lab or "simulated" in facts.about["full_name"],
+        images=_images(facts, settings),
+    )
+
+
+def _images(facts: Facts, settings: Settings) -> frozenset[str]:
+    """Return the slugs whose template is there and fit to be a machine; that of endpoints is no choice of a tenant."""
+    found = facts.templates or {}
+    fit = {name for name, ones in found.items() if not templates.gaps(name, ones)}
+    return frozenset(
+        slug for slug, name in settings.templates.items() if name in fit and slug != settings.endpoint_image
     )
 
 

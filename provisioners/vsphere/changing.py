@@ -23,6 +23,8 @@ from provisioners.vsphere.tasks import finish
 from provisioners.vsphere.vms import CONFIGURE, POWER, Vm
 
 _LONGEST_ISOLATION_S: Final = 20.0
+CARDS: Final = 1
+"""Network cards of a VM of ours, the first ones of its template; any other is taken out."""
 
 
 class Changer:
@@ -41,6 +43,9 @@ class Changer:
         Raises `TransientDriverError` where it runs and would have to be off.
         """
         ground = self._ground
+        if vm.is_on and vm.is_connected and vms.is_strayed(vm):
+            self.connect(vm, connected=False)  # before anything else: whatever is wrong with the rest, it hears nobody
+            return Done()
         place = ground.place(plan.boundary, plan.unit.host)
         if vm.mark != marker(step.ref, vm.index):
             self._ground.set_attribute(vm.ref, marker(step.ref, vm.index))
@@ -77,7 +82,7 @@ class Changer:
 
         It is switched off for that where it is to be off, or where the ledger has given it another host.
         """
-        wrong = [one.text for one in hardware.differences(want, vm.have) if one.needs_off]
+        wrong = [one.text for one in hardware.differences(want, vm.have) if one.needs_off and not one.is_of_cards]
         # placed anew since it was fitted, as when a host is emptied; moved by somebody else it is only told
         is_placed_anew = vm.record(CONFIGURE).get("host", place.host.name) != place.host.name
         if vm.host != place.host.ref:
@@ -91,7 +96,7 @@ class Changer:
         if vm.pool != place.pool:
             return self._relocate(vm, place, 0)
         spec = hardware.network_spec(
-            vm.devices, want.networks, switch_uuid=place.switch_uuid, connected=vm.is_connected, extra=extra
+            vm.devices, want, switch_uuid=place.switch_uuid, connected=vm.is_connected, extra=extra
         )
         if not spec.deviceChange and _has(vm, extra):
             return Done()
@@ -111,6 +116,7 @@ class Changer:
             disk_gib=plan.disk_gib,
             locked=bool(gpus),
             firmware=hardware.EFI if gpus else vm.have.firmware,
+            macs=_macs(vm)[:CARDS],
         )
 
     def _move(self, vm: Vm, folder: MoRef) -> Handle | Done:
@@ -155,7 +161,8 @@ class Changer:
     def switch(self, step: Step, plan: VmPlan, vm: Vm) -> Handle | Done:
         """Write down which power is wanted and set the plugs of its cards, then switch."""
         record = vm.record(POWER)
-        changes = hardware.connection_changes(vm.devices, connected=not plan.cut_off)
+        cut_off = plan.cut_off or vms.is_strayed(vm)
+        changes = hardware.connection_changes(vm.devices, connected=not cut_off)
         if record.get("want") != step.want or changes:
             text = vms.power_record(plan.power, cut_off=plan.cut_off, since=self._clock())
             spec = vim.vm.ConfigSpec(deviceChange=changes, extraConfig=hardware.options({vms.key_of(POWER): text}))
@@ -207,6 +214,15 @@ class Changer:
 
 def _has(vm: Vm, extra: dict[str, str]) -> bool:
     return all(vm.extra.get(key, "") == value for key, value in extra.items())
+
+
+def _macs(vm: Vm) -> tuple[str, ...]:
+    """Return the addresses that a VM's cards should have: as recorded, at first those that vCenter gave them."""
+    try:
+        made = Hardware.from_json(vm.record(CONFIGURE)["hardware"])
+    except (KeyError, TypeError):
+        return vm.have.macs
+    return made.macs or vm.have.macs
 
 
 def _since(record: dict[str, Any]) -> float:

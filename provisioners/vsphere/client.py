@@ -26,10 +26,12 @@ from pyVmomi import vim, vmodl
 from pyVmomi.VmomiSupport import ManagedObject
 
 from provisioners.driver import DriverError
-from provisioners.vsphere.failures import TRANSPORT, TRUST, SessionLost, error_of, fault_of
+from provisioners.vsphere.failures import TRANSPORT, TRUST, WRONG_LOGIN, SessionLost, distrusted, error_of, fault_of
 from provisioners.vsphere.settings import Settings
 
 _LONGEST_VERSIONS: Final = 65_536
+_OTHER_NAME: Final = frozenset({62, 64})
+"""X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH of OpenSSL's x509_vfy.h."""
 _Collector: Final = vmodl.query.PropertyCollector
 _T = TypeVar("_T")
 
@@ -256,10 +258,16 @@ class VCenterClient:
             return _Session(si, content)
         except (vmodl.MethodFault, OSError, http.client.HTTPException) as fault:
             error = _converted(fault)
+            if isinstance(fault, ssl.SSLCertVerificationError):
+                setting, why = _why_distrusted(settings, fault)
+                error = distrusted(f"{setting}: {why}", fault.verify_message)
+                error.field = f"config.{setting}"
         if stub is not None:
             stub.DropConnections()
         if fault_of(error) == TRUST:
             error.raw += _shown(settings)
+        elif fault_of(error) == WRONG_LOGIN:
+            error.field = "secret.password"
         raise error from None
 
     def _forget(self, session: _Session) -> None:
@@ -345,6 +353,15 @@ def _shown(settings: Settings) -> str:
     except OSError:
         return ""
     return f"; the certificate shown has SHA-256 {hashlib.sha256(ssl.PEM_cert_to_DER_cert(shown)).hexdigest()}"
+
+
+def _why_distrusted(settings: Settings, fault: ssl.SSLCertVerificationError) -> tuple[str, str]:
+    """Return the setting that a person looks at first, and why the certificate is not trusted."""
+    if settings.thumbprint:
+        return "thumbprint", "the certificate of vCenter is another one; compare it with the one shown, write it anew"
+    if fault.verify_code in _OTHER_NAME:
+        return "url", f"the certificate of vCenter is not for {settings.host}; write the address as it has it"
+    return "ca_pem", "the certificate of vCenter is not one that we trust; give the certificate of its CA"
 
 
 def _context(settings: Settings) -> ssl.SSLContext:

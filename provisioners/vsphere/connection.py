@@ -10,28 +10,30 @@ from typing import Any, Final
 
 from provisioners.driver import Secret
 from provisioners.vsphere import privileges
-from provisioners.vsphere.settings import BadSettings, settings_of
+from provisioners.vsphere.settings import KEYS, BadSettings, settings_of
 from tenants.provider_kinds import Credential, Document, ProviderKind, Setting
 
 LONGEST: Final = 65_536
 _ENOUGH: Final = {"url": "https://vcenter.invalid", "user": "somebody"}
 
 
-def _refusal(config: Mapping[str, Any]) -> str:
-    """Return why settings cannot be used, without the name of the field before it; `""` if they can."""
+def judge(config: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return (key, sentence) of an entry that the driver could not use, None where it could use all of them."""
+    given = {key: value for key, value in config.items() if value not in {None, ""}}
     try:
-        settings_of({**_ENOUGH, **config}, {"password": Secret("not the one")})
+        settings_of({**_ENOUGH, **given}, {"password": Secret("not the one")})
     except BadSettings as error:
-        text = str(error).partition(": ")[2] or str(error)
-        return text[:1].upper() + text[1:] + ("" if text.endswith((".", ")")) else ".")
-    return ""
+        key, _, text = str(error).partition(": ")
+        return key, text[:1].upper() + text[1:] + ("" if text.endswith((".", ")")) else ".")
+    return None
 
 
 def _judged(key: str) -> Callable[[str], str]:
     def refuses(text: str) -> str:
         if len(text) > LONGEST:
             return f"It has more than {LONGEST} characters."
-        return _refusal({key: text})
+        found = judge({key: text})
+        return found[1] if found is not None else ""
 
     return refuses
 
@@ -147,4 +149,6 @@ CONNECTION: Final = ProviderKind(
         ),
     ),
     lacks=_lacks,
+    more_keys=KEYS,
+    judges=judge,
 )  # fmt: skip

@@ -1,9 +1,10 @@
 """Where a VM's files go, and what of ours was left behind on a datastore: directories that no VM names.
 
 A directory of ours is named like a VM of ours, by ids alone. A name is no proof: another vCenter may have the same
-datastore, and a VM that somebody took out of the inventory is data all the same. So a directory is removed only when
-this process itself was to remove its VM, and no VM names a file in it at two looks with a pause between them. What
-is left by a process that has ended since is told in the log, for people to decide.
+datastore, and a VM that somebody took out of the inventory is data all the same. So a directory is removed by itself
+only when this process itself was to remove its VM, and no VM names a file in it at two looks with a pause between them.
+Everything else that is stray is remarked on, whoever left it and however often processes have ended since: whose id it
+has, the core knows, and people have it removed.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Final
 
 from pyVmomi import vim
 
-from provisioners.driver import DriverError, NoCapacity, TransientDriverError
+from provisioners.driver import Conflicting, DriverError, NoCapacity, TransientDriverError
 from provisioners.vsphere.client import Found, MoRef, VCenterClient, managed, reference
 from provisioners.vsphere.ground import Ground, HostPlace
 from provisioners.vsphere.tasks import finish
@@ -30,6 +31,8 @@ EVERY_S: Final = 600.0
 SEARCH_S: Final = 20.0
 OURS: Final = re.compile(r"(?P<vm>tn-(?:vm|ep)-[0-9a-f]{32}(?:-(?:0|[1-9][0-9]{0,3}))?)(?:_[0-9]{1,4})?")
 """Names of the directories that vCenter makes for our VMs; a second one of a name gets `_1`."""
+ACCEPTANCE: Final = re.compile(r"(?P<vm>tn-accept-[0-9a-f]{32})(?:_[0-9]{1,4})?")
+"""The same for VMs that try a host; whose host, the id tells (`acceptance.name_for`)."""
 _GIB: Final = 2**30
 _STORE: Final = (
     "name",
@@ -142,8 +145,17 @@ def _ours_on(ground: Ground, name: str, browser: MoRef) -> Iterator[Directory]:
     if told.state != "success":
         raise TransientDriverError(f"datastore {name} is still being searched")
     for entry in getattr(told.result, "file", None) or ():
-        if OURS.fullmatch(str(entry.path)):
+        if _name(str(entry.path)) is not None:
             yield Directory(name, str(entry.path))
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What came of a look for what was left behind."""
+
+    removed: tuple[Directory, ...]
+    left: tuple[Directory, ...] | None
+    """Stray and not to be removed by itself; None where a clone whose name is not told may be making one of them."""
 
 
 class Sweeper:
@@ -178,26 +190,28 @@ class Sweeper:
         with self._lock:
             self._removed.pop(vm, None)
 
-    def sweep(self, *, making: Collection[str] = ()) -> tuple[Directory, ...]:
-        """Look once; return the directories that were removed now. One that cannot be removed keeps no other.
+    def sweep(self, *, making: Collection[str] = ()) -> Swept:
+        """Look once; say what was removed now, and what is stray. One that cannot be removed keeps no other.
 
         `making` are the VMs that are being cloned, here or elsewhere, `""` for one whose name is not told.
         """
         found = stray_directories(self._ground)
         now = self._clock()
         with self._lock:
-            new = [one for one in found if one not in self._first and _vm_of(one) not in self._removed]
             self._first = {one: self._first.get(one, now) for one in found}
-            names = {_vm_of(one) for one in found}
+            names = {vm_of(one) for one in found}
             self._removed = {
                 vm: at for vm, at in self._removed.items() if vm in names or now - at < self._grace_s + EVERY_S
             }
             old = {one for one, since in self._first.items() if now - since >= self._grace_s}
             wanted = self._removed.keys() - set(making) if "" not in making else set()
-            due = sorted(one for one in old if _vm_of(one) in wanted)
-        for one in new:
-            _log.warning("no VM names %s, and nobody here was to remove it: it is left alone", one.written)
-        return tuple(one for one in due if self._try(one))
+            due = sorted(one for one in old if vm_of(one) in wanted)
+            expected = set(self._removed)
+        removed = tuple(one for one in due if self._try(one))
+        if "" in making:
+            return Swept(removed, None)
+        left = tuple(one for one in found if vm_of(one) not in expected | set(making))
+        return Swept(removed, left)
 
     def _try(self, directory: Directory) -> bool:
         try:
@@ -205,6 +219,30 @@ class Sweeper:
         except DriverError as error:
             _log.warning("%s could not be removed: %s", directory.written, error.detail)
             return False
+
+    def remove_left(self, written: str, *, making: Collection[str]) -> bool:
+        """Remove a directory that people want removed, if it still is stray; whether it is gone.
+
+        Raises `Conflicting` for one that is in use, or is not named like one of ours.
+        """
+        directory = normal(written)
+        if directory is None or _name(directory.path) is None:
+            raise Conflicting(f"{written} is not named like a machine of ours")
+        if vm_of(directory) in making or "" in making:
+            raise TransientDriverError("a machine is being cloned that may be its owner")
+        if directory not in stray_directories(self._ground):
+            if self._exists(directory):
+                raise Conflicting(f"a VM has files in {written}")
+            return True
+        return self.remove(directory)
+
+    def _exists(self, directory: Directory) -> bool:
+        ground = self._ground
+        wanted = {"Datastore": ("name", "browser", "summary.accessible")}
+        for store in ground.client.rows(wanted, root=ground.estate().datacenter)["Datastore"]:
+            if store.values.get("name") == directory.datastore:
+                return directory in set(_ours_on(ground, directory.datastore, reference(store.values["browser"])))
+        raise TransientDriverError(f"datastore {directory.datastore} is not there")
 
     def remove(self, directory: Directory) -> bool:
         """Remove one directory of ours; False while it is still being removed."""
@@ -218,6 +256,11 @@ class Sweeper:
         return client.task(task).state == "success"
 
 
-def _vm_of(directory: Directory) -> str:
-    match = OURS.fullmatch(directory.path)
-    return "" if match is None else match["vm"]
+def vm_of(directory: Directory) -> str:
+    """Return the name of the VM that a directory was made for, `""` for one that is not named like one of ours."""
+    return _name(directory.path) or ""
+
+
+def _name(path: str) -> str | None:
+    match = OURS.fullmatch(path) or ACCEPTANCE.fullmatch(path)
+    return None if match is None else match["vm"]

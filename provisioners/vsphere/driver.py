@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, Protocol, TypeVar
 
 from provisioners.driver import (
@@ -35,6 +36,7 @@ from provisioners.driver import (
     Poll,
     Power,
     Ref,
+    RemarkKind,
     Secret,
     Spec,
     Step,
@@ -108,8 +110,15 @@ class VSphereDriver:
         if known is None or login != self.client.logins or time.monotonic() - at > ABLE_FOR_S:
             known = self.capabilities()
         found = self._inventory.snapshot(known)
-        self._machines.tidy()
-        return found
+        left = self._machines.tidy()
+        if left is None:
+            return found
+        looked_for = found.looked_for | {RemarkKind.LEFT}
+        return replace(found, remarks=(*found.remarks, *left), looked_for=looked_for)
+
+    def remove_left(self, subject: str) -> bool:
+        """Remove what was left of a machine by its remark's subject; whether it is gone now."""
+        return self._looking(lambda: self._machines.remove_left(subject))
 
     def changes(self, stop: threading.Event) -> Iterator[Ref]:
         """Yield whose objects have changed, until `stop` is set; a vCenter that is away is waited for."""

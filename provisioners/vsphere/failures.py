@@ -1,7 +1,8 @@
 """What a fault of vCenter means, mapped once: the API's name of the fault → the `DriverError` that decides what next.
 
 Pure: pyVmomi's faults cannot be pickled, so nothing but their name and texts comes in here. The advice per fault is
-that of reference/vsphere.md 1.6: later, elsewhere, relogin, look, no.
+that of reference/vsphere.md 1.6: later, elsewhere, relogin, look, no. `InvalidState` is what a host says that goes into
+maintenance between our look and a power-on (6.5): the next look finds it so, and the machine is placed elsewhere.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ _LONGEST_RAW: Final = 600
 TRANSPORT: Final = "Transport"
 """Stands for a connection that broke: the call may have been carried out."""
 TRUST: Final = "TlsTrust"
+WRONG_LOGIN: Final = "InvalidLogin"
 
 
 class Advice(StrEnum):
@@ -47,7 +49,7 @@ class Untrusted(TransientDriverError):
 _ADVICE: Final = {
     Advice.LATER: (
         "TaskInProgress", "ResourceInUse", "ConcurrentAccess", "FileLocked", "HostCommunication", "HostNotConnected",
-        "HostConnectFault", "Timedout", "RequestCanceled", "SystemError",
+        "HostConnectFault", "Timedout", "RequestCanceled", "SystemError", "InvalidState",
     ),
     Advice.ELSEWHERE: (
         "InsufficientGraphicsResourcesFault", "InsufficientResourcesFault", "InsufficientMemoryResourcesFault",
@@ -58,7 +60,7 @@ _ADVICE: Final = {
 }  # fmt: skip
 _OF: Final = {fault: advice for advice, faults in _ADVICE.items() for fault in faults}
 _DENIED: Final = {
-    "InvalidLogin": "vCenter does not accept our user and password",
+    WRONG_LOGIN: "vCenter does not accept our user and password",
     "NoPermission": "our account may not do this in vCenter",
 }
 _WORDS: Final = {
@@ -93,6 +95,11 @@ def error_of(fault: str, *texts: str) -> DriverError:
     if advice is Advice.RELOGIN:
         return _told(SessionLost("our session in vCenter has ended", raw=raw), fault)
     return _told(kinds[advice](_WORDS[advice], raw=raw), fault)
+
+
+def distrusted(why: str, raw: str) -> DriverError:
+    """Return the error of a certificate that is not trusted, with what a person can do about it."""
+    return _told(Untrusted(why, raw=f"{TRUST}: {raw}"), TRUST)
 
 
 def fault_of(error: DriverError) -> str:

@@ -30,6 +30,7 @@ PATHS: Final = (
 """What `read` needs of a VM."""
 USE_MMIO: Final = "pciPassthru.use64bitMMIO"
 MMIO_SIZE: Final = "pciPassthru.64bitMMIOSizeGB"
+MAC: Final = "mac"
 NETWORK: Final = "network"
 """The one aspect that is mended on a running VM: what sits in a foreign network is not left there."""
 _VGPU: Final = "vgpu"
@@ -60,6 +61,8 @@ class Hardware:
     locked: bool
     """Whether all memory is reserved."""
     firmware: str = EFI
+    macs: tuple[str, ...] = ()
+    """MAC address of each card, in small letters; empty where they are not known, and then not compared."""
 
     def as_json(self) -> dict[str, Any]:
         """Return what `from_json` reads."""
@@ -67,9 +70,10 @@ class Hardware:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Hardware:
-        """Return what was written. Raises `TypeError`, `KeyError` for something else."""
+        """Return what was written. Raises `TypeError` for something else."""
         given = dict(value)
-        return cls(**{**given, "gpus": tuple(given["gpus"]), "networks": tuple(given["networks"])})
+        lists = {name: tuple(given.get(name, ())) for name in ("gpus", "networks", "macs")}
+        return cls(**{**given, **lists})
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,11 @@ class Difference:
     aspect: str
     text: str
     """For people."""
+
+    @property
+    def is_of_cards(self) -> bool:
+        """Whether it is about who can hear the VM."""
+        return self.aspect in {NETWORK, MAC}
 
     @property
     def needs_off(self) -> bool:
@@ -116,6 +125,7 @@ def read(values: Mapping[str, Any]) -> Hardware:
         disk_gib=disks[0].capacityInKB // _KIB_PER_GIB if disks else 0,
         locked=bool(values.get("config.memoryReservationLockedToMax", False)),
         firmware=str(values.get("config.firmware", "")),
+        macs=tuple(str(one.macAddress).lower() for one in cards(devices) if one.macAddress),
     )
 
 
@@ -172,6 +182,8 @@ def differences(want: Hardware, have: Hardware) -> list[Difference]:
     compare("locked", want.locked, have.locked, "memory reserved as a whole:")
     compare("firmware", want.firmware, have.firmware, "firmware:")
     compare(NETWORK, ", ".join(want.networks), ", ".join(have.networks), "port groups of cards:")
+    if want.macs:
+        compare(MAC, ", ".join(want.macs), ", ".join(have.macs), "MAC addresses of cards:")
     if have.disk_gib < want.disk_gib:
         compare("disk", want.disk_gib, have.disk_gib, "GiB of disk:")
     return found
@@ -200,7 +212,7 @@ def config_spec(
         vAppConfigRemoved=True,  # an OVF's own properties would win over ours in the guest
         deviceChange=[
             *_gpu_changes(want.gpus, devices),
-            *card_changes(devices, want.networks, switch_uuid=switch_uuid, connected=connected),
+            *card_changes(devices, want.networks, switch_uuid=switch_uuid, connected=connected, macs=want.macs),
             *_disk_changes(want.disk_gib, devices),
         ],
         extraConfig=options({**flags, **extra}),
@@ -208,10 +220,12 @@ def config_spec(
 
 
 def network_spec(
-    devices: Sequence[Any], networks: Sequence[str], *, switch_uuid: str, connected: bool, extra: Mapping[str, str]
+    devices: Sequence[Any], want: Hardware, *, switch_uuid: str, connected: bool, extra: Mapping[str, str]
 ) -> Any:
     """Return the ConfigSpec that changes cards and extra configuration alone; it is taken by a running VM too."""
-    changes = card_changes(devices, networks, switch_uuid=switch_uuid, connected=connected)
+    changes = card_changes(
+        devices, want.networks, switch_uuid=switch_uuid, connected=connected, macs=want.macs, is_off=False
+    )
     return vim.vm.ConfigSpec(deviceChange=changes, extraConfig=options(extra))
 
 
@@ -258,22 +272,35 @@ def _gpu(written: str, key: int) -> Any:
     return _Gpu(key=key, backing=backing)
 
 
-def card_changes(devices: Sequence[Any], networks: Sequence[str], *, switch_uuid: str, connected: bool) -> list[Any]:
-    """Return the changes that leave one card per port group; a further card would be a way around the boundary."""
+def card_changes(
+    devices: Sequence[Any],
+    networks: Sequence[str],
+    *,
+    switch_uuid: str,
+    connected: bool,
+    macs: Sequence[str] = (),
+    is_off: bool = True,
+) -> list[Any]:
+    """Return the changes that leave one card per port group; a further card would be a way around the boundary.
+
+    `macs` are given to new cards, and to the others of a VM that is off: a running one's card keeps its address.
+    """
     have = cards(devices)
     changes = [_change(_Operation.remove, card) for card in have[len(networks) :]]
     for at, network in enumerate(networks):
         card = have[at] if at < len(have) else vim.vm.device.VirtualVmxnet3(key=_FIRST_NEW_KEY - 100 - at)
         is_new = at >= len(have)
-        if not is_new and _network(card) == network and _is_set(card, connected=connected):
+        mac = macs[at] if at < len(macs) and (is_new or is_off) else card.macAddress
+        is_same_mac = str(card.macAddress).lower() == str(mac).lower()
+        if not is_new and _network(card) == network and is_same_mac and _is_set(card, connected=connected):
             continue
         port = vim.dvs.PortConnection(portgroupKey=network, switchUuid=switch_uuid)
         edited = type(card)(
             key=card.key,
             controllerKey=card.controllerKey,
             unitNumber=card.unitNumber,
-            macAddress=card.macAddress,
-            addressType=card.addressType,
+            macAddress=mac,
+            addressType="assigned" if is_new and mac else card.addressType,
             backing=vim.vm.device.VirtualEthernetCard.DistributedVirtualPortBackingInfo(port=port),
             connectable=_connectable(connected=connected),
         )

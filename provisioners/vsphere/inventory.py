@@ -27,6 +27,9 @@ from provisioners.driver import (
     ObservedHost,
     ObservedProvider,
     ObservedUse,
+    Ref,
+    Remark,
+    RemarkKind,
 )
 from provisioners.vsphere import reading_hosts, reading_uses
 from provisioners.vsphere.client import Found, MoRef
@@ -44,7 +47,7 @@ PATHS: Final[Mapping[str, tuple[str, ...]]] = {
     "VirtualMachine": (
         "name", "parent", "customValue", "runtime.host", "runtime.powerState", "runtime.connectionState",
         "config.template", "config.changeVersion", "config.hardware.numCPU", "config.hardware.memoryMB",
-        "config.instanceUuid", "resourcePool", "guest.toolsRunningStatus", "guest.ipAddress",
+        "config.instanceUuid", "resourcePool", "guest.toolsRunningStatus", "guest.ipAddress", "rootSnapshot",
     ),
     "Folder": ("name", "parent", "customValue", "permission"),
     "ResourcePool": ("name", "parent", "customValue", "config.cpuAllocation", "config.memoryAllocation"),
@@ -227,7 +230,15 @@ def provider(listed: Listed, capabilities: Capabilities) -> ObservedProvider:
         capabilities=capabilities,
         complete=not listed.unread,
         version=capabilities.version + (f"; not read: {'; '.join(listed.unread)}" if listed.unread else ""),
+        remarks=tuple(_stranger(vm, boundary) for vm, boundary in owners.strangers(listed.vms)),
+        looked_for=frozenset({RemarkKind.FOREIGN}),
     )
+
+
+def _stranger(vm: Found, boundary: Ref) -> Remark:
+    name = str(vm.values.get("name", vm.ref.id))[:200]
+    text = f"VM {name} ({vm.ref.id}) lies in folder {boundary.name} and is not ours; it is left alone"
+    return Remark(RemarkKind.FOREIGN, text, f"{vm.ref.id} in {boundary.name}", boundary.uid)
 
 
 # --- hosts ----------------------------------------------------------------------------------------

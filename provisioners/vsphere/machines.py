@@ -31,12 +31,14 @@ from provisioners.driver import (
     Power,
     Presence,
     Ref,
+    Remark,
+    RemarkKind,
     Step,
     TransientDriverError,
     machine_uuid,
 )
 from provisioners.steps import indexed, order_of, split
-from provisioners.vsphere import datastore, fitting, hardware, hosts, removal, vms
+from provisioners.vsphere import acceptance, datastore, fitting, hardware, hosts, removal, vms
 from provisioners.vsphere.changing import Changer
 from provisioners.vsphere.client import MoRef, managed, reference
 from provisioners.vsphere.cloning import Clones
@@ -94,7 +96,9 @@ class Machines:
             ssh_revoked_url=spec.ssh_revoked_url,
             ssh_revoked_ca_pem=self._ground.settings.control_plane_ca_pem,
         )
-        plan = VmPlan(spec.boundary, None, spec.unit, spec.image, spec.disk_gib, spec.power, spec.cut_off, seed)
+        plan = VmPlan(
+            spec.boundary, None, spec.unit, spec.image, spec.disk_gib, spec.power, spec.cut_off, seed, spec.build
+        )
         return vm_steps(spec.ref, plan)
 
     def start(self, step: Step) -> Handle | Done:
@@ -306,15 +310,42 @@ class Machines:
                 answer = started
         return answer
 
-    def tidy(self) -> None:
-        """Now and then remove what VMs that were removed here have left; what goes wrong is tried again next time."""
+    def tidy(self) -> tuple[Remark, ...] | None:
+        """Now and then remove what VMs that were removed here have left, and return what else is left, by whomever.
+
+        None where it was not looked for now, or could not be; what goes wrong is tried again next time.
+        """
         if not self._sweeper.is_due():
-            return
+            return None
         try:
-            for one in self._sweeper.sweep(making=[clone.name for clone in self._clones.running()]):
-                _log.warning("removed %s, which was left of a VM that was removed", one.written)
+            swept = self._sweeper.sweep(making=self._making())
         except DriverError as error:
             _log.warning("left directories could not be looked for: %s", error.detail)
+            return None
+        for one in swept.removed:
+            _log.warning("removed %s, which was left of a VM that was removed", one.written)
+        if swept.left is None:
+            return None
+        return tuple(found for at in swept.left if (found := self._left(at)) is not None)
+
+    def _left(self, directory: datastore.Directory) -> Remark | None:
+        """Return what to say of a stray directory; nothing of one that another vCenter's host was tried with."""
+        vm = datastore.vm_of(directory)
+        text = f"{directory.written} is named like a machine of ours, and no VM has files in it"
+        if datastore.ACCEPTANCE.fullmatch(vm):
+            vcenter = self._ground.client.about()["instance_uuid"]
+            if vm not in {acceptance.name_for(one, vcenter) for one in self._ground.estate().hosts.values()}:
+                return None
+            return Remark(RemarkKind.LEFT, text, directory.written, removable=True)
+        uid = UUID(hex=vm.split("-")[2])
+        return Remark(RemarkKind.LEFT, text, directory.written, uid)
+
+    def remove_left(self, written: str) -> bool:
+        """Remove a stray directory; whether it is gone. Raises `Conflicting` for one that is in use."""
+        return self._sweeper.remove_left(written, making=self._making())
+
+    def _making(self) -> list[str]:
+        return [clone.name for clone in self._clones.running()]
 
     def logs(self, ref: Ref, *, since: str, tail: int) -> Iterator[LogLine]:
         """Yield the newest `tail` events of a ref's VMs since an RFC 3339 time, oldest first."""

@@ -7,7 +7,7 @@ cut off by blocking every port of its group at once: VMs keep their memory and t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from pyVmomi import vim
@@ -20,6 +20,8 @@ from provisioners.driver import (
     Part,
     Presence,
     Ref,
+    Remark,
+    RemarkKind,
     TransientDriverError,
     intent_hash,
 )
@@ -82,7 +84,8 @@ class Networks:
         want, seen = parse_wants(self._ground.attribute(values, WANTS_FIELD)).get(STEP, ("", ""))
         wiring = wiring_of(values)
         true_still = self._ground.attribute(values) == marker(ref) and wiring is not None and seen == wiring.seen
-        return Part(STEP, Presence.PRESENT, have=want if true_still else "")
+        remarks = () if true_still else _remarks(seen, wiring)
+        return Part(STEP, Presence.PRESENT, have=want if true_still else "", remarks=remarks)
 
     def make(self, spec: BoundarySpec, want: str) -> Handle | Done:
         """Make the port group, or set it right again. Raises `Conflicting` for one that is somebody else's."""
@@ -170,6 +173,28 @@ class Networks:
             if one.ref in here or portgroup in {reference(net) for net in one.values.get("network") or ()}
         }
         return ", ".join(sorted(named))
+
+
+def _remarks(seen: str, wiring: Wiring | None) -> tuple[Remark, ...]:
+    """Return what others changed since `seen` was recorded; nothing without a record, or where only a mark is gone."""
+    if not seen or (wiring is not None and seen == wiring.seen):
+        return ()
+    if wiring is None:
+        found = ["it is no plain VLAN any more"]
+    else:
+        switches = {
+            "promiscuous mode": wiring.promiscuous,
+            "changed MAC addresses": wiring.mac_changes,
+            "forged senders": wiring.forged,
+            "other settings for single ports": wiring.overridable,
+        }
+        found = [f"it allows {name}" for name, is_on in switches.items() if is_on]
+        plain = Wiring(wiring.vlan)
+        if seen == replace(plain, blocked=not wiring.blocked).seen:
+            found.append(f"its ports are {'blocked' if wiring.blocked else 'open'}")
+        elif seen != replace(plain, blocked=wiring.blocked).seen:
+            found.append(f"its VLAN is {wiring.vlan}")
+    return (Remark(RemarkKind.RULES, f"its port group was changed by others: {'; '.join(found)}", "port group"),)
 
 
 def wiring_for(spec: BoundarySpec) -> Wiring:

@@ -67,6 +67,13 @@ class Owners:
         is_itself = name == names.vm_name(*whose) or uuid == names.instance_uuid(*whose)
         return whose[0] if is_itself else None
 
+    def strangers(self, vms: Iterable[Found]) -> Iterable[tuple[Found, Ref]]:
+        """Return VMs that lie in the folder of a boundary and are not of its tenant's, with that boundary."""
+        for vm in vms:
+            boundary = self._boundary_of(ref_at(vm, "parent"))
+            if boundary is not None and self.of_vm(vm) is None:
+                yield vm, boundary
+
     def _boundary_of(self, folder: MoRef | None) -> Ref | None:
         while folder is not None and folder not in self.boundaries:
             folder = self._parents.get(folder)

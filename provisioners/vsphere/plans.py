@@ -29,6 +29,8 @@ class VmPlan:
     power: Power
     cut_off: bool
     seed: Seed
+    build: int = 1
+    """How often it was asked for anew."""
 
 
 def vm_steps(ref: Ref, plan: VmPlan) -> tuple[Step, Step, Step]:
@@ -40,7 +42,9 @@ def vm_steps(ref: Ref, plan: VmPlan) -> tuple[Step, Step, Step]:
 
     unit = plan.unit
     boundary = str(plan.boundary.uid)
-    origin = {"boundary": boundary, "image": plan.image, "unit": str(unit.uid)}
+    origin: dict[str, object] = {"boundary": boundary, "image": plan.image, "unit": str(unit.uid)}
+    if plan.build > 1:
+        origin["build"] = plan.build
     fitted = {
         "boundary": boundary,
         "unit": str(unit.uid),

@@ -20,6 +20,8 @@ from provisioners.driver import (
     Part,
     Presence,
     Ref,
+    Remark,
+    RemarkKind,
     TransientDriverError,
     intent_hash,
 )
@@ -87,7 +89,15 @@ class Pools:
         """Return what is there of the step, given at least one pool."""
         wanted = {self._true_want(ref, pool) for pool in pools}
         whole = len(pools) == len(self._ground.estate().clusters) and len(wanted) == 1
-        return Part(STEP, Presence.PRESENT, have=wanted.pop() if whole else "")
+        remarks = tuple(one for pool in pools for one in self._remarks(pool))
+        return Part(STEP, Presence.PRESENT, have=wanted.pop() if whole else "", remarks=remarks)
+
+    def _remarks(self, pool: Pool) -> tuple[Remark, ...]:
+        _want, seen = parse_wants(self._ground.attribute(pool.values, WANTS_FIELD)).get(STEP, ("", ""))
+        if not seen or seen == _limits_of(pool.values).seen:
+            return ()
+        text = f"the limits of its resource pool in {pool.cluster.name} were changed by others"
+        return (Remark(RemarkKind.CHANGED, text, pool.cluster.name),)
 
     def _true_want(self, ref: Ref, pool: Pool) -> str:
         want, seen = parse_wants(self._ground.attribute(pool.values, WANTS_FIELD)).get(STEP, ("", ""))

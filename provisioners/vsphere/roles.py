@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from pyVmomi import vim
 
-from provisioners.driver import intent_hash
+from provisioners.driver import Remark, RemarkKind, intent_hash
 from provisioners.vsphere.client import MoRef, managed
 from provisioners.vsphere.failures import LookFirst
 from provisioners.vsphere.ground import Ground
@@ -120,3 +120,9 @@ class Roles:
 def seen_of(grants: Iterable[Grant]) -> str:
     """Return the hash by which what is granted is known again."""
     return intent_hash(sorted(one.key for one in grants))
+
+
+def remark(grants: Iterable[Grant]) -> Remark:
+    """Return what to say of permissions that are not as they were left."""
+    shown = ", ".join(f"{one.principal} ({one.role})" for one in sorted(grants)) or "nobody"
+    return Remark(RemarkKind.ACCESS, f"its folder's permissions were changed by others; it lets in {shown}", "folder")

@@ -308,3 +308,5 @@ _READERS: Final[tuple[tuple[tuple[str, ...], Callable[[str, object], Any]], ...]
     (("zone",), _zone),
     (("tenant_group",), _group),
 )
+KEYS: Final = frozenset({"url", "user", "slug"} | {name for names, _read in _READERS for name in names})
+"""Every entry of a provider's configuration that is read here."""

@@ -9,13 +9,14 @@ once shows none, what has to wait for the VM to be off shows it with a message.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC
 from ipaddress import IPv4Address
 from typing import Any, Final
 from uuid import UUID
 
-from provisioners.driver import ObservedUnit, Part, Power, Presence, Ref, intent_hash
+from provisioners.driver import ObservedUnit, Part, Power, Presence, Ref, Remark, RemarkKind, intent_hash
 from provisioners.steps import indexed
 from provisioners.vsphere import hardware
 from provisioners.vsphere.client import Found, MoRef, reference
@@ -27,6 +28,8 @@ CONFIGURE: Final = "vm.configure"
 POWER: Final = "vm.power"
 RECORD: Final = "tenantry.want."
 """Before the last word of a step's name: the key of its record."""
+CUT_OFF: Final = "it was cut off: its network card is not as it was made; switch it off and on to have it mended"
+_MOST_NAMED: Final = 5
 PATHS: Final = (
     *hardware.PATHS,
     "name",
@@ -41,6 +44,7 @@ PATHS: Final = (
     "guest.net",
     "guest.ipAddress",
     "datastore",
+    "snapshot",
 )
 
 
@@ -72,6 +76,8 @@ class Vm:
     primary: str
     """The address that the tools call the VM's own."""
     datastores: tuple[MoRef, ...]
+    snapshots: tuple[str, ...] = ()
+    """Names of those that are kept of it, with when each was made."""
 
     @property
     def is_on(self) -> bool:
@@ -142,7 +148,14 @@ def vm_of(found: Found, index: int | None, mark: str) -> Vm:
         net=tuple(values.get("guest.net") or ()),
         primary=str(values.get("guest.ipAddress") or ""),
         datastores=tuple(reference(one) for one in values.get("datastore") or ()),
+        snapshots=tuple(_snapshots(getattr(values.get("snapshot"), "rootSnapshotList", None) or ())),
     )
+
+
+def _snapshots(trees: Sequence[Any]) -> Iterator[str]:
+    for tree in trees:
+        yield f"{str(tree.name)[:80]} ({tree.createTime.astimezone(UTC):%Y-%m-%d %H:%M} UTC)"
+        yield from _snapshots(tree.childSnapshotList or ())
 
 
 def key_of(step: str) -> str:
@@ -200,22 +213,50 @@ def _configured(vm: Vm, around: Surroundings) -> Part:
         return Part(name, Presence.PRESENT, message="what was fitted is not recorded")
     drift = hardware.differences(made, vm.have)
     now = [one.text for one in drift if vm.is_off or not one.needs_off]
+    if vm.is_on and vm.is_connected:
+        now += [one.text for one in drift if one.aspect == hardware.MAC]  # cut off at once, mended when it is off
+    place = []
     if around.folder is not None and vm.folder != around.folder:
-        now.append("it lies in another folder")
+        place.append("it lies in another folder")
     if around.pool is not None and vm.pool != around.pool:
-        now.append("it is in another resource pool")
+        place.append("it is in another resource pool")
     if not around.is_marked:
-        now.append("its mark is gone")
+        place.append("its mark is gone")
     elsewhere = around.host != record.get("host", "")
+    mended = [*now, *place]
     if elsewhere and vm.is_off:
-        now.append(f"it is on host {around.host or 'none'}")
-    if now:
-        return Part(name, Presence.PRESENT, message="; ".join(now))
+        mended.append(f"it is on host {around.host or 'none'}")
     later = [one.text for one in drift if one.needs_off]
-    if elsewhere:
+    if elsewhere and not vm.is_off:
         later.append(f"it runs on host {around.host or 'none'}")
+        place.append(later[-1])
+    remarks = _remarks(vm, drift, place)
+    if mended:
+        return Part(name, Presence.PRESENT, message="; ".join(mended), remarks=remarks)
     message = f"changed by hand, mended when it is off: {'; '.join(later)}" if later else ""
-    return Part(name, Presence.PRESENT, have=str(record.get("want", "")), message=message)
+    return Part(name, Presence.PRESENT, have=str(record.get("want", "")), message=message, remarks=remarks)
+
+
+def _remarks(vm: Vm, drift: Sequence[hardware.Difference], place: Sequence[str]) -> tuple[Remark, ...]:
+    """Return what others did to a VM since it was fitted."""
+    found = []
+    if others := [*(one.text for one in drift if not one.is_of_cards), *place]:
+        found.append(Remark(RemarkKind.CHANGED, f"changed by others: {'; '.join(others)}", "hardware"))
+    if of_cards := [one.text for one in drift if one.is_of_cards]:
+        found.append(Remark(RemarkKind.CARDS, f"cards changed by others: {'; '.join(of_cards)}", "cards"))
+    if vm.snapshots:
+        shown = ", ".join(vm.snapshots[:_MOST_NAMED])
+        found.append(Remark(RemarkKind.SNAPSHOTS, f"{len(vm.snapshots)} kept: {shown}", "snapshots"))
+    return tuple(found)
+
+
+def is_strayed(vm: Vm) -> bool:
+    """Whether a card is in another network or has another address than when it was fitted."""
+    try:
+        made = Hardware.from_json(vm.record(CONFIGURE)["hardware"])
+    except (KeyError, TypeError):
+        return False
+    return any(one.is_of_cards for one in hardware.differences(made, vm.have))
 
 
 def _powered(vm: Vm) -> Part:
@@ -226,7 +267,10 @@ def _powered(vm: Vm) -> Part:
     if vm.is_off and (record.get("power") != Power.OFF or not want):
         return Part(name, Presence.ABSENT)  # what should run and does not is not there
     as_wanted = record.get("power") == (Power.OFF if vm.is_off else Power.ON) and vm.power != "suspended"
-    connected = vm.is_connected == (not record.get("cut_off", False))
+    strayed = not vm.is_off and is_strayed(vm)
+    connected = vm.is_connected == (not (record.get("cut_off", False) or strayed))
+    if as_wanted and connected and strayed and vm.is_on:
+        return Part(name, Presence.PRESENT, have=want, message=CUT_OFF, ready=False)
     if as_wanted and connected:
         waiting = _waiting(vm)
         return Part(name, Presence.PRESENT, have=want, message=waiting, ready=not waiting)

@@ -143,6 +143,10 @@ class Machine(Product):
     disk_gib = models.PositiveIntegerField()
     ssh_keys = models.JSONField(default=list)
     power = models.CharField(max_length=8, default="on")
+    build = models.PositiveIntegerField(default=1)
+    """How often it was asked for: raised to have it made anew with another disk."""
+    kept = models.CharField(max_length=64, blank=True, default="")
+    """Want of the clone that was last seen working: gone although nothing else is wanted, it is lost, not remade."""
     address = models.CharField(max_length=300, blank=True, default="")
     ssh_authority = models.ForeignKey(
         "tenants.SshAuthority", null=True, blank=True, on_delete=models.PROTECT, related_name="+"

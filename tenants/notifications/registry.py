@@ -168,6 +168,12 @@ _ALL: Final = (
         Audience.OBJECT_OWNER, _products("unhealthy"), link=_PRODUCT_LINK, self_too=True,
     ),
     Kind(
+        "object.lost", Group.OBJECTS, _("Gone from its provider"),
+        _("The machine %(name)s is gone from its provider, its disk with it; nothing of ours removed it."),
+        _("A machine of yours is not there any more although nobody asked for that; it is not made anew by itself."),
+        Audience.OBJECT_OWNER, ("machine.lost",), link=_PRODUCT_LINK, self_too=True,
+    ),
+    Kind(
         "object.expiring", Group.OBJECTS, _("Ends soon"), "%(text)s",
         _("14, 7 and 1 days before the end of a term, at its end, and weekly where a review is overdue."),
         Audience.OBJECT_OWNER,

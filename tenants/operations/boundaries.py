@@ -44,13 +44,19 @@ def certified(
     actor: Actor,
     now: datetime,
 ) -> None:
-    """Store a certificate: `checks` are (key, title, outcome, seen); `facts` version, took_ms, unshown, simulated."""
+    """Store a certificate: `checks` are (key, title, outcome, seen); `facts` version, took_ms, unshown, simulated.
+
+    `boundary` is as it was read before it was tried.
+    """
     row = Boundary.objects.select_for_update(no_key=True).get(pk=boundary.pk)
     desired.happened(
         row, certificates.CERTIFIED, actor=actor, at=now, nudge=False, passed=passed,
         checks=[list(each) for each in checks], **facts,
     )  # fmt: skip
-    rest = {key: value for key, value in row.observed.items() if key not in {certificates.ASKED, certificates.RUNNING}}
+    over = {certificates.ASKED, certificates.RUNNING}
+    if row.observed.get(certificates.SHAKEN) == boundary.observed.get(certificates.SHAKEN):
+        over.add(certificates.SHAKEN)  # else it was shaken again while it was tried
+    rest = {key: value for key, value in row.observed.items() if key not in over}
     failed = sum(outcome == "failed" for _key, _title, outcome, _seen in checks)
     row.observed = {**rest, certificates.LAST: {"at": now.isoformat(), "passed": passed, "failed": failed}}
     row.save(update_fields=["observed"])

@@ -277,7 +277,8 @@ def resolve_finding(
     """Do something about a finding.
 
     `ignore`: known and all right, stays silent while it is seen. `repair`: look again now. `delete`: take an
-    orphan away at its provider. `adopt`: give a live unit that runs without room the windows it runs on.
+    orphan, or what is left of something, away at its provider. `adopt`: give a live unit that runs without room
+    the windows it runs on.
     Raises `InvalidSpec`, `Conflict` where the action does not fit the finding.
     """
     allow(actor, None, "findings.resolve")
@@ -293,8 +294,8 @@ def resolve_finding(
         row.data = {**row.data, "ignored": {"by": actor.word, "at": now.isoformat(), "reason": text}}
         row.blocks_placement = False
     elif action == "delete":
-        if row.kind != findings.ORPHAN:
-            msg = "Only an orphan is deleted; this finding is of another kind."
+        if not findings.may_delete(row):
+            msg = "Only what was ours and nobody owns is deleted; this finding is about something else."
             raise Conflict(msg, code="wrong-action")
         row.data = {**row.data, "action": "delete", "asked": {"by": actor.word, "reason": text}}
     elif action == "adopt":

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
-from tenants import access, desired, ssh_ca
+from tenants import access, desired, machine_images, ssh_ca
 from tenants.actor import Actor
 from tenants.errors import Conflict, InvalidSpec
 from tenants.feasibility import locked_path
@@ -18,8 +19,6 @@ from tenants.specs import MachineAsk
 from tenants.states import Login, ProductKind
 from tenants.transactions import operation
 
-IMAGES: Final = ("ubuntu-24.04", "ubuntu-22.04", "debian-12")
-"""Image names every provider maps to a template of its own."""
 SSH_KEY: Final = re.compile(
     r"^(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(256|384|521)|sk-ssh-ed25519@openssh\.com) "
     r"[A-Za-z0-9+/]{40,1200}={0,2}( [\x21-\x7e ]{0,120})?$"
@@ -33,9 +32,7 @@ def create(*, tenant: Tenant, ask: MachineAsk, actor: Actor, now: datetime, mana
     """Ask for a machine. Raises `InvalidSpec`, `QuotaExceeded`, `Conflict`."""
     access.check(actor, tenant, ROUTES["machines.create"])
     policy = locked_path(tenant).policy
-    if ask.image not in IMAGES:
-        msg = f"No image is called {ask.image}; choose one of {', '.join(IMAGES)}."
-        raise InvalidSpec(msg, field="image")
+    machine_images.check(ask.image, named=ask.allocation.where.provider)
     if not 10 <= ask.disk_gib <= MAX_DISK_GIB:
         msg = f"A disk has 10 to {MAX_DISK_GIB} GiB."
         raise InvalidSpec(msg, field="disk_gib")
@@ -59,7 +56,7 @@ def create(*, tenant: Tenant, ask: MachineAsk, actor: Actor, now: datetime, mana
         Machine,
         tenant=tenant,
         name=ask.name,
-        spec=ask.allocation,
+        spec=replace(ask.allocation, where=replace(ask.allocation.where, image=ask.image)),
         kind=ProductKind.MACHINE,
         labels=ask.labels,
         description=ask.description,

@@ -19,6 +19,7 @@ from tenants.errors import Conflict, InvalidSpec
 from tenants.models import Boundary, Finding, Hold, Host, HostPlan, Provider, ProviderCredential
 from tenants.models.fields import SLUG_PATTERN
 from tenants.operations.guards import allow, locked
+from tenants.provider_kinds import ProviderKind
 from tenants.states import HoldKind, HostState, Phase
 from tenants.transactions import operation
 
@@ -46,7 +47,8 @@ def create(
     """Register a vCenter, a cluster or a sandbox estate. Its first snapshot comes with the next sweep.
 
     `kind` is a driver's slug; one that no driver has shows when it is tested. Without `enabled` it is left alone
-    until it is tested or switched on. Raises `InvalidSpec`, `Conflict` for a name that is taken.
+    until it is tested or switched on. Raises `InvalidSpec` at `config.<name>` for an entry that the driver does not
+    know or could not use, `Conflict` for a name that is taken.
     """
     allow(actor, None, "providers.create")
     for field, value in (("name", name), ("kind", kind), ("site", site)):
@@ -79,7 +81,7 @@ def update(
     if site is not None:
         changes["site"] = _slug(site, "site")
     if config is not None:
-        changes["config"] = _config(config, row.kind)
+        changes["config"] = _config(config, row.kind, stored=row.config)
     for field, value in changes.items():
         setattr(row, field, value)
     row.save(update_fields=sorted(changes))
@@ -227,9 +229,12 @@ def _slug(value: str, field: str) -> str:
     return value
 
 
-def _config(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    """Return a provider's configuration: plain values, nothing that looks like a secret or that its kind refuses."""
-    described = provider_kinds.kind_of(kind)
+def _config(config: Mapping[str, Any], kind: str, *, stored: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return a provider's configuration: plain values that its kind knows and could use, nothing like a secret.
+
+    An entry of `stored` that nobody knows may stay as it is: it was taken before entries were checked, and whoever
+    changes another one should not have to find it first. Raises `InvalidSpec` at `config.<name>`.
+    """
     if len(config) > CONFIG_KEYS:
         msg = f"At most {CONFIG_KEYS} entries."
         raise InvalidSpec(msg, field="config")
@@ -243,11 +248,20 @@ def _config(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
         if re.search(r"password|secret|token|private[-_]?key", key, re.IGNORECASE):
             msg = "Secrets are stored as credentials, never in the configuration."
             raise InvalidSpec(msg, field=f"config.{key}", code="secret-in-config")
-        setting = described.setting(key) if described is not None else None
-        refuses = setting.refuses if setting is not None and value not in {None, ""} else None
-        if refuses is not None and (refusal := refuses(str(value))):
-            raise InvalidSpec(refusal, field=f"config.{key}")
+    described = provider_kinds.kind_of(kind)
+    if described is not None:
+        _check_known(config, described, stored or {})
     return dict(config)
+
+
+def _check_known(config: Mapping[str, Any], kind: ProviderKind, stored: Mapping[str, Any]) -> None:
+    given = {key: value for key, value in config.items() if key != RANGES}
+    for key, value in given.items():
+        refusal = "" if key in stored and stored[key] == value else kind.unknown(key)
+        if refusal:
+            raise InvalidSpec(refusal, field=f"config.{key}")
+    if (found := kind.refusal(given)) is not None:
+        raise InvalidSpec(found[1], field=f"config.{found[0]}")
 
 
 def _ranges(value: Any) -> None:

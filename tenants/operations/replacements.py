@@ -6,6 +6,7 @@ a new product. Asking for what already is changes nothing and writes no event.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -93,14 +94,16 @@ def _locked(row: R, actor: Actor, version: int | None) -> R:
 
 
 def _refuse_other_capacity(row: Endpoint | Machine | Namespace, wanted: AllocationSpec, *other: str) -> None:
-    present = AllocationSpec.from_json(row.allocation.spec)
+    stored = AllocationSpec.from_json(row.allocation.spec)
+    present = replace(stored, where=replace(stored.where, image=""))  # of machines; compared as such
     fields = [
         name
         for name in ("units", "where", "term", "storage_gib", "gang")
         if getattr(present, name) != getattr(wanted, name)
     ]
     if fields := [*fields, *other]:
-        msg = f"This cannot change on a living object: {', '.join(fields)}. Renew its term, or make a new one."
+        way = "Rebuild it for another image" if "image" in fields else "Renew its term"
+        msg = f"This cannot change on a living object: {', '.join(fields)}. {way}, or make a new one."
         raise Conflict(msg, code="immutable", fields=fields)
 
 

@@ -32,13 +32,13 @@ expected-statuses = ["2xx", "401", "403", "404", "409", "412", "422", "428", "42
 [checks.negative_data_rejection]
 expected-statuses = ["400", "401", "403", "404", "405", "406", "409", "412", "415", "422", "428", "429"]
 """
-# Refused for what no schema can say: nobody has this e-mail, no such model, a common password, a past moment,
+# Refused for what no schema can say: nobody has this e-mail, no such model or image, a common password, a past moment,
 # a price of another currency, nothing asked for, a payload of another kind of request, signs nobody can see, a kind
 # of notification that the caller never gets, an address that nothing may be sent to, a line that is no SSH key.
 BY_MEANING = (
     "auto-approval-rules.create", "delegations.create", "endpoints.create", "endpoints.create_key", "endpoints.put",
-    "endpoints.revise", "machines.create", "machines.put", "machines.ssh_certificate", "members.create",
-    "members.hand_over", "namespaces.create", "namespaces.put",
+    "endpoints.revise", "machines.create", "machines.put", "machines.rebuild", "machines.ssh_certificate",
+    "members.create", "members.hand_over", "namespaces.create", "namespaces.put",
     "allocations.create", "allocations.create_batch", "allocations.renew", "people.create",
     "people.leave", "people.update", "people.suspend", "prices.create", "requests.comment", "served-models.create",
     "served-models.update", "providers.set_credential", "providers.create", "providers.update",

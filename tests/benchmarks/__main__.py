@@ -1,6 +1,7 @@
 """`make bench`: every bench, one after another, in one run. Single readings: compare the rows of one run.
 
-python -m tests.benchmarks [claims|api|passes|gateway|portal|streams|estate|boundaries|clones …]
+python -m tests.benchmarks [claims|api|passes|gateway|portal|streams|estate|boundaries|clones|
+                            refresh …]
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHES = ("claims", "api", "passes", "gateway", "portal", "streams", "estate", "boundaries", "clones")
+BENCHES = ("claims", "api", "passes", "gateway", "portal", "streams", "estate", "boundaries", "clones", "refresh")
 
 
 def main() -> int:

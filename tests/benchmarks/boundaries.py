@@ -34,15 +34,15 @@ REST_S = 120.0
 
 
 def main() -> int:
-    """Run the bench; 1 where a converged sweep costs more than it may."""
+    """Run the bench; 1 where a converged sweep costs more than it may, or nothing could be measured."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--boundaries", type=int, default=500)
     parser.add_argument("--threads", type=int, default=4)
     parser.add_argument("--folder", type=Path)
     given = parser.parse_args()
     if not build.is_built():
-        print(f"left out: {build.why_not_here() or NOT_BUILT}")
-        return 0
+        print(f"not measured: {build.why_not_here() or NOT_BUILT}")
+        return 1
     folder = Path(tempfile.mkdtemp(prefix="tenantry-bench-"))
     cluster = Cluster("bench", folder=folder / "bench", pods="ready")
     if given.folder is not None:

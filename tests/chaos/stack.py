@@ -303,10 +303,14 @@ class Stack:
     def words(self, names: Sequence[str] = ("web", "worker", "dispatcher")) -> list[str]:
         """Return lines of the logs that tell of a bug of ours; beat only sends hints, and says when it cannot."""
         bugs = ("a pass failed by a bug", "unhandled error", "Traceback (most recent call last)")
-        ours = "WorkerLostError('Worker exited prematurely: signal 9 (SIGKILL)"  # told of children that we killed
+        expected = (
+            "WorkerLostError('Worker exited prematurely: signal 9 (SIGKILL)",  # told of children that we killed
+            "reason:network:ConnectionError",  # Celery could not acknowledge a message while the broker was away
+        )
         found = []
         for name in names:
             text = (self.places.logs / f"{name}.log").read_text(errors="replace")
-            lines = (line for line in text.splitlines() if ours not in line.replace("\\'", "'"))
+            said = (line.replace("\\'", "'") for line in text.splitlines())
+            lines = [line for line in said if not any(one in line for one in expected)]
             found += [f"{name}: {line[:300]}" for line in lines if any(bug in line for bug in bugs)]
         return found

@@ -5,6 +5,9 @@ that is carved anew and back. At each stage a worker is killed at one instant an
 there then must be what stands there after an undisturbed stage. A failed stage ends its life, and what was to come is
 done in another one.
 
+A task of a vCenter is over at once in the lab. Where a worker is to die while one runs, the lab holds it up until the
+next worker has looked once.
+
 How sweeps are counted: from the end of the lease that the killed worker held to the stage's whole end. A sweep after
 which the driver said that the provider itself was still at work (pods that come or go, a namespace on its way out, a
 GPU that is being carved, a guest that shuts down) is only that wait and does not count. A stage one of whose calls was
@@ -14,6 +17,7 @@ harmed is counted from its beginning, and may take two sweeps more than an undis
 from __future__ import annotations
 
 import itertools
+import os
 import signal
 import time
 import traceback
@@ -28,19 +32,25 @@ from provisioners import instants
 from tenants.models import Hold, Host
 from tests import factories
 from tests.crash import carving, cluster, scenarios, world
-from tests.crash.children import fork
+from tests.crash.children import Child, Say, fork
 from tests.crash.clock import Clock, Clocks
 from tests.crash.databases import BASE, Databases
 from tests.crash.points import CONCLUDES, Outcome, Point, Recording
 from tests.crash.scenarios import Act, Scenario, by_name
 from tests.crash.table import MOST, SPARE, victim_of
-from tests.crash.wire import ENDED, LOST, POLL, START, Wire
+from tests.crash.wire import ENDED, HELD, LOST, POLL, START, Wire
 from tests.crash.world import Estate, Site, World
 
 GROUND: Final = "crash_cluster"
 KILL: Final = "kill"
+IN_TASK: Final = "kill in task"
+IN_CALL: Final = "in the call"
+AFTER_COMMIT: Final = "after commit"
 UNDISTURBED: Final = "undisturbed"
+LONG_TASKS: Final = ("CloneVM_Task", "PowerOnVM_Task")
+"""Tasks of a vCenter that take minutes in earnest: a worker is killed while one runs."""
 HARMS: Final = frozenset({LOST, ENDED})
+KILLS: Final = frozenset({KILL, IN_TASK})
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +98,7 @@ ON_VCENTERS: Final[Mapping[str, tuple[tuple[Stage, ...], ...]]] = {
     MACHINE: _stages(
         MACHINE,
         (_stage(MACHINE, "change off"), _stage(MACHINE, "change on")),
+        (_stage(MACHINE, "change cut"), _stage(MACHINE, "change rejoin")),
         (_stage(MACHINE, "change move"),),
         (_stage(MACHINE, "change beside"),),
     ),
@@ -133,6 +144,10 @@ class Harmable(Protocol):
         """Return the calls of the driver: (step, method), in order."""
         ...
 
+    def let_go(self) -> None:
+        """Let tasks that are held up go on at the next rest."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Life:
@@ -161,6 +176,7 @@ def points_of(recording: Recording, where: str = "cluster") -> Iterator[Point]:
     """Yield every (step, instant) that a stage passes; what it passes often is killed the first and the last time.
 
     The same of every call that changes something: its answer is lost, its session ended; and of each step's beginning.
+    While a task runs that takes long: before its caller could note it, and after that.
     """
     times = Counter((step, instant) for step, instant, _ in recording.trace)
     for (step, instant), count in times.items():
@@ -171,6 +187,9 @@ def points_of(recording: Recording, where: str = "cluster") -> Iterator[Point]:
             for nth in sorted({1, count}):
                 yield Point(recording.scenario, where, LOST, step, method, nth)
         yield Point(recording.scenario, where, ENDED, step, method)
+        if method in LONG_TASKS:
+            for what in (IN_CALL, AFTER_COMMIT):
+                yield Point(recording.scenario, where, IN_TASK, step, method, what=what)
 
 
 def lives_of(points: Iterable[Point]) -> list[Life]:
@@ -274,7 +293,7 @@ class Lab:
         try:
             with _inside(site) as here:
                 _begin(here, stage)
-            if point.mode == KILL:
+            if point.mode in KILLS:
                 _die(site, stage.scenario, point)
             with _inside(site) as here:
                 sweeps, problems = self._follow(here, stage, point)
@@ -290,21 +309,28 @@ class Lab:
     def _follow(self, here: World, stage: Stage, point: Point) -> tuple[int, list[str]]:
         """Bring a stage to its end, as the worker does that comes after a dead one; return sweeps and problems."""
         trace: list[tuple[str, str, int]] = []
+        problems: list[str] = []
         remove = instants.install(lambda step, instant: trace.append((step, instant.value, here.sweeps)))
         harmable = here.estate if isinstance(here.estate, Harmable) else None
         if point.mode in HARMS:
             assert harmable is not None
             harmable.wire.harm(point.mode, point.step, point.instant, point.nth)
-        if point.mode == KILL:
+        if point.mode == IN_TASK:
+            assert harmable is not None
+            harmable.let_go()
+            problems = [] if here.estate.everything()["tasks"] else ["no task ran when the worker died"]
+        if point.mode in KILLS:
             world.alone()
             here.alarms.said += world.unheld(here)
             here.outlive_leases()
         taken = here.drive(stage.scenario.end, most=MOST)
+        if point.mode == IN_TASK:
+            here.estate.await_rest()  # what was held up may have been overtaken by another task
         remove()
         if taken is None:
-            return 0, ["the end was not reached"]
+            return 0, [*problems, "the end was not reached"]
         sweeps = taken - here.waits
-        problems = world.double_use(here)
+        problems += world.double_use(here)
         here.calm_down()
         if not stage.scenario.end():
             problems.append("the end did not last")
@@ -371,11 +397,46 @@ def _begin(here: World, stage: Stage) -> None:
 
 
 def _die(site: Site, scenario: Scenario, point: Point) -> None:
-    victim = victim_of(site, point, scenario, signal.SIGKILL)
+    victim = (
+        _victim_in_task(site, point, scenario)
+        if point.mode == IN_TASK
+        else victim_of(site, point, scenario, signal.SIGKILL)
+    )
     try:
         victim.killed()
     finally:
         victim.end()
+
+
+def _victim_in_task(site: Site, point: Point, scenario: Scenario) -> Child:
+    """Fork a worker that dies while a task of its runs: in the call that began it, or once its handle is stored."""
+
+    def work(say: Say) -> dict[str, Any]:
+        here = world.enter(site)
+        assert isinstance(here.estate, Harmable)
+        wire = here.estate.wire
+        wire.harm(HELD, point.step, point.instant, point.nth)
+
+        def die() -> None:
+            say({"reached": f"{point.step}: {point.instant}", "sweep": here.sweeps})
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        def hook(reached: str, at: instants.Instant) -> None:
+            if wire.has_struck and (reached, at) == (point.step, instants.Instant.AFTER_COMMIT):
+                die()
+
+        if point.what == IN_CALL:
+            wire.begun = die
+        else:
+            instants.install(hook)
+        for _ in range(MOST):
+            here.sweep()
+            if scenario.end() or not here.wait_for_due():
+                break
+        msg = f"it never began {point.instant} in {point.step}"
+        raise AssertionError(msg)
+
+    return fork(work)
 
 
 def _wipe(site: Site) -> None:

@@ -172,9 +172,15 @@ def _revise(world: World) -> None:
 
 
 def _suspend(world: World) -> None:
-    tenants.suspend(
-        tenant=tenant(), depth=SuspensionDepth.POWER, reason="a crash table", actor=operator(), now=world.clock()
-    )
+    _suspend_to(SuspensionDepth.POWER, world)
+
+
+def _cut(world: World) -> None:
+    _suspend_to(SuspensionDepth.NETWORK, world)
+
+
+def _suspend_to(depth: SuspensionDepth, world: World) -> None:
+    tenants.suspend(tenant=tenant(), depth=depth, reason="a crash table", actor=operator(), now=world.clock())
 
 
 def _resume(world: World) -> None:
@@ -394,9 +400,16 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
 )
 
 
+CUTS: Final[tuple[Scenario, ...]] = (
+    Scenario("machine/vm change cut", (_BOX,), _cut, _SUSPENDED),
+    Scenario("machine/vm change rejoin", (_BOX, _cut), _resume, _READY),
+)
+"""Only on vCenters, where plugs are pulled one by one."""
+
+
 def by_name(name: str) -> Scenario:
     """Return one scenario. Raises `LookupError`."""
-    found = next((scenario for scenario in SCENARIOS if scenario.name == name), None)
+    found = next((scenario for scenario in (*SCENARIOS, *CUTS) if scenario.name == name), None)
     if found is None:
         msg = f"no scenario is called {name!r}"
         raise LookupError(msg)

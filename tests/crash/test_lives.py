@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from tests.crash.lives import ENDPOINT, LIVES, NAMESPACE, ON_VCENTERS, Lab, Life, lives_of, points_of
+from tests.crash.lives import (
+    AFTER_COMMIT,
+    ENDPOINT,
+    IN_CALL,
+    IN_TASK,
+    LIVES,
+    NAMESPACE,
+    ON_VCENTERS,
+    Lab,
+    Life,
+    lives_of,
+    points_of,
+)
 from tests.crash.points import Outcome, Point, Recording
 from tests.crash.wire import ENDED, LOST, POLL, START
 
@@ -44,6 +56,19 @@ def test_a_call_that_changes_something_loses_its_answer_the_first_and_the_last_t
         (LOST, "vm.configure", "SetField", 1),
         (LOST, "vm.power", "X_Task", 1),
         (LOST, "vm.power", "X_Task", 3),
+    ]
+
+
+def test_a_worker_dies_while_a_task_runs_that_takes_long_before_and_after_it_is_noted() -> None:
+    calls = (("vm.clone", "CloneVM_Task"), ("vm.configure", "ReconfigVM_Task"), *[("vm.power", "PowerOnVM_Task")] * 2)
+
+    found = points_of(Recording(CREATE, (), 3, {}, calls), "vcenter")
+
+    assert [(one.step, one.instant, one.what) for one in found if one.mode == IN_TASK] == [
+        ("vm.clone", "CloneVM_Task", IN_CALL),
+        ("vm.clone", "CloneVM_Task", AFTER_COMMIT),
+        ("vm.power", "PowerOnVM_Task", IN_CALL),
+        ("vm.power", "PowerOnVM_Task", AFTER_COMMIT),
     ]
 
 
@@ -117,8 +142,8 @@ def test_every_scenario_of_a_namespace_is_a_stage_of_a_life() -> None:
 
 
 def test_every_scenario_of_vms_is_a_stage_of_a_life() -> None:
-    from tests.crash.scenarios import SCENARIOS
+    from tests.crash.scenarios import CUTS, SCENARIOS
 
     stages = {stage.name for groups in ON_VCENTERS.values() for group in groups for stage in group}
 
-    assert stages == {one.name for one in SCENARIOS if "/vm " in one.name}
+    assert stages == {one.name for one in (*SCENARIOS, *CUTS) if "/vm " in one.name}

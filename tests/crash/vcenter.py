@@ -106,6 +106,7 @@ class VCenterAccess:
     _told: Heard | None = None
     _control: Control | None = None
     _guests: Guests | None = None
+    _lets_go: bool = False
     _over: set[MoRef] = field(default_factory=set)
     """Tasks that have ended."""
 
@@ -154,8 +155,15 @@ class VCenterAccess:
         )
         return bool(waiting) or behind.exists()
 
+    def let_go(self) -> None:
+        """Let a task that is held up go on, once somebody has looked at it."""
+        self._lets_go = True
+
     def await_rest(self) -> None:
         """Wait until no task runs; a guest that was asked to shut down does so as a task of nobody's."""
+        if self._lets_go:
+            self.control().clear()
+            self._lets_go = False
         _await(lambda: not self._tasks(), "vCenter is at rest", self._tasks)
         if self._guests is None:
             self._guests = Guests(self.control(), self.vcenter.folder / "disks.json", self.clock)

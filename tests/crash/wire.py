@@ -1,7 +1,8 @@
 """Between a driver and its vCenter: which step changes what is heard, and one change loses its answer or its session.
 
-The harm is the lab's own: the call is carried out and the connection cut before the answer, or the session is ended
-as by an idle time-out. It strikes one call exactly: the nth of a method within (all starts of) one step.
+The harm is the lab's own: the call is carried out and the connection cut before the answer, the session is ended as by
+an idle time-out, or the task that the call starts does not end before it is let go. It strikes one call exactly: the
+nth of a method within (all starts of) one step.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from tests.crash.told import Told
 
 LOST: Final = "lost answer"
 ENDED: Final = "ended session"
+HELD: Final = "held task"
 START: Final = "start"
 """The beginning of a step: the first that it does is to look."""
 POLL: Final = "poll"
@@ -34,6 +36,8 @@ class Wire:
     """(step, method that changes something, or `START` or `POLL`), in order."""
     step: str = ""
     """The step that is being started, `""` outside of one."""
+    begun: Callable[[], None] | None = None
+    """Called when a held task was begun and its caller knows it."""
     _aim: tuple[str, str] = ("", "")
     _harm: str = ""
     _left: int = 0
@@ -55,9 +59,13 @@ class Wire:
         if (step, method) != self._aim or not self._harm:
             return
         self._left -= 1
-        if self._left == 0 and self._harm == LOST:
+        if self._left:
+            return
+        if self._harm == LOST:
             self.control().lose_answer(method)
-        elif self._left == 0:
+        elif self._harm == HELD:
+            self.control().hang_task(method)
+        else:
             self.control().end_sessions()
 
     def listen(self, client: VCenterClient) -> None:
@@ -70,8 +78,12 @@ class Wire:
                 invoke = stub.InvokeMethod
 
                 def told(on: Any, info: Any, *given: Any, **named: Any) -> Any:
-                    self.meet(self.step, str(info.wsdlName))
-                    return invoke(on, info, *given, **named)
+                    method = str(info.wsdlName)
+                    self.meet(self.step, method)
+                    answer = invoke(on, info, *given, **named)
+                    if self.begun is not None and self._harm == HELD and (self.step, method) == self._aim:
+                        self.begun()
+                    return answer
 
                 stub.InvokeMethod = told
                 try:

@@ -27,7 +27,7 @@ from tenants.transactions import acting, reading
 from tests import factories
 from tests.conftest import NOW
 
-pytestmark = pytest.mark.usefixtures("db")
+pytestmark = [pytest.mark.usefixtures("db"), pytest.mark.slow]
 
 MINUTE = timedelta(minutes=1)
 PROFILES = ("1g.10gb", "2g.20gb", "3g.40gb", "")

@@ -19,7 +19,7 @@ from tenants.states import OnShortage, Role
 from tenants.transactions import acting
 from tests import factories
 
-pytestmark = pytest.mark.usefixtures("db")
+pytestmark = [pytest.mark.usefixtures("db"), pytest.mark.slow]
 
 CARVED = ((0, 2, "2g.20gb"), (2, 1, "1g.10gb"), (3, 1, "1g.10gb"), (4, 4, "3g.40gb"))
 

@@ -129,6 +129,7 @@ def test_every_event_that_a_kind_is_made_from_is_written_somewhere():
     made = {  # written with an f-string
         *(f"{word}.{verb}" for word in ("endpoint", "machine", "namespace")
           for verb in ("first-ready", "failed", "unhealthy")),
+        "machine.lost",
         *(f"request.{state}" for state in ("approved", "reduced", "denied", "expired")),
         *(f"allocation.{kind}" for kind in ("expiry-warning", "expiry-grace", "review-overdue")),
     }  # fmt: skip

@@ -84,7 +84,7 @@ def test_a_quota_names_every_gpu_resource_and_class_with_nothing_where_nothing_w
     assert hard["requests.cpu"] == "17"
     assert hard["requests.memory"] == "65Gi"
     assert hard["requests.nvidia.com/mig-1g.10gb"] == "4"
-    assert hard["requests.nvidia.com/gpu"] == "6"
+    assert hard["requests.nvidia.com/gpu"] == "2"
     assert hard["requests.nvidia.com/mig-3g.40gb"] == "0"
     assert hard["requests.vendor.example/npu"] == "0"
     assert hard["mig.nvidia.com.deviceclass.resource.k8s.io/devices"] == "4"
@@ -93,6 +93,40 @@ def test_a_quota_names_every_gpu_resource_and_class_with_nothing_where_nothing_w
     assert (hard["services.nodeports"], hard["services.loadbalancers"]) == ("0", "0")
     assert 20 < int(hard["services"]) < 100
     assert not any(name.startswith("limits.nvidia") for name in hard)
+
+
+@pytest.mark.parametrize(
+    ("granted", "single", "whole", "carved"),
+    [
+        ({"H100-80GB.1g.10gb": 4}, False, "0", "4"),
+        ({"H100-80GB.1g.10gb": 4}, True, "4", "4"),
+        ({"H100-80GB.1g.10gb": 4, "H100-80GB": 2}, True, "6", "4"),
+        ({"H100-80GB": 2}, False, "2", "0"),
+        ({"made-up.1g.10gb": 3}, True, "0", "0"),
+        ({}, True, "0", "0"),
+    ],
+)
+def test_the_name_of_whole_gpus_is_open_to_parts_only_where_nodes_hand_them_out_by_it(
+    granted: dict[str, int], single: bool, whole: str, carved: str
+) -> None:
+    facts = ClusterFacts(single=single)
+
+    hard = objects("namespace.limits", replace(SPEC, gpu_resources=granted), facts)["ResourceQuota/tenantry"]["spec"]
+
+    assert hard["hard"]["requests.nvidia.com/gpu"] == whole
+    assert hard["hard"]["requests.nvidia.com/mig-1g.10gb"] == carved
+
+
+def test_a_quota_says_by_which_facts_it_was_made() -> None:
+    def note(facts: ClusterFacts) -> str:
+        made = objects("namespace.limits", facts=facts)["ResourceQuota/tenantry"]
+        return str(made["metadata"]["annotations"][boundary.NAMING_ANNOTATION])
+
+    plain, single = note(NO_FACTS), note(ClusterFacts(single=True))
+    more = note(ClusterFacts(frozenset({"vendor.example/npu"})))
+
+    assert (plain.split()[0], single.split()[0]) == ("own", "single")
+    assert plain.split()[1] == single.split()[1] != more.split()[1]
 
 
 def test_the_network_allows_dns_and_the_way_from_proxy_to_replica_and_home_and_nothing_else() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from provisioners.driver import Certificate, TransientDriverError
 from provisioners.kubernetes import admission, rbac
+from provisioners.kubernetes.boundary import account_name
 from provisioners.kubernetes.isolation.checks import TITLES
 from provisioners.kubernetes.isolation.probes import PROBE
 from provisioners.kubernetes.objects import MANAGED_BY_LABEL, Object, uid_of
@@ -159,6 +160,49 @@ def role_may_change_quotas(g: Ground, stack: ExitStack) -> None:
     _changed(g, stack, RBAC, "ClusterRole", "tenantry-owner", "", {"rules": [*rules, more]})
 
 
+def way_in_on_the_port_of_a_database(g: Ground, stack: ExitStack) -> None:
+    rule = {"from": [{"namespaceSelector": {}}], "ports": [{"port": 5432}]}
+    _made(g, stack, _policy(g, "planted", {"podSelector": {}, "policyTypes": ["Ingress"], "ingress": [rule]}))
+
+
+def way_out_to_private_addresses(g: Ground, stack: ExitStack) -> None:
+    rule = {"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}], "ports": [{"port": 443}]}
+    _made(g, stack, _policy(g, "planted", {"podSelector": {}, "policyTypes": ["Egress"], "egress": [rule]}))
+
+
+def _more_for_owners(g: Ground, stack: ExitStack, **rule: list[str]) -> None:
+    rules = [each.as_rule() for each in rbac.PEOPLE["owner"]]
+    _changed(g, stack, RBAC, "ClusterRole", "tenantry-owner", "", {"rules": [*rules, {"apiGroups": [""], **rule}]})
+
+
+def role_may_change_one_quota_by_its_name(g: Ground, stack: ExitStack) -> None:
+    _more_for_owners(g, stack, resources=["resourcequotas"], verbs=["patch"], resourceNames=["tenantry"])
+
+
+def role_may_act_as_accounts(g: Ground, stack: ExitStack) -> None:
+    _more_for_owners(g, stack, resources=["serviceaccounts"], verbs=["impersonate"])
+
+
+def role_may_act_as_anybody(g: Ground, stack: ExitStack) -> None:
+    _more_for_owners(g, stack, resources=["users"], verbs=["impersonate"])
+
+
+def a_member_bound_in_another_namespace(g: Ground, stack: ExitStack) -> None:
+    member = account_name(g.mine.ref, g.mine.people["member"])
+    subject = {"kind": "ServiceAccount", "name": member, "namespace": rbac.ACCESS_NAMESPACE}
+    _made(g, stack, _binding("kube-public", "view", subject))
+
+
+def everybody_here_bound_in_another_tenant(g: Ground, stack: ExitStack) -> None:
+    group = {**EVERYBODY, "name": f"system:serviceaccounts:{g.mine.namespace}"}
+    _made(g, stack, _binding(g.other.namespace, "view", group))
+
+
+def the_account_of_pods_sees_the_cluster(g: Ground, stack: ExitStack) -> None:
+    subject = {"kind": "ServiceAccount", "name": "default", "namespace": g.mine.namespace}
+    _made(g, stack, _binding("", "view", subject))
+
+
 def role_makes_role_bindings(g: Ground, stack: ExitStack) -> None:
     rules = [rule.as_rule() for rule in rbac.PEOPLE["owner"]]
     more = {"apiGroups": ["rbac.authorization.k8s.io"], "resources": ["rolebindings"], "verbs": ["create"]}
@@ -273,6 +317,14 @@ HOLES: tuple[tuple[Plant, str], ...] = (
     (people_bound_in_another_tenant, "MTB-PL1-CC-TI-2"),
     (role_may_change_quotas, "MTB-PL1-CC-TI-1"),
     (role_makes_role_bindings, "MTB-PL2-BC-OPS-3"),
+    (way_in_on_the_port_of_a_database, "TEN-4-peer"),
+    (way_out_to_private_addresses, "TEN-4-peer"),
+    (role_may_change_one_quota_by_its_name, "MTB-PL1-CC-TI-1"),
+    (role_may_act_as_accounts, "TEN-6-roles"),
+    (role_may_act_as_anybody, "MTB-PL1-CC-CPI-1"),
+    (a_member_bound_in_another_namespace, "MTB-PL1-CC-TI-2"),
+    (everybody_here_bound_in_another_tenant, "MTB-PL1-CC-TI-2"),
+    (the_account_of_pods_sees_the_cluster, "MTB-PL1-CC-CPI-1"),
     (images_not_checked, "TEN-2-image"),
     (gpus_not_checked, "TEN-3-node"),
     (node_ports_open, "MTB-PL1-BC-HI-1-ports"),

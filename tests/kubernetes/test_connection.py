@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import base64
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
+from provisioners.driver import Secret
 from provisioners.kubernetes import connection
 from provisioners.kubernetes.connection import CONNECTION
+from provisioners.kubernetes.settings import KEYS, settings_of
 
+README = Path(__file__).parents[2] / "deploy" / "kubernetes" / "README.md"
 CA = base64.b64encode(b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n").decode()
 
 
@@ -130,3 +137,36 @@ def test_images_are_pinned_by_digest(image, fits) -> None:
     assert setting is not None
     assert setting.refuses is not None
     assert (setting.refuses(image) == "") is fits
+
+
+def test_every_setting_is_documented_and_asked_for_or_said_to_be_for_the_command_line() -> None:
+    text = README.read_text(encoding="utf-8")
+    cells = re.findall(r"^\| (`[^|]*`) \|", text, re.MULTILINE)
+    last = text.partition("For the command line and the API only:")[2].partition("\n\n")[0]
+    asked = {setting.key for setting in CONNECTION.settings}
+
+    assert {key for cell in cells for key in re.findall(r"`(\w+)`", cell)} == asked
+    assert {key for key in KEYS if f"`{key}`" in last} == KEYS - asked
+
+
+def test_a_default_that_is_written_in_a_form_is_the_drivers() -> None:
+    plain = settings_of({"url": "https://x.invalid"}, {"token": Secret("t")})
+    told = {setting.key: setting for setting in CONNECTION.settings}
+
+    assert f"Empty: {plain.proxy.namespace}." in told["proxy"].sentence
+    assert f"Empty: {plain.dns.namespace}:k8s-app={plain.dns.labels['k8s-app']}." in told["dns"].sentence
+    assert f"Empty: {plain.pod_security_version}." in told["pod_security_version"].sentence
+    assert (plain.read_only_root, plain.vm_instance_uuid, plain.cache_gib) == (True, False, 0)
+    assert (told["read_only_root"].choices[0][0], told["vm_instance_uuid"].choices[0][0]) == ("true", "false")
+
+
+@given(key=st.sampled_from(sorted(setting.key for setting in CONNECTION.settings)), text=st.text(max_size=60))
+def test_whatever_is_typed_is_taken_or_refused_in_words(key: str, text: str) -> None:
+    setting = CONNECTION.setting(key)
+    assert setting is not None
+    said = setting.refusal(text) if text else ""
+
+    assert said == "" or said.rstrip().endswith((".", ")"))
+    if not said:
+        found = CONNECTION.refusal({key: text, "route_parent": "gw/shared"} if key == "access" else {key: text})
+        assert found is None

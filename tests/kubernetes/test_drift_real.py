@@ -556,6 +556,52 @@ def test_what_carries_our_mark_and_belongs_to_no_row_is_a_finding_that_can_be_de
     assert not ground.core.driver.observe(Ref(Kinds.BOUNDARY, left.ref.uid, left.ref.tenant_uid)).exists
 
 
+def test_rules_of_the_whole_cluster_that_others_changed_are_told_and_every_namespace_is_tried_again(
+    ground: Ground,
+) -> None:
+    from provisioners import certifying, inventory_isolation
+    from provisioners.kubernetes import rbac
+    from tenants import certificates
+    from tenants.models import Event, Finding
+    from tests.drive import fresh
+
+    def is_due() -> bool:
+        row = fresh(ground.endpoint.boundary)
+        return certificates.is_due(row, now=ground.core.clock())
+
+    def certify() -> None:
+        while certifying.answer(ground.core.clock, driver_of=lambda _provider: ground.core.driver):
+            pass
+
+    def told() -> list[str]:
+        found = Finding.objects.filter(kind="isolation-restored", resolved_at__isnull=True)
+        return sorted(found.values_list("subject", flat=True))
+
+    for obj in rbac.objects():
+        ground.core.driver.cluster.apply(obj)
+    ground.rest()
+    certify()
+    at_rest, known, before = is_due(), told(), Event.objects.filter(kind="provider.isolation-restored").count()
+    ground.core.clock.move(inventory_isolation.PAUSE.total_seconds())  # what was put back before is long told
+    for name in ("admission deleted", "admission only warns"):
+        drift(ground.api, CASES[name], ground.picked(CASES[name]))
+
+    for _ in range(SWEEPS):
+        ground.core.sweep()
+    shaken, events = is_due(), Event.objects.filter(kind="provider.isolation-restored")
+    certify()
+    for _ in range(SWEEPS):
+        ground.core.sweep()
+
+    names = {"ValidatingAdmissionPolicy tenantry-marks", "ValidatingAdmissionPolicyBinding tenantry-pods"}
+    said = {row.subject: row.detail for row in Finding.objects.filter(kind="isolation-restored")}
+    assert (at_rest, shaken, is_due()) == (False, True, False)
+    assert names <= set(told()) | set(known)
+    assert "(spec.validationActions" in said["ValidatingAdmissionPolicyBinding tenantry-pods"]
+    assert "was not there" in said["ValidatingAdmissionPolicy tenantry-marks"]
+    assert events.count() == before + 1  # told again by each snapshot, and counted once
+
+
 def test_what_others_have_under_a_name_of_ours_stays_theirs_and_is_said(ground: Ground) -> None:
     from tests.drive import fresh
 

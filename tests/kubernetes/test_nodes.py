@@ -206,3 +206,19 @@ def test_a_node_that_is_not_ready_says_why_and_a_cordoned_one_is_told_apart() ->
 )
 def test_quantities(text: str, gib: int) -> None:
     assert nodes.gib(text) == gib
+
+
+@pytest.mark.parametrize(
+    ("labels", "is_single"),
+    [
+        ({"nvidia.com/mig.strategy": "single"}, True),
+        ({"nvidia.com/mig.strategy": "single", "nvidia.com/mig.capable": "true"}, True),
+        ({"nvidia.com/mig.strategy": "single", "nvidia.com/mig.capable": "false"}, False),
+        ({"nvidia.com/mig.strategy": "mixed"}, False),
+        ({}, False),
+    ],
+)
+def test_only_nodes_of_strategy_single_that_can_be_carved_hand_parts_out_as_whole_gpus(
+    labels: dict[str, str], is_single: bool
+) -> None:
+    assert nodes.is_single({"metadata": {"name": "n", "labels": labels}}) is is_single

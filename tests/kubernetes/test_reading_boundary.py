@@ -7,9 +7,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from provisioners.driver import Kind, Part, Presence, Ref
+from provisioners.driver import Kind, Observed, Part, Presence, Ref, RemarkKind
 from provisioners.kubernetes import reading
 from provisioners.kubernetes.applying import Fight
+from provisioners.kubernetes.boundary import NAMING_ANNOTATION, ClusterFacts
 from provisioners.kubernetes.objects import (
     FIELDS_ANNOTATION,
     RESTORED_ANNOTATION,
@@ -100,6 +101,8 @@ def test_a_lost_fight_is_left_to_people_unless_the_object_isolates() -> None:
 
     assert left.have == "w"
     assert "argocd takes spec.replicas of Service service back" in left.message
+    assert [(one.kind, one.subject) for one in left.remarks] == [(RemarkKind.FIELD_FIGHT, "Service service")]
+    assert [one.kind for one in restored.remarks] == [RemarkKind.RULES]
     assert (restored.have, later.have) == ("", "")
 
 
@@ -144,12 +147,20 @@ def test_a_quota_that_does_not_name_a_new_resource_is_different() -> None:
     limits[0]["spec"]["hard"] = {"requests.nvidia.com/gpu": "0"}
     inside = reading.Inside(namespace(), limits)
 
-    known = reading.boundary(REF, inside, gateway=None, now=NOW, gpu_resources={"nvidia.com/gpu"})
-    newer = reading.boundary(REF, inside, gateway=None, now=NOW, gpu_resources={"nvidia.com/gpu", "amd.com/gpu"})
+    limits[0]["metadata"]["annotations"][NAMING_ANNOTATION] = "own 0123456789abcdef"
+
+    def seen(*names: str, single: bool = False) -> Observed:
+        facts = ClusterFacts(frozenset(names), single=single)
+        return reading.boundary(REF, inside, gateway=None, now=NOW, facts=facts)
+
+    known, newer = seen("nvidia.com/gpu"), seen("nvidia.com/gpu", "amd.com/gpu")
+    other = seen("nvidia.com/gpu", single=True)
 
     assert known.part("namespace.limits").have == "w"
     assert newer.part("namespace.limits").have == ""
     assert "amd.com/gpu" in newer.part("namespace.limits").message
+    assert other.part("namespace.limits").have == ""
+    assert "in another way" in other.part("namespace.limits").message
 
 
 def test_a_namespace_on_its_way_out_is_changing_and_only_stuck_when_it_says_so() -> None:

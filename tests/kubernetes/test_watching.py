@@ -21,6 +21,8 @@ from provisioners.kubernetes.objects import Object, marked
 from provisioners.kubernetes.settings import Settings
 from provisioners.kubernetes.watching import HEARD, Heard, Timing
 
+pytestmark = pytest.mark.slow
+
 POD = Heard("v1", "Pod", bare=False)
 QUICK = Timing(pause_s=0.005, longest_pause_s=0.02, denied_s=0.02, lived_s=0.0)
 ENDPOINT = Ref(Kind.ENDPOINT, UUID(int=1), UUID(int=9))

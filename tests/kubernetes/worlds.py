@@ -29,6 +29,7 @@ from provisioners import sweep
 from provisioners.kubernetes import access, rbac
 from provisioners.kubernetes.driver import KubernetesDriver
 from provisioners.kubernetes.ground import INSIDE
+from provisioners.kubernetes.layout import CONFIG_MAP
 from provisioners.kubernetes.objects import EVERYTHING, UNIT_LABEL, dig, labels, name_of, ref_of
 from provisioners.passes import Engine
 from tenants import audit, gpu_catalogue
@@ -321,6 +322,8 @@ class World:
                     found.append(f"{word} is still leased")
         for one in self.marked():
             ref = ref_of(one)
+            if name_of(one) == CONFIG_MAP:
+                continue  # of the whole cluster; goes with nobody
             if ref is None or str(ref.uid) not in rows:
                 found.append(f"orphan {one.get('kind')} {name_of(one)}")
         held = {use.unit: use for use in self.held("tenant")}

@@ -50,6 +50,8 @@ DYNAMIC = {
     "provider.{('enabled' if enabled else 'disabled')}": ("enabled", "disabled"),
     "{desired.kind_of(product)}.written-off": ("endpoint", "machine", "namespace"),
     "{desired.kind_of(row)}.unhealthy": ("endpoint", "machine", "namespace", "boundary"),
+    "{self.word}.lost": ("machine",),
+    "{desired.kind_of(row)}.tampered": ("endpoint", "machine", "namespace", "boundary"),
     "host-plan.{state}": ("done", "cancelled", "failed"),
     "host-plan.{stage.value}": ("carve", "compare", "restore"),
     "host.layout-{word}": ("changed", "cancelled", "failed"),

@@ -70,7 +70,7 @@ MACHINE = {
     "decider", "outcome", "depth", "object_kind", "actor", "previous", "hash", "medium", "key", "kinds", "limits",
     "dimension", "policy", "reachable_from", "token_digest", "credential_digest", "rendered", "report", "body_hash",
     "role", "product", "profile", "spread_group", "avoid_hosts", "rule", "units", "principal", "message_id",
-    "step", "handle", "error", "currency", "body", "key_id", "item", "public_key",
+    "step", "handle", "error", "currency", "body", "key_id", "item", "public_key", "kept",
 }  # fmt: skip
 """Columns that hold words of the product, never of people; a new column has to be put here or above."""
 

@@ -23,7 +23,7 @@ from tenants.models import Host, Price, Provider, ProviderCredential
 from tenants.states import PlatformRole
 from tests import factories
 
-pytestmark = pytest.mark.usefixtures("db")
+pytestmark = [pytest.mark.usefixtures("db"), pytest.mark.slow]
 NEW = "/ops/providers/connect"
 HOME = "/ops/providers/oslo-lab"
 FORM = {
@@ -273,7 +273,17 @@ def test_a_cluster_is_stored_with_a_token_or_a_kubeconfig(browse, ole):
         ({"config.url": ""}, "config.url", "address is needed"),
         ({"config.url": "http://127.0.0.1"}, "config.url", "https://"),
         ({"config.ca_pem": "nonsense"}, "config.ca_pem", "BEGIN CERTIFICATE"),
+        (
+            {"config.ca_pem": "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----"},
+            "config.ca_pem",
+            "once more",
+        ),
         ({"config.access": "cluster"}, "config.gateway_image", "pinned by digest"),
+        ({"config.access": "route"}, "config.zone", "need a zone"),
+        ({"config.access": "route", "config.zone": "a.example"}, "config.route_parent", "the Gateway"),
+        ({"config.control_plane_cidrs": "10.30.0.1/24"}, "config.control_plane_cidrs", "no network such as"),
+        ({"config.proxy": "a b"}, "config.proxy", "label=value"),
+        ({"config.read_only_root": "maybe"}, "config.read_only_root", "Choose one of these"),
         (
             {"secret.kubeconfig": KUBECONFIG.replace("USER", "exec: {command: rm}")},
             "secret.kubeconfig",
@@ -288,6 +298,32 @@ def test_what_cannot_be_used_of_a_cluster_is_said_at_its_field_and_nothing_is_ma
     assert f'id="{field}-error"' in answer.content.decode()
     assert words in text(answer)
     assert Provider.objects.count() == 0
+
+
+def test_settings_that_few_need_are_folded_away_until_one_of_them_is_wrong(browse, ole):
+    browser = browse(ole)
+
+    first = browser.get(f"{NEW}?kind=kubernetes").content.decode()
+    wrong = browser.post(NEW, {**CLUSTER, "config.dns_cidrs": "here", "config.vm_network": "there"})
+    plain = browser.get(f"{NEW}?kind=sandbox").content.decode()
+
+    usual, folded = first.split("Settings that few need")
+    assert 'name="config.control_plane_cidrs"' in usual
+    assert 'name="config.dns_cidrs"' in folded
+    assert '<details class="more"><summary>Settings that few need' in first
+    assert '<details class="more" open><summary>Settings that few need' in wrong.content.decode()
+    assert 'id="config.dns_cidrs-error"' in wrong.content.decode()
+    assert "Settings that few need" not in plain
+
+
+def test_settings_of_a_cluster_are_stored_with_the_first_of_each_choice(browse, ole):
+    sent = {"config.control_plane_cidrs": "10.30.0.0/24", "config.cache_gib": "200", "config.proxy": "clients"}
+
+    browse(ole).post(NEW, {**CLUSTER, **sent})
+
+    config = Provider.objects.get().config
+    assert {f"config.{key}": config[key] for key in ("control_plane_cidrs", "cache_gib", "proxy")} == sent
+    assert (config["read_only_root"], config["vm_instance_uuid"], config["runtime_class"]) == ("true", "false", "")
 
 
 def test_each_right_that_is_missing_stands_on_the_page_of_the_test(browse, ole):
@@ -365,7 +401,7 @@ def test_a_vcenter_of_the_lab_is_connected_tested_and_its_hosts_are_found(browse
         assert browser.post(f"{HOME}/connect/test").status_code == 302
         checked = _tested(browser)
     finally:
-        connections.forget_all()
+        connections.close_all()
         vcenter_control.deny()
         vcenter_control.remove_vm("neighbour")
 
@@ -373,6 +409,37 @@ def test_a_vcenter_of_the_lab_is_connected_tested_and_its_hosts_are_found(browse
     assert "5 hosts, 8 GPUs, 1 use" in checked
     assert "DC0_C0_H0" in text(browser.get(f"{HOME}/connect/found"))
     assert states() == ["joining"] * 5
+
+
+@pytest.mark.real
+@pytest.mark.vcsim
+@pytest.mark.parametrize(
+    ("change", "field", "label"),
+    [
+        ({"config.ca_pem": ""}, "config.ca_pem", "Certificate authority"),
+        ({"config.ca_pem": "", "config.thumbprint": "ab" * 32}, "config.thumbprint", "Thumbprint"),
+        ({"secret.password": "not the one"}, "secret.password", "Password"),
+    ],
+)
+def test_what_a_vcenter_does_not_take_is_said_at_its_field(browse, ole, vcenter, change, field, label):
+    browser = browse(ole)
+    form = {**VCENTER, "name": "oslo-lab", "config.url": vcenter.url, "config.ca_pem": vcenter.ca_pem}
+    form |= {"config.user": vcenter.user, "secret.password": vcenter.password}
+    try:
+        browser.post(NEW, {**form, **change})
+        checked = _tested(browser)
+        shown = browser.get(f"{HOME}/connect/credentials").content.decode()
+        browser.post(f"{HOME}/connect/credentials", form | {"config.thumbprint": ""})
+        waiting = browser.get(f"{HOME}/connect/credentials").content.decode()
+        mended = _tested(browser)
+    finally:
+        connections.close_all()
+
+    assert f"Change “{label}”" in checked
+    assert f'id="{field}-error"' in shown
+    assert f'id="{field}-error"' not in waiting
+    assert "It works Simulated" in mended
+    assert "Change “" not in mended
 
 
 def _tested(browser) -> str:

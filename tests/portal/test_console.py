@@ -26,7 +26,7 @@ from tenants.states import PlatformRole, Role
 from tests import factories
 from tests.conftest import NOW
 
-pytestmark = pytest.mark.usefixtures("db")
+pytestmark = [pytest.mark.usefixtures("db"), pytest.mark.slow]
 
 INBOX = "/admin/inbox"
 MODELS = [model for model in apps.get_app_config("tenants").get_models() if model not in LEFT_OUT]

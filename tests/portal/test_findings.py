@@ -14,6 +14,7 @@ from django.utils import timezone
 
 from frontend.kernel import discrepancies
 from provisioners import inventory as inventory_pass
+from provisioners import remarks
 from tenants.models import Finding, GpuDevice, Host
 from tenants.states import PlatformRole
 from tests import factories
@@ -49,8 +50,8 @@ def finding(world: World, kind: str = "orphan", **values) -> Finding:
     )
 
 
-def test_every_kind_that_inventory_writes_has_words():
-    assert set(discrepancies.MEANINGS) == set(inventory_pass.KINDS)
+def test_every_kind_that_inventory_and_passes_write_has_words():
+    assert set(discrepancies.MEANINGS) == set(inventory_pass.KINDS | remarks.KINDS)
     assert {meaning.group for meaning in discrepancies.MEANINGS.values()} == set(discrepancies.GROUPS)
 
 
@@ -144,7 +145,7 @@ def test_an_action_that_does_not_fit_is_refused_in_place(world, browse, ole):
     sent = browse(ole).post(f"/ops/findings/{row.short_id}/resolve", {"action": "delete", "reason": "go away"})
 
     assert sent.status_code == 409
-    assert "Only an orphan is deleted; this finding is of another kind." in text(sent)
+    assert "Only what was ours and nobody owns is deleted; this finding is about something else." in text(sent)
 
 
 def test_the_number_of_queries_does_not_depend_on_how_many_there_are(world, browse, aud):

@@ -14,7 +14,7 @@ from tenants.models import Allocation, Endpoint, EndpointKey, Machine, Quota
 from tests.api.client import watched
 from tests.portal.world import SSH, World, build
 
-pytestmark = pytest.mark.usefixtures("db")
+pytestmark = [pytest.mark.usefixtures("db"), pytest.mark.slow]
 NEW = "/t/acme/new/endpoint"
 
 

@@ -150,6 +150,17 @@ def test_settings_are_stored_and_their_errors_stand_at_their_field(world, browse
     }  # fmt: skip
 
 
+def test_an_entry_that_has_no_field_is_refused_in_words(world, browse, ole):
+    row = Provider.objects.get(pk=world.provider.pk)
+    Provider.objects.filter(pk=row.pk).update(config={**row.config, "deadline_s": "soon"})
+    body = {"version": row.version, "site": "berlin", "config.url": "http://127.0.0.1:1", "config.estate": "e"}
+
+    answer = browse(ole).post("/ops/providers/estate/settings", {**body, "config.make": ""})
+
+    assert answer.status_code == 422
+    assert "Give seconds above 0." in text(answer)
+
+
 def test_a_secret_is_replaced_and_tested_and_stands_in_no_page(world, browse, ole):
     browser = browse(ole)
 

@@ -19,7 +19,7 @@ from tenants.states import OnShortage, PlatformRole, Role
 from tests import factories
 from tests.portal.world import CANARY, World, build
 
-pytestmark = pytest.mark.usefixtures("db")
+pytestmark = [pytest.mark.usefixtures("db"), pytest.mark.slow]
 GPU = "gpu.H100-80GB.slices"
 INBOX = "/ops/inbox"
 

@@ -9,13 +9,15 @@ from uuid import UUID
 
 import pytest
 
-from provisioners import certifying
+from provisioners import certifying, inventory_isolation
 from provisioners.driver import Certificate, IsolationCheck, Ref, TransientDriverError
 from tenants import certificates
+from tenants.actor import SYSTEM
 from tenants.errors import Conflict, Forbidden
 from tenants.models import Boundary, Event
 from tenants.operations import boundaries
 from tenants.states import Role
+from tenants.transactions import acting
 from tests import factories
 from tests.conftest import NOW
 
@@ -117,6 +119,31 @@ def test_who_only_looks_asks_for_none_and_what_cannot_be_tried_is_refused(row: B
     assert error.value.specific_code == "not-supported"
     row.refresh_from_db()
     assert row.observed == {}
+
+
+def test_what_shook_all_namespaces_of_a_provider_makes_the_next_due_and_shaken_again_one_more(row: Boundary) -> None:
+    def shake(minute: int) -> int:
+        with acting(SYSTEM):
+            return inventory_isolation.shake(row.provider_id, NOW + timedelta(minutes=minute))
+
+    class Shaking(Trying):
+        def certify(self, boundary: Ref) -> Certificate:
+            shake(6)  # while it is tried
+            return super().certify(boundary)
+
+    elsewhere = Boundary.objects.create(
+        tenant=row.tenant, provider=factories.provider(), kind="namespace", created_at=NOW, ready_at=NOW
+    )
+    make(Trying(), NOW)
+    at_rest = make(Trying(), NOW + timedelta(minutes=1))
+    shaken = shake(2)
+
+    made = [make(Shaking(), NOW + timedelta(minutes=5))]
+    made += [make(Trying(), NOW + timedelta(minutes=minute)) for minute in (7, 8)]
+
+    assert (at_rest, shaken, made) == (0, 1, [1, 1, 0])
+    elsewhere.refresh_from_db()
+    assert elsewhere.observed == {}
 
 
 def test_a_try_that_cannot_begin_leaves_the_boundary_alone_for_a_while(row: Boundary) -> None:

@@ -17,6 +17,8 @@ from controlplane.labs.certificates import Authority
 from provisioners.gateway.protocol import EndpointState
 from tests.gateway_lab import Lab, event_of, scenario, until
 
+pytestmark = pytest.mark.slow
+
 
 @scenario
 async def test_enrols_once_and_serves_across_restarts_without_the_token(lab: Lab) -> None:

@@ -11,8 +11,8 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from provisioners import inventory
-from provisioners.driver import ObservedProvider, TransientDriverError
+from provisioners import inventory, inventory_isolation
+from provisioners.driver import ObservedProvider, Restored, TransientDriverError
 from provisioners.sandbox import control, files, views
 from provisioners.sandbox.driver import InProcessSandbox
 from provisioners.sandbox.estate import Estate
@@ -506,3 +506,36 @@ def test_a_host_that_is_being_tried_is_looked_at_again_as_soon_as_the_provider_w
 
     assert (tried.again_s, tried.more) == (5.0, False)
     assert (done.again_s, Host.objects.filter(state="accepted").count()) == (None, 2)
+
+
+# --- rules of the whole provider --------------------------------------------------------------------
+
+
+def test_what_isolates_all_and_was_put_back_is_told_once_and_settles_when_no_snapshot_tells_it(site: Site) -> None:
+    changed = Restored("Policy pods", NOW, "kubectl-edit", ("spec.validations",))
+    gone = Restored("Policy marks", NOW + timedelta(minutes=1))
+
+    def restored(*what: Restored, looked: bool = True) -> tuple[dict[str, int], int]:
+        site.show(lambda seen: replace(seen, restored=what if looked else None))
+        return open_findings(), Event.objects.filter(kind="provider.isolation-restored").count()
+
+    def later(look: Any, *what: Restored) -> Any:
+        site.clock.move(inventory_isolation.PAUSE.total_seconds())
+        return look(*what)
+
+    told = [
+        restored(),
+        restored(changed),
+        restored(changed),
+        restored(changed, gone),  # so soon after the first it is a finding, and tried again with the next
+        later(restored, changed, replace(gone, at=NOW + timedelta(minutes=2))),
+        restored(looked=False),
+        restored(),
+    ]
+
+    none, one, two = {}, {"isolation-restored": 1}, {"isolation-restored": 2}
+    assert told == [(none, 0), (one, 1), (one, 1), (two, 1), (two, 2), (two, 2), (none, 2)]
+    assert Finding.objects.get(subject="Policy pods").detail == (
+        f"Policy pods was changed by kubectl-edit (spec.validations); it was put back at {NOW:%Y-%m-%d %H:%M} UTC."
+    )
+    assert "was not there" in Finding.objects.get(subject="Policy marks").detail

@@ -29,7 +29,7 @@ from tenants.states import Role
 from tests import factories
 from tests.conftest import NOW
 
-pytestmark = pytest.mark.usefixtures("db")
+pytestmark = [pytest.mark.usefixtures("db"), pytest.mark.slow]
 
 LOOPBACK = addresses.networks("127.0.0.0/8")
 HOUR = timedelta(hours=1)

@@ -23,7 +23,7 @@ from tenants.states import BoundaryKind
 from tests import factories
 from tests.drive import World, fresh, is_gone, is_ready, world
 
-pytestmark = pytest.mark.usefixtures("db")
+pytestmark = [pytest.mark.usefixtures("db"), pytest.mark.slow]
 
 
 class Killed(BaseException):

@@ -37,7 +37,7 @@ from tenants.models import (
 from tenants.pricing import Use
 from tenants.transactions import reading
 
-pytestmark = pytest.mark.usefixtures("db")
+pytestmark = [pytest.mark.usefixtures("db"), pytest.mark.slow]
 
 END = datetime(2026, 6, 1, 12, 34, tzinfo=UTC)
 URL = "http://sandbox.invalid"

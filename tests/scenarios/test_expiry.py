@@ -18,7 +18,7 @@ from tests import factories
 from tests.drive import fresh, is_gone, is_ready
 from tests.scenarios.story import Customer, Deaths, Story, customer, endpoint, node, story
 
-pytestmark = pytest.mark.usefixtures("db")
+pytestmark = [pytest.mark.usefixtures("db"), pytest.mark.slow]
 
 DAY_S = 86400
 

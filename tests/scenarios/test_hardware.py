@@ -14,7 +14,7 @@ from tenants.pricing import Use
 from tests.drive import fresh, is_gone, is_ready
 from tests.scenarios.story import Deaths, Story, customer, endpoint, host, machine, namespace, node, story
 
-pytestmark = pytest.mark.usefixtures("db")
+pytestmark = [pytest.mark.usefixtures("db"), pytest.mark.slow]
 
 
 def holds_on(name: str, kind: str) -> int:

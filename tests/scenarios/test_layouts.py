@@ -16,7 +16,7 @@ from tests.drive import fresh, is_ready
 from tests.scenarios.story import Customer, Deaths, Story, customer, endpoint, host, namespace, node, story
 from tests.scenarios.test_hardware import holds_on, in_maintenance, where
 
-pytestmark = pytest.mark.usefixtures("db")
+pytestmark = [pytest.mark.usefixtures("db"), pytest.mark.slow]
 
 SEVEN = [[start, 1, "1g.10gb"] for start in range(7)]
 HALVES = ["3g.40gb", "3g.40gb"]

@@ -23,7 +23,7 @@ from tests import factories
 from tests.drive import fresh, is_ready
 from tests.scenarios.story import Customer, Deaths, Killed, Story, endpoint, namespace, node, story
 
-pytestmark = pytest.mark.usefixtures("db")
+pytestmark = [pytest.mark.usefixtures("db"), pytest.mark.slow]
 
 NAMES = ("chat", "code", "search", "summaries")
 

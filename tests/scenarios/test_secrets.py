@@ -36,7 +36,7 @@ from tests.api.client import Answer, Api
 from tests.drive import fresh
 from tests.scenarios.story import ROOT, Story, node, story
 
-pytestmark = pytest.mark.usefixtures("db")
+pytestmark = [pytest.mark.usefixtures("db"), pytest.mark.slow]
 
 PASSWORD = f"canary-password-{uuid4().hex}"
 CREDENTIAL = f"canary-credential-{uuid4().hex}"

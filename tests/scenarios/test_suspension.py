@@ -32,7 +32,7 @@ from tests.drive import fresh, is_ready
 from tests.gateway_lab import Lab, until
 from tests.scenarios.story import Customer, Deaths, Story, customer, endpoint_ask, machine, namespace, node, story
 
-pytestmark = pytest.mark.usefixtures("db")
+pytestmark = [pytest.mark.usefixtures("db"), pytest.mark.slow]
 
 T = TypeVar("T")
 CALLERS = 4

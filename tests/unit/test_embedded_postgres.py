@@ -15,6 +15,8 @@ from controlplane.embedded import processes
 from controlplane.embedded.errors import EmbeddedError
 from controlplane.embedded.postgres import APP, OWNER, WORKER, EmbeddedPostgres, Probe
 
+pytestmark = pytest.mark.slow
+
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root drops to another user")
 
 

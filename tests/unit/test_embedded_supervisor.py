@@ -18,6 +18,8 @@ from controlplane.embedded.installation import ROOT, Installation
 from controlplane.embedded.programs import Program
 from controlplane.embedded.supervisor import Supervisor
 
+pytestmark = pytest.mark.slow
+
 STAYS = "import signal; print('ready', flush=True); signal.pause()"
 
 

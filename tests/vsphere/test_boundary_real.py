@@ -21,6 +21,7 @@ from provisioners.driver import (
     Handle,
     Presence,
     Ref,
+    RemarkKind,
     TransientDriverError,
     removal_of,
 )
@@ -311,6 +312,12 @@ DRIFTS: dict[str, tuple[str, Callable[[VSphereDriver, Hand, Ref], None]]] = {
 }
 
 
+REMARKED = {
+    **{key: [RemarkKind.RULES] for key in ("vlan", "promiscuous", "forged", "mac changes", "blocked", "overridable")},
+    "limits": [RemarkKind.CHANGED],
+    "permission": [RemarkKind.ACCESS],
+}
+"""What is remarked on; of a record that is gone nobody knows what it said."""
 LAB_HIDES = frozenset({"permission"})
 """The lab's library shows permissions to whoever asks its manager, not as a property."""
 
@@ -325,7 +332,8 @@ def test_what_somebody_changed_by_hand_is_seen_and_set_right(driver, hand, spec,
 
     assert first is not None
     assert (first.name, seen.part(step).have) == (step, "")
-    walk(driver, spec)
+    assert [one.kind for part in seen.parts for one in part.remarks] == REMARKED.get(kind, [])
+    assert not any(part.remarks for part in walk(driver, spec).parts)
     [group] = hand.names("DistributedVirtualPortgroup", spec.ref.name)
     assert network.wiring_of(hand.client.get(group, "config.defaultPortConfig", "config.policy")) == network.Wiring(
         spec.vlan
@@ -539,6 +547,23 @@ def test_one_trouble_is_one_more_try(driver, hand, vcenter_control, method, how,
     stubborn(lambda: clear(driver, spec))
     assert objects(hand, spec.ref) == NONE
     assert [rule.hits for rule in vcenter_control.rules()] == [1]
+
+
+@pytest.mark.parametrize("first", range(3), ids=["folder", "pool", "network"])
+def test_what_never_got_its_mark_goes_without_it(driver, hand, vcenter_control, first):
+    """A failure between making a thing and marking it: its name in our place is all that tells whose it is."""
+    spec = boundary()
+    for step in driver.steps(spec)[:first]:
+        complete(driver, step)
+    rule = vcenter_control.fail_call("SetField", "SystemError", count=0)
+    with pytest.raises(TransientDriverError):
+        stubborn(lambda: complete(driver, driver.steps(spec)[first]))
+    assert sum(objects(hand, spec.ref).values()) == first + 1
+
+    stubborn(lambda: clear(driver, spec))
+    vcenter_control.clear(rule)
+
+    assert objects(hand, spec.ref) == NONE
 
 
 def test_a_port_group_that_takes_long_is_polled(driver, hand, vcenter_control, monkeypatch):

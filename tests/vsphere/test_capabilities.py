@@ -45,7 +45,7 @@ def test_a_vcenter_that_has_everything_lacks_nothing():
     seen = capabilities.assess(GOOD, SETTINGS)
 
     assert seen.missing == {}
-    assert {name for name, has in seen.features.items() if not has} == {"layout-change", "logs", "cluster"}
+    assert {name for name, has in seen.features.items() if not has} == {"layout-change", "cluster"}
     assert (seen.simulated, seen.version) == (False, "VMware vCenter Server 8.0.3 (API 8.0.3.0)")
 
 

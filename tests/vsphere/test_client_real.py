@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import socket
 import ssl
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from pyVmomi import vim
@@ -61,17 +63,52 @@ def test_only_the_given_ca_or_the_pinned_certificate_is_trusted(vcenter, setting
         client = VCenterClient(good)
         assert client.about()["full_name"].endswith("(simulated)")
         client.close()
-    for bad in (replace(settings, ca_pem=""), replace(settings, ca_pem="", thumbprint="ab" * 32)):
+    for bad, field in (
+        (replace(settings, ca_pem=""), "config.ca_pem"),
+        (replace(settings, ca_pem="", thumbprint="ab" * 32), "config.thumbprint"),
+    ):
         with pytest.raises(Untrusted) as raised:
             VCenterClient(bad).about()
         assert pinned in raised.value.raw
+        assert raised.value.field == field
+
+
+@pytest.mark.parametrize("name", ["vc.elsewhere.example", "127.0.0.3"])
+def test_a_certificate_of_the_right_ca_for_another_name_is_refused_by_the_setting(vcenter, settings, monkeypatch, name):
+    """What is dialled and what the certificate says differ: an address that was mistyped, or somebody between."""
+    real = socket.getaddrinfo
+
+    def resolved(host: str, *given: Any, **named: Any) -> Any:
+        return real(vcenter.host if host == name else host, *given, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolved)
+    client = VCenterClient(replace(settings, host=name))
+
+    with pytest.raises(Untrusted) as raised:
+        client.about()
+
+    assert raised.value.detail.startswith(f"url: the certificate of vCenter is not for {name}")
+    assert client.logins == 0
+
+
+def test_a_certificate_of_another_ca_is_refused_by_the_setting(settings):
+    with pytest.raises(Untrusted) as raised:
+        VCenterClient(replace(settings, ca_pem="")).about()
+
+    assert raised.value.detail.startswith("ca_pem: the certificate of vCenter is not one that we trust")
+    with pytest.raises(Untrusted) as raised:
+        VCenterClient(replace(settings, ca_pem="", thumbprint="ab" * 32)).about()
+
+    assert raised.value.detail.startswith("thumbprint: the certificate of vCenter is another one")
 
 
 def test_a_wrong_password_and_a_dead_vcenter_are_told_apart(settings):
-    with pytest.raises(AccessDenied):
+    with pytest.raises(AccessDenied) as denied:
         VCenterClient(replace(settings, password=Secret("wrong"))).about()
-    with pytest.raises(LookFirst):
+    with pytest.raises(LookFirst) as dead:
         VCenterClient(replace(settings, port=9)).about()
+
+    assert (denied.value.field, dead.value.field) == ("secret.password", "")
 
 
 # --- reading --------------------------------------------------------------------------------------

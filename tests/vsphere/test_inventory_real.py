@@ -23,6 +23,7 @@ from provisioners.driver import (
     ObservedProvider,
     ObservedUse,
     Ref,
+    RemarkKind,
     Secret,
     TransientDriverError,
 )
@@ -320,6 +321,8 @@ def test_ours_are_ours_by_mark_folder_tenant_and_unit(driver, folders):
     found = {one.ref for one in seen.objects}
     assert {boundary, machine, endpoint, unmarked} <= found
     assert stranger not in found
+    assert {one.text.split(" ")[1] for one in seen.remarks} == {"stranger", "copy"}
+    assert {(one.kind, one.uid) for one in seen.remarks} == {(RemarkKind.FOREIGN, boundary.uid)}
     assert len(found) == 5  # with the one that has no unit, and nothing of the other installation
 
 

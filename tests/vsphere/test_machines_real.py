@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -31,18 +32,19 @@ from provisioners.driver import (
     Power,
     Presence,
     Ref,
+    RemarkKind,
     Step,
     TransientDriverError,
     UnitSpec,
     machine_uuid,
     removal_of,
 )
-from provisioners.vsphere import cloud_init, datastore, hardware, removal, vms
+from provisioners.vsphere import acceptance, cloud_init, datastore, hardware, removal, vms
 from provisioners.vsphere.client import Found, MoRef, managed
 from provisioners.vsphere.cloning import Clones
 from provisioners.vsphere.cloud_init import Seed
 from provisioners.vsphere.driver import VSphereDriver
-from provisioners.vsphere.failures import Advice, LookFirst, advice_of
+from provisioners.vsphere.failures import LookFirst, fault_of
 from provisioners.vsphere.machines import Machines, line_of
 from provisioners.vsphere.names import MARK_FIELD, instance_uuid, marker
 from provisioners.vsphere.plans import VmPlan, vm_steps
@@ -54,20 +56,6 @@ pytestmark = [pytest.mark.real, pytest.mark.vcsim]
 
 STEPS = ["vm.clone", "vm.configure", "vm.power"]
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHVvZGtqZmhnaGdqZGtzamRoZ2Zoa2Rq"
-FAULTS = (
-    "TaskInProgress", "ResourceInUse", "FileLocked", "ConcurrentAccess", "HostCommunication", "HostNotConnected",
-    "HostConnectFault", "Timedout", "RequestCanceled", "SystemError", "InsufficientGraphicsResourcesFault",
-    "InsufficientResourcesFault", "InsufficientMemoryResourcesFault", "InsufficientCpuResourcesFault",
-    "NoCompatibleHost", "NoDiskSpace", "NoPermission", "InvalidArgument", "InvalidVmConfig", "InvalidDeviceSpec",
-    "VmConfigFault", "GenericVmConfigFault", "NotSupported", "RestrictedVersion", "LicenseRestricted",
-    "ManagedObjectNotFound", "InvalidPowerState",
-)  # fmt: skip
-CLASSES: dict[Advice, type[DriverError]] = {
-    Advice.LATER: TransientDriverError,
-    Advice.ELSEWHERE: NoCapacity,
-    Advice.LOOK: LookFirst,
-    Advice.NO: DriverRejected,
-}
 
 
 @pytest.fixture
@@ -396,124 +384,6 @@ def test_a_task_without_end_holds_up_its_own_machine_only(driver, home, spec, vc
     run(driver, other, deleting=True)
 
 
-# --- faults ---------------------------------------------------------------------------------------
-
-
-def expected(fault: str) -> type[DriverError]:
-    return TransientDriverError if fault == "NoPermission" else CLASSES[advice_of(fault)]
-
-
-def failing(driver: VSphereDriver, one: Step, count: int) -> list[DriverError]:
-    """Start a step until it is there; return what it failed with."""
-    errors: list[DriverError] = []
-    for _ in range(count + 4):
-        try:
-            complete(driver, one)
-        except DriverError as error:
-            errors.append(error)
-        else:
-            return errors
-    raise AssertionError(errors)
-
-
-METHODS = ("CloneVM_Task", "ReconfigVM_Task", "PowerOnVM_Task", "PowerOffVM_Task", "Destroy_Task")
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_fault_of_each_class_means_what_the_table_says(driver, home, hand, vcenter_control, method):
-    faults = (
-        "TaskInProgress",
-        "InsufficientGraphicsResourcesFault",
-        "NoPermission",
-        "InvalidArgument",
-        "InvalidPowerState",
-    )
-    check_faults(driver, home, hand, vcenter_control, method, faults, 3)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("count", [1, 3])
-@pytest.mark.parametrize("method", METHODS)
-def test_every_fault_of_a_task_means_what_the_table_says_and_the_end_is_right(
-    driver, home, hand, vcenter_control, method, count
-):
-    check_faults(driver, home, hand, vcenter_control, method, FAULTS, count)
-
-
-def check_faults(
-    driver: VSphereDriver,
-    home: BoundarySpec,
-    hand: Hand,
-    vcenter_control: Control,
-    method: str,
-    faults: tuple[str, ...],
-    count: int,
-) -> None:
-    spec = machine(home, power=Power.OFF)
-    on = replace(spec, power=Power.ON)
-    vcenter_control.boot_guests(boot=False)
-    try:
-        for number, fault in enumerate(faults):
-            if method != "CloneVM_Task":
-                run(driver, spec)
-            if method in {"PowerOffVM_Task", "PowerOnVM_Task"}:
-                complete(driver, step(driver, on, "vm.power"))  # writes down what is wanted
-            if method == "PowerOffVM_Task":
-                complete(driver, step(driver, on, "vm.power"))
-            wanted = {
-                "CloneVM_Task": step(driver, spec, "vm.clone"),
-                "ReconfigVM_Task": step(
-                    driver, replace(spec, unit=replace(spec.unit, vcpu=8 + number)), "vm.configure"
-                ),
-                "PowerOnVM_Task": step(driver, on, "vm.power"),
-                "PowerOffVM_Task": removal_of(spec.ref, "vm.power"),
-                "Destroy_Task": removal_of(spec.ref, "vm.clone"),
-            }[method]
-            rule = vcenter_control.fail_task(method, fault, count=count)
-
-            errors = failing(driver, wanted, count)
-
-            struck = next(one.hits for one in vcenter_control.rules() if one.id == rule.id)
-            vcenter_control.clear(rule)
-            if (method, fault) == ("Destroy_Task", "ManagedObjectNotFound"):
-                assert errors == []  # gone already is what was wanted
-                continue
-            if (method, fault) == ("PowerOffVM_Task", "InvalidPowerState"):
-                assert len(errors) <= struck
-                continue
-            assert struck == count, fault
-            assert [type(error) is expected(fault) or isinstance(error, expected(fault)) for error in errors] == [
-                True
-            ] * count, (fault, errors)
-            if method == "CloneVM_Task":
-                complete(driver, removal_of(spec.ref, "vm.clone"))
-    finally:
-        vcenter_control.boot_guests(boot=True)
-    assert run(driver, spec, deleting=True).end == plan.Forget()
-    assert hand.names("VirtualMachine", spec.ref.name) == []
-
-
-@pytest.mark.parametrize("late", [False, True], ids=["before it is done", "after it is done"])
-@pytest.mark.parametrize("method", ["CloneVM_Task", "ReconfigVM_Task", "RelocateVM_Task", "PowerOnVM_Task"])
-def test_after_a_failure_in_any_step_all_can_be_undone(driver, home, hand, vcenter_control, method, late):
-    spec = machine(home, power=Power.OFF)
-    if method == "RelocateVM_Task":
-        run(driver, spec)
-        spec = replace(spec, unit=replace(spec.unit, host="DC0_C0_H1"))
-    vcenter_control.fail_task(method, "SystemError", count=0, late=late)
-    run(driver, replace(spec, power=Power.ON), rounds=8)
-
-    gone_anyway = run(driver, spec, deleting=True, rounds=8)
-    vcenter_control.clear()
-    gone = run(driver, spec, deleting=True)
-
-    assert gone_anyway.end in {None, plan.Forget()}
-    assert gone.end == plan.Forget()
-    assert hand.names("VirtualMachine", spec.ref.name) == []
-    assert held(vcenter_control) == []
-    assert datastore.stray_directories(driver.ground) == ()
-
-
 # --- room -----------------------------------------------------------------------------------------
 
 
@@ -654,11 +524,53 @@ def test_a_running_vm_in_a_foreign_network_is_taken_back_at_once(driver, spec, h
     change = vim.vm.device.VirtualDeviceSpec(operation="edit", device=card)
     hand.task(vm.ref, "ReconfigVM_Task", vim.vm.ConfigSpec(deviceChange=[change]))
 
-    assert "port groups of cards" in driver.observe(spec.ref).part("vm.configure").message
-    assert run(driver, spec).started == ["vm.configure"]
+    seen = driver.observe(spec.ref).part("vm.configure")
+    assert "port groups of cards" in seen.message
+    assert [(one.kind, one.subject) for one in seen.remarks] == [(RemarkKind.CARDS, "cards")]
+    assert driver.start(step(driver, spec, "vm.configure")) == Done()
+    cut_off = vm_of(driver, spec)
+    assert (cut_off.is_connected, cut_off.have.networks) == (False, (key,))  # before anything is rewired
+    assert run(driver, spec).started == ["vm.configure", "vm.power"]
 
-    assert vm_of(driver, spec).have.networks == vm.have.networks
-    assert vm_of(driver, spec).is_on
+    after = vm_of(driver, spec)
+    assert (after.have.networks, after.is_on, after.is_connected) == (vm.have.networks, True, True)
+    assert not any(part.remarks for part in driver.observe(spec.ref).parts)
+
+
+def test_a_vm_of_another_mac_address_is_cut_off_at_once_and_gets_its_own_back_when_it_is_off(driver, spec, hand):
+    up(driver, spec)
+    vm = vm_of(driver, spec)
+    assert vm.have.macs
+    [card] = hardware.cards(vm.devices)
+    card.macAddress, card.addressType = "00:50:56:00:00:07", "manual"
+    change = vim.vm.device.VirtualDeviceSpec(operation="edit", device=card)
+    hand.task(vm.ref, "ReconfigVM_Task", vim.vm.ConfigSpec(deviceChange=[change]))
+
+    assert run(driver, spec, rounds=5).started == ["vm.configure"]
+    seen = driver.observe(spec.ref)
+    assert not vm_of(driver, spec).is_connected
+    assert (seen.part("vm.power").ready, seen.part("vm.power").message) == (False, vms.CUT_OFF)
+    assert [one.kind for one in seen.part("vm.configure").remarks] == [RemarkKind.CARDS]
+
+    hand.task(vm.ref, "PowerOffVM_Task")
+    up(driver, spec)
+    after = vm_of(driver, spec)
+    assert (after.have.macs, after.is_connected) == (vm.have.macs, True)
+    assert not any(part.remarks for part in driver.observe(spec.ref).parts)
+
+
+def test_snapshots_are_told_and_left_alone(driver, spec, hand):
+    up(driver, spec)
+    vm = vm_of(driver, spec)
+    hand.task(vm.ref, "CreateSnapshot_Task", "before-upgrade", "", False, False)
+
+    seen = driver.observe(spec.ref)
+
+    [remark] = seen.part("vm.configure").remarks
+    assert (remark.kind, remark.text.startswith("1 kept: before-upgrade (20")) == (RemarkKind.SNAPSHOTS, True)
+    assert run(driver, spec).started == []
+    hand.task(vm.ref, "RemoveAllSnapshots_Task")
+    assert driver.observe(spec.ref).part("vm.configure").remarks == ()
 
 
 def test_hardware_changed_by_hand_is_told_while_it_runs_and_mended_when_it_is_off(driver, spec, hand):
@@ -669,6 +581,9 @@ def test_hardware_changed_by_hand_is_told_while_it_runs_and_mended_when_it_is_of
     seen = driver.observe(spec.ref).part("vm.configure")
 
     assert seen.message.startswith("changed by hand, mended when it is off: vCPUs: 9 in the place of 4; memory")
+    assert [(one.kind, "vCPUs: 9 in the place of 4" in one.text) for one in seen.remarks] == [
+        (RemarkKind.CHANGED, True)
+    ]
     assert run(driver, spec).started == []
     assert run(driver, replace(spec, power=Power.OFF)).end == plan.Nothing(ready=True, complete=True)
     up(driver, spec)
@@ -685,6 +600,48 @@ def test_a_vm_that_was_moved_to_another_folder_is_moved_back(driver, spec, hand)
 
     assert "vm.configure" in walked.started
     assert vm_of(driver, spec).folder == vm.folder
+
+
+@pytest.mark.parametrize("power", [Power.ON, Power.OFF])
+def test_a_vm_that_was_moved_to_another_pool_is_moved_back(driver, spec, hand, vcenter_control, power):
+    """Outside its pool it would be bound by nobody's limits, and seen by whoever may see the cluster."""
+    wanted = replace(spec, power=power)
+    up(driver, wanted)
+    vm, windows = vm_of(driver, spec), vcenter_control.gpus()
+    [cluster] = driver.ground.estate().clusters
+    session = hand.client.reading(lambda session: session.si)
+    hand.task(vm.ref, "RelocateVM_Task", vim.vm.RelocateSpec(pool=managed(cluster.pool, session)))
+    assert vm_of(driver, spec).pool == cluster.pool
+
+    walked = run(driver, wanted)
+
+    assert (walked.started, walked.errors) == (["vm.configure"], [])
+    assert (vm_of(driver, spec).pool, vm_of(driver, spec).power) == (vm.pool, vm.power)
+    assert vcenter_control.gpus() == windows
+
+
+def test_a_vgpu_of_another_type_is_told_while_it_runs_and_mended_when_it_is_off(driver, spec, hand):
+    up(driver, spec)
+    vm = vm_of(driver, spec)
+    [gpu] = [one for one in vm.devices if isinstance(one, vim.vm.device.VirtualPCIPassthrough)]
+    assert gpu.backing.vgpu == "nvidia_h100xm-1-10c"
+    other = vim.vm.device.VirtualPCIPassthrough.VmiopBackingInfo(vgpu="nvidia_h100xm-2-20c")
+    changes = [
+        vim.vm.device.VirtualDeviceSpec(operation="remove", device=gpu),
+        vim.vm.device.VirtualDeviceSpec(
+            operation="add", device=vim.vm.device.VirtualPCIPassthrough(key=-1, backing=other)
+        ),
+    ]
+    hand.task(vm.ref, "ReconfigVM_Task", vim.vm.ConfigSpec(deviceChange=changes))
+
+    seen = driver.observe(spec.ref).part("vm.configure")
+
+    assert seen.message.startswith("changed by hand, mended when it is off: ")
+    assert "GPUs: 1 × vgpu:nvidia_h100xm-2-20c in the place of 1 × vgpu:nvidia_h100xm-1-10c" in seen.message
+    assert run(driver, spec).started == []
+    run(driver, replace(spec, power=Power.OFF))
+    up(driver, spec)
+    assert vm_of(driver, spec).have.gpus == vm.have.gpus
 
 
 def test_a_vm_that_lost_its_mark_gets_it_back(driver, spec, hand):
@@ -814,15 +771,46 @@ def test_of_a_machine_that_was_removed_here_what_is_left_goes_at_the_second_look
     hand.call(one_vm(hand, taken_out), "UnregisterVM")
 
     left = []
+    told = []
     for _ in range(2 + round(datastore.GRACE_S / datastore.EVERY_S)):
         now[0] += datastore.EVERY_S
-        machines.tidy()
+        told.append({one.uid for one in machines.tidy() or ()})
         left.append({one.path for one in datastore.stray_directories(driver.ground)})
 
     assert left[0] == left[-3] == {gone.ref.name, taken_out.ref.name}
     assert left[-1] == {taken_out.ref.name}, "whoever took it out of the inventory may want it back"
+    assert told[0] == told[-1] == {taken_out.ref.uid}, "what goes by itself is nobody's business"
+    [stray] = datastore.stray_directories(driver.ground)
+    assert driver.remove_left(stray.written)
+    assert driver.remove_left(stray.written), "gone is gone"
+
+
+def test_of_what_is_left_nothing_is_removed_that_is_in_use_or_not_named_like_ours(driver, spec, hand):
+    up(driver, spec)
+    [store] = {one.values["name"] for one in driver.client.rows({"Datastore": ("name",)})["Datastore"]}
+    _make_directory(hand, driver, "backups-of-tn")
+
+    for name, words in ((spec.ref.name, "a VM has files"), ("backups-of-tn", "not named like"), ("", "not named like")):
+        with pytest.raises(Conflicting, match=words):
+            driver.remove_left(f"[{store}] {name}")
+    assert driver.observe(spec.ref).power is Power.ON
+
+
+def test_what_trying_a_host_has_left_is_told_by_every_process_and_of_no_other_vcenter(driver, hand):
+    host, vcenter = driver.ground.host("DC0_C0_H0"), driver.client.about()["instance_uuid"]
+    ours, theirs = acceptance.name_for(host, vcenter), acceptance.name_for(host, "another")
+    _make_directory(hand, driver, ours)
+    _make_directory(hand, driver, theirs)
+    for _ in range(2):
+        now = [0.0]
+        machines = Machines(driver.ground, clock=lambda now=now: now[0])
+        assert machines.tidy() is None
+        now[0] = datastore.EVERY_S
+        [remark] = machines.tidy() or ()
+        assert (remark.kind, remark.removable, ours in remark.subject) == (RemarkKind.LEFT, True, True)
+
     for one in datastore.stray_directories(driver.ground):
-        datastore.Sweeper(driver.ground).remove(one)
+        assert driver.remove_left(one.written)
 
 
 def test_a_directory_is_left_to_a_clone_that_is_under_way(driver, hand):
@@ -835,9 +823,9 @@ def test_a_directory_is_left_to_a_clone_that_is_under_way(driver, hand):
     sweeper.sweep()
     now[0] = datastore.GRACE_S
 
-    assert sweeper.sweep(making=[name]) == ()
-    assert sweeper.sweep(making=[""]) == (), "a clone whose name is not told may be this one"
-    assert [one.path for one in sweeper.sweep()] == [name]
+    assert sweeper.sweep(making=[name]) == datastore.Swept((), ())
+    assert sweeper.sweep(making=[""]) == datastore.Swept((), None), "a clone whose name is not told may be this one"
+    assert [one.path for one in sweeper.sweep().removed] == [name]
 
 
 def test_a_vm_that_does_not_tell_where_its_files_are_makes_nothing_stray():
@@ -939,6 +927,27 @@ def test_a_host_in_maintenance_takes_no_machine_and_that_is_no_fault_of_the_mach
     }
     assert walked.seen is not None
     assert walked.seen.power is Power.OFF
+    up(driver, spec)
+
+
+def test_a_host_that_goes_into_maintenance_just_before_power_on_is_looked_at_again(driver, spec, hand, monkeypatch):
+    run(driver, replace(spec, power=Power.OFF))
+    host = driver.ground.host("DC0_C0_H0").ref
+    looked = datastore.check_host
+
+    def look(*given: Any) -> None:
+        looked(*given)
+        monkeypatch.setattr(datastore, "check_host", looked)
+        hand.task(host, "EnterMaintenanceMode_Task", 0)
+
+    monkeypatch.setattr(datastore, "check_host", look)
+    try:
+        walked = run(driver, spec, rounds=5)
+    finally:
+        hand.task(host, "ExitMaintenanceMode_Task", 0)
+
+    assert [fault_of(error) for error in walked.errors][:1] == ["InvalidState"]
+    assert [type(error) for error in walked.errors][:2] == [TransientDriverError, NoCapacity]
     up(driver, spec)
 
 

@@ -15,6 +15,8 @@ import pytest
 from provisioners.vsphere import guest_agent
 from provisioners.vsphere.guest_agent import GATEWAY, REPLICA, RealGuest, fetch, health
 
+pytestmark = pytest.mark.slow
+
 Tool = Callable[[str, str], None]
 
 

@@ -29,6 +29,7 @@ from provisioners.driver import (
     TransientDriverError,
 )
 from provisioners.steps import split
+from provisioners.vsphere import datastore
 from provisioners.vsphere.driver import VSphereDriver
 from tests.vsphere.easy_guests import EasyGuests
 from tests.vsphere.ground import boundary, complete, settings_for, walk
@@ -50,8 +51,10 @@ class Endpoint:
         self.started: list[str] = []
         self.trouble: list[str] = []
 
-    def walk(self, *, deleting: bool = False, before: Callable[[Step], None] = lambda _: None) -> Observed:
-        for _ in range(ROUNDS):
+    def walk(
+        self, *, deleting: bool = False, before: Callable[[Step], None] = lambda _: None, rounds: int = ROUNDS
+    ) -> Observed:
+        for _ in range(rounds):
             try:
                 seen = self.driver.observe(self.spec.ref)
                 action = plan.plan(self.driver.steps(self.spec), seen, deleting=deleting)
@@ -66,7 +69,7 @@ class Endpoint:
             except TransientDriverError as error:
                 self.trouble.append(type(error).__name__)
             self.guests.round()
-        raise AssertionError(f"not there after {ROUNDS} rounds: {self.trouble} {self.driver.observe(self.spec.ref)}")
+        raise AssertionError(f"not there after {rounds} rounds: {self.trouble} {self.driver.observe(self.spec.ref)}")
 
     def _start(self, step: Step) -> None:
         self.started.append(step.name)
@@ -159,6 +162,34 @@ def test_what_goes_wrong_once_in_every_step_inside_is_made_good(
     assert {part.presence for part in seen.parts} == {Presence.PRESENT}
     assert endpoint.started.count("vm.clone[0]") == 1
     assert [endpoint.started.count(step) <= 2 for step in INSIDE] == [True] * 3
+
+
+@pytest.mark.parametrize("fault", ["SystemError", "InvalidArgument"])
+@pytest.mark.parametrize("at", [*INSIDE, "SetField"])
+def test_what_fails_for_good_in_a_step_leaves_nothing_after_its_removal(
+    endpoint: Endpoint, driver: VSphereDriver, control: Control, at: str, fault: str
+) -> None:
+    endpoint.spec = replace(endpoint.spec, units=endpoint.spec.units[:1], gateways=endpoint.spec.gateways[:1])
+    begun: list[str] = []
+
+    def hurt(started: Step) -> None:
+        if at == "SetField" and not begun:
+            control.fail_call("SetField", fault, count=0)
+        if started.name == at and at not in begun:
+            control.fail_task("ReconfigVM_Task", fault, count=0)
+        begun.append(started.name)
+
+    with pytest.raises((AssertionError, DriverRejected)):  # it never comes to its end, or is told that it cannot
+        endpoint.walk(before=hurt, rounds=25)
+    assert [rule.hits > 0 for rule in control.rules()] == [True]
+    control.clear()
+    endpoint.walk(deleting=True)
+
+    assert not driver.observe(endpoint.spec.ref).exists
+    assert not [vm for vm in control.guests() if vm.name.startswith(endpoint.spec.ref.name)]
+    assert control.inventory()["vms"].count(endpoint.spec.ref.name) == 0
+    assert not [gpu for gpu in control.gpus() if gpu.held]
+    assert datastore.stray_directories(driver.ground) == ()
 
 
 def test_every_step_inside_started_twice_changes_nothing_more(

@@ -1,4 +1,4 @@
-"""Getting things and giving them back: `create`, `delete`, `renew`, `power`, `key`, `revise`."""
+"""Getting things and giving them back: `create`, `delete`, `renew`, `power`, `rebuild`, `key`, `revise`."""
 
 from __future__ import annotations
 
@@ -49,6 +49,7 @@ def add_to(app: typer.Typer) -> None:
     app.command()(delete)
     app.command()(renew)
     app.command()(power)
+    app.command()(rebuild)
     app.command()(revise)
     app.add_typer(key, name="key")
 
@@ -93,7 +94,7 @@ def create_machine(
     ctx: typer.Context,
     name: Name,
     gpu: GpuWord,
-    image: Annotated[str, typer.Option(help="ubuntu-24.04, ubuntu-22.04 or debian-12.")] = "ubuntu-24.04",
+    image: Annotated[str, typer.Option(help="As `tenantry get machine-images` lists them.")] = "ubuntu-24.04",
     disk: Annotated[int, typer.Option(min=10, help="GiB of disk.")] = 100,
     ssh_key: Annotated[list[str] | None, typer.Option(help="Public key, or a file with one; may be repeated.")] = None,
     vcpu: Vcpu = 8,
@@ -238,6 +239,23 @@ def power(
     name = name.removeprefix("machine/")
     after = here.client.post(f"{here.address(found, name)}/power", {"power": state}).body
     here.screen.note(f"machine/{after['name']} shall be {after['power']}")
+
+
+def rebuild(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="A machine.")],
+    image: Annotated[str, typer.Option(help="Another image; left out: the one that it was made of.")] = "",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing.")] = False,
+) -> None:
+    """Make a machine anew: what is on its disk is lost, its GPUs stay held."""
+    here = session.of(ctx)
+    name = name.removeprefix("machine/")
+    if not yes:
+        typer.confirm(f"everything on the disk of machine/{name} is lost; make it anew?", abort=True, err=True)
+    address = f"{here.address(noun('machines'), name)}/rebuild"
+    after = here.client.post(address, {"image": image} if image else {}).body
+    here.screen.note(f"machine/{after['name']} is made anew of {after['image']}")
+    here.screen.next(f"tenantry wait machine/{after['name']} --for Ready")
 
 
 def revise(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from controlplane.labs.kubernetes import build, definitions, furniture
 from controlplane.labs.kubernetes.cluster import Cluster, existing
+from controlplane.labs.kubernetes.devices import CHOICES
 from controlplane.labs.kubernetes.errors import LabError
 from controlplane.labs.kubernetes.real_node import RealNode
 
@@ -82,7 +83,14 @@ def _cluster(given: argparse.Namespace) -> Cluster:
         folder=folder,
         pods=getattr(given, "pods", "played"),
         audit=getattr(given, "audit", False),
+        player=_player(given),
     )
+
+
+def _player(given: argparse.Namespace) -> tuple[str, ...]:
+    """Return the arguments of the player that were asked for."""
+    words = (("--choice", getattr(given, "choice", "")), ("--seed", getattr(given, "seed", None)))
+    return tuple(str(word) for name, value in words if value not in {"", None} for word in (name, value))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -97,6 +105,8 @@ def _parser() -> argparse.ArgumentParser:
         help="who makes our pods ready: the player, or nobody has to",
     )
     up.add_argument("--nodes", choices=("usual", "none"), default="usual", help="GPU nodes of every kind, or none")
+    up.add_argument("--choice", choices=CHOICES, help="which devices a device-plugin node gives (default: seeded)")
+    up.add_argument("--seed", type=int, help="of what is chosen by lot")
     up.add_argument("--crds", help="folder of CustomResourceDefinitions to install")
     up.add_argument("--audit", action="store_true", help="write every request to logs/audit.jsonl")
     up.add_argument("--extended-resource", action="store_true", help="DRA's class of whole GPUs serves nvidia.com/gpu")

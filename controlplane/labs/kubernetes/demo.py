@@ -186,9 +186,15 @@ class LabWalk(Walk):
         with cluster.api() as api:
             pods = api.list("v1", "Pod", labels=f"tenantry.internal/uid={ready['id']}")
             claims = api.list(slices.API, "ResourceClaim")
+        held: dict[str, Counter[str]] = {}
         for unit in story["placement"]:
             for window in unit["windows"]:
-                self._check_window(window, unit, pods, claims, cluster)
+                self._check_window(window, unit, pods, claims)
+                held.setdefault(window["host"], Counter())[self._profile(window, unit)] += 1
+        for host, profiles in held.items():
+            node = (self.nodes or {})[host]
+            if node.kind is Kind.DEVICE_PLUGIN:
+                self._check_counts(node, cluster, profiles)
         wrong = devices.violations(cluster.folder)
         if wrong:
             raise WalkFailed("; ".join(wrong))
@@ -211,13 +217,12 @@ class LabWalk(Walk):
                 raise WalkFailed(f"the ledger was not told of the device in {REPORTED_WITHIN_S:.0f} s: {unnamed}")
             pause(0.4)
 
-    def _check_window(self, window: Json, unit: Json, pods: list[Json], claims: list[Json], cluster: Cluster) -> None:
+    def _check_window(self, window: Json, unit: Json, pods: list[Json], claims: list[Json]) -> None:
         nodes = {pod["spec"].get("nodeName") for pod in pods}
         if nodes != {window["host"]}:
             raise WalkFailed(f"the ledger says {window['host']}, the scheduler chose {sorted(map(str, nodes))}")
         node = (self.nodes or {})[window["host"]]
         if node.kind is Kind.DEVICE_PLUGIN:
-            self._check_counts(node, cluster)
             self.timeline.say("scheduler", f"bound the pod to {window['host']}, as the ledger says", style="green")
             return
         uids = {pod["metadata"]["uid"] for pod in pods}
@@ -236,12 +241,12 @@ class LabWalk(Walk):
     def _profile(self, window: Json, unit: Json) -> str:
         return str(window.get("profile") or unit.get("profile") or "")
 
-    def _check_counts(self, node: Node, cluster: Cluster) -> None:
-        """See that as many devices of each profile are in use on the node as the ledger holds there."""
+    def _check_counts(self, node: Node, cluster: Cluster, held: Counter[str]) -> None:
+        """See that as many devices of each profile are in use on the node as the ledger holds there (`held`)."""
         truth = devices.truths(cluster.folder)[node.name]
         real = Counter(slot.profile for held in truth.held.values() for _, slot in held)
-        if not real:
-            raise WalkFailed(f"the ledger holds a device of {node.name}, and nobody uses one there")
+        if real != held:
+            raise WalkFailed(f"the ledger holds {_counted(held)} of {node.name}, and {_counted(real)} are in use")
         used = sum(slot.size or node.model.slices for held in truth.held.values() for _, slot in held)
         ledger = sum(
             device["slots"] - int(device["free"]).bit_count()
@@ -250,8 +255,12 @@ class LabWalk(Walk):
         )
         if used != ledger:
             raise WalkFailed(f"{used} slots of {node.name} are in use, the ledger holds {ledger}")
-        words = ", ".join(f"{count} × {profile or 'whole GPU'}" for profile, count in real.items())
-        self.timeline.say("lab", f"in use on {node.name}: {words}; as many slots as the ledger holds there")
+        self.timeline.say("lab", f"in use on {node.name}: {_counted(real)}, as the ledger says; no slot more is held")
+
+
+def _counted(profiles: Counter[str]) -> str:
+    """Return how many of which profile, in words."""
+    return ", ".join(f"{count} × {name or 'whole GPU'}" for name, count in sorted(profiles.items())) or "nothing"
 
 
 def walks(people: showing.People, timeline: Timeline) -> dict[str, float]:

@@ -170,6 +170,10 @@ class Control:
 
     # --- the estate -------------------------------------------------------------------------------
 
+    def rebuild_inventory(self) -> None:
+        """Give every object another reference (`vm-42` → `vm-1000042`); here, ids stay those of the start."""
+        self._ask("POST", "/references")
+
     def gpus(self) -> list[HeldGpu]:
         """Return the truth about every GPU, host by host."""
         return [

@@ -63,11 +63,9 @@ func (c *Calls) Check(ctx *simulator.Context, call *simulator.Method) (mo.Refere
 		if fault := c.missing(body.Spec); fault != nil {
 			return nil, fault
 		}
-		host := ref{}
-		if body.Spec.Host != nil {
-			host = *body.Spec.Host
+		if body.Spec.Host != nil { // otherwise it stays there, and keeps the GPUs that it has
+			c.tasks.WillMove(call.This, *body.Spec.Host)
 		}
-		c.tasks.WillMove(call.This, host)
 	}
 	return nil, nil
 }

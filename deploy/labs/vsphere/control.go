@@ -95,6 +95,9 @@ func control(l *Lab, may func(*http.Request) bool) http.Handler {
 		l.calls.Forget()
 		return l.calls.Counts(), nil
 	})
+	on("POST /_lab/references", func(*http.Request) (any, error) {
+		return map[string]int64{"rebuilt": l.references.Rebuild()}, nil
+	})
 	on("GET /_lab/sessions", func(*http.Request) (any, error) { return l.sessions(), nil })
 	on("DELETE /_lab/sessions", func(r *http.Request) (any, error) { return l.endSessions(r.URL.Query().Get("user")) })
 	on("POST /_lab/vms", func(r *http.Request) (any, error) {

@@ -44,15 +44,16 @@ type Options struct {
 
 // Lab is a running simulator.
 type Lab struct {
-	model     *simulator.Model
-	reg       *simulator.Registry
-	estate    *Estate
-	rules     *Rules
-	rights    *Rights
-	guests    *Guests
-	calls     *Calls
-	furnisher *Furnisher
-	server    *simulator.Server
+	model      *simulator.Model
+	reg        *simulator.Registry
+	estate     *Estate
+	rules      *Rules
+	rights     *Rights
+	guests     *Guests
+	calls      *Calls
+	references *References
+	furnisher  *Furnisher
+	server     *simulator.Server
 }
 
 func main() {
@@ -115,6 +116,7 @@ func start(w *World, o Options) (*Lab, error) {
 	l.guests.boot.Store(w.Guests)
 	l.estate = newEstate(l.reg, w)
 	tasks := newTasks(l.reg, l.estate, l.rules, l.guests)
+	l.references = &References{}
 	l.calls = &Calls{reg: l.reg, rules: l.rules, tasks: tasks, counts: map[string]int{}}
 
 	var err error
@@ -175,7 +177,7 @@ func (l *Lab) serve(o Options) {
 	}
 	around := http.NewServeMux()
 	around.Handle(ControlPath, control(l, mayControl))
-	around.Handle("/", l.calls.Around(s.ServeMux))
+	around.Handle("/", l.references.Around(l.calls.Around(s.ServeMux)))
 	l.server = s.NewServer()
 	l.server.Config.Handler = around // nobody knows the address before the caller does
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -109,7 +110,7 @@ func (t *Tasks) intercept(task *simulator.Task) {
 		case "powerOn":
 			work = t.powerOn(o, work)
 		case "relocateVm":
-			work = t.relocate(o, work)
+			work = t.housed(o, t.relocate(o, work))
 		case "cloneVm":
 			work = t.clone(o, work)
 		}
@@ -172,6 +173,33 @@ func (t *Tasks) relocate(vm *simulator.VirtualMachine, run work) work {
 			t.estate.Free(vm.Self.Value, host)
 		}
 		return result, fault
+	}
+}
+
+// housed lets hosts and pools show a VM where it is after a relocation: the library tells the VM only.
+func (t *Tasks) housed(vm *simulator.VirtualMachine, run work) work {
+	return func(task *simulator.Task) (types.AnyType, types.BaseMethodFault) {
+		result, fault := run(task)
+		ctx := freshContext(t.reg)
+		for _, o := range t.reg.All("HostSystem") {
+			host := o.(*simulator.HostSystem)
+			t.show(ctx, host, &host.Vm, vm.Self, vm.Runtime.Host != nil && host.Self == *vm.Runtime.Host)
+		}
+		for _, o := range t.reg.All("ResourcePool") {
+			if pool, is := o.(*simulator.ResourcePool); is {
+				t.show(ctx, pool, &pool.Vm, vm.Self, vm.ResourcePool != nil && pool.Self == *vm.ResourcePool)
+			}
+		}
+		return result, fault
+	}
+}
+
+func (t *Tasks) show(ctx *simulator.Context, in mo.Reference, list *[]ref, vm ref, is bool) {
+	switch shown := slices.Contains(*list, vm); {
+	case is && !shown:
+		t.reg.AddReference(ctx, in, list, vm)
+	case !is && shown:
+		t.reg.RemoveReference(ctx, in, list, vm)
 	}
 }
 

@@ -16,6 +16,7 @@ from provisioners.kubernetes import access, rbac
 from provisioners.kubernetes.boundary import account_name
 from provisioners.kubernetes.client import Cluster
 from provisioners.kubernetes.isolation.checks import TITLES, UNKNOWN, check
+from provisioners.kubernetes.isolation.rights import BASE
 from provisioners.kubernetes.objects import MANAGED_BY_LABEL, Object, labels, uid_of
 from provisioners.kubernetes.rbac import ACCESS_NAMESPACE
 from provisioners.kubernetes.settings import Settings
@@ -25,14 +26,6 @@ SETTLED_WITHIN_S: Final = 10.0
 """For how long a probe's rights may take to reach the API server."""
 PROBE: Final = "tenantry-certificate"
 """Names of the probes' bindings begin with it."""
-BASE: Final = frozenset(
-    {
-        ("authentication.k8s.io", "selfsubjectreviews", "create"),
-        ("authorization.k8s.io", "selfsubjectaccessreviews", "create"),
-        ("authorization.k8s.io", "selfsubjectrulesreviews", "create"),
-    }
-)
-"""What `system:basic-user` gives to everybody; `system:discovery` and `system:public-info-viewer` give paths only."""
 
 
 @dataclass(slots=True)

@@ -1,38 +1,29 @@
 """Access reviews: what each role may, here, elsewhere and in the whole cluster, compared with what it should.
 
-Over every resource and subresource that the cluster serves, every verb, and paths.
+Over every resource and subresource that the cluster serves, every verb, and paths; and over every binding there is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 from provisioners.driver import IsolationCheck, Ref
 from provisioners.kubernetes import rbac
+from provisioners.kubernetes.isolation import elsewhere, rights
 from provisioners.kubernetes.isolation.checks import WITHHELD, check
-from provisioners.kubernetes.isolation.probes import BASE, PROBE, Probes, Rules, rules_of
+from provisioners.kubernetes.isolation.probes import PROBE, Probes, Rules, rules_of
 from provisioners.kubernetes.isolation.scene import ANOTHER, Seen
-from provisioners.kubernetes.objects import dig, name_of, ref_of
+from provisioners.kubernetes.objects import dig, name_of, namespace_of, ref_of
 from provisioners.kubernetes.rbac import ACCESS_NAMESPACE, Right
-
-BASE_PATHS: Final = frozenset(
-    {
-        "/api", "/api/*", "/apis", "/apis/*", "/openapi", "/openapi/*", "/version", "/version/", "/healthz", "/livez",
-        "/readyz", "/.well-known/openid-configuration", "/.well-known/openid-configuration/", "/openid/v1/jwks",
-        "/openid/v1/jwks/",
-    }
-)  # fmt: skip
-"""Paths of those two roles, and the public keys of service accounts (`system:service-account-issuer-discovery`)."""
-VERBS: Final = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
 
 
 def reviews(seen: Seen, ref: Ref, made: Probes) -> Iterator[IsolationCheck]:
     """Yield the checks of rights. Raises `DriverError`."""
     here = {word: rules_of(client, ref.name) for word, client in made.clients.items()}
     yield _roles(seen, ref, here)
-    yield from _elsewhere(seen, here, made)
+    yield from _elsewhere(seen, ref, here, made)
     yield from _changes(here)
 
 
@@ -42,39 +33,39 @@ def _roles(seen: Seen, ref: Ref, here: Mapping[str, Rules]) -> IsolationCheck:
         wanted = [rule.as_rule() for rule in rbac.PEOPLE[word]]
         extra += [
             f"{word} may {right.words}"
-            for right in _rights(seen, rules, namespaced=True)
+            for right in rights.of_resources(seen.resources, rules, namespaced=True)
             if not rbac.allows(wanted, right)
         ]
     strangers = [*_strangers(seen, ref), *extra]
-    return check("TEN-6-roles", strangers, f"{len(seen.resources)} resources, {len(VERBS)} verbs, 3 roles.")
+    return check("TEN-6-roles", strangers, f"{len(seen.resources)} resources, {len(rights.VERBS)} verbs, 3 roles.")
 
 
-def _elsewhere(seen: Seen, here: Mapping[str, Rules], made: Probes) -> Iterator[IsolationCheck]:
-    """Compare what the roles may in other namespaces and in the whole cluster with nothing."""
-    cluster_wide, foreign = [], []
+def _elsewhere(seen: Seen, ref: Ref, here: Mapping[str, Rules], made: Probes) -> Iterator[IsolationCheck]:
+    """Compare what the roles and the accounts here may in other namespaces and in the whole cluster with nothing."""
+    cluster_wide, foreign = elsewhere.found(seen, ref)
     places = (*seen.neighbours, ACCESS_NAMESPACE, rbac.SYSTEM_NAMESPACE, "kube-system", "default")
     for word, client in made.clients.items():
         for place in places:
             rules, paths = rules_of(client, place)
             where = ANOTHER if place in seen.neighbours else place
-            foreign += [f"{word} may {right.words} in {where}" for right in _rights(seen, rules, namespaced=True)]
-            cluster_wide += [f"{word} may {right.words}" for right in _rights(seen, rules, namespaced=False)]
-            cluster_wide += [
-                f"{word} may {verb} {path}"
-                for rule in paths
-                for path in rule.get("nonResourceURLs") or ()
-                for verb in rule.get("verbs") or ()
-                if path not in BASE_PATHS or verb != "get"
-            ]
-    own = [f"{w} may {r.words}" for w, (rules, _p) in here.items() for r in _rights(seen, rules, namespaced=False)]
+            inside = rights.of_resources(seen.resources, rules, namespaced=True)
+            outside = rights.of_resources(seen.resources, rules, namespaced=False)
+            foreign += [f"{word} may {right.words} in {where}" for right in inside]
+            cluster_wide += [f"{word} may {right.words}" for right in outside]
+            cluster_wide += [f"{word} may {text}" for text in rights.of_paths(paths)]
+    own = [
+        f"{word} may {right.words}"
+        for word, (rules, _paths) in here.items()
+        for right in rights.of_resources(seen.resources, rules, namespaced=False)
+    ]
     yield check(
         "MTB-PL1-CC-CPI-1", [*own, *cluster_wide],
         "Exactly what system:basic-user, system:discovery and system:public-info-viewer give, and the public keys "
-        "of service accounts.",
+        f"of service accounts. No binding of the cluster gives anybody here more; {len(seen.bindings)} were read.",
     )  # fmt: skip
     others = f"{len(seen.neighbours)} namespaces of other tenants, " if seen.neighbours else ""
     named = ", ".join(place for place in places if place not in seen.neighbours)
-    yield check("MTB-PL1-CC-TI-2", foreign, f"Nothing in {others}{named}.")
+    yield check("MTB-PL1-CC-TI-2", foreign, f"Nothing in {others}{named}, and by no binding anywhere else.")
 
 
 def _changes(here: Mapping[str, Rules]) -> Iterator[IsolationCheck]:
@@ -88,27 +79,14 @@ def _changes(here: Mapping[str, Rules]) -> Iterator[IsolationCheck]:
             f"{word} may {right.words}"
             for word, (rules, _paths) in here.items()
             for group, resource in resources
-            for verb in ("create", "update", "patch", "delete", "deletecollection")
-            if rbac.allows(rules, right := Right(group, resource, verb))
+            for verb in ("create", "update", "patch", "delete", "deletecollection", "bind", "escalate")
+            if rbac.touches(rules, right := Right(group, resource, verb))
         ]
         found = check(key, given, "No role may change them.")
         if offer and not given:
             words = f"Withheld on purpose: {offer} through the platform, which records who and why."
             found = replace(found, outcome=WITHHELD, seen=words)
         yield found
-
-
-def _rights(seen: Seen, rules: Sequence[Mapping[str, Any]], *, namespaced: bool) -> list[Right]:
-    """Return every verb on every resource of the cluster that rules give, of one scope; base rights left out."""
-    if not rules:
-        return []
-    return [
-        right
-        for group, resource, inside in seen.resources
-        if inside is namespaced
-        for verb in VERBS
-        if (group, resource, verb) not in BASE and rbac.allows(rules, right := Right(group, resource, verb))
-    ]
 
 
 def _lacking(seen: Seen, word: str, rules: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -127,7 +105,7 @@ def _strangers(seen: Seen, ref: Ref) -> list[str]:
     found = []
     for binding in seen.bindings:
         name = name_of(binding)
-        if name.startswith(f"{PROBE}-"):
+        if namespace_of(binding) != ref.name or name.startswith(f"{PROBE}-"):
             continue
         role, subjects = str(dig(binding, "roleRef", "name")), binding.get("subjects") or []
         if name not in rbac.ROLES.values() or role != name or ref_of(binding) != ref:

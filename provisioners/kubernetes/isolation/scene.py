@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from provisioners.driver import Ref, TransientDriverError
 from provisioners.kubernetes.client import Cluster
-from provisioners.kubernetes.objects import TENANT_LABEL, Object, dig, is_deleting, labels, name_of
+from provisioners.kubernetes.objects import TENANT_LABEL, Object, dig, is_deleting, labels, name_of, namespace_of
 
+_RBAC: Final = "rbac.authorization.k8s.io/v1"
 MOST_NEIGHBOURS: Final = 3
+"""Namespaces of others in which probes ask for their rights; bindings are read of all namespaces."""
 ANOTHER: Final = "another tenant"
 """What a tenant's certificate calls others: who they are, and where, is not for it to read."""
 
@@ -23,6 +25,9 @@ class Seen:
     policies: tuple[Object, ...]
     quotas: tuple[Object, ...]
     bindings: tuple[Object, ...]
+    """Every role binding and cluster role binding of the cluster."""
+    roles: Mapping[tuple[str, str], Object]
+    """(namespace, `""` for a cluster role; name) → the role."""
     gpu_resources: frozenset[str]
     neighbours: tuple[str, ...]
     """Namespaces of other tenants."""
@@ -48,9 +53,16 @@ def read(cluster: Cluster, ref: Ref) -> Seen:
     }
     return Seen(
         namespaces=namespaces,
-        policies=_staying(cluster.list("networking.k8s.io/v1", "NetworkPolicy").items),
+        policies=_staying(cluster.list("networking.k8s.io/v1", "NetworkPolicy", namespace=ref.name).items),
         quotas=_staying(cluster.list("v1", "ResourceQuota", namespace=ref.name).items),
-        bindings=cluster.list("rbac.authorization.k8s.io/v1", "RoleBinding", namespace=ref.name).items,
+        bindings=tuple(
+            one for kind in ("RoleBinding", "ClusterRoleBinding") for one in cluster.list(_RBAC, kind).items
+        ),
+        roles={
+            (namespace_of(one), name_of(one)): one
+            for kind in ("Role", "ClusterRole")
+            for one in cluster.list(_RBAC, kind).items
+        },
         gpu_resources=frozenset(
             name
             for node in nodes

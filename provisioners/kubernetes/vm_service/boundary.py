@@ -50,5 +50,4 @@ def quota(spec: BoundarySpec, facts: ClusterFacts) -> Object:
         "services": "0",
         **{f"requests.{name}": "0" for name in namespaces.gpu_quota({}, facts)},
     }
-    metadata = {"name": namespaces.QUOTA, "namespace": spec.ref.name}
-    return {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": metadata, "spec": {"hard": hard}}
+    return namespaces.quota_object(spec.ref.name, hard, facts)

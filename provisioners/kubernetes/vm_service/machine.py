@@ -58,7 +58,9 @@ def steps(spec: MachineSpec) -> tuple[Step, Step, Step]:
     )
     bootstrap.check(seed)
     plan = Plan(spec, seed)
-    origin = {"boundary": str(spec.boundary.uid), "image": spec.image, "unit": str(unit.uid)}
+    origin: dict[str, object] = {"boundary": str(spec.boundary.uid), "image": spec.image, "unit": str(unit.uid)}
+    if spec.build > 1:
+        origin["build"] = spec.build
     fitted = {
         "product": unit.product,
         "profile": unit.profile,

@@ -7,7 +7,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from provisioners import certifying, dispatcher, examination, letting_in, listening
+from provisioners import certifying, connections, dispatcher, examination, letting_in, listening
 
 
 class Command(BaseCommand):
@@ -21,6 +21,9 @@ class Command(BaseCommand):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: running.stop.set())
         beside = tuple(each.beside(running.stop) for each in (examination, certifying, letting_in, listening))
-        running.run()
-        for thread in beside:
-            thread.join(timeout=5)
+        try:
+            running.run()
+            for thread in beside:
+                thread.join(timeout=5)
+        finally:
+            connections.close_all()

@@ -9,7 +9,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandParser
 
-from provisioners import sweep
+from provisioners import connections, sweep
 
 
 class Command(BaseCommand):
@@ -22,9 +22,15 @@ class Command(BaseCommand):
         parser.add_argument("--loop", action="store_true", help="go on until SIGTERM or Ctrl-C")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Sweep."""
+        """Sweep, and leave nothing open at providers."""
+        try:
+            self._sweep(is_loop=options["loop"])
+        finally:
+            connections.close_all()
+
+    def _sweep(self, *, is_loop: bool) -> None:
         engine = sweep.engine()
-        if not options["loop"]:
+        if not is_loop:
             self.stdout.write(f"{sweep.sweep(engine)} passes")
             return
         stop = threading.Event()

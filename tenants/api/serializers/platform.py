@@ -472,6 +472,18 @@ class CatalogueOut(Out):
     items: list[GpuProductOut]
 
 
+class MachineImageOut(Out):
+    """One image of which machines can be made."""
+
+    name: str = Field(description="Its slug: what `image` of a machine is.")
+
+
+class MachineImagesOut(Out):
+    """Every image of which machines can be made somewhere now."""
+
+    items: list[MachineImageOut]
+
+
 class PlanReasonIn(In):
     """Why, in a few words."""
 

@@ -9,15 +9,23 @@ from pydantic import Field, StringConstraints
 
 from tenants.api.serializers.base import In, Labels, ManagedBy, Moment, Name, Out, line, text
 from tenants.api.serializers.capacity import CapacityIn, Power, ReconciledOut, UnitIn, UnitOut, reconciled
+from tenants.machine_images import FIRST
 from tenants.models import Endpoint, EndpointKey, Machine, Namespace, NamespaceCredential, Revision, SshCertificate
 from tenants.operations.machine_access import way_to
-from tenants.operations.machines import IMAGES, MAX_DISK_GIB, MAX_SSH_KEYS, SSH_KEY
+from tenants.operations.machines import MAX_DISK_GIB, MAX_SSH_KEYS, SSH_KEY
 from tenants.operations.namespace_access import Answer
 from tenants.serving_arguments import ServingArguments
 from tenants.specs import EndpointAsk, MachineAsk, NamespaceAsk, RevisionAsk
 from tenants.ssh_ca import LONGEST_LINE, principal_of
 
 Line80 = Annotated[str, StringConstraints(min_length=1, max_length=80)]
+
+
+Image = Annotated[
+    str,
+    StringConstraints(pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$"),
+    Field(description="Slug of an image: `/api/v1/machine-images` lists them.", json_schema_extra={"example": FIRST}),
+]
 
 
 class ArgumentsIn(ServingArguments):
@@ -68,7 +76,7 @@ class MachinePut(ProductIn):
     """A GPU VM with SSH (the name stands in the address)."""
 
     unit: UnitIn
-    image: Annotated[str, StringConstraints(max_length=120), Field(json_schema_extra={"enum": list(IMAGES)})]
+    image: Image
     disk_gib: Annotated[int, Field(ge=10, le=MAX_DISK_GIB)] = 100
     ssh_keys: Annotated[
         list[Annotated[str, StringConstraints(max_length=2000), Field(json_schema_extra={"pattern": SSH_KEY.pattern})]],
@@ -104,6 +112,12 @@ class PowerIn(In):
     """What a machine should be."""
 
     power: Power
+
+
+class RebuildIn(In):
+    """Of what a machine is made anew."""
+
+    image: Image | None = Field(None, description="Left out: the one that it was made of.")
 
 
 class NamespacePut(ProductIn):

@@ -8,11 +8,13 @@ from typing import Any
 
 from django.db.models import Prefetch, QuerySet
 
-from tenants import gpu_catalogue
+from tenants import gpu_catalogue, machine_images
 from tenants.api.serializers.base import Out, Page, PageQuery, page_of
 from tenants.api.serializers.platform import (
     CatalogueOut,
     GpuProductOut,
+    MachineImageOut,
+    MachineImagesOut,
     PriceListIn,
     PriceListOut,
     ServedModelChangeIn,
@@ -145,3 +147,12 @@ class Catalogue(ApiView):
     def get(self, call: Call) -> Out:  # noqa: ARG002
         """List every GPU product with its MIG profiles and their source."""
         return CatalogueOut(items=[GpuProductOut.of(product) for product in gpu_catalogue.products()])
+
+
+class MachineImages(ApiView):
+    """Images of machines."""
+
+    @reads("machine-images.list", answers=MachineImagesOut)
+    def get(self, call: Call) -> Out:  # noqa: ARG002
+        """List every image of which machines can be made: what the enabled providers say that they have."""
+        return MachineImagesOut(items=[MachineImageOut(name=name) for name in machine_images.offered()])

@@ -26,6 +26,7 @@ from tenants.api.serializers.products import (
     NamespaceOut,
     NamespacePut,
     PowerIn,
+    RebuildIn,
     RevisionIn,
     RevisionOut,
     RollIn,
@@ -46,7 +47,15 @@ from tenants.models import (
     Unit,
 )
 from tenants.models.fields import slug_validator
-from tenants.operations import endpoints, machine_access, machines, namespace_access, namespaces, replacements
+from tenants.operations import (
+    endpoints,
+    machine_access,
+    machine_changes,
+    machines,
+    namespace_access,
+    namespaces,
+    replacements,
+)
 
 UNITS = Prefetch("allocation__units", Unit.objects.select_related("host").order_by("index"))
 EndpointPage = page_of(EndpointOut)
@@ -350,6 +359,19 @@ class MachinePower(MachineView):
         """Switch a machine on or off; its GPUs stay held."""
         return machines.power(
             machine=call.target, want=call.body.power, actor=call.actor, now=call.now, version=call.version
+        )
+
+
+class MachineRebuild(MachineView):
+    """Making one machine anew."""
+
+    key = "name"
+
+    @writes("machines.rebuild", body=RebuildIn, answers=MachineOut, waitable=True)
+    def post(self, call: Call) -> Any:
+        """Make a machine anew of its image, or of another; what is on its disk is lost."""
+        return machine_changes.rebuild(
+            machine=call.target, image=call.body.image or "", actor=call.actor, now=call.now, version=call.version
         )
 
 
