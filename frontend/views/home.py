@@ -21,7 +21,7 @@ from django.shortcuts import render
 from django.urls import NoReverseMatch, reverse
 from django.utils.translation import gettext as _
 
-from frontend.kernel import bill, outlook, portal, words
+from frontend.kernel import bill, live, outlook, portal, words
 from frontend.kernel.page import PageRequest, page
 from frontend.views import first, products
 from tenants import access, billed
@@ -101,7 +101,7 @@ def show(request: PageRequest) -> HttpResponse:
         "pace": bill.pace(budget, month, start, end, now=request.now) if budget is not None and month else None,
         "can_budget": budget is None and access.allowed(request.actor, request.tenant, ROUTES["budgets.set"]),
         "currency": money.currency,
-        "live_url": reverse("frontend:live-tenant", kwargs={"tenant": request.tenant.name}),
+        "live_url": live.address("frontend:live-tenant", request, tenant=request.tenant.name),
     }
     template = "_parts" if request.htmx else "show"
     response = render(request, f"frontend/pages/home/{template}.html", values)

@@ -18,18 +18,18 @@ def product(request: PageRequest, kind: str, key: UUID) -> HttpResponseBase:
     """Stream that one product changed, or what it is built in."""
     with reading(request.actor):
         topics = products.live_topics(kind, key, request)
-    return _stream(*topics)
+    return _stream(request, *topics)
 
 
 @page("tenants.read", own_blocks=True)
 def tenant(request: PageRequest) -> HttpResponseBase:
     """Stream that anything of a tenant changed."""
-    return _stream(live.tenant_topic(request.tenant.pk))
+    return _stream(request, live.tenant_topic(request.tenant.pk))
 
 
-def _stream(*topics: str) -> HttpResponseBase:
+def _stream(request: PageRequest, *topics: str) -> HttpResponseBase:
     connection.close()  # back to the pool: an open stream holds no connection
-    response = StreamingHttpResponse(live.stream(topics), content_type="text/event-stream")
+    response = StreamingHttpResponse(live.stream(topics, live.since_of(request)), content_type="text/event-stream")
     response["Cache-Control"] = "no-store"
     response["X-Accel-Buffering"] = "no"
     return response

@@ -136,6 +136,7 @@ def listed(noun: Noun, request: PageRequest) -> HttpResponse:
     values = {
         "rows": shown(noun, found.rows, request),
         "noun": noun,
+        "live_url": live.address("frontend:live-tenant", request, tenant=request.tenant.name),
         "new_url": _new_url(noun, request) if request.portal.can_write else "",
         "more_url": more,
         "previous_url": first or (request.path if not found.is_first else ""),
@@ -325,7 +326,7 @@ def frame(noun: Noun, request: PageRequest, row: Any, *, current: str) -> dict[s
             {"label": noun.title, "url": reverse(f"frontend:{noun.plural}", kwargs={"tenant": tenant})},
             {"label": row.name, "url": ""},
         ],
-        "live_url": reverse("frontend:live", kwargs={"tenant": tenant, "kind": noun.word, "key": row.pk}),
+        "live_url": live.address("frontend:live", request, tenant=tenant, kind=noun.word, key=row.pk),
         "part_url": reverse(f"frontend:{noun.word}-state", kwargs={"tenant": tenant, "name": row.short_id}),
         "isolation_url": reverse("frontend:isolation", kwargs={"tenant": tenant}) if row.boundary else "",
         "delete_url": reverse(f"frontend:{noun.word}-delete", kwargs={"tenant": tenant, "name": row.short_id}),

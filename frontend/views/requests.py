@@ -14,7 +14,7 @@ from django.shortcuts import render
 from django.urls import NoReverseMatch, reverse
 from django.utils.translation import gettext as _
 
-from frontend.kernel import asks, lists, problems, words
+from frontend.kernel import asks, lists, live, problems, words
 from frontend.kernel.page import PageRequest, page
 from tenants import access
 from tenants.errors import Conflict, ControlPlaneError, InvalidSpec
@@ -76,6 +76,7 @@ def listed(request: PageRequest) -> HttpResponse:
     query["after"] = found.after
     values = {
         "lines": [_line(row) for row in found.rows],
+        "live_url": live.address("frontend:live-tenant", request, tenant=request.tenant.name),
         "empty": not found.rows,
         "more_url": f"?{query.urlencode()}" if found.after else "",
         "previous_url": "" if found.is_first else request.path,

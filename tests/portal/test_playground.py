@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import time
 from datetime import timedelta
 from ipaddress import ip_network
 
@@ -21,6 +23,9 @@ from tests.portal.world import build
 
 pytestmark = pytest.mark.usefixtures("db")
 LOOPBACK = (ip_network("127.0.0.0/8"),)
+CHANGE = "UPDATE tenants_endpoint SET generation = generation + 1 WHERE id = %s"
+RETRY = b"retry: 2000\n\n"
+CHANGED = b"event: changed\ndata: 1\n\n"
 
 
 @pytest.fixture
@@ -146,23 +151,23 @@ def test_what_is_not_ready_does_not_answer(world, browse):
 
 def test_a_stream_hears_of_its_object_and_of_no_other_by_one_connection(world):
     mine, other = world.acme.endpoint, world.foreign.endpoint
-    change = "UPDATE tenants_endpoint SET generation = generation + 1 WHERE id = %s"
     count = (
         "SELECT count(*) FROM pg_stat_activity "
         "WHERE application_name = 'tenantry-live' AND datname = current_database()"
     )
 
     async def listen():
-        streams = [live.stream((live.object_topic(mine.pk),)) for _ in range(20)]
-        silent = live.stream((live.object_topic(other.pk),))
+        streams = [live.stream((live.object_topic(mine.pk),), time.time()) for _ in range(20)]
+        silent = live.stream((live.object_topic(other.pk),), time.time())
         for each in (*streams, silent):
-            assert await anext(each) == b"retry: 2000\n\n"
+            assert await anext(each) == RETRY
+        async with asyncio.timeout(20):
+            begun = [await anext(each) for each in (*streams, silent)]
         heard = [asyncio.ensure_future(anext(each)) for each in streams]
         nothing = asyncio.ensure_future(anext(silent))
         async with await psycopg.AsyncConnection.connect(environment.dsn("postgres"), autocommit=True) as connection:
-            while not heard[0].done():
-                await connection.execute(change, [mine.pk])
-                await asyncio.wait(heard, timeout=0.2, return_when=asyncio.ALL_COMPLETED)
+            await connection.execute(CHANGE, [mine.pk])
+            await asyncio.wait(heard, timeout=20)
             row = await (await connection.execute(count)).fetchone()
         told = [task.result() for task in heard]
         quiet = not nothing.done()
@@ -170,13 +175,69 @@ def test_a_stream_hears_of_its_object_and_of_no_other_by_one_connection(world):
         await asyncio.gather(nothing, return_exceptions=True)
         for each in (*streams, silent):
             await each.aclose()
-        return told, quiet, row[0]
+        return begun, told, quiet, row[0]
 
-    told, quiet, connections = asyncio.run(listen())
+    begun, told, quiet, connections = asyncio.run(listen())
 
-    assert told == [b"event: changed\ndata: 1\n\n"] * 20
+    assert begun == [CHANGED] * 21  # what changed before the connection was open was told to nobody
+    assert told == [CHANGED] * 20
     assert quiet
     assert connections == 1
+
+
+def test_a_page_hears_of_what_changed_between_its_reading_and_its_stream(world):
+    mine, other = live.object_topic(world.acme.endpoint.pk), live.object_topic(world.foreign.endpoint.pk)
+
+    async def second(of, since):
+        """Return the second thing that a stream says, None if that is nothing at once."""
+        found = live.stream((of,), since)
+        assert await anext(found) == RETRY
+        task = asyncio.ensure_future(anext(found))
+        await asyncio.wait([task], timeout=0.2)
+        word = task.result() if task.done() else None
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await found.aclose()
+        return word
+
+    async def ask():
+        somebody = live.stream((mine,), time.time())
+        async with asyncio.timeout(20):
+            said = [await anext(somebody), await anext(somebody)]
+        read_at = time.time()
+        async with await psycopg.AsyncConnection.connect(environment.dsn("postgres"), autocommit=True) as connection:
+            await connection.execute(CHANGE, [world.acme.endpoint.pk])
+        async with asyncio.timeout(20):
+            said.append(await anext(somebody))
+        after = time.time()
+        words = {
+            "read before": await second(mine, read_at),
+            "read after": await second(mine, after),
+            "another object": await second(other, read_at),
+            "read long ago": await second(other, after - live.REMEMBERED_S - 60),
+            "read at no known time": await second(other, 0.0),
+        }
+        await somebody.aclose()
+        return said, words
+
+    said, words = asyncio.run(ask())
+
+    assert said == [RETRY, CHANGED, CHANGED]
+    assert words == {
+        "read before": CHANGED,
+        "read after": None,
+        "another object": None,
+        "read long ago": CHANGED,
+        "read at no known time": CHANGED,
+    }
+
+
+def test_a_page_says_when_it_was_read(world, browse):
+    page = browse(world.acme.viewer).get("/t/acme/endpoints/chat").content.decode()
+
+    since = float(re.search(r'sse-connect="[^"]*/live/endpoint/[^"]*\?since=([0-9.]+)"', page)[1])
+
+    assert abs(since - time.time()) < 60
 
 
 def test_a_stream_is_authorised_like_a_page(world, browse):
