@@ -17,8 +17,9 @@ from pathlib import Path
 
 _PROC = Path("/proc")
 HAS_PROC = (_PROC / "self" / "stat").exists()
-_STATE_FIELD, _START_FIELD = 0, 19
-"""Fields of /proc/<pid>/stat after the command name: proc_pid_stat(5) numbers 3 (state) and 22 (starttime)."""
+_STATE_FIELD, _THREADS_FIELD, _START_FIELD = 0, 17, 19
+"""Fields of /proc/<pid>/stat after the command name: proc_pid_stat(5) numbers 3 (state), 20 (num_threads) and 22
+(starttime)."""
 POLL_S = 0.02
 
 
@@ -64,7 +65,10 @@ def identify(pid: int) -> ProcessId | None:
 
 
 def started_mark(pid: int) -> str | None:
-    """Return the start mark of `pid`, None when it is gone or a zombie."""
+    """Return the start mark of `pid`, None when it is gone or a zombie.
+
+    A zombie with living threads counts as running: while the last one ends, files and ports are still held.
+    """
     if not HAS_PROC:
         return _ps_mark(pid)
     try:
@@ -72,7 +76,8 @@ def started_mark(pid: int) -> str | None:
     except (OSError, ValueError):
         return None
     fields = stat.rpartition(")")[2].split()  # the name may hold blanks and brackets
-    return None if fields[_STATE_FIELD] in "ZX" else f"{_boot()}-{fields[_START_FIELD]}"
+    is_gone = fields[_STATE_FIELD] == "X" or (fields[_STATE_FIELD] == "Z" and int(fields[_THREADS_FIELD]) <= 1)
+    return None if is_gone else f"{_boot()}-{fields[_START_FIELD]}"
 
 
 @cache

@@ -2,8 +2,8 @@
 
 PostgreSQL tells by `pg_notify('tenantry_live', '<kind> <object> <tenant>')` when something that pages show has
 changed (triggers, migration 0014). A stream says only what changed; the page fetches the fragment itself, so that
-what it shows passes through the same policy as every page. A page says when it was read (`address`), so that what changed
-before its stream was open is told at once. Lost messages do no harm: pages poll every 10 s as well.
+what it shows passes through the same policy as every page. A page says when it was read (`address`), so that what
+changed before its stream was open is told at once. Lost messages do no harm: pages poll every 10 s as well.
 """
 
 from __future__ import annotations
@@ -148,9 +148,7 @@ def since_of(request: PageRequest) -> float:
 
 
 async def stream(topics: tuple[str, ...], since: float) -> AsyncIterator[bytes]:
-    """Yield server-sent events: `changed` whenever a topic has news after `since`, a comment as heartbeat, an end
-    after a while.
-    """
+    """Yield server-sent events: `changed` whenever a topic has news after `since`, heartbeats, an end after a while."""
     home = hub()
     if home.streams >= MOST_STREAMS:
         yield b"retry: 30000\n\n"

@@ -1,4 +1,4 @@
-"""The crash table: `python -m tests.crash [--on kubernetes|vsphere] [--sample N] [--seed S] [--jobs 2] …`.
+"""The crash table: `python -m tests.crash [--on kubernetes|vsphere] [--sample N] [--seed S] [--jobs N] …`.
 
 Prints every point that failed (all of them with `--verbose`), a summary by mode and instant, and how long it
 took and whether that is within the limit of a whole table. Exit status 1 if any point failed, a step of the registry
@@ -45,13 +45,14 @@ def main() -> int:
     )
     parser.add_argument("--sample", type=int, default=0, help="only so many points, drawn by --seed")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--jobs", type=int, default=2, help="points at once")
+    parser.add_argument("--jobs", type=int, default=None, help="points at once: 3, where a job has a lab of its own 2")
     parser.add_argument("--real", type=int, default=2, help="real Celery workers killed per instant; 0: none")
     parser.add_argument("--only", default="", help="only points whose line contains this")
     parser.add_argument("--scenario", default="", help="only scenarios whose name contains this")
     parser.add_argument("--verbose", action="store_true", help="print good points too")
     parser.add_argument("--limit-s", type=float, default=None, help="fail when it took longer than so many seconds")
     options = parser.parse_args()
+    options.jobs = options.jobs or (3 if options.on == "sandbox" else 2)
     started = time.monotonic()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))  # so that server and folder go, too
     with tempfile.TemporaryDirectory(prefix="tenantry-crash-", dir=_parent(), ignore_cleanup_errors=True) as name:

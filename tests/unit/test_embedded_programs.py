@@ -2,11 +2,13 @@
 
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -268,3 +270,30 @@ def test_only_a_200_counts_as_an_answer():
 def test_identity_is_none_for_a_pid_that_nothing_has():
     assert processes.identify(2**22 + 1) is None
     assert not ProcessId(2**22 + 1, "1").send(signal.SIGTERM)
+
+
+@pytest.mark.skipif(not processes.HAS_PROC, reason="no /proc here: ps tells less")
+def test_a_process_whose_first_thread_has_ended_runs_until_its_last_one_has():
+    # what a killed server with many threads looks like until its port is free
+    exit_thread = {"x86_64": 60, "aarch64": 93}[platform.machine()]
+    code = (
+        "import ctypes, sys, threading\n"
+        "threading.Thread(target=sys.stdin.read).start()\n"
+        f"ctypes.CDLL(None).syscall({exit_thread}, 0)\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
+    try:
+        process = processes.identify(child.pid)
+        status = Path(f"/proc/{child.pid}/stat")
+        while status.read_text().rpartition(")")[2].split()[0] != "Z":
+            assert child.poll() is None
+
+        assert process.is_alive()
+        assert not process.wait_gone(0.1)
+
+        child.stdin.close()
+        assert process.wait_gone(10)
+    finally:
+        child.stdin.close()
+        child.kill()
+        child.wait()
