@@ -43,7 +43,7 @@ class Changer:
         Raises `TransientDriverError` where it runs and would have to be off.
         """
         ground = self._ground
-        if vm.is_on and vm.is_connected and vms.is_strayed(vm):
+        if vm.is_on and vm.is_connected and self._is_strayed(plan, vm):
             self.connect(vm, connected=False)  # before anything else: whatever is wrong with the rest, it hears nobody
             return Done()
         place = ground.place(plan.boundary, plan.unit.host)
@@ -156,12 +156,16 @@ class Changer:
         """Write keys of a VM's configuration, also of a running one; an empty value takes a key away."""
         return self.reconfigure(vm, vim.vm.ConfigSpec(extraConfig=hardware.options(values)))
 
+    def _is_strayed(self, plan: VmPlan, vm: Vm) -> bool:
+        """Whether a card is not in the network of its boundary as it is now; asked only where the record says so."""
+        return vms.is_strayed(vm) and vms.is_strayed(vm, self._ground.network_of(plan.boundary))
+
     # --- vm.power ---------------------------------------------------------------------------------
 
     def switch(self, step: Step, plan: VmPlan, vm: Vm) -> Handle | Done:
         """Write down which power is wanted and set the plugs of its cards, then switch."""
         record = vm.record(POWER)
-        cut_off = plan.cut_off or vms.is_strayed(vm)
+        cut_off = plan.cut_off or self._is_strayed(plan, vm)
         changes = hardware.connection_changes(vm.devices, connected=not cut_off)
         if record.get("want") != step.want or changes:
             text = vms.power_record(plan.power, cut_off=plan.cut_off, since=self._clock())

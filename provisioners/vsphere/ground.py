@@ -232,6 +232,13 @@ class Ground:
             raise TransientDriverError(f"port group {boundary.name} has gone")
         return BoundaryPlace(folder, pool, where, portgroup, str(told["key"]), switch.uuid)
 
+    def network_of(self, boundary: Ref) -> str:
+        """Return the key of a boundary's port group; `""` while there is none with its mark."""
+        found = self.portgroup_of(boundary)
+        if found is None or self.mark_of(found) != marker(boundary):
+            return ""
+        return str((self.client.get(found, "key") or {}).get("key", ""))
+
     def owned(self, found: MoRef | None, ref: Ref, what: str) -> MoRef:
         """Return an object that is there with the mark of `ref`; see `place` for what is raised."""
         if found is None:

@@ -223,7 +223,8 @@ class Machines:
         if boundary is not None and place is not None:
             pool = self._ground.pool_of(boundary, place.cluster)
         is_marked = vm.mark == marker(ref, vm.index)
-        return Surroundings(folder, pool, "" if place is None else place.name, is_marked)
+        network = self._ground.network_of(boundary) if boundary is not None and vms.is_strayed(vm) else ""
+        return Surroundings(folder, pool, "" if place is None else place.name, is_marked, network)
 
     def _host_of(self, vm: Vm) -> HostPlace | None:
         return next((one for one in self._ground.estate().hosts.values() if one.ref == vm.host), None)

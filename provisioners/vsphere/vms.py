@@ -121,6 +121,8 @@ class Surroundings:
     host: str = ""
     """Name of the host that it is on."""
     is_marked: bool = True
+    network: str = ""
+    """Key of its boundary's port group; read only for a VM whose cards are not as recorded."""
 
 
 def vm_of(found: Found, index: int | None, mark: str) -> Vm:
@@ -192,7 +194,7 @@ def parts(vm: Vm, around: Surroundings) -> tuple[Part, ...]:
     if not vm.is_known:
         why = f"vCenter does not know how it is: it is {vm.connection or 'not described'}"
         return tuple(Part(vm.named(one), Presence.UNKNOWN, message=why, ready=False) for one in (CLONE, POWER))
-    found = (_clone(vm), _configured(vm, around), _powered(vm))
+    found = (_clone(vm), _configured(vm, around), _powered(vm, around.network))
     return tuple(part for part in found if part.presence is not Presence.ABSENT)
 
 
@@ -230,19 +232,21 @@ def _configured(vm: Vm, around: Surroundings) -> Part:
     if elsewhere and not vm.is_off:
         later.append(f"it runs on host {around.host or 'none'}")
         place.append(later[-1])
-    remarks = _remarks(vm, drift, place)
+    remarks = _remarks(vm, drift, place, is_strayed=is_strayed(vm, around.network))
     if mended:
         return Part(name, Presence.PRESENT, message="; ".join(mended), remarks=remarks)
     message = f"changed by hand, mended when it is off: {'; '.join(later)}" if later else ""
     return Part(name, Presence.PRESENT, have=str(record.get("want", "")), message=message, remarks=remarks)
 
 
-def _remarks(vm: Vm, drift: Sequence[hardware.Difference], place: Sequence[str]) -> tuple[Remark, ...]:
+def _remarks(
+    vm: Vm, drift: Sequence[hardware.Difference], place: Sequence[str], *, is_strayed: bool
+) -> tuple[Remark, ...]:
     """Return what others did to a VM since it was fitted."""
     found = []
     if others := [*(one.text for one in drift if not one.is_of_cards), *place]:
         found.append(Remark(RemarkKind.CHANGED, f"changed by others: {'; '.join(others)}", "hardware"))
-    if of_cards := [one.text for one in drift if one.is_of_cards]:
+    if is_strayed and (of_cards := [one.text for one in drift if one.is_of_cards]):
         found.append(Remark(RemarkKind.CARDS, f"cards changed by others: {'; '.join(of_cards)}", "cards"))
     if vm.snapshots:
         shown = ", ".join(vm.snapshots[:_MOST_NAMED])
@@ -250,16 +254,22 @@ def _remarks(vm: Vm, drift: Sequence[hardware.Difference], place: Sequence[str])
     return tuple(found)
 
 
-def is_strayed(vm: Vm) -> bool:
-    """Whether a card is in another network or has another address than when it was fitted."""
+def is_strayed(vm: Vm, network: str = "") -> bool:
+    """Whether a card is in another network or has another address than when it was fitted.
+
+    Port groups have new keys in an inventory that was rebuilt: cards that are all on `network`, the key of now of
+    their boundary's port group, have not strayed, whatever was recorded.
+    """
     try:
         made = Hardware.from_json(vm.record(CONFIGURE)["hardware"])
     except (KeyError, TypeError):
         return False
-    return any(one.is_of_cards for one in hardware.differences(made, vm.have))
+    is_home = bool(network) and vm.have.networks == (network,) * len(made.networks)
+    strayed = [one for one in hardware.differences(made, vm.have) if one.is_of_cards]
+    return any(not (is_home and one.aspect == hardware.NETWORK) for one in strayed)
 
 
-def _powered(vm: Vm) -> Part:
+def _powered(vm: Vm, network: str) -> Part:
     name, record = vm.named(POWER), vm.record(POWER)
     want = str(record.get("want", ""))
     if vm.question and want:  # its task waits for the answer, and nothing else would come of another
@@ -267,7 +277,7 @@ def _powered(vm: Vm) -> Part:
     if vm.is_off and (record.get("power") != Power.OFF or not want):
         return Part(name, Presence.ABSENT)  # what should run and does not is not there
     as_wanted = record.get("power") == (Power.OFF if vm.is_off else Power.ON) and vm.power != "suspended"
-    strayed = not vm.is_off and is_strayed(vm)
+    strayed = not vm.is_off and is_strayed(vm, network)
     connected = vm.is_connected == (not (record.get("cut_off", False) or strayed))
     if as_wanted and connected and strayed and vm.is_on:
         return Part(name, Presence.PRESENT, have=want, message=CUT_OFF, ready=False)
