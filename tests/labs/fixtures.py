@@ -48,8 +48,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def group_of(path: Path) -> str:
-    """Return which tests run in one process: those of one folder; tables of crash points have all of their own."""
-    return str(path) if path.parts[0] == "crash" else path.parts[0]
+    """Return which tests run in one process: those of one folder.
+
+    Tables of crash points have processes of their own; those on Kubernetes mostly await a cluster, so two go together.
+    """
+    folder = path.parts[0]
+    if folder == "kubernetes":
+        return f"{folder} {'a-f' if path.name < 'test_g' else 'g-z'}"
+    return str(path) if folder == "crash" else folder
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
