@@ -28,8 +28,8 @@ def test_only_what_is_more_than_before_was_left_and_the_root_folder_may_stay():
 
 def test_windows_are_ours_by_the_name_of_the_vm_and_gpus_are_numbered_by_host():
     vms = [
-        GuestVm("vm-1", f"tn-ep-{UID.replace('-', '')}-0", "", running=True, info={}),
-        GuestVm("vm-2", "legacy", "", running=True, info={}),
+        GuestVm("vm-1", f"tn-ep-{UID.replace('-', '')}-0", "", running=True, booted="1", info={}),
+        GuestVm("vm-2", "legacy", "", running=True, booted="1", info={}),
     ]
     ours, other = Window("vm-1", "nvidia_h100xm-3-40c", 4, 4), Window("vm-2", "nvidia_h100xm-1-10c", 0, 1)
     gpus = [

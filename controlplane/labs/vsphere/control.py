@@ -85,6 +85,8 @@ class GuestVm:
     uuid: str
     """Of its firmware."""
     running: bool
+    booted: str
+    """When it was switched on; another time is another boot, `""` while it is off."""
     info: dict[str, str]
     """guestinfo.*"""
 

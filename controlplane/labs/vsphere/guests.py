@@ -228,7 +228,7 @@ class Keeper:
         """Look once at the lab and let each guest's agent look once. Raises `LabError` when the lab does not answer."""
         disks = self._disks()  # what was told at the first boot may be redacted since
         listed = {vm.id: vm for vm in self._control.guests() if _disk_name(vm) in disks or is_ours(vm)}
-        for vm_id in [vm_id for vm_id in self._played if vm_id not in listed or not listed[vm_id].running]:
+        for vm_id in [one for one, played in self._played.items() if not _goes_on(played.guest.vm, listed.get(one))]:
             self._played.pop(vm_id).guest.halt()
         for gone in disks - {_disk_name(vm) for vm in listed.values()}:
             shutil.rmtree(self._folder / gone, ignore_errors=True)
@@ -266,6 +266,11 @@ class Keeper:
         for played in self._played.values():
             played.guest.halt()
         self._played.clear()
+
+
+def _goes_on(played: GuestVm, now: GuestVm | None) -> bool:
+    """Whether a guest runs as it did; one that was off between two looks has booted anew."""
+    return now is not None and now.running and now.booted == played.booted
 
 
 def is_ours(vm: GuestVm) -> bool:

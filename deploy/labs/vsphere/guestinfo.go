@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/types"
@@ -17,7 +18,8 @@ type Guest struct {
 	Name    string            `json:"name"`
 	UUID    string            `json:"uuid"` // of its firmware
 	Running bool              `json:"running"`
-	Info    map[string]string `json:"info"` // guestinfo.*
+	Booted  string            `json:"booted"` // when it was switched on: another time is another boot
+	Info    map[string]string `json:"info"`   // guestinfo.*
 }
 
 // written is a key that a guest wrote, and what the configuration had there.
@@ -37,7 +39,11 @@ func (g *Guests) List() []Guest {
 			}
 			if len(info) > 0 && !vm.Config.Template {
 				running := vm.Runtime.PowerState == types.VirtualMachinePowerStatePoweredOn
-				list = append(list, Guest{vm.Self.Value, vm.Name, vm.Config.Uuid, running, info})
+				booted := ""
+				if at := vm.Summary.Runtime.BootTime; running && at != nil {
+					booted = at.Format(time.RFC3339Nano)
+				}
+				list = append(list, Guest{vm.Self.Value, vm.Name, vm.Config.Uuid, running, booted, info})
 			}
 		})
 	}

@@ -68,6 +68,7 @@ func TestAGuestReadsAndWritesItsKeysWhileItRunsAndLosesWhatItWroteWhenItIsOff(t 
 		t.Errorf("seen %+v", seen)
 	}
 
+	first := seen.Booted
 	task, _ = vm.PowerOff(ctx)
 	if err := task.Wait(ctx); err != nil {
 		t.Fatal(err)
@@ -82,6 +83,16 @@ func TestAGuestReadsAndWritesItsKeysWhileItRunsAndLosesWhatItWroteWhenItIsOff(t 
 	if _, there := seen.Info["guestinfo.tenantry.gateway"]; there || seen.Running ||
 		seen.Info["guestinfo.tenantry.enrolment"] != "token" {
 		t.Errorf("off: %+v", seen)
+	}
+	if seen.Booted != "" {
+		t.Errorf("it is off and has booted at %s", seen.Booted)
+	}
+	task, _ = vm.PowerOn(ctx)
+	if err := task.Wait(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if again, _ := guestOf(lab, "guest"); again.Booted == "" || again.Booted == first {
+		t.Errorf("booted at %q, then at %q", first, again.Booted)
 	}
 }
 
