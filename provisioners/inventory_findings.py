@@ -8,11 +8,10 @@ from uuid import UUID
 from provisioners.driver import ObservedUse
 from provisioners.inventory_changes import LooseUse, UnitFact
 from tenants import host_binding
-from tenants.findings import STRAY_USE, Seen
+from tenants.findings import STRAY_USE, WRONG_DEVICE, Seen
 from tenants.models import GpuDevice, Host
 
 FOREIGN_ON_HOLD: Final = "foreign-use-on-hold"
-WRONG_DEVICE: Final = "wrong-device"
 DUPLICATE_USE: Final = "duplicate-use"
 UNEXPLAINED: Final = "unexplained-report"
 UNPLACEABLE_USE: Final = "use-without-place"
@@ -31,7 +30,7 @@ def wrong_device(host: Host, unit: UUID, use: ObservedUse, device: GpuDevice | N
         host=host.pk,
         device=device.pk if device else None,
         blocks_placement=True,
-        data={"reported": use.device, "start": use.start},
+        data={"unit": str(unit), "reported": use.device, "start": use.start},
     )
 
 
@@ -68,7 +67,7 @@ def duplicate_use(host: Host, unit: UUID, use: ObservedUse) -> Seen:
         f"{unit}/{host.provider_ref}",
         f"Unit {unit} is seen with more windows on {host.name} than it holds, or another profile.",
         host=host.pk,
-        data={"device": use.device, "start": use.start, "profile": use.profile},
+        data={"unit": str(unit), "device": use.device, "start": use.start, "profile": use.profile},
     )
 
 

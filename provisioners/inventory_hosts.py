@@ -14,7 +14,7 @@ from uuid import UUID
 
 from provisioners.driver import ObservedGpu, ObservedHost
 from tenants import geometry, gpu_catalogue
-from tenants.findings import Seen
+from tenants.findings import BINDING_CHANGED, GPU_MISSING, HOST_MISSING, PRODUCT_CHANGED, Seen
 from tenants.gpu_catalogue import SoldByWindow
 from tenants.models import GpuDevice, Host
 from tenants.states import HostState
@@ -23,12 +23,8 @@ Windows = tuple[tuple[int, int, str], ...]
 """Carved MIG devices: (start, size, profile)."""
 
 UNKNOWN_PRODUCT: Final = "unknown-product"
-PRODUCT_CHANGED: Final = "gpu-product-changed"
 LAYOUT_MISMATCH: Final = "layout-mismatch"
 HOST_SHRUNK: Final = "host-shrunk"
-BINDING_CHANGED: Final = "host-binding-changed"
-HOST_MISSING: Final = "host-missing"
-GPU_MISSING: Final = "gpu-missing"
 GPU_MOVED: Final = "gpu-moved"
 CONTRADICTORY: Final = "contradictory-host"
 KINDS: Final = frozenset(
@@ -145,6 +141,7 @@ def _host(host: Host, seen: ObservedHost, around: Around, news: News) -> None:
                     f"{host.name} binds GPUs by {binding} now, by {host.binding} when its room was given out.",
                     host=host.pk,
                     blocks_placement=True,
+                    data={"binding": binding},
                 )
             )
     for total, free, shown, less in (

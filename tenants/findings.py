@@ -23,6 +23,14 @@ STRAY_USE: Final = "stray-use"
 """A unit of ours that runs where it holds nothing; an operator may have its window adopted."""
 LEFT_FILES: Final = "left-files"
 """Files that are left of a machine; an operator may have them deleted where that machine was ours and has gone."""
+WRONG_DEVICE: Final = "wrong-device"
+"""A unit runs on another GPU than the one we named; an operator may let its window follow."""
+HOST_MISSING: Final = "host-missing"
+GPU_MISSING: Final = "gpu-missing"
+"""Hardware that is not shown any more; an operator may take it out here."""
+PRODUCT_CHANGED: Final = "gpu-product-changed"
+BINDING_CHANGED: Final = "host-binding-changed"
+"""Hardware that is another than when it was taken in; an operator may take it as it is now."""
 AGAIN: Final = "again"
 """In a finding's data: how often it was opened again."""
 SEEN_EVERY: Final = timedelta(minutes=1)
@@ -128,11 +136,6 @@ def close(row: Finding, resolution: str, *, now: datetime) -> bool:
 def ignored(row: Finding) -> bool:
     """Whether a person said that this one is known and all right."""
     return "ignored" in row.data
-
-
-def may_delete(row: Finding) -> bool:
-    """Whether what a finding is about can be taken away at its provider: what nobody owns, for certain."""
-    return row.kind == ORPHAN or (row.kind == LEFT_FILES and bool(row.data.get("removable")))
 
 
 def _opened_again(provider: UUID, item: Seen, *, now: datetime, since: datetime) -> bool:

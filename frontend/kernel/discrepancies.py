@@ -16,7 +16,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from frontend.kernel.estate_windows import product_url
-from tenants import findings
+from tenants import finding_actions, findings
 from tenants.models import Finding, Hold, Unit
 from tenants.states import HoldKind
 
@@ -70,7 +70,7 @@ MEANINGS: Final[Mapping[str, Meaning]] = {
     "wrong-device": Meaning(
         gettext_lazy("It runs on another GPU"),
         gettext_lazy("The provider put it on another GPU than the one chosen for it."),
-        gettext_lazy("Repair looks again; it is moved when it is next built."),
+        gettext_lazy("Let its room follow it (adopt), or have it built anew where its room is."),
     ),
     "foreign-use-on-hold": Meaning(
         gettext_lazy("Somebody else uses a tenant's room"),
@@ -111,7 +111,7 @@ MEANINGS: Final[Mapping[str, Meaning]] = {
     "gpu-product-changed": Meaning(
         gettext_lazy("Another model of GPU"),
         gettext_lazy("A GPU is shown as another model than before. Nothing new goes there."),
-        gettext_lazy("If the card was swapped, remove the host and connect it anew; else look at its driver."),
+        gettext_lazy("If the card was swapped, take it as it is now (adopt); else look at its driver."),
         "hardware",
     ),
     "layout-mismatch": Meaning(
@@ -128,18 +128,18 @@ MEANINGS: Final[Mapping[str, Meaning]] = {
     "host-binding-changed": Meaning(
         gettext_lazy("Who chooses the GPU has changed"),
         gettext_lazy("The host chooses GPUs in another way than when its room was given out."),
-        gettext_lazy("Set it back, or drain the host and hand it over anew."),
+        gettext_lazy("Set it back, or drain the host and go by what it says now (adopt)."),
     ),
     "host-missing": Meaning(
         gettext_lazy("The host is gone"),
         gettext_lazy("The provider does not show it any more. Nothing of tenants was taken away from our side."),
-        gettext_lazy("Bring it back, or drain and remove it here."),
+        gettext_lazy("Bring it back, or take it out here (delete) once nothing of tenants is on it."),
         "hardware",
     ),
     "gpu-missing": Meaning(
         gettext_lazy("The GPU is gone"),
         gettext_lazy("The provider does not show it any more; what tenants have there counts as broken."),
-        gettext_lazy("Look at the host. Repair of the GPU moves what can be moved."),
+        gettext_lazy("Look at the host, have the GPU repaired so that tenants are moved, or take it out (delete)."),
         "hardware",
     ),
     "gpu-moved": Meaning(
@@ -251,28 +251,23 @@ def state_of(row: Finding) -> State:
 
 def actions(row: Finding) -> list[dict[str, Any]]:
     """Return what may be done about a finding, the likeliest first; those that do not fit say why."""
-    is_orphan = findings.may_delete(row)
-    is_stray = row.kind == findings.STRAY_USE and bool(row.data.get("live"))
+    words = {
+        finding_actions.ADOPT: (_("Adopt"), "hand"),
+        finding_actions.REPAIR: (_("Repair"), "wrench"),
+        finding_actions.DELETE: (_("Delete"), "trash-2"),
+        finding_actions.IGNORE: (_("Ignore"), "bell-off"),
+    }
     found = [
         {
-            "value": "adopt", "label": _("Adopt"), "icon": "hand", "disabled": not is_stray,
-            "text": _("Give it the room it runs on, if that is free."),
-            "reason": "" if is_stray else _("Only something of ours that runs where it has no room."),
-        },
-        {
-            "value": "delete", "label": _("Delete"), "icon": "trash-2", "disabled": not is_orphan,
-            "text": _("Take it away at its provider. That cannot be undone."),
-            "reason": "" if is_orphan else _("Only what nobody owns is deleted here."),
-        },
-        {
-            "value": "repair", "label": _("Repair"), "icon": "wrench", "disabled": False,
-            "text": _("Look again now and set right what can be; it closes by itself once it is gone."), "reason": "",
-        },
-        {
-            "value": "ignore", "label": _("Ignore"), "icon": "bell-off", "disabled": False,
-            "text": _("It is known and all right: stay silent while it is seen, and block nothing."), "reason": "",
-        },
-    ]  # fmt: skip
+            "value": one.action,
+            "label": words[one.action][0],
+            "icon": words[one.action][1],
+            "disabled": not one.is_offered,
+            "text": one.text,
+            "reason": one.reason,
+        }
+        for one in finding_actions.choices(row)
+    ]
     return sorted(found, key=lambda one: bool(one["disabled"]))
 
 

@@ -16,10 +16,10 @@ from django.utils.translation import ngettext
 
 from frontend.kernel import discrepancies, hosts, lists, problems, providers
 from frontend.kernel.page import PageRequest, page
-from tenants import access
+from tenants import access, finding_actions, findings
 from tenants.errors import Conflict, InvalidSpec
 from tenants.models import Finding, Provider
-from tenants.operations import inventory
+from tenants.operations import findings as finding_operations
 from tenants.transactions import reading
 
 STATES = ("open", "ignored", "settled", "all")
@@ -187,6 +187,7 @@ def _page(
         "actions": options,
         "chosen": request.POST.get("action") or _first(options),
         "confirms": confirms,
+        "at_provider": _at_provider(row),
         "reason": request.POST.get("reason", ""),
         "errors": errors or {},
         "other_errors": [text for field, text in (errors or {}).items() if field not in {"action", "reason"}],
@@ -220,11 +221,12 @@ def resolve(request: PageRequest, key: str) -> HttpResponse:
     """Do something about a finding; deleting first says what goes."""
     with reading(request.actor):
         row = access.find(rows_of(), key)
-        if request.POST.get("action") == "delete" and not request.POST.get("sure") and _fits(row, "delete"):
+        asked = request.POST.get("action") == "delete" and not request.POST.get("sure")
+        if asked and row.resolved_at is None and finding_actions.choice(row, "delete").is_offered:
             return _page(request, row, confirms=True)
     try:
         version = int(request.POST["version"]) if request.POST.get("version", "").isdigit() else None
-        inventory.resolve_finding(
+        finding_operations.resolve(
             finding=row,
             action=request.POST.get("action", ""),
             reason=request.POST.get("reason", ""),
@@ -236,18 +238,20 @@ def resolve(request: PageRequest, key: str) -> HttpResponse:
         with reading(request.actor):
             fresh = access.find(rows_of(), key)
             return _page(request, fresh, status=problems.status_of(error), errors=problems.at_fields(error))
-    messages.success(request, _DONE[request.POST["action"]]())
+    done = request.POST["action"]
+    messages.success(request, _DONE["taken-out" if done == "delete" and not _at_provider(row) else done]())
     return HttpResponseRedirect(address(row))
 
 
-def _fits(row: Finding, action: str) -> bool:
-    options = discrepancies.actions(row)
-    return row.resolved_at is None and any(one["value"] == action and not one["disabled"] for one in options)
+def _at_provider(row: Finding) -> bool:
+    """Whether deleting takes something away at the provider, rather than out of our books."""
+    return row.kind in {findings.ORPHAN, findings.LEFT_FILES}
 
 
 _DONE: Mapping[str, Any] = {
     "ignore": lambda: _("Ignored. It stays silent while it is seen."),
     "repair": lambda: _("A worker looks again now; it closes by itself once it is gone."),
     "delete": lambda: _("A worker takes it away at its provider."),
-    "adopt": lambda: _("Adopted: the room it runs on is its own now."),
+    "taken-out": lambda: _("Taken out: it counts no longer."),
+    "adopt": lambda: _("Adopted: what is there is what is written here now."),
 }

@@ -13,8 +13,8 @@ from tenants import desired, host_plans, ledger
 from tenants.actor import Actor
 from tenants.errors import Conflict, InvalidSpec
 from tenants.host_plans import Touched
-from tenants.models import Host, HostPlan, Notice
-from tenants.states import TRANSITIONS, HostState
+from tenants.models import Hold, Host, HostPlan, Notice
+from tenants.states import TRANSITIONS, HoldKind, HostState
 
 LONGEST_NOTICE: Final = timedelta(days=90)
 NOBODY: Final = UUID(int=0)
@@ -35,6 +35,17 @@ def set_state(row: Host, to: HostState) -> None:
         msg = f"{row.name} has just changed its state."
         raise Conflict(msg, code="host-state")
     row.state = to.value
+
+
+def take_out(row: Host, *, actor: Actor, now: datetime) -> Host:
+    """Take a locked host out for good. Raises `Conflict` (`in-use`) while tenants hold room on it or a plan runs."""
+    held = Hold.objects.filter(host=row, kind=HoldKind.TENANT.value).count()
+    if held or HostPlan.objects.filter(host=row, state="running").exists():
+        msg = f"{row.name} still carries {held} windows of tenants or a running plan; drain it first."
+        raise Conflict(msg, code="in-use", holds=held)
+    host_plans.empty(row, now=now)
+    set_state(row, HostState.REMOVED)
+    return host_changed(row, "host.removed", actor=actor, now=now)
 
 
 def host_changed(row: Host, kind: str, *, actor: Actor, now: datetime, **data: Any) -> Host:

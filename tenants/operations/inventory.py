@@ -1,4 +1,4 @@
-"""The life cycle of hosts, plans over hosts, and what becomes of findings.
+"""The life cycle of hosts, and plans over hosts.
 
 An operation writes what should be true and nudges; providers are called by passes alone. A host moves along
 `states.TRANSITIONS` by a conditional update: whoever comes second gets a `Conflict` that names the present
@@ -8,21 +8,13 @@ state. Lock order: host, devices, plan, outbox, chain head.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 
-from tenants import desired, findings, host_plans, ledger
+from tenants import desired, host_plans
 from tenants.actor import Actor
-from tenants.errors import Conflict, InvalidSpec
+from tenants.errors import Conflict
 from tenants.host_plans import Touched
-from tenants.models import (
-    Allocation,
-    Finding,
-    GpuDevice,
-    Hold,
-    Host,
-    HostPlan,
-    Unit,
-)
+from tenants.models import GpuDevice, Hold, Host, HostPlan
 from tenants.operations.guards import allow, clean_text, locked
 from tenants.operations.host_parts import (
     check_times,
@@ -33,13 +25,10 @@ from tenants.operations.host_parts import (
     make_plan,
     refuse_running,
     set_state,
+    take_out,
 )
-from tenants.states import HoldKind, HostState, ProductKind
+from tenants.states import HoldKind, HostState
 from tenants.transactions import operation
-
-ACTIONS: Final = ("ignore", "repair", "delete", "adopt")
-"""What an operator may do about a finding."""
-
 
 # --- hosts: the way into service ------------------------------------------------------------------------
 
@@ -89,13 +78,7 @@ def remove(*, host: Host, actor: Actor, now: datetime, version: int | None = Non
     allow(actor, None, "hosts.remove")
     row = locked(host, version)
     expect(row, HostState.REMOVED, HostState.JOINING, HostState.ACCEPTED, HostState.CORDONED, HostState.MAINTENANCE)
-    held = Hold.objects.filter(host=row, kind=HoldKind.TENANT.value).count()
-    if held or HostPlan.objects.filter(host=row, state="running").exists():
-        msg = f"{row.name} still carries {held} windows of tenants or a running plan; drain it first."
-        raise Conflict(msg, code="in-use", holds=held)
-    host_plans.empty(row, now=now)
-    set_state(row, HostState.REMOVED)
-    return host_changed(row, "host.removed", actor=actor, now=now)
+    return take_out(row, actor=actor, now=now)
 
 
 def _simple_move(
@@ -265,84 +248,3 @@ def cancel_plan(*, plan: HostPlan, actor: Actor, now: datetime, version: int | N
     row.refresh_from_db()
     desired.nudge_now(host.provider, at=now)
     return row
-
-
-# --- findings -------------------------------------------------------------------------------------------
-
-
-@operation
-def resolve_finding(
-    *, finding: Finding, action: str, reason: str, actor: Actor, now: datetime, version: int | None = None
-) -> Finding:
-    """Do something about a finding.
-
-    `ignore`: known and all right, stays silent while it is seen. `repair`: look again now. `delete`: take an
-    orphan, or what is left of something, away at its provider. `adopt`: give a live unit that runs without room
-    the windows it runs on.
-    Raises `InvalidSpec`, `Conflict` where the action does not fit the finding.
-    """
-    allow(actor, None, "findings.resolve")
-    row = locked(finding, version)
-    if row.resolved_at is not None:
-        msg = "This finding is resolved already."
-        raise Conflict(msg, code="resolved", resolution=row.resolution)
-    if action not in ACTIONS:
-        msg = f"An action is one of {', '.join(ACTIONS)}."
-        raise InvalidSpec(msg, field="action")
-    text = clean_text(reason, "reason", most=300, least=3)
-    if action == "ignore":
-        row.data = {**row.data, "ignored": {"by": actor.word, "at": now.isoformat(), "reason": text}}
-        row.blocks_placement = False
-    elif action == "delete":
-        if not findings.may_delete(row):
-            msg = "Only what was ours and nobody owns is deleted; this finding is about something else."
-            raise Conflict(msg, code="wrong-action")
-        row.data = {**row.data, "action": "delete", "asked": {"by": actor.word, "reason": text}}
-    elif action == "adopt":
-        _adopt(row, now=now)
-        row.resolved_at, row.resolution = now, f"adopted: {text}"
-    row.save(update_fields=["data", "blocks_placement", "resolved_at", "resolution"])
-    if row.provider is not None:
-        ledger.refresh_placeable(row.provider.pk)
-        desired.nudge_now(row.provider, at=now)
-    _nudge_unit(row, now=now)
-    desired.changed(row, "finding.resolved", actor=actor, at=now, action=action, reason=text, finding=row.kind)
-    return row
-
-
-def _adopt(row: Finding, *, now: datetime) -> None:
-    """Turn the stray holds over a unit's workload into its own."""
-    unit = Unit.objects.filter(pk=row.data.get("unit"), released_at__isnull=True).select_related("allocation").first()
-    if row.kind != findings.STRAY_USE or unit is None or unit.host_id is not None or row.host is None:
-        msg = "Only a live unit that holds nothing can be given the windows it runs on."
-        raise Conflict(msg, code="wrong-action")
-    host = locked(row.host)
-    stray = list(
-        Hold.objects.filter(host=host, kind=HoldKind.FOREIGN.value, note=f"{host_plans.STRAY}{unit.pk}")
-        .select_related("device")
-        .order_by("device__number", "start")
-    )
-    for hold in stray:
-        ledger.drop(hold.pk, now=now)
-    devices, starts = [hold.device for hold in stray], [hold.start for hold in stray]
-    if len(stray) != max(1, unit.gpu_count) or not ledger.claim_windows(
-        unit.allocation, unit, host, devices, starts, now=now
-    ):
-        msg = f"The windows that it uses on {host.name} cannot be given to it."
-        raise Conflict(msg, code="not-free")
-    Allocation.objects.filter(pk=unit.allocation_id).update(queued_at=None)
-
-
-def _nudge_unit(row: Finding, *, now: datetime) -> None:
-    """Make the owner of a finding's unit due."""
-    if "unit" not in row.data:
-        return
-    unit = Unit.objects.filter(pk=row.data["unit"]).select_related("allocation").first()
-    if unit is None or unit.released_at is not None:
-        return
-    from tenants.operations.allocations import product_model
-
-    model = product_model(ProductKind(unit.allocation.product_kind))
-    owner = model._base_manager.filter(pk=unit.allocation.product_id).first() if model else unit.allocation
-    if owner is not None:
-        desired.nudge_now(owner, at=now)

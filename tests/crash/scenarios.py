@@ -35,7 +35,8 @@ from tenants.models import (
     Tenant,
     Unit,
 )
-from tenants.operations import allocations, endpoints, inventory, machines, members, namespaces, tenants
+from tenants.operations import allocations, endpoints, machines, members, namespaces, tenants
+from tenants.operations import findings as finding_operations
 from tenants.specs import (
     AllocationSpec,
     BareAsk,
@@ -245,7 +246,7 @@ def clear_orphans(world: World) -> list[str]:
     there = world.estate.everything()["objects"]
     told = {row.data["uid"]: row for row in Finding.objects.filter(kind=ORPHAN, resolved_at__isnull=True)}
     for row in told.values():
-        inventory.resolve_finding(
+        finding_operations.resolve(
             finding=row, action="delete", reason="a crash table", actor=operator(), now=world.clock()
         )
     world.calm_down()

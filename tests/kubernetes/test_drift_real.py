@@ -526,7 +526,7 @@ def test_what_carries_our_mark_and_belongs_to_no_row_is_a_finding_that_can_be_de
     from provisioners.driver import Kind as Kinds
     from provisioners.driver import Ref
     from tenants.models import Finding
-    from tenants.operations import inventory
+    from tenants.operations import findings as finding_operations
     from tenants.states import PlatformRole
     from tests.conformance.specs import namespace_boundary
     from tests.drive import fresh
@@ -541,7 +541,7 @@ def test_what_carries_our_mark_and_belongs_to_no_row_is_a_finding_that_can_be_de
     finding = Finding.objects.get(kind="orphan", subject=str(left.ref.uid), resolved_at__isnull=True)
     still_there = ground.api.get("v1", "Namespace", left.ref.name)
     operator = factories.actor(factories.person(platform=(PlatformRole.OPERATOR,)))
-    inventory.resolve_finding(
+    finding_operations.resolve(
         finding=finding, action="delete", reason="left over", actor=operator, now=ground.core.clock()
     )
 

@@ -140,12 +140,32 @@ def test_ignoring_opens_the_room_and_needs_a_reason(world, browse, ole):
 
 
 def test_an_action_that_does_not_fit_is_refused_in_place(world, browse, ole):
-    row = finding(world, "host-missing")
+    row = finding(world, "host-shrunk")
 
     sent = browse(ole).post(f"/ops/findings/{row.short_id}/resolve", {"action": "delete", "reason": "go away"})
 
     assert sent.status_code == 409
-    assert "Only what was ours and nobody owns is deleted; this finding is about something else." in text(sent)
+    assert (
+        "Delete does not fit this finding. Hardware that is there is drained and taken out on its host's page."
+        in text(sent)
+    )
+
+
+def test_a_host_that_is_gone_is_taken_out_here_after_a_question(world, browse, ole):
+    host = Host.objects.get()
+    row = finding(world, "host-missing", host=host)
+    body = {"action": "delete", "reason": "it was scrapped", "version": row.version}
+    browser = browse(ole)
+
+    page = text(browser.get(f"/ops/findings/{row.short_id}"))
+    asked = text(browser.post(f"/ops/findings/{row.short_id}/resolve", body))
+    refused = browser.post(f"/ops/findings/{row.short_id}/resolve", {**body, "sure": "yes"})
+
+    assert "Take the host out here: its GPUs count no longer." in page
+    assert "It is gone: there is nothing to take over." in page
+    assert f"{row.subject} is taken out here and counts no longer. Nothing is done at its provider." in asked
+    assert refused.status_code == 409
+    assert "drain it first" in text(refused)
 
 
 def test_the_number_of_queries_does_not_depend_on_how_many_there_are(world, browse, aud):

@@ -18,7 +18,7 @@ from tenants import audit
 from tenants.actor import SYSTEM
 from tenants.models import Event, Finding, GpuDevice, Hold, Host, Machine, Unit
 from tenants.operations import endpoints, machines
-from tenants.operations import inventory as operations
+from tenants.operations import findings as operations
 from tenants.specs import AllocationSpec, EndpointAsk, GpuAsk, MachineAsk, RevisionAsk, UnitAsk, Where
 from tenants.states import BoundaryKind
 from tests import factories
@@ -417,9 +417,7 @@ def test_an_orphan_is_reported_after_two_looks_and_deleted_on_an_operators_word(
 
     finding = Finding.objects.get(kind="orphan")
     operator = factories.actor(factories.person(platform=(factories.PlatformRole.OPERATOR,)))
-    operations.resolve_finding(
-        finding=finding, action="delete", reason="left by a test", actor=operator, now=here.clock()
-    )
+    operations.resolve(finding=finding, action="delete", reason="left by a test", actor=operator, now=here.clock())
     look(here)
     look(here)
 
@@ -470,7 +468,7 @@ def test_a_unit_that_runs_without_room_is_kept_safe_and_can_be_adopted(owner: An
     assert ledger_view() == truth(here)
 
     operator = factories.actor(factories.person(platform=(factories.PlatformRole.OPERATOR,)))
-    operations.resolve_finding(
+    operations.resolve(
         finding=Finding.objects.get(), action="adopt", reason="it is ours", actor=operator, now=here.clock()
     )
 

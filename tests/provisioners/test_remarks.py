@@ -26,7 +26,7 @@ from provisioners.remarks import SAME_WITHIN
 from tenants.errors import Conflict
 from tenants.models import Event, Finding, Machine
 from tenants.operations import machines
-from tenants.operations.inventory import resolve_finding
+from tenants.operations.findings import resolve
 from tenants.specs import AllocationSpec, GpuAsk, MachineAsk, UnitAsk, Where
 from tenants.states import BoundaryKind, PlatformRole
 from tests import factories
@@ -258,7 +258,7 @@ def test_what_is_not_known_to_have_been_ours_and_gone_is_never_deleted(here, med
     row = Finding.objects.get(kind="left-files")
 
     with pytest.raises(Conflict):
-        resolve_finding(finding=row, action="delete", reason="away", actor=operator(), now=here.clock())
+        resolve(finding=row, action="delete", reason="away", actor=operator(), now=here.clock())
     take(here)
 
     assert (meddler.left, of_kind("left-files")) == ([f"[ds] {uid}"], [True])
@@ -275,7 +275,7 @@ def test_what_is_left_of_a_machine_that_has_gone_is_deleted_by_a_persons_word(he
     row = Finding.objects.get(kind="left-files")
     assert meddler.left == [subject]
 
-    resolve_finding(finding=row, action="delete", reason="away", actor=operator(), now=here.clock())
+    resolve(finding=row, action="delete", reason="away", actor=operator(), now=here.clock())
     meddler.beside = lambda seen: seen
     take(here)
 

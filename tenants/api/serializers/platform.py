@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, WithJsonSchema
 
-from tenants import pricing
+from tenants import finding_actions, pricing
 from tenants.api.serializers.base import Change, Condition, In, Moment, Name, Out, PageQuery, absent, line, text, word
 from tenants.api.serializers.capacity import DIMENSIONS, ProductId
 from tenants.api.serializers.layouts import LayoutOut
@@ -190,6 +190,14 @@ class DeviceQuery(PageQuery):
     healthy: bool | None = None
 
 
+class FindingActionOut(Out):
+    """What may be done about an open finding, or why not: exactly one of `text` and `reason` is there."""
+
+    action: str
+    text: str
+    reason: str
+
+
 class FindingOut(Out):
     """Something that does not fit together and needs a person."""
 
@@ -206,6 +214,7 @@ class FindingOut(Out):
     last_seen_at: datetime
     resolved_at: datetime | None
     resolution: str
+    actions: list[FindingActionOut]
     version: int
 
     @classmethod
@@ -225,6 +234,10 @@ class FindingOut(Out):
             last_seen_at=row.last_seen_at,
             resolved_at=row.resolved_at,
             resolution=row.resolution,
+            actions=[
+                FindingActionOut(action=one.action, text=one.text, reason=one.reason)
+                for one in (finding_actions.choices(row) if row.resolved_at is None else ())
+            ],
             version=row.version,
         )
 

@@ -40,7 +40,7 @@ from tenants.models import (
     Provider,
     ProviderCredential,
 )
-from tenants.operations import inventory, providers
+from tenants.operations import findings, inventory, providers
 
 ProviderPage = page_of(ProviderOut)
 HostPage = page_of(HostOut)
@@ -469,7 +469,7 @@ class FindingResolve(FindingView):
     @writes("findings.resolve", body=ResolveIn, answers=FindingOut)
     def post(self, call: Call) -> Any:
         """Ignore, repair, delete or adopt what a finding is about."""
-        return inventory.resolve_finding(
+        return findings.resolve(
             finding=call.target,
             action=call.body.action,
             reason=call.body.reason,
