@@ -31,6 +31,8 @@ DRAIN_LIMIT: Final = timedelta(seconds=30)
 FRESH: Final = timedelta(seconds=30)
 """A gateway silent for longer is not waited for."""
 DRAIN_POLL_S: Final = 0.5
+SERVES: Final = "serves"
+"""Where an endpoint's row remembers the number of the revision that served last."""
 
 
 class EndpointKind(ProductKind):
@@ -99,6 +101,17 @@ class EndpointKind(ProductKind):
 
     def readiness(self, row: Any, observed: Observed, action: plan.Nothing, prepared: Prepared) -> str:
         """An endpoint can be used when its replicas work and its address is known."""
+        missing = self._missing(row, observed, action, prepared)
+        before = row.observed.get(SERVES)
+        if not missing or before is None or not isinstance(prepared.spec, EndpointSpec):
+            return missing
+        wanted = prepared.spec.serving.revision
+        if wanted == before:
+            return missing
+        # The ledger holds no unit beside those of the endpoint, so the old replica makes way for the new one.
+        return f"Revision {wanted} takes over; revision {before} stopped first, as no room is held for both: {missing}"
+
+    def _missing(self, row: Any, observed: Observed, action: plan.Nothing, prepared: Prepared) -> str:
         missing = super().readiness(row, observed, action, prepared)
         if missing:
             return missing
@@ -139,6 +152,8 @@ class EndpointKind(ProductKind):
         """Say that it serves."""
         super().became_ready(row, prepared, now=now)
         say(row, ConditionType.SERVING, "True", Reason.DONE, "", now=now)
+        if isinstance(prepared.spec, EndpointSpec):
+            row.observed = {**row.observed, SERVES: prepared.spec.serving.revision}
 
     def drained(self, row: Endpoint, *, now: datetime) -> Wait | None:
         """Wait, for a bounded time, until gateways refuse the keys and running requests have ended."""

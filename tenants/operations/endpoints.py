@@ -142,7 +142,10 @@ def _locked(endpoint: Endpoint, operation_id: str, actor: Actor, version: int | 
 def revise(
     *, endpoint: Endpoint, ask: RevisionAsk, actor: Actor, now: datetime, version: int | None = None
 ) -> Revision:
-    """Serve something else: a new immutable revision takes over (Recreate until surge units exist)."""
+    """Serve something else: a new immutable revision takes over.
+
+    The old replicas stop first: the allocation's units are all that is held, and no unit beside them is claimed.
+    """
     model = _model(endpoint.tenant, ask)
     row = _locked(endpoint, "endpoints.revise", actor, version)
     revision = _add_revision(row, model, ask, actor=actor, now=now)

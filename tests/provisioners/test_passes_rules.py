@@ -101,6 +101,11 @@ def reason(row: Any, kind: str) -> str:
     return "" if found is None else f"{found['status']} {found['reason']}"
 
 
+def said(row: Any) -> str:
+    found = condition_of(fresh(row).conditions, "Ready")  # type: ignore[arg-type]
+    return "" if found is None else str(found["message"])
+
+
 # --- leases ---------------------------------------------------------------------------------------------
 
 
@@ -472,6 +477,25 @@ def test_a_new_revision_takes_over_and_the_old_one_is_gone(here: World, tenant: 
     here.drive(is_ready(row))
     (workload,) = here.estate.state.workloads.values()
     assert "--max-model-len=4096" in workload.serving["argv"]  # type: ignore[index]
+
+
+def test_a_rollout_takes_no_room_beside_its_own_and_says_that_the_old_one_stopped_first(
+    here: World, tenant: Any, actor: Any
+) -> None:
+    row = endpoint(here, tenant, actor)
+    here.drive(is_ready(row))
+    held = list(Hold.objects.values_list("pk", "device", "start"))
+    control.change_settings(here.estate, {"load_s": 60.0})
+
+    endpoints.revise(endpoint=row, ask=RevisionAsk("llama-3-1-8b"), actor=actor, now=here.clock())
+    here.drive(lambda: "takes over" in said(row))
+
+    assert said(row).startswith("Revision 2 takes over; revision 1 stopped first, as no room is held for both: ")
+    assert list(Unit.objects.values_list("role", flat=True)) == ["replica"]
+    here.drive(is_ready(row), most=200)
+    assert list(Hold.objects.values_list("pk", "device", "start")) == held
+    assert fresh(row).observed["serves"] == 2
+    assert "takes over" not in said(row)
 
 
 def test_a_machine_is_switched_off_and_on_and_keeps_its_hold(here: World, tenant: Any, actor: Any) -> None:

@@ -209,7 +209,7 @@ class Revisions(OfEndpoint):
 
     @writes("endpoints.revise", body=RevisionIn, answers=RevisionOut, status=201)
     def post(self, call: Call) -> Any:
-        """Serve something else: add a revision and make it the one that serves."""
+        """Serve something else: add a revision and make it the one that serves. The old one stops first."""
         return endpoints.revise(
             endpoint=call.target, ask=call.body.revision(), actor=call.actor, now=call.now, version=call.version
         )
