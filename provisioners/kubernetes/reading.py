@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
@@ -18,7 +18,7 @@ from provisioners.kubernetes import objects as marks
 from provisioners.kubernetes.applying import ISOLATING, fight_of, is_different, is_made_anew, removal_handle
 from provisioners.kubernetes.boundary import NAMING_ANNOTATION, ClusterFacts
 from provisioners.kubernetes.objects import Object, dig, name_of, title
-from provisioners.steps import REGISTRY, in_order, split
+from provisioners.steps import REGISTRY, in_order, order_of, split
 
 CREATE: Final = "namespace.create"
 GATEWAY: Final = "namespace.gateway"
@@ -37,6 +37,12 @@ _KEEPS_APART: Final[Mapping[str, RemarkKind]] = {
     "ServiceAccount": RemarkKind.ACCESS,
 }
 """Kind → what it is when others change it: of these it is about who can reach whom."""
+_OF_STEP: Final[Mapping[str, tuple[RemarkKind, str]]] = {
+    "namespace.limits": (RemarkKind.CHANGED, "quota and limits"),
+    "namespace.policies": (RemarkKind.RULES, "network policies"),
+    "namespace.access": (RemarkKind.ACCESS, "role bindings"),
+}
+"""Step of a boundary that always makes objects → what it is when others delete some, and what those are called."""
 _REMAINING: Final = re.compile(r"([a-z0-9.-]+?)\.? has \d+ resource instances")
 
 
@@ -77,6 +83,8 @@ def part(ref: Ref, step: str, found: Sequence[Object], *, now: datetime) -> Part
     sets = {marks.annotations_of(obj).get(marks.SET_ANNOTATION, "") for obj in staying}
     whole = sets == {marks.set_digest(staying)}
     if len(wants) != 1 or (not whole and not lost):
+        if len(wants) == len(sets) == 1:  # all of one making: what its steps did not leave so, others did
+            remarks = (*remarks, *_missing(step, "some of its {} were deleted, or copied, by somebody else"))
         return Part(step, Presence.PRESENT, message="something of it is missing or left over", remarks=remarks)
     message = "; ".join(_fight(obj) for obj in lost)
     return Part(step, Presence.PRESENT, have=wants.pop(), message=message, remarks=remarks)
@@ -90,6 +98,29 @@ def _remarks(changed: Sequence[Object], lost: Sequence[Object]) -> tuple[Remark,
         else Remark(_KEEPS_APART.get(obj["kind"], RemarkKind.CHANGED), _changed([obj]), title(obj))
         for obj in changed
     )
+
+
+def _missing(step: str, text: str) -> tuple[Remark, ...]:
+    if step not in _OF_STEP:
+        return ()
+    kind, words = _OF_STEP[step]
+    return (Remark(kind, text.format(words), words),)
+
+
+def _gaps(found: Sequence[Part]) -> list[Part]:
+    """Return the absent parts before one that is there.
+
+    Steps are made one after the other and removed the other way round: nobody but others leaves such a gap.
+    """
+    there = {one.step for one in found if one.presence is Presence.PRESENT}
+    last = max((order_of(step) for step in there), default=None)
+    lacking = [step for step in in_order(_OF_STEP) if last is not None and order_of(step) < last]
+    named = {one.step for one in found}
+    return [
+        Part(step, Presence.ABSENT, remarks=_missing(step, "its {} were deleted by somebody else"))
+        for step in lacking
+        if step not in named
+    ]
 
 
 def _changed(changed: Sequence[Object]) -> str:
@@ -137,10 +168,12 @@ def boundary(
         return Observed(ref, exists=True, parts=(leaving,), blocked_by=blocked, simulated=simulated)
     own = [namespace, *(obj for obj in inside.marked if marks.is_ours(obj, ref))]
     found = [_complete(one, own, facts) for one in parts(ref, own, now=now) if one.step != GATEWAY]
+    found += [gateway] if gateway is not None else []
+    found += _gaps(found)
     return Observed(
         ref,
         exists=True,
-        parts=(*found, *((gateway,) if gateway is not None else ())),
+        parts=tuple(sorted(found, key=lambda one: order_of(one.step))),
         blocked_by=holds(ref, inside.marked),
         simulated=simulated,
     )
@@ -154,10 +187,10 @@ def _complete(one: Part, own: Iterable[Object], facts: ClusterFacts | None) -> P
     named = {name for obj in quotas for name in dig(obj, "spec", "hard", default={})}
     lacking = sorted(name for name in facts.gpu_resources if f"requests.{name}" not in named)
     if lacking:
-        return Part(one.step, one.presence, message=f"the quota does not name {', '.join(lacking[:3])} yet")
+        return replace(one, have="", message=f"the quota does not name {', '.join(lacking[:3])} yet")
     naming = {marks.annotations_of(obj).get(NAMING_ANNOTATION, "").partition(" ")[0] for obj in quotas}
     if naming - {facts.naming}:
-        return Part(one.step, one.presence, message="the quota names GPUs in another way than nodes do by now")
+        return replace(one, have="", message="the quota names GPUs in another way than nodes do by now")
     return one
 
 

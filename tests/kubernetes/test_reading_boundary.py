@@ -189,3 +189,64 @@ def test_a_namespace_on_its_way_out_is_changing_and_only_stuck_when_it_says_so()
     assert going.part("namespace.create").handle == f"removal boundary/{REF.uid}/{REF.tenant_uid} namespace.create"
     assert reading.remaining_resources(leaving) == ["configmaps", "deployments.apps"]
     assert stuck.blocked_by == "ConfigMap theirs is held by example.com/x"
+
+
+def whole_boundary() -> list[Object]:
+    """Return what stands in a namespace of ours, one object per kind."""
+    return [
+        *of_step("namespace.limits", "ResourceQuota", "LimitRange"),
+        *of_step("namespace.policies", "NetworkPolicy"),
+        *of_step("namespace.access", "RoleBinding"),
+    ]
+
+
+def seen(marked: list[Object], facts: ClusterFacts | None = None) -> Observed:
+    inside = reading.Inside(namespace(), [one for one in marked if one["kind"] != "Namespace"])
+    return reading.boundary(REF, inside, gateway=None, now=NOW, facts=facts)
+
+
+def told(observed: Observed) -> list[tuple[str, str, str]]:
+    return [(part.step, str(one.kind), one.text) for part in observed.parts for one in part.remarks]
+
+
+def test_a_whole_boundary_has_no_remarks_and_neither_has_one_that_is_being_made() -> None:
+    assert told(seen(whole_boundary())) == []
+    assert told(seen(whole_boundary()[:2])) == []
+    assert told(seen([])) == []
+
+
+def test_network_policies_that_somebody_deleted_are_remarked_on() -> None:
+    left = [one for one in whole_boundary() if one["kind"] != "NetworkPolicy"]
+
+    found = seen(left)
+
+    assert told(found) == [
+        ("namespace.policies", "isolation-changed", "its network policies were deleted by somebody else")
+    ]
+    assert found.part("namespace.policies").presence is Presence.ABSENT
+    assert [part.step for part in found.parts] == [
+        "namespace.create", "namespace.limits", "namespace.policies", "namespace.access",
+    ]  # fmt: skip
+
+
+def test_one_policy_of_several_that_somebody_deleted_is_remarked_on() -> None:
+    plain = [{"apiVersion": "v1", "kind": "NetworkPolicy", "metadata": {"name": name}, "spec": {}} for name in "ab"]
+    two = [live(obj) for obj in marked_set(plain, REF, step="namespace.policies", want="w")]
+    half_changed = [two[0], *of_step("namespace.policies", "NetworkPolicy", want="older")]
+
+    assert [(one.kind, one.text) for one in seen(two[:1]).part("namespace.policies").remarks] == [
+        (RemarkKind.RULES, "some of its network policies were deleted, or copied, by somebody else")
+    ]
+    assert seen(two).part("namespace.policies").remarks == ()
+    assert seen(half_changed).part("namespace.policies").remarks == ()  # a change of ours on its way
+
+
+def test_a_limit_that_somebody_took_out_of_the_quota_is_remarked_on() -> None:
+    facts = ClusterFacts(gpu_resources=frozenset({"nvidia.com/gpu"}))
+    found = whole_boundary()
+    taken_by(found[0], "kubectl-edit", "spec")
+
+    part = seen(found, facts).part("namespace.limits")
+
+    assert (part.have, part.message) == ("", "the quota does not name nvidia.com/gpu yet")
+    assert [(one.kind, one.subject) for one in part.remarks] == [(RemarkKind.CHANGED, "ResourceQuota resourcequota")]
