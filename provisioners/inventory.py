@@ -326,7 +326,7 @@ class _Pass:
         if not self.provider.healthy:
             fields["healthy"] = True
         left_before = self._memory(inventory_remarks.MEMORY)
-        told, left = inventory_remarks.compare(self.provider, self.seen, left_before)
+        told, left = inventory_remarks.compare(self.provider, self.seen, left_before, now=self.now)
         self.found += told
         memory = {"suspects": sorted(suspects), "absent": sorted(str(hold) for hold in self.absent)}
         again = any(set(memory[name]) - set(self._memory(name)) for name in memory)
@@ -350,19 +350,25 @@ class _Pass:
             )  # fmt: skip
             if again:
                 fields["due_at"] = self.clock() + SECOND_LOOK
+        # Provider, hosts, boundaries, findings, and only then events: the order of locks of everybody else.
         with acting(SYSTEM):
-            shaken = inventory_isolation.shake(self.provider.pk, self.clock()) if news else 0
             if fields:
                 Provider.objects.filter(pk=self.provider.pk).update(**fields)
+            ledger.refresh_placeable(self.provider.pk)
+            # What stands about hosts that were not looked at to the end is not closed.
+            complete = self.seen.complete and not self.summary.more
+            pending = findings.compare(self.provider.pk, self.found, kinds=kinds, complete=complete, now=self.clock())
+            if pending.hosts:
+                list(Host.objects.select_for_update(no_key=True).filter(pk__in=pending.hosts).order_by("pk"))
+            shaken = inventory_isolation.shake(self.provider.pk, self.clock()) if news else 0
+            synced = findings.write(pending, now=self.clock())
+            if synced.any:
+                ledger.refresh_placeable(self.provider.pk)  # of the hosts that are locked
             if news:
                 desired.happened(
                     self.provider, "provider.isolation-restored", actor=SYSTEM, at=self.clock(), nudge=False,
                     what=sorted(news)[:20], boundaries=shaken,
                 )  # fmt: skip
-            # What stands about hosts that were not looked at to the end is not closed.
-            complete = self.seen.complete and not self.summary.more
-            synced = findings.sync(self.provider.pk, self.found, kinds=kinds, complete=complete, now=self.clock())
-            ledger.refresh_placeable(self.provider.pk)
         self.summary.findings_changed = synced.any
 
 

@@ -1,14 +1,16 @@
 """What a snapshot remarks on beside our objects: strangers among them, and what is left of those that have gone.
 
-What is left counts when two looks for it in a row have shown it: a machine that is just being made looks the same. It
-is removed by a person's word only, and only where its id is that of an object of ours at this provider that has gone,
-or where the driver knows for certain: files of a live object, of another installation's or of nobody's are data.
+What is left counts once every look for it has shown it for an hour: a machine that is just being made looks the same,
+and of one that was just removed the driver itself takes the rest away. Since when is kept in the provider's row, because
+any worker's look may be the next. It is removed by a person's word only, and only where its id is that of an object of
+ours at this provider that has gone, or where the driver knows for certain: files of a live object, of another
+installation's or of nobody's are data.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -31,7 +33,9 @@ Clock = Callable[[], datetime]
 
 KINDS: Final = frozenset({str(RemarkKind.FOREIGN), LEFT_FILES})
 MEMORY: Final = "left"
-"""Where a provider's row remembers what the last look for leftovers showed."""
+"""Where a provider's row remembers what the last look for leftovers showed: `<since when> <what>`."""
+GRACE: Final = timedelta(hours=1)
+"""So long the making of a machine may leave files that no machine has, and so long whoever removed one clears up."""
 
 
 def unlooked(seen: ObservedProvider) -> frozenset[str]:
@@ -39,18 +43,34 @@ def unlooked(seen: ObservedProvider) -> frozenset[str]:
     return KINDS - {str(kind) for kind in seen.looked_for}
 
 
-def compare(provider: Provider, seen: ObservedProvider, before: Sequence[str]) -> tuple[list[Seen], list[str]]:
-    """Return what is to be told, and what to remember of leftovers."""
+def compare(
+    provider: Provider, seen: ObservedProvider, before: Sequence[str], *, now: datetime
+) -> tuple[list[Seen], list[str]]:
+    """Return what is to be told, and what to remember of leftovers. `now`: when the snapshot was begun."""
     told: list[Seen] = []
+    since = _remembered(before)
     left = list(before)
     if RemarkKind.LEFT in seen.looked_for:
-        left = sorted(one.subject for one in seen.remarks if one.kind is RemarkKind.LEFT)
+        subjects = {one.subject for one in seen.remarks if one.kind is RemarkKind.LEFT}
+        left = sorted(f"{since.get(subject, now).isoformat()} {subject}" for subject in subjects)
     for one in seen.remarks:
         if one.kind is RemarkKind.FOREIGN:
             told.append(Seen(str(one.kind), one.subject, f"{one.text}.", data={"boundary": str(one.uid or "")}))
-        elif one.kind is RemarkKind.LEFT and one.subject in before:
+        elif one.kind is RemarkKind.LEFT and now - since.get(one.subject, now) >= GRACE:
             told.append(_left(provider, one))
     return told, left
+
+
+def _remembered(before: Sequence[str]) -> dict[str, datetime]:
+    """Return leftover → since when each look has shown it; what an older version wrote counts from now on."""
+    found = {}
+    for entry in before:
+        text, _, subject = entry.partition(" ")
+        try:
+            found[subject] = datetime.fromisoformat(text)
+        except ValueError:
+            continue
+    return found
 
 
 def _left(provider: Provider, one: Remark) -> Seen:

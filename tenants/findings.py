@@ -69,6 +69,94 @@ class Synced:
         return bool(self.opened or self.changed or self.closed)
 
 
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """What differs between the open findings and what is seen; nothing of it is written yet."""
+
+    provider: UUID
+    opening: tuple[Seen, ...] = ()
+    changing: Mapping[UUID, Seen] = field(default_factory=dict)
+    still_seen: tuple[UUID, ...] = ()
+    closing: tuple[UUID, ...] = ()
+    hosts: frozenset[UUID] = frozenset()
+    """What of the estate it is about: locked before it is written, because hosts come before findings."""
+
+
+def compare(
+    provider: UUID,
+    seen: Iterable[Seen],
+    *,
+    kinds: frozenset[str],
+    complete: bool,
+    now: datetime,
+    keep: int = 500,
+    prefix: str = "",
+) -> Pending:
+    """Return what differs between the open findings of a provider and what is seen. Parameters as of `sync`."""
+    wanted = {(item.kind, item.subject[:300]): item for item in seen}
+    known = {
+        (row.kind, row.subject): row
+        for row in Finding.objects.filter(
+            provider_id=provider, kind__in=kinds, subject__startswith=prefix, resolved_at__isnull=True
+        )
+    }
+    opening: list[Seen] = []
+    changing: dict[UUID, Seen] = {}
+    stale: list[UUID] = []
+    hosts: set[UUID | None] = set()
+    for key, item in sorted(wanted.items()):
+        row = known.get(key)
+        if row is None:
+            if len(opening) < keep:
+                opening.append(item)
+                hosts.add(item.host)
+        elif _differs(row, item):
+            changing[row.pk] = item
+            hosts |= {row.host_id, item.host}
+        elif now - row.last_seen_at >= SEEN_EVERY:
+            stale.append(row.pk)
+    gone = [row for key, row in sorted(known.items()) if key not in wanted] if complete else []
+    hosts.update(row.host_id for row in gone)
+    return Pending(
+        provider,
+        tuple(opening),
+        changing,
+        tuple(stale),
+        tuple(row.pk for row in gone),
+        frozenset(host for host in hosts if host is not None),
+    )
+
+
+def write(pending: Pending, *, now: datetime, resolution: str = NOT_SHOWN, within: timedelta | None = None) -> Synced:
+    """Write what `compare` found; what somebody settled meanwhile is left so.
+
+    All rows are locked before the first event: whoever resolves one has it locked before his event too.
+    """
+    touched = {*pending.changing, *pending.closing}
+    rows = {
+        row.pk: row
+        for row in Finding.objects.select_for_update(no_key=True)
+        .filter(pk__in=touched, resolved_at__isnull=True)
+        .order_by("pk")
+    } if touched else {}  # fmt: skip
+    if pending.still_seen:
+        Finding.objects.filter(pk__in=pending.still_seen).update(last_seen_at=now)
+    new = []
+    for item in pending.opening:
+        if within is None or not _opened_again(pending.provider, item, now=now, since=now - within):
+            _open(pending.provider, item, now=now)
+            new.append(item)
+    changed = closed = 0
+    for pk, item in pending.changing.items():
+        if (row := rows.get(pk)) is not None:
+            _change(row, item, now=now)
+            changed += 1
+    for pk in pending.closing:
+        if (row := rows.get(pk)) is not None:
+            closed += close(row, resolution, now=now)
+    return Synced(len(pending.opening), changed, closed, tuple(new))
+
+
 def sync(
     provider: UUID,
     seen: Iterable[Seen],
@@ -87,38 +175,8 @@ def sync(
     provider that has gone mad fills no table. One that was settled less than `within` ago is opened again without
     a word, as it was left: what comes and goes is one finding.
     """
-    wanted = {(item.kind, item.subject[:300]): item for item in seen}
-    known = {
-        (row.kind, row.subject): row
-        for row in Finding.objects.filter(
-            provider_id=provider, kind__in=kinds, subject__startswith=prefix, resolved_at__isnull=True
-        )
-    }
-    new: list[Seen] = []
-    opened = changed = closed = 0
-    stale: list[UUID] = []
-    for key, item in sorted(wanted.items()):
-        row = known.get(key)
-        if row is None:
-            if opened >= keep:
-                continue
-            if within is None or not _opened_again(provider, item, now=now, since=now - within):
-                _open(provider, item, now=now)
-                new.append(item)
-            opened += 1
-        elif _differs(row, item):
-            _change(row, item, now=now)
-            changed += 1
-        elif now - row.last_seen_at >= SEEN_EVERY:
-            stale.append(row.pk)
-    if stale:
-        Finding.objects.filter(pk__in=stale).update(last_seen_at=now)
-    if complete:
-        for key, row in sorted(known.items()):
-            if key not in wanted:
-                close(row, resolution, now=now)
-                closed += 1
-    return Synced(opened, changed, closed, tuple(new))
+    pending = compare(provider, seen, kinds=kinds, complete=complete, now=now, keep=keep, prefix=prefix)
+    return write(pending, now=now, resolution=resolution, within=within)
 
 
 def close(row: Finding, resolution: str, *, now: datetime) -> bool:

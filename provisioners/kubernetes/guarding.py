@@ -4,6 +4,9 @@ They belong to the whole cluster and to no row: nobody's pass would look at them
 restored, and what others add to them (a condition that is never met) is taken away. Each keeps a note of when it was
 restored, so that every snapshot of the next hour tells it: none is lost with the process that mended. What has the
 name of one and is not ours is a conflict and left alone.
+
+Each also names all that were made beside it. What none of them names is new with this version of ours, and nobody has
+taken it away: such ones are made first, so that none is named before it is there.
 """
 
 from __future__ import annotations
@@ -12,12 +15,12 @@ import copy
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from provisioners.driver import Conflicting, DriverError, DriverRejected, Kind, Restored
+from provisioners.driver import MARK_DOMAIN, Conflicting, DriverError, DriverRejected, Kind, Restored
 from provisioners.kubernetes import admission
 from provisioners.kubernetes import objects as marks
 from provisioners.kubernetes.applying import Fight, fight_of, only_ours, taken
@@ -25,6 +28,8 @@ from provisioners.kubernetes.client import Cluster
 from provisioners.kubernetes.objects import Object, name_of, title, uid_of
 
 SELECTOR: Final = f"{marks.MANAGED_BY_LABEL}=tenantry,{marks.COMPONENT_LABEL}=admission"
+BESIDE_ANNOTATION: Final = f"{MARK_DOMAIN}/beside"
+"""The titles of all that the version of ours made that applied it last."""
 TOLD_FOR: Final = timedelta(hours=1)
 """For how long snapshots tell that something was restored."""
 
@@ -43,7 +48,8 @@ class Mended:
 
 def mend(cluster: Cluster, *, now: datetime) -> Mended:
     """Make every policy and binding be as it should be. Raises `DriverError` where they cannot be listed."""
-    wanted = [one for one in map(_intended, admission.cluster_objects()) if cluster.serves(admission.API, one["kind"])]
+    served = [one for one in admission.cluster_objects() if cluster.serves(admission.API, one["kind"])]
+    wanted = [_intended(one, served) for one in served]
     listed = {
         (kind, name_of(one)): one
         for kind in sorted({one["kind"] for one in wanted})
@@ -51,10 +57,14 @@ def mend(cluster: Cluster, *, now: datetime) -> Mended:
     }
     troubles: list[DriverError] = []
     found: list[Object] = []
-    for one in wanted:
+    named = {name for one in listed.values() for name in _beside(one)}
+    for one in sorted(wanted, key=lambda one: (one["kind"], name_of(one)) in listed):
         live = listed.get((one["kind"], name_of(one)))
+        was_there = not listed or title(one) in named
         try:
-            found.append(live if live is not None and not _differs(live, one) else _make(cluster, one, now))
+            found.append(
+                live if live is not None and not _differs(live, one) else _make(cluster, one, now, was_there=was_there)
+            )
         except DriverError as error:
             troubles.append(error)
     return Mended(tuple(_lately(found, now)), troubles[0] if troubles else None)
@@ -67,8 +77,8 @@ def _lately(found: list[Object], now: datetime) -> Iterator[Restored]:
             yield Restored(title(one), fight.at[-1], fight.by, fight.fields)
 
 
-def _make(cluster: Cluster, wanted: Object, now: datetime) -> Object:
-    """Make one object be as wanted. Raises `DriverError`."""
+def _make(cluster: Cluster, wanted: Object, now: datetime, *, was_there: bool) -> Object:
+    """Make one object be as wanted; `was_there`: it had been made before. Raises `DriverError`."""
     # Read exactly: one that lost our labels, or that somebody else made under its name, is not in the list.
     live = cluster.get(wanted["apiVersion"], wanted["kind"], name_of(wanted))
     if live is not None and not _is_ours(live):
@@ -89,7 +99,7 @@ def _make(cluster: Cluster, wanted: Object, now: datetime) -> Object:
         cluster.patch(wanted["apiVersion"], wanted["kind"], name_of(wanted), "", whole)
         dry = cluster.apply(wanted, dry_run=True)
     if live is None:
-        if _guards_any(cluster):
+        if was_there and _guards_any(cluster):
             fight = fight.again(now, "", ())
     elif marks.intent_of(live) and marks.has_drifted(live):  # without an intent it was never made by this
         fight = fight.again(now, *taken(live, dry))
@@ -109,15 +119,21 @@ def _is_ours(live: Object) -> bool:
 
 
 def _guards_any(cluster: Cluster) -> bool:
-    """Whether boundaries are there: then a policy that is not there was taken away, or is new with this version."""
+    """Whether boundaries are there: before the first of them nothing has been made that could be taken away."""
     return bool(cluster.list("v1", "Namespace", labels=f"{marks.KIND_LABEL}={Kind.BOUNDARY}", bare=True).items)
 
 
-def _intended(obj: Object) -> Object:
-    """Return an object that says what it was made for."""
+def _beside(live: Object) -> list[str]:
+    """Return what an object says was made beside it; nothing for one of before that was noted."""
+    return [name for name in marks.annotations_of(live).get(BESIDE_ANNOTATION, "").split(", ") if name]
+
+
+def _intended(obj: Object, beside: Iterable[Object]) -> Object:
+    """Return an object that says what it was made for, and beside what."""
     made = copy.deepcopy(obj)
-    want = hashlib.sha256(json.dumps(obj, sort_keys=True).encode()).hexdigest()[:16]
-    made["metadata"]["annotations"] = {marks.INTENT_ANNOTATION: want}
+    made["metadata"]["annotations"] = {BESIDE_ANNOTATION: ", ".join(sorted(title(one) for one in beside))}
+    want = hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:16]
+    made["metadata"]["annotations"][marks.INTENT_ANNOTATION] = want
     return made
 
 

@@ -280,10 +280,10 @@ def _strategy(spec: EndpointSpec, unit: UnitSpec) -> Object:
 def standing_by(spec: EndpointSpec, unit: UnitSpec) -> int:
     """Return how many surge units a second pod of this unit may really use.
 
-    Nothing claims units of role `surge` today, so every rollout of ours is Recreate, and the endpoint's condition says
-    so (`provisioners.endpoint`). A claim names a device or a GPU, so only what the node chooses itself (`host`) can go to
-    another pod. Processors and memory alone are counted too: the namespace's quota has room for the units of the ledger
-    and no more.
+    Nothing claims units of role `surge` today: every rollout of ours is Recreate, and the endpoint's condition says so
+    (`provisioners.endpoint`). A claim names a device or a GPU, so only what the node chooses itself (`host`) can go to
+    another pod. Processors and memory alone are counted too: the namespace's quota has room for the units of the
+    ledger and no more.
     """
     if unit.product and unit.binding is not Binding.HOST:
         return 0

@@ -1,7 +1,7 @@
 """What becomes of findings: adopted, repaired, deleted or ignored, as `finding_actions` offers it.
 
 An operation writes what should be true and nudges; what goes at a provider passes take away. Nothing here frees what a
-tenant holds. Lock order: host, devices, finding, outbox, chain head.
+tenant holds. Lock order: provider, host, devices, object, finding, chain head.
 """
 
 from __future__ import annotations
@@ -34,8 +34,13 @@ def resolve(
     Raises `InvalidSpec`, and `Conflict` where the action does not fit the finding or would free what a tenant holds.
     """
     allow(actor, None, "findings.resolve")
+    # All that has to look is made due first: provider, hosts and objects come before findings wherever both are locked.
+    if finding.provider is not None:
+        desired.nudge_now(finding.provider, at=now)
+        ledger.refresh_placeable(finding.provider.pk)
     if finding.host_id is not None:
         locked(Host.objects.get(pk=finding.host_id))
+    _nudge_owner(finding, now=now)
     row = locked(finding, version)
     if row.resolved_at is not None:
         msg = "This finding is resolved already."
@@ -62,8 +67,6 @@ def resolve(
     row.save(update_fields=["data", "blocks_placement", "resolved_at", "resolution"])
     if row.provider is not None:
         ledger.refresh_placeable(row.provider.pk)
-        desired.nudge_now(row.provider, at=now)
-    _nudge_owner(row, now=now)
     desired.changed(row, "finding.resolved", actor=actor, at=now, action=action, reason=text, finding=row.kind)
     return row
 

@@ -126,3 +126,32 @@ def test_a_quota_follows_the_names_by_which_nodes_hand_gpus_out(ground: Ground) 
     assert [one["spec"]["hard"]["requests.nvidia.com/gpu"] for one in (own, single, new)] == ["2", "4", "2"]
     assert new["spec"]["hard"]["requests.vendor.example/npu"] == "0"
     assert single["metadata"]["annotations"][NAMING_ANNOTATION].startswith("single ")
+
+
+def test_a_policy_that_is_new_with_a_version_is_made_without_a_word_and_one_taken_away_is_told(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = admission.cluster_objects()
+    before = tuple(one for one in every if one["metadata"]["name"] != BINDING[1])
+    kinds = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
+
+    def take_away() -> None:
+        for kind in kinds:
+            live = ground.admin.get(admission.API, kind, BINDING[1])
+            assert live is not None
+            ground.admin.delete(admission.API, kind, BINDING[1], uid=uid_of(live))
+            eventually(lambda kind=kind: ground.admin.get(admission.API, kind, BINDING[1]) is None, what="it is gone")
+
+    def told() -> set[str]:
+        return {one.name for one in ground.driver.snapshot().restored or () if BINDING[1] in one.name}
+
+    ground.driver.snapshot()
+    with monkeypatch.context() as older:
+        older.setattr(admission, "cluster_objects", lambda: before)
+        take_away()
+        ground.driver.snapshot()  # an older version of ours, which knows nothing of it
+    new = told()
+    take_away()
+    gone = told()
+
+    assert (new, gone) == (set(), {f"{kind} {BINDING[1]}" for kind in kinds})

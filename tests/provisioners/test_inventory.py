@@ -539,3 +539,27 @@ def test_what_isolates_all_and_was_put_back_is_told_once_and_settles_when_no_sna
         f"Policy pods was changed by kubectl-edit (spec.validations); it was put back at {NOW:%Y-%m-%d %H:%M} UTC."
     )
     assert "was not there" in Finding.objects.get(subject="Policy marks").detail
+
+
+def test_hosts_are_locked_before_boundaries_findings_and_events(site: Site) -> None:
+    site.open_all()
+    gone = Restored("Policy marks", site.clock())
+    shown = site.estate.state.gpus["node-1-gpu-0"]
+    site.estate.state.put("gpus", shown.device, replace(shown, product="A100-80GB"))
+
+    with CaptureQueriesContext(connection) as found:
+        site.show(lambda seen: replace(seen, restored=(gone,)))
+
+    texts = [query["sql"] for query in found]
+    last = texts[len(texts) - 1 - next(n for n, text in enumerate(reversed(texts)) if "set_config" in text) :]
+    locks = [
+        "ledger_refresh_placeable",
+        '"tenants_host"',
+        '"tenants_boundary"',
+        'INTO "tenants_finding"',
+        "event_append",
+    ]
+    at = [next(n for n, text in enumerate(last) if word in text and (word[0] != '"' or "FOR NO KEY" in text))
+          for word in locks]  # fmt: skip
+    assert at == sorted(at), [(word, last[n][:80]) for word, n in zip(locks, at, strict=True)]
+    assert open_findings() == {"gpu-product-changed": 1, "isolation-restored": 1}

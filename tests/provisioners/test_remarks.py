@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from provisioners import inventory
+from provisioners import inventory, inventory_remarks
 from provisioners.driver import (
     Conflicting,
     Driver,
@@ -229,11 +229,18 @@ def left(uid: UUID) -> Remark:
 LOOKED = frozenset({RemarkKind.LEFT})
 
 
-def test_what_is_left_counts_at_the_second_look_and_no_other_snapshot_settles_it(here, meddler):
+def wait_out(here: World) -> None:
+    """Let the grace of what is left be over."""
+    here.clock.move(inventory_remarks.GRACE.total_seconds())
+
+
+def test_what_is_left_counts_once_its_grace_is_over_and_no_other_snapshot_settles_it(here, meddler):
     gone = uuid4()
     meddler.beside = shows(left(gone), looked_for=LOOKED)
     take(here)
+    take(here)  # another worker's look, at once: a machine may just be being made
     assert of_kind("left-files") == []
+    wait_out(here)
     meddler.beside = lambda seen: seen
     take(here)
     meddler.beside = shows(left(gone), looked_for=LOOKED)
@@ -254,6 +261,7 @@ def test_what_is_not_known_to_have_been_ours_and_gone_is_never_deleted(here, med
     meddler.left = [f"[ds] {uid}"]
     meddler.beside = shows(left(uid), looked_for=LOOKED)
     take(here)
+    wait_out(here)
     take(here)
     row = Finding.objects.get(kind="left-files")
 
@@ -271,6 +279,7 @@ def test_what_is_left_of_a_machine_that_has_gone_is_deleted_by_a_persons_word(he
     meddler.left = [subject]
     meddler.beside = shows(left(machine.pk), looked_for=LOOKED)
     take(here)
+    wait_out(here)
     take(here)
     row = Finding.objects.get(kind="left-files")
     assert meddler.left == [subject]
