@@ -1,7 +1,7 @@
 """What a snapshot remarks on beside our objects: strangers among them, and what is left of those that have gone.
 
 What is left counts once every look for it has shown it for an hour: a machine that is just being made looks the same,
-and of one that was just removed the driver itself takes the rest away. Since when is kept in the provider's row, because
+and of one that was just removed the driver itself takes the rest away. Since when is kept in the provider's row, as
 any worker's look may be the next. It is removed by a person's word only, and only where its id is that of an object of
 ours at this provider that has gone, or where the driver knows for certain: files of a live object, of another
 installation's or of nobody's are data.

@@ -1,7 +1,8 @@
 """The Kubernetes driver on a real control plane of the lab: what it lacks is said; what hurts it hurts on the wire.
 
 Faults strike single HTTP calls of a step: one that does not get through, one whose answer is lost. Nodes and pods are
-simulated (KWOK); API server, admission, quota, garbage collection, scheduler and DRA allocation are the real ones.
+simulated (KWOK); API server, admission, quota, garbage collection, scheduler and DRA allocation are the real ones. A pod
+that tries a node's GPUs ends as on a real one, with the list of exactly the devices that the scheduler allocated to it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import re
 import threading
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -21,11 +22,21 @@ from typing import Any
 import pytest
 import urllib3
 
-from controlplane.labs.kubernetes import furniture, slices
+from controlplane.labs.kubernetes import devices, furniture, slices
 from controlplane.labs.kubernetes.client import Api
 from controlplane.labs.kubernetes.cluster import Cluster as LabCluster
 from controlplane.labs.kubernetes.nodes import Gpu, Kind, Node, install
-from provisioners.driver import Handle, Observed, ObservedProvider, Poll, Ref, Secret, Step, TransientDriverError
+from provisioners.driver import (
+    Acceptance,
+    Handle,
+    Observed,
+    ObservedProvider,
+    Poll,
+    Ref,
+    Secret,
+    Step,
+    TransientDriverError,
+)
 from provisioners.kubernetes import access, rbac
 from provisioners.kubernetes.client import Cluster
 from provisioners.kubernetes.driver import KubernetesDriver
@@ -38,15 +49,14 @@ from tenants import gpu_catalogue
 Object = dict[str, Any]
 
 LACKS: Mapping[str, str] = {
-    "vm": "a cluster has no virtual machines: its driver answers NotSupported, as was just asserted",
+    "vm": "a cluster without a VM service has no machines: its driver answers NotSupported, as was just asserted",
     "tasks": "every step of a cluster is done at once: only removals have handles, and nothing keeps a failed task",
     "failed-starts": "a Deployment that finds no device is there and waits; that is in tests/kubernetes",
-    "recarve": "carved devices of a DRA driver do not change with what is asked for; the lab's layouts are fixed",
+    "recarve": "DRA carves by claims, a MIG manager by a plan for its node: tests/kubernetes/test_layout_real.py",
     "document": "the estate of the sandbox's document; a cluster's own is in tests/kubernetes",
     "stale-lists": "lists are read from the store, never from a cache",
     "gpu-health": "DRA shows health by taints; tested with nodes of their own in tests/kubernetes",
-    "acceptance": "needs a pod that runs a program on a GPU; the lab's nodes are simulated",
-    "step-log": "the log of a boundary is its gateway's, and simulated nodes keep none",
+    "step-log": "the log of a boundary is its gateway's, and pods that nobody plays keep none",
 }
 
 
@@ -158,7 +168,14 @@ class HurtDriver(KubernetesDriver):
         """Drive the cluster of `settings`."""
         self.hurt = HurtCluster(settings)
         self.faults: list[Fault] = []
+        self.play: Callable[[], None] = lambda: None
+        """Has the pods that try GPUs end."""
         super().__init__(settings, cluster=self.hurt)
+
+    def acceptance(self, host: str) -> Acceptance:
+        """Try a host; what its pod would have run has ended by then."""
+        self.play()
+        return super().acceptance(host)
 
     def start(self, step: Step) -> Any:
         """Start a step under its fault, if it has one."""
@@ -221,6 +238,7 @@ class KubernetesRig:
         self.clock = RealClock()
         self.api: Api = cluster.api()
         self.driver = HurtDriver(settings_for(cluster))
+        self.driver.play = self._play_acceptance
         self._foreign: list[str] = []
 
     def backend(self, unit: Any) -> str:
@@ -289,6 +307,33 @@ class KubernetesRig:
                 start = int(device["name"].rpartition("-")[2]) if told["type"] == "mig" else 0
                 found.append({"gpu": gpu, "start": start, "profile": told.get("profile", ""), "uuid": told["uuid"]})
         return found
+
+    def _play_acceptance(self) -> None:
+        """Have each acceptance pod that runs end with what `nvidia-smi -L` would print in it."""
+        place = self.driver.settings.system_namespace
+        for pod in self.api.list("v1", "Pod", namespace=place, labels=EVERYTHING):
+            name = name_of(pod)
+            if not name.startswith("tn-accept-") or dig(pod, "status", "phase") != "Running":
+                continue
+            node = pod["spec"]["nodeName"]
+            claim = self.api.get("resource.k8s.io/v1", "ResourceClaim", name, place)
+            given = [
+                self._use(claim or {}, name, str(one["pool"]), str(one["device"]))
+                for one in dig(claim, "status", "allocation", "devices", "results", default=[])
+            ]
+            seen = [(int(use["device"].rpartition("-")[2]), use["profile"], use["start"]) for use in given]
+            lines = devices.listing(node, gpu_catalogue.product("H100-80GB").names[0], seen)
+            over = {"exitCode": 0, "reason": "Completed", "message": "\n".join(lines) + "\n"}
+            status = {
+                "phase": "Succeeded",
+                "containerStatuses": [
+                    {
+                        "name": "acceptance", "image": "x", "imageID": "x", "ready": False, "restartCount": 0,
+                        "state": {"terminated": over},
+                    }
+                ],
+            }  # fmt: skip
+            self.api.patch("v1", "Pod", name, {"status": status}, namespace=place, subresource="status")
 
     def host_health(self, host: str, *, healthy: bool) -> None:
         """Not of a cluster here."""

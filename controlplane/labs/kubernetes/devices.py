@@ -190,7 +190,7 @@ class Devices:
         if truth is not None and uid in truth.held:
             product = gpu_catalogue.product(truth.gpus[0].product).names[0]
             seen = [(slot.gpu, slot.profile, slot.start) for _, slot in truth.held[uid]]
-            return _smi(node, product, seen)
+            return listing(node, product, seen)
         lists = await self._api.list(path_of(_DRA, "resourceslices"), fields=f"spec.nodeName={node}")
         there = {device["name"]: device for one in lists for device in one["spec"].get("devices") or ()}
         found: list[tuple[int, str, int]] = []
@@ -203,7 +203,7 @@ class Devices:
             product = attributes.get("productName", {}).get("string", "")
             profile = attributes.get("profile", {}).get("string", "")
             found.append((int(match["gpu"]), profile, int(match["start"] or 0)))
-        return _smi(node, product, found)
+        return listing(node, product, found)
 
     # --- truth ------------------------------------------------------------------------------------
 
@@ -247,7 +247,7 @@ def violations(folder: Path) -> list[str]:
     return seen + [sentence for sentence in double_use(truths(folder).items()) if sentence not in seen]
 
 
-def _smi(node: str, product: str, seen: Iterable[tuple[int, str, int]]) -> list[str]:
+def listing(node: str, product: str, seen: Iterable[tuple[int, str, int]]) -> list[str]:
     """Return `nvidia-smi -L` for (GPU, profile or "", start)."""
     lines: list[str] = []
     by_gpu: dict[int, list[tuple[str, int]]] = {}
