@@ -1,8 +1,8 @@
 """The Kubernetes driver on a real control plane of the lab: what it lacks is said; what hurts it hurts on the wire.
 
 Faults strike single HTTP calls of a step: one that does not get through, one whose answer is lost. Nodes and pods are
-simulated (KWOK); API server, admission, quota, garbage collection, scheduler and DRA allocation are the real ones. A pod
-that tries a node's GPUs ends as on a real one, with the list of exactly the devices that the scheduler allocated to it.
+simulated (KWOK); API server, admission, quota, garbage collection, scheduler and DRA allocation are the real ones. A
+pod that tries a node's GPUs ends as on a real one, with the list of just the devices that the scheduler gave it.
 """
 
 from __future__ import annotations
