@@ -84,6 +84,8 @@ class Environment(BaseSettings):
     """Seconds between snapshots of a provider."""
     worker_slots: int = Field(4, alias="TENANTRY_WORKER_SLOTS", ge=1)
     """Processes of one Celery worker; a provider holds at most half of them."""
+    workers: int = Field(1, alias="TENANTRY_WORKERS", ge=1)
+    """Celery workers of the installation, on all machines: each process makes its share of a cluster's calls."""
     environment_name: str = Field("demo", alias="TENANTRY_ENVIRONMENT", pattern=r"^[a-z0-9]{1,12}$")
     """Short word inside keys and tokens (`tnt_<env>_…`) that tells installations apart."""
     crash_at: str = Field("", alias="TENANTRY_CRASH_AT")

@@ -263,6 +263,7 @@ TENANTRY_SSH_CERTIFICATE_S = env.ssh_certificate_s
 TENANTRY_LEASE_TTL_S = env.lease_ttl_s
 TENANTRY_INVENTORY_S = env.inventory_s
 TENANTRY_WORKER_SLOTS = env.worker_slots
+TENANTRY_WORKERS = env.workers
 TENANTRY_DEMO = env.demo
 TENANTRY_SANDBOX_URL = env.sandbox_url
 TENANTRY_SANDBOX_TOKEN = env.sandbox_token.get_secret_value()

@@ -61,6 +61,11 @@ def slots_per_provider() -> int:
     return max(1, int(settings.TENANTRY_WORKER_SLOTS) // 2)
 
 
+def callers() -> int:
+    """Return how many processes may call a provider: those of all workers, and the dispatcher, which listens."""
+    return int(settings.TENANTRY_WORKERS) * int(settings.TENANTRY_WORKER_SLOTS) + 1
+
+
 @contextmanager
 def slot(provider_id: UUID, *, worker: str | None = None) -> Iterator[bool]:
     """Hold one of this worker's slots at a provider while the block runs; False when all are taken."""

@@ -18,7 +18,7 @@ from uuid import UUID
 
 from django.db import connection
 
-from provisioners import registry
+from provisioners import breaker, registry
 from provisioners.driver import Done, Driver, Handle, Observed, Poll, Ref, Secret, Spec, Step, TransientDriverError
 from provisioners.instants import Instant, reach
 from tenants import vault
@@ -81,7 +81,9 @@ def driver_of(provider: Provider) -> Driver:
         _close(unused)
         return known.driver
     try:
-        driver = registry.make_driver(provider.kind, provider.config, credentials_of(provider.pk))
+        driver = registry.make_driver(
+            provider.kind, provider.config, credentials_of(provider.pk), processes=breaker.callers()
+        )
     except KeyError as error:
         name = str(error.args[0])
         msg = f"the provider's setting or credential {name!r} is missing"

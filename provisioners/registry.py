@@ -12,16 +12,21 @@ from provisioners.sandbox import driver as sandbox
 from provisioners.vsphere import connection as vsphere_connection
 from tenants.provider_kinds import ProviderKind
 
-DriverFactory = Callable[[Mapping[str, Any], Mapping[str, Secret]], Driver]
+DriverFactory = Callable[[Mapping[str, Any], Mapping[str, Secret], int], Driver]
+"""(config, secrets, processes that share the provider's limits) → driver."""
 
 
-def _kubernetes(config: Mapping[str, Any], secrets: Mapping[str, Secret]) -> Driver:
+def _kubernetes(config: Mapping[str, Any], secrets: Mapping[str, Secret], processes: int) -> Driver:
     from provisioners.kubernetes import driver
 
-    return driver.make(config, secrets)
+    return driver.make(config, secrets, processes=processes)
 
 
-def _vsphere(config: Mapping[str, Any], secrets: Mapping[str, Secret]) -> Driver:
+def _sandbox(config: Mapping[str, Any], secrets: Mapping[str, Secret], _processes: int) -> Driver:
+    return sandbox.make(config, secrets)
+
+
+def _vsphere(config: Mapping[str, Any], secrets: Mapping[str, Secret], _processes: int) -> Driver:
     from provisioners.vsphere import driver
 
     return driver.make(config, secrets)
@@ -29,7 +34,7 @@ def _vsphere(config: Mapping[str, Any], secrets: Mapping[str, Secret]) -> Driver
 
 DRIVERS: Final[Mapping[str, DriverFactory]] = {
     "kubernetes": _kubernetes,
-    "sandbox": sandbox.make,
+    "sandbox": _sandbox,
     "vsphere": _vsphere,
 }
 CONNECTIONS: Final[tuple[ProviderKind, ...]] = (
@@ -45,10 +50,13 @@ def kinds() -> tuple[str, ...]:
     return tuple(DRIVERS)
 
 
-def make_driver(kind: str, config: Mapping[str, Any], secrets: Mapping[str, Secret]) -> Driver:
-    """Return a driver for one provider. Raises `NotSupported` for an unknown kind, `LookupError` for missing config."""
+def make_driver(kind: str, config: Mapping[str, Any], secrets: Mapping[str, Secret], *, processes: int = 1) -> Driver:
+    """Return a driver for one provider; `processes` like this one share what it may be asked in a second.
+
+    Raises `NotSupported` for an unknown kind, `LookupError` for missing config.
+    """
     factory = DRIVERS.get(kind)
     if factory is None:
         msg = f"no driver for providers of kind {kind!r}; there are: {', '.join(DRIVERS)}"
         raise NotSupported(msg)
-    return factory(config, secrets)
+    return factory(config, secrets, processes)

@@ -2,7 +2,8 @@
 
 The official client does connections, TLS and HTTP; its models stay outside, so an older or newer server's fields
 pass through unchanged. One ApiClient per purpose keeps a slow list from starving a quick read. A rate limit per
-cluster holds back before the server must, and what the server asks for by Retry-After is honoured by all callers.
+cluster holds back before the server must: each process keeps to its share of it. What the server asks for by
+Retry-After is honoured by all callers of a process.
 
 Invariants: `None` from `get` is an exact 404 of that object and of nothing else; lists are read from the store,
 never from a stale cache; deletes carry the uid of what was looked at; errors of Secrets quote no value.
@@ -132,7 +133,9 @@ class Cluster:
         read_s, list_s = settings.call_deadline_s, settings.list_deadline_s
         self._deadlines = {"read": read_s, "write": read_s, "list": list_s, "stream": 60.0, "watch": SILENCE_S}
         self._clients = {purpose: _api_client(settings, tls) for purpose in self._deadlines}
-        self._paces = {False: _Pace(settings.reads_per_s), True: _Pace(settings.writes_per_s)}
+        # A share each, so that all processes together keep the limit without a word to one another.
+        limits = {False: settings.reads_per_s, True: settings.writes_per_s}
+        self._paces = {writes: _Pace(per_s / settings.processes) for writes, per_s in limits.items()}
         self._served: dict[tuple[str, str], Resource] = {}
         self._served_at = 0.0
         self._discovering = threading.Lock()

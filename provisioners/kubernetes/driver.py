@@ -347,6 +347,9 @@ class KubernetesDriver:
         self.cluster.close()
 
 
-def make(config: Mapping[str, Any], secrets: Mapping[str, Secret]) -> Driver:
-    """Return the driver of one provider row. Raises `KeyError` for what is missing, `BadSettings` for the unusable."""
-    return KubernetesDriver(settings_of(config, secrets))
+def make(config: Mapping[str, Any], secrets: Mapping[str, Secret], *, processes: int = 1) -> Driver:
+    """Return the driver of one provider row, which asks as much as its share of `processes` allows.
+
+    Raises `KeyError` for what is missing, `BadSettings` for the unusable.
+    """
+    return KubernetesDriver(replace(settings_of(config, secrets), processes=processes))

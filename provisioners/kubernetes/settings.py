@@ -101,8 +101,11 @@ class Settings:
     """Network of machines, as `group/version/Kind/name` in their namespace; empty: the namespace's default."""
     vm_instance_uuid: bool = False
     """Whether machines get their instance UUID from us: a Supervisor takes it from privileged accounts only."""
-    reads_per_s: float = 50.0
-    writes_per_s: float = 25.0
+    reads_per_s: float = 100.0
+    writes_per_s: float = 50.0
+    """Most calls of all processes together; each may make its share."""
+    processes: int = 1
+    """That share the limits; not a setting of the provider, but of the installation."""
     call_deadline_s: float = 10.0
     """For one call; lists of a whole cluster get `list_deadline_s`."""
     list_deadline_s: float = 25.0

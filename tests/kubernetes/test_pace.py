@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
-from provisioners.driver import TransientDriverError
-from provisioners.kubernetes.client import LONGEST_HOLD_S, _Pace
+from provisioners.driver import Secret, TransientDriverError
+from provisioners.kubernetes.client import LONGEST_HOLD_S, Cluster, _Pace
+from provisioners.kubernetes.settings import settings_of
 
 
 def test_calls_beyond_the_burst_wait_their_turn_and_no_longer() -> None:
@@ -51,3 +53,11 @@ def test_what_the_server_asks_for_holds_every_thread_back() -> None:
         thread.join()
 
     assert min(waited) >= 0.15
+
+
+def test_processes_share_a_clusters_limits() -> None:
+    settings = settings_of({"url": "https://x.invalid", "reads_per_s": 20, "writes_per_s": 10}, {"token": Secret("t")})
+    alone, one_of_five = Cluster(settings), Cluster(replace(settings, processes=5))
+
+    assert [alone._paces[writes]._per_s for writes in (False, True)] == [20.0, 10.0]
+    assert [one_of_five._paces[writes]._per_s for writes in (False, True)] == [4.0, 2.0]

@@ -90,6 +90,19 @@ def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[Provider]:
     connections.close_all()
 
 
+def test_a_driver_is_told_how_many_processes_share_its_provider(
+    provider: Provider, monkeypatch: pytest.MonkeyPatch, settings: Any
+) -> None:
+    told: list[object] = []
+    settings.TENANTRY_WORKERS, settings.TENANTRY_WORKER_SLOTS = 3, 4
+    made = registry.DRIVERS["sandbox"]
+    monkeypatch.setattr(registry, "DRIVERS", {"sandbox": lambda *given: (told.append(given[2]), made(*given))[1]})
+
+    driver_of(provider)
+
+    assert told == [13]  # and the dispatcher
+
+
 def changed(provider: Provider) -> Provider:
     """Return the provider's row after somebody changed its settings."""
     Provider.objects.filter(pk=provider.pk).update(version=provider.version + 1)
