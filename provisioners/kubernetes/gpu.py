@@ -356,26 +356,35 @@ def _from_plugin(pod: Object, node: Node) -> list[Taken]:
 def _told(pod: Object, node: Node) -> dict[str, list[tuple[str, int | None]]]:
     """Return profile → (GPU, start) of the devices that the kubelet reports for a pod.
 
-    Devices whose ids name no GPU of the node (bare UUIDs) tell nothing.
+    Devices whose ids name no GPU of the node (bare UUIDs, as NVIDIA's plugin has them) tell nothing: no label and no
+    other object of the cluster says which GPU a UUID is of.
     """
     found: dict[str, list[tuple[str, int | None]]] = defaultdict(list)
+    for name, ids in reported(pod).items():
+        profile = profile_of(name)
+        if profile is None:
+            profile = node.single if node.strategy is Strategy.SINGLE else WHOLE
+        for match in filter(None, map(_REPORTED.match, ids)):
+            start = int(match["start"]) if match["start"] else None
+            device = derived_id(node.name, int(match["gpu"]))
+            if node.gpu(device) is not None:
+                found[profile].append((device, start if profile else 0))
+    return found
+
+
+def reported(pod: Object) -> dict[str, tuple[str, ...]]:
+    """Return GPU resource → ids of the devices that the kubelet gave a pod, in the words of their device plugin.
+
+    The kubelet writes them into the pod's status (feature `ResourceHealthStatus`, on by default in 1.36); an older one
+    tells nobody but programs on its node.
+    """
+    found: dict[str, list[str]] = defaultdict(list)
     for container in dig(pod, "status", "containerStatuses", default=[]):
         for resource in container.get("allocatedResourcesStatus") or ():
             name = str(resource.get("name", ""))
-            if not is_gpu(name):
-                continue
-            for one in resource.get("resources") or ():
-                match = _REPORTED.match(str(one.get("resourceID", "")))
-                if match is None:
-                    continue
-                profile = profile_of(name)
-                if profile is None:
-                    profile = node.single if node.strategy is Strategy.SINGLE else WHOLE
-                start = int(match["start"]) if match["start"] else None
-                device = derived_id(node.name, int(match["gpu"]))
-                if node.gpu(device) is not None:
-                    found[profile].append((device, start if profile else 0))
-    return found
+            if is_gpu(name):
+                found[name] += [str(one.get("resourceID", "")) for one in resource.get("resources") or ()]
+    return {name: tuple(ids) for name, ids in found.items()}
 
 
 def gpu_resources(pod: Object) -> dict[str, int]:

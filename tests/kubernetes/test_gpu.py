@@ -238,6 +238,17 @@ def test_the_kubelet_s_choice_is_unknown_unless_it_reports_it_or_there_is_one_gp
     assert read(alone, None) == ("n1-gpu-0", None, False)
 
 
+def test_what_the_kubelet_reports_is_read_as_its_device_plugin_calls_it() -> None:
+    told = [
+        {"name": "nvidia.com/mig-1g.10gb", "resources": [{"resourceID": "MIG-0f1e2d", "health": "Healthy"}]},
+        {"name": "claim:gpus/one", "resources": [{"resourceID": "gpu.nvidia.com/n1/gpu-0"}]},
+    ]
+    status = {"containerStatuses": [{"name": "vllm", "allocatedResourcesStatus": told}, {"name": "other"}]}
+
+    assert gpu.reported(pod("p", status=status)) == {"nvidia.com/mig-1g.10gb": ("MIG-0f1e2d",)}
+    assert gpu.reported(pod("p")) == {}
+
+
 def test_a_pod_without_node_or_that_has_ended_has_nothing() -> None:
     at = nodes.read(node())
 

@@ -17,7 +17,9 @@ from controlplane.labs.kubernetes import build, real_node
 from controlplane.labs.kubernetes.credentials import NODE_ADDRESS
 from controlplane.labs.kubernetes.real_node import NAME, RealNode
 from provisioners.driver import GatewaySpec, Kind, Ref, Secret
+from provisioners.kubernetes import gpu, nodes, slices
 from provisioners.kubernetes.gateways import gateway_objects
+from provisioners.kubernetes.nodes import derived_id
 from provisioners.kubernetes.settings import Settings
 from tests.gateway_lab import ControlPlane
 
@@ -179,6 +181,21 @@ def test_the_device_that_the_kubelet_chose_is_read_back(api, node, image, restri
     (given,) = node.allocations()[before:]
     assert (given["resource"], log) == (DEVICE, [given["devices"][0], "65532"])
     assert given["devices"][0] in node._devices()[DEVICE]
+
+
+def test_the_driver_reads_the_choice_from_what_the_kubelet_publishes(api, node, image, restricted):
+    before = len(node.allocations())
+
+    api.create(pod(restricted, image, "import time; time.sleep(240)"))
+    seen = until(
+        lambda: (p := api.get("v1", "Pod", "gpu", restricted.name)) and gpu.reported(p) and p, "a reported device"
+    )
+    (taken,) = gpu.taken_by(seen, nodes.read(api.get("v1", "Node", NAME)), {}, slices.read([]))
+
+    (given,) = node.allocations()[before:]
+    assert gpu.reported(seen) == {DEVICE: tuple(given["devices"])}
+    # Which slots a bare UUID is nobody in the cluster says; of the only GPU of a node it is plain which one it is.
+    assert (taken.device, taken.start, taken.profile) == (derived_id(NAME, 0), None, "1g.10gb")
 
 
 def test_a_pod_that_may_not_run_under_restricted_never_reaches_the_node(api, image, restricted):
