@@ -44,6 +44,7 @@ from tenants import desired, findings, ledger
 from tenants.actor import SYSTEM, Actor
 from tenants.findings import Seen
 from tenants.models import GpuDevice, Hold, Host, MigDevice, Provider, Unit, UsageRecord
+from tenants.operations import idle_layouts
 from tenants.states import HoldKind, HostState, Reason
 from tenants.transactions import acting, current_actor, operation
 
@@ -120,8 +121,16 @@ def run(
         summary.more |= not looked
         summary.nudged += inventory_objects.delete_wanted(provider_id, driver, clock or (lambda: now))
         summary.nudged += inventory_remarks.delete_wanted(provider_id, driver, clock or (lambda: now))
+        summary.plans_moved += _carve_idle(provider_id, (clock or (lambda: now))())
         summary.plans_moved += host_plan.advance_all(provider_id, driver, clock or (lambda: now))
     return summary
+
+
+def _carve_idle(provider_id: UUID, now: datetime) -> bool:
+    """Begin to carve what nobody uses for what waits, where the provider is set so; says whether it was."""
+    with acting(SYSTEM):
+        provider = Provider.objects.get(pk=provider_id)
+    return idle_layouts.is_on(provider) and idle_layouts.carve(provider=provider, actor=SYSTEM, now=now) is not None
 
 
 def apply(

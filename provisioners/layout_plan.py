@@ -362,6 +362,8 @@ def _keep_empty(*, claimed: Claim, running: list[str], actor: Actor, now: dateti
         return plan_rows.save(plan, due_at=now)
     put = host_plans.keep_empty(plan, now=now)
     waits = layout_plans.in_the_way(plan) or [f"{name} still runs there" for name in running]
+    if waits and "on_idle" in plan.observed:  # it was to carve what nobody uses, and waits for nobody
+        return plan_rows.save(plan, due_at=now, waits_for=waits[:20], cancelling="on-idle")
     read_at = Provider.objects.values_list("snapshot_at", flat=True).get(pk=plan.host.provider_id)
     if waits or read_at is None or read_at <= datetime.fromisoformat(plan.observed["started"]):
         return plan_rows.save(plan, due_at=now + LOOK_AGAIN, waits_for=waits[:20], trouble="") or bool(put)

@@ -56,6 +56,12 @@ def locked_path(tenant: Tenant, *, spending: bool = True) -> LockedPath:
     return path
 
 
+def policy_of(tenant: Tenant) -> EffectivePolicy:
+    """Return the policy that a tenant's path adds up to now; locks nothing."""
+    rows = Tenant.objects.in_bulk(tenant.path)
+    return effective_policy([(rows[key].name, rows[key].policy) for key in tenant.path if key in rows])
+
+
 def validate(
     spec: AllocationSpec,
     *,

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from django.db import connection
 
 from tenants import gpu_catalogue, models_catalogue
+from tenants.feasibility import policy_of
 from tenants.models import Provider, ServedModel, Tenant
 from tenants.models_catalogue import ServedModelData
-from tenants.policy import EffectivePolicy, effective_policy
+from tenants.policy import EffectivePolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +45,6 @@ class Served:
     def name(self) -> str:
         """Return the name that is asked for."""
         return str(self.row.name)
-
-
-def policy_of(tenant: Tenant) -> EffectivePolicy:
-    """Return what the tenant's path allows together; reads without locking."""
-    rows = Tenant.objects.in_bulk(tenant.path)
-    return effective_policy([(rows[key].name, rows[key].policy) for key in tenant.path if key in rows])
 
 
 def of(tenant: Tenant) -> Stock:

@@ -21,6 +21,7 @@ from frontend.views import products
 from frontend.views.products import ENDPOINTS
 from tenants import queries
 from tenants.errors import Conflict, InvalidSpec, NotVisible
+from tenants.feasibility import policy_of
 from tenants.models import Endpoint, EndpointKey, EndpointUsage, Revision
 from tenants.operations import endpoints
 from tenants.operations.pricing import all_prices, currency
@@ -253,7 +254,7 @@ def revisions(request: PageRequest, name: str) -> HttpResponse:
     present = row.revision
     values = frame(request, row, "revisions") | {
         "revisions": Revision.objects.filter(endpoint=row).select_related("model").order_by("-number")[:50],
-        "models": [{"value": one.name, "label": one.name} for one in stock.models(stock.policy_of(request.tenant))],
+        "models": [{"value": one.name, "label": one.name} for one in stock.models(policy_of(request.tenant))],
         "revision_columns": [
             {"key": "number", "label": _("Revision")},
             {"key": "model", "label": _("Model")},

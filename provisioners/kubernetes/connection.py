@@ -298,6 +298,11 @@ CONNECTION: Final = ProviderKind(
             choices=(("true", "Read-only"), ("false", "Writable")), is_advanced=True,
         ),
         Setting(
+            "layouts", "MIG layouts", "Whether people plan every change of how GPUs are carved, or what nobody uses is carved "
+            "by itself for what waits. Needs the MIG manager of the GPU operator.",
+            choices=(("fixed", "By plan"), ("on-idle", "Idle GPUs by themselves")), is_advanced=True,
+        ),
+        Setting(
             "pod_security_version", "Version of Pod Security", "Whose rules of the level “restricted” hold in tenants' "
             "namespaces. Empty: v1.36.", example="v1.36", refuses=_judged("pod_security_version"), is_advanced=True,
         ),

@@ -19,7 +19,7 @@ from tenants import access, desired, ledger, no_room, usage
 from tenants.actor import Actor
 from tenants.claims import Claim, claim_many
 from tenants.errors import Conflict, InvalidSpec, PreconditionFailed, QuotaExceeded
-from tenants.feasibility import LockedPath, locked_path, options, validate
+from tenants.feasibility import LockedPath, locked_path, options, policy_of, validate
 from tenants.gpu_catalogue import slices_of
 from tenants.models import Allocation, Boundary, QuotaCharge, Suspension, Tenant, Unit
 from tenants.operations import quotas
@@ -408,6 +408,13 @@ def admit(allocation: Allocation, *, actor: Actor, now: datetime) -> bool:
         desired.happened(row, "allocation.placed", actor=actor, at=now)
         return True
     return False
+
+
+def provider_ids(row: Allocation, spec: AllocationSpec) -> frozenset[UUID]:
+    """Return the providers that an allocation may be placed at, as its tenant's policy is now; locks nothing."""
+    kinds = _kinds(ProductKind(row.product_kind), spec)
+    ways = options(row.tenant, spec, kinds=kinds, policy=policy_of(row.tenant))
+    return frozenset(provider for way in ways for provider in way.providers)
 
 
 def tell_product(row: Allocation) -> None:
