@@ -85,6 +85,8 @@ class Summary:
     plans_moved: int = 0
     more: bool = False
     """Its time was over before all hosts were written or accepted; another pass should follow at once."""
+    carves_idle: bool = False
+    """What nobody uses is carved by itself here."""
     again_s: float | None = None
     """So soon a provider wants to be asked again about a host that is being tried."""
 
@@ -121,16 +123,17 @@ def run(
         summary.more |= not looked
         summary.nudged += inventory_objects.delete_wanted(provider_id, driver, clock or (lambda: now))
         summary.nudged += inventory_remarks.delete_wanted(provider_id, driver, clock or (lambda: now))
-        summary.plans_moved += _carve_idle(provider_id, (clock or (lambda: now))())
+        if summary.carves_idle:
+            summary.plans_moved += _carve_idle(provider_id, (clock or (lambda: now))())
         summary.plans_moved += host_plan.advance_all(provider_id, driver, clock or (lambda: now))
     return summary
 
 
 def _carve_idle(provider_id: UUID, now: datetime) -> bool:
-    """Begin to carve what nobody uses for what waits, where the provider is set so; says whether it was."""
+    """Begin to carve what nobody uses for what waits; says whether there is something to carve."""
     with acting(SYSTEM):
         provider = Provider.objects.get(pk=provider_id)
-    return idle_layouts.is_on(provider) and idle_layouts.carve(provider=provider, actor=SYSTEM, now=now) is not None
+    return idle_layouts.carve(provider=provider, actor=SYSTEM, now=now) is not None
 
 
 def apply(
@@ -334,6 +337,7 @@ class _Pass:
             fields["capabilities"] = described
         if not self.provider.healthy:
             fields["healthy"] = True
+        self.summary.carves_idle = idle_layouts.is_on(self.provider)
         left_before = self._memory(inventory_remarks.MEMORY)
         told, left = inventory_remarks.compare(self.provider, self.seen, left_before, now=self.now)
         self.found += told

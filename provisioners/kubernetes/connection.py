@@ -298,8 +298,8 @@ CONNECTION: Final = ProviderKind(
             choices=(("true", "Read-only"), ("false", "Writable")), is_advanced=True,
         ),
         Setting(
-            "layouts", "MIG layouts", "Whether people plan every change of how GPUs are carved, or what nobody uses is carved "
-            "by itself for what waits. Needs the MIG manager of the GPU operator.",
+            "layouts", "MIG layouts", "Whether people plan every change of how GPUs are carved, or what nobody uses is "
+            "carved by itself for what waits. Needs the MIG manager of the GPU operator.",
             choices=(("fixed", "By plan"), ("on-idle", "Idle GPUs by themselves")), is_advanced=True,
         ),
         Setting(
@@ -357,6 +357,6 @@ CONNECTION: Final = ProviderKind(
         ),
     ),
     lacks=_lacks,
-    more_keys=KEYS,
+    more_keys=KEYS | {"layouts"},  # read by the control plane itself: `tenants.operations.idle_layouts`
     judges=judge,
 )  # fmt: skip
