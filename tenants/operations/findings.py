@@ -157,7 +157,10 @@ def _forget_gpu(row: Finding, actor: Actor, now: datetime) -> None:
     """Take a GPU off its host's list, with what is kept there for others; shown again it is a new one."""
     host = _host(row)
     refuse_running(host)
-    gpu = GpuDevice.objects.get(pk=row.device_id)
+    gpu = row.device
+    if gpu is None:
+        msg = "This finding names no GPU."
+        raise Conflict(msg, code="wrong-action")
     kept = Hold.objects.filter(device=gpu).order_by("start")
     _refuse_held(kept.filter(kind=HoldKind.TENANT.value).count(), f"{gpu} of {host.name}")
     for hold in kept.values_list("pk", flat=True):
@@ -194,7 +197,7 @@ def _nudge_owner(row: Finding, *, now: datetime) -> None:
         desired.nudge_now(owner, at=now)
 
 
-def _owner_of_unit(unit: object) -> Any:
+def _owner_of_unit(unit: str | None) -> Any:
     found = (
         Unit.objects.filter(pk=unit, released_at__isnull=True).select_related("allocation").first() if unit else None
     )
