@@ -94,7 +94,10 @@ PLAIN: Final[Mapping[str, Entry]] = {
     "enforce_eager": (_("Whether to start faster and answer slower."), False),
     "runtime": (_("The program that serves the model."), "vllm"),
     "image": (_("The operating system of the machine."), "ubuntu-24.04"),
-    "ssh_keys": (_("Public keys that may log in."), ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI... me@laptop"]),
+    "ssh_keys": (
+        _("Public keys that may log in; only where a policy allows keys that stay (logins)."),
+        ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI... me@laptop"],
+    ),
     "ssh_key": (_("The public key that may log in, one a line."), "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI... me@laptop"),
     "public_key": (
         _("The public half of a key of yours: one line."),
@@ -136,7 +139,7 @@ PLAIN: Final[Mapping[str, Entry]] = {
     "products": (_("The GPU models that may be used; left out: all."), ["H100-80GB"]),
     "models": (_("The models that may be served; left out: all."), ["llama-3-1-8b"]),
     "runtimes": (_("The programs that may serve models; left out: all."), ["vllm"]),
-    "logins": (_("How people may log in to machines; left out: both ways."), ["certificate"]),
+    "logins": (_("How people may log in to machines; left out: certificates only."), ["certificate", "key"]),
     "longest_s": (_("The longest time something may be given for, in seconds."), 90 * DAY_S),
     "approvals": (_("Who decides each kind of request, in order."), {"quota": ["tenant-owner", "platform-approver"]}),
     "depth": (_("How deep the suspension cuts: keys, network or power; each includes the ones before it."), "keys"),

@@ -1,6 +1,7 @@
 """A tenant's policy: what its path allows together. Pure.
 
-A policy narrows: a level's list is what remains allowed there and below; absent means inherited.
+A policy narrows: a level's list is what remains allowed there and below; absent means inherited, and absent on the
+whole path means everything, but for what the platform itself allows only where a policy says so (`STANDARD`).
 """
 
 from __future__ import annotations
@@ -9,13 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from tenants.states import Login
+
 LIST_KEYS: Final = ("sites", "tiers", "products", "models", "runtimes", "logins")
 KEYS: Final = (*LIST_KEYS, "longest_s")
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One rule in force, and who set it."""
+    """One rule in force, and who set it: a tenant, or with an empty name the platform."""
 
     key: str
     tenant: str
@@ -24,7 +27,13 @@ class Rule:
     @property
     def sentence(self) -> str:
         """Return it for people."""
+        if not self.tenant:
+            return f"Without a policy that says otherwise only these {self.key} are allowed: {', '.join(self.allowed)}."
         return f"The policy of {self.tenant} allows only these {self.key}: {', '.join(self.allowed) or 'none'}."
+
+
+STANDARD: Final[Mapping[str, Rule]] = {"logins": Rule("logins", "", (Login.CERTIFICATE.value,))}
+"""What holds for a list that no level of a path has: keys that stay on a machine outlive whoever brought them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +46,12 @@ class EffectivePolicy:
 
     def forbids(self, key: str, value: str) -> Rule | None:
         """Return the rule that forbids a value, None when it is allowed."""
-        rule = self.rules.get(key)
+        rule = self.rules.get(key) or STANDARD.get(key)
         return rule if rule is not None and value not in rule.allowed else None
+
+    def bars(self, key: str, value: str) -> Rule | None:
+        """Return the rule by which a policy further down cannot allow a value; the platform's standard it may widen."""
+        return self.forbids(key, value) if key in self.rules else None
 
 
 def effective_policy(levels: Sequence[tuple[str, Mapping[str, Any]]]) -> EffectivePolicy:

@@ -109,6 +109,12 @@ def generous(of: Tenant, *products: str, amount: int = 1_000_000) -> None:
         set_limit(of, f"gpu.{product}.slices", amount)
 
 
+def allow_keys(of: Tenant, *ways: str) -> None:
+    """Let a tenant's policy allow keys that stay on machines, or only such ways in."""
+    of.policy = {**of.policy, "logins": list(ways or ("certificate", "key"))}
+    of.save(update_fields=["policy"])
+
+
 def provider(*, name: str = "", kind: str = "sandbox", site: str = "berlin", **values: Any) -> Provider:
     """Make a provider that works."""
     return Provider.objects.create(

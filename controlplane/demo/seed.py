@@ -52,7 +52,6 @@ from tenants.transactions import reading
 SMALL: Final = timedelta(days=3)
 FULL: Final = timedelta(days=DAYS)
 COMPLETE: Final = "complete"
-SSH_KEY: Final = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDemoDemoDemoDemoDemoDemoDemoDemoDemoDemoDemo demo"
 """Opens nothing: nobody has its other half, and there is no machine behind a simulated one."""
 LAST_ACT: Final = timedelta(hours=2)
 """Before the end: what people find under way happens then."""
@@ -195,7 +194,7 @@ def _ask(play: _Play, item: Item) -> None:
         ask = EndpointAsk(item.name, RevisionAsk(item.model), item.spec(), labels=MARK)
         row: Any = endpoints.create(tenant=tenant, ask=ask, actor=actor, now=now).endpoint
     elif item.kind is ProductKind.MACHINE:
-        box = MachineAsk(item.name, item.spec(), "ubuntu-24.04", 40, ssh_keys=(SSH_KEY,), labels=MARK)
+        box = MachineAsk(item.name, item.spec(), "ubuntu-24.04", 40, labels=MARK)
         row = machines.create(tenant=tenant, ask=box, actor=actor, now=now)
     else:
         row = namespaces.create(

@@ -33,7 +33,7 @@ from tenants.operations import endpoints, machines, namespaces
 from tenants.operations.allocations import Ask, demand_of
 from tenants.operations.pricing import all_prices
 from tenants.specs import AllocationSpec, EndpointAsk, MachineAsk, NamespaceAsk, RevisionAsk
-from tenants.states import OnShortage, ProductKind, Tier
+from tenants.states import Login, OnShortage, ProductKind, Tier
 from tenants.transactions import reading
 
 OFFERS_SHOWN: Final = 4
@@ -225,6 +225,8 @@ class CapacityScreen:
     outlook: outlook.Outlook | None = None
     images: tuple[str, ...] = ()
     """Slugs of what a machine can be made of."""
+    takes_keys: bool = False
+    """Whether policy allows keys that stay on a machine."""
 
     def spec(self) -> AllocationSpec:
         """Return the capacity. Raises `InvalidSpec` where there is nothing to choose from."""
@@ -274,11 +276,12 @@ def capacity_screen(tenant: Tenant, kind: Kind, given: QueryDict, request: PageR
     held = stock.of(tenant)
     taken = kind.model.objects.filter(tenant=tenant, released_at__isnull=True).values_list("name", flat=True)
     preset = wishes.free_name({"machine": "machine", "namespace": "space"}[kind.template], taken)
-    keys = _last_keys(request) if kind is MACHINE else ""
+    takes_keys = kind is MACHINE and held.policy.forbids("logins", Login.KEY) is None
+    keys = _last_keys(request) if takes_keys else ""
     images = machine_images.offered() if kind is MACHINE else ()
     wish = CapacityWish.read(given, name=preset, image=machine_images.first(images), ssh_key=keys)
     offered = sizes.of(held.products, whole_only=wish.place.tier is not Tier.SHARED)
-    screen = CapacityScreen(held, offered, wish, sizes.find(offered, wish.size), images=images)
+    screen = CapacityScreen(held, offered, wish, sizes.find(offered, wish.size), images=images, takes_keys=takes_keys)
     known = all_prices()
     end = wishes.ends(request.now, wish.days)
     for size in offered:

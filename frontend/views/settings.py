@@ -28,7 +28,7 @@ from tenants.models import Host, Provider, ServedModel, Suspension, Tenant
 from tenants.models.tenant import MAX_DEPTH
 from tenants.operations import tenants
 from tenants.policies import ROUTES
-from tenants.policy import LIST_KEYS, effective_policy
+from tenants.policy import LIST_KEYS, STANDARD, effective_policy
 from tenants.states import Login, StockVisibility, SuspensionDepth, Tier
 from tenants.transactions import reading
 
@@ -235,7 +235,7 @@ def _rules(tenant: Tenant, above: list[Tenant], errors: Mapping[str, str]) -> li
                 "value": value,
                 "label": label,
                 "checked": value in own if own is not None else limits.forbids(key, value) is None,
-                "disabled": limits.forbids(key, value) is not None,
+                "disabled": limits.bars(key, value) is not None,
             }
             for value, label in {**values, **{each: each for each in own or () if each not in values}}.items()
         ]
@@ -256,6 +256,10 @@ def _sentence(tenant: Tenant, key: str, above: Any) -> str:
         return _("As %(tenant)s allows: %(values)s.") % {
             "tenant": rule.tenant,
             "values": ", ".join(rule.allowed) or _("none"),
+        }
+    if key in STANDARD:
+        return _("As the platform has it: %(values)s. An operator can allow more.") % {
+            "values": ", ".join(STANDARD[key].allowed)
         }
     return _("Everything there is, also what comes later.")
 

@@ -25,6 +25,11 @@ SSH_KEY: Final = re.compile(
 )
 MAX_DISK_GIB: Final = 8192
 MAX_SSH_KEYS: Final = 20
+KEYS_NEXT: Final = (
+    "Leave ssh_keys out and log in with tenantry ssh, which gets a certificate of some minutes; "
+    "an operator can allow keys by the tenant's policy (logins)."
+)
+"""What to do where keys that stay are not allowed."""
 
 
 @operation
@@ -45,7 +50,7 @@ def create(*, tenant: Tenant, ask: MachineAsk, actor: Actor, now: datetime, mana
     rule = policy.forbids("logins", Login.KEY)
     if rule is not None and ask.ssh_keys:
         raise InvalidSpec(
-            rule.sentence,
+            f"{rule.sentence} {KEYS_NEXT}",
             field="ssh_keys", code="policy-forbids", rule=rule.key, tenant=rule.tenant, allowed=rule.allowed,
         )  # fmt: skip
     for number, key in enumerate(ask.ssh_keys):

@@ -32,7 +32,7 @@ from tenants.models.tenant import MAX_DEPTH
 from tenants.operations.guards import allow, clean_labels, clean_text, lock_path, locked
 from tenants.operations.members import join
 from tenants.operations.people import active_person_by_email
-from tenants.policy import LIST_KEYS, effective_policy
+from tenants.policy import LIST_KEYS, STANDARD, effective_policy
 from tenants.states import (
     DEPTH_ORDER,
     Login,
@@ -231,9 +231,13 @@ def set_policy(
     _refuse_closed(row)
     checked = _checked_policy(policy)
     parents = {t.pk: t for t in Tenant.objects.filter(pk__in=row.path[:-1])}
-    _refuse_wider([(parents[pk].name, parents[pk].policy) for pk in row.path[:-1]], checked)
+    levels = [(parents[pk].name, parents[pk].policy) for pk in row.path[:-1]]
+    is_operator = actor.has(PlatformRole.OPERATOR)
+    _refuse_wider(levels, checked)
+    if not is_operator:
+        _refuse_beyond_standard(levels, row.policy, checked)
     above = actor.role_on(row.path[:-1])
-    if not actor.has(PlatformRole.OPERATOR) and (above is None or above < Role.OWNER):
+    if not is_operator and (above is None or above < Role.OWNER):
         dropped = sorted(set(row.policy) - set(checked))
         if dropped:
             msg = f"Only an operator or an owner above may drop a rule: {', '.join(dropped)}."
@@ -287,12 +291,27 @@ def _checked_list(value: Any, known: frozenset[str] | None, field: str) -> list[
     return sorted(set(value))
 
 
+def _refuse_beyond_standard(
+    levels: Sequence[tuple[str, Mapping[str, Any]]], before: Mapping[str, Any], policy: Mapping[str, Any]
+) -> None:
+    """Raise `InvalidSpec` where a policy newly allows what the platform allows only by an operator's word."""
+    limits = effective_policy(levels)
+    for key in STANDARD:
+        for value in policy.get(key, ()):
+            rule = None if value in before.get(key, ()) else limits.forbids(key, value)
+            if rule is not None:
+                raise InvalidSpec(
+                    f"{rule.sentence} Ask an operator to allow {value!r} here.",
+                    field=f"policy.{key}", code="policy-widens", rule=key, tenant=rule.tenant, allowed=rule.allowed,
+                )  # fmt: skip
+
+
 def _refuse_wider(levels: Sequence[tuple[str, Mapping[str, Any]]], policy: Mapping[str, Any]) -> None:
     """Raise `InvalidSpec` where a policy allows more than the levels above it."""
     limits = effective_policy(levels)
     for key in LIST_KEYS:
         for value in policy.get(key, ()):
-            rule = limits.forbids(key, value)
+            rule = limits.bars(key, value)
             if rule is not None:
                 raise InvalidSpec(
                     f"{rule.sentence} A policy below it can only narrow that.",

@@ -365,23 +365,51 @@ def test_a_new_authority_is_for_new_machines_and_ends_what_the_old_one_signed(ac
 # --- policy -----------------------------------------------------------------------------------------
 
 
-def test_static_keys_are_taken_unless_a_policy_says_certificates_only(acme, mia):
-    owner = factories.actor(factories.member(acme, Role.OWNER))
-    assert box(acme, mia, "before", keys=[KEY]).ssh_keys == [KEY]
+def test_keys_that_stay_are_refused_with_the_next_step_unless_a_policy_allows_them(acme, mia):
+    with pytest.raises(InvalidSpec) as refusal:
+        box(acme, mia, "before", keys=[KEY])
+    assert (refusal.value.field, refusal.value.specific_code) == ("ssh_keys", "policy-forbids")
+    assert "tenantry ssh" in refusal.value.detail
+    assert "operator" in refusal.value.detail
+    assert box(acme, mia, "without").ssh_keys == []
 
+    factories.allow_keys(acme)
+
+    assert box(acme, mia, "after", keys=[KEY]).ssh_keys == [KEY]
+
+
+def test_a_policy_below_may_take_keys_away_again_and_says_whose_it_is(acme, mia):
+    owner = factories.actor(factories.member(acme, Role.OWNER))
+    factories.allow_keys(acme)
     tenant_operations.set_policy(tenant=acme, policy={"logins": ["certificate"]}, actor=owner, now=NOW)
 
-    with pytest.raises(InvalidSpec) as refusal:
+    with pytest.raises(InvalidSpec, match="The policy of acme allows only these logins: certificate") as refusal:
         box(acme, mia, "after", keys=[KEY])
+
     assert (refusal.value.field, refusal.value.specific_code) == ("ssh_keys", "policy-forbids")
-    assert "acme" in refusal.value.detail
-    assert box(acme, mia, "without").ssh_keys == []
+
+
+def test_only_an_operator_allows_keys_and_owners_keep_or_hand_down_what_he_allowed(acme):
+    owner = factories.actor(factories.member(acme, Role.OWNER))
+    operator = factories.actor(factories.person(platform=(PlatformRole.OPERATOR,)))
+    child = factories.tenant(name="child", parent=acme)
+    both = {"logins": ["certificate", "key"]}
+    for tenant in (acme, child):
+        with pytest.raises(InvalidSpec, match="Ask an operator") as refusal:
+            tenant_operations.set_policy(tenant=tenant, policy=both, actor=owner, now=NOW)
+        assert (refusal.value.field, refusal.value.specific_code) == ("policy.logins", "policy-widens")
+
+    tenant_operations.set_policy(tenant=acme, policy=both, actor=operator, now=NOW)
+
+    for tenant in (acme, child):
+        policy = {**both, "longest_s": 3600}
+        made = tenant_operations.set_policy(tenant=tenant, policy=policy, actor=owner, now=NOW)
+        assert made.policy == policy
 
 
 def test_a_policy_of_keys_only_signs_nothing(acme, mia):
-    owner = factories.actor(factories.member(acme, Role.OWNER))
     machine = box(acme, mia)
-    tenant_operations.set_policy(tenant=acme, policy={"logins": ["key"]}, actor=owner, now=NOW)
+    factories.allow_keys(acme, "key")
 
     with pytest.raises(Conflict) as refusal:
         certify(machine, mia)

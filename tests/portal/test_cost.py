@@ -24,7 +24,7 @@ from tenants.specs import AllocationSpec, GpuAsk, MachineAsk, UnitAsk
 from tenants.states import PlatformRole
 from tenants.transactions import acting, reading
 from tests import factories
-from tests.portal.world import CANARY, SSH, World, build
+from tests.portal.world import CANARY, World, build
 
 pytestmark = pytest.mark.usefixtures("db")
 COST = "/t/acme/cost"
@@ -185,7 +185,7 @@ def test_the_number_of_queries_does_not_depend_on_how_much_there_is(month, brows
     spec = AllocationSpec(units=(UnitAsk(GpuAsk("H100-80GB", "1g.10gb"), 1, 1),))
     for number in range(12):
         made = machines.create(
-            tenant=month.acme.tenant, ask=MachineAsk(f"more-{number}", spec, "ubuntu-24.04", 10, (SSH,)),
+            tenant=month.acme.tenant, ask=MachineAsk(f"more-{number}", spec, "ubuntu-24.04", 10),
             actor=factories.actor(month.acme.member), now=NOW,
         )  # fmt: skip
         billed(made, LAST + timedelta(days=number), hours=number + 1)

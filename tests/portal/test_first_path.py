@@ -11,6 +11,7 @@ from django.utils import timezone
 from frontend.kernel import words
 from provisioners import steps
 from tenants.models import Allocation, Endpoint, EndpointKey, Machine, Quota
+from tests import factories
 from tests.api.client import watched
 from tests.portal.world import SSH, World, build
 
@@ -128,7 +129,20 @@ def test_keys_are_made_rolled_and_revoked(mia, world):
     assert rolled.revoked_at is not None
 
 
-def test_a_machine_with_a_wrong_key_is_refused_at_the_field_and_made_with_a_right_one(mia):
+def test_a_machine_asks_for_no_key_where_none_may_stay_and_says_how_to_log_in(mia):
+    shown = mia.get("/t/acme/new/machine").content.decode()
+    refused = mia.post("/t/acme/new/machine", {"name": "one", "ssh_key": SSH})
+    made = mia.post("/t/acme/new/machine", {"name": "one"})
+
+    assert 'name="ssh_key"' not in shown
+    assert re.search(r"data-login.*?tenantry ssh.*?operator", shown, re.DOTALL)
+    assert refused.status_code == 422
+    assert re.search(r'data-field="ssh_key".*?field-error', refused.content.decode(), re.DOTALL)
+    assert made["Location"] == "/t/acme/machines/one"
+
+
+def test_a_machine_with_a_wrong_key_is_refused_at_the_field_and_made_with_a_right_one(mia, world):
+    factories.allow_keys(world.acme.tenant)
     refused = mia.post("/t/acme/new/machine", {"name": "one", "ssh_key": "no key"})
     made = mia.post("/t/acme/new/machine", {"name": "one", "ssh_key": SSH})
 
@@ -177,7 +191,7 @@ def test_the_number_of_queries_does_not_depend_on_the_number_of_things(mia, worl
     for number in range(4):
         mia.post(NEW, {"name": f"more-{number}"})
         mia.post("/t/acme/new/namespace", {"name": f"space-{number}"})
-        mia.post("/t/acme/new/machine", {"name": f"vm-{number}", "ssh_key": SSH})
+        mia.post("/t/acme/new/machine", {"name": f"vm-{number}"})
 
     with watched() as many:
         mia.get(address)

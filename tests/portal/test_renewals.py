@@ -16,7 +16,7 @@ from tenants.operations import machines
 from tenants.specs import AllocationSpec, GpuAsk, MachineAsk, UnitAsk
 from tenants.transactions import acting
 from tests import factories
-from tests.portal.world import SSH, World, build
+from tests.portal.world import World, build
 
 pytestmark = pytest.mark.usefixtures("db")
 RENEW = "/t/acme/renew"
@@ -80,7 +80,7 @@ def test_one_that_is_refused_does_not_stop_the_others(world, browse):
     extra = machines.create(
         tenant=world.acme.tenant,
         ask=MachineAsk(
-            "late", AllocationSpec(units=(UnitAsk(GpuAsk("H100-80GB", "1g.10gb"), 1, 1),)), "ubuntu-24.04", 10, (SSH,)
+            "late", AllocationSpec(units=(UnitAsk(GpuAsk("H100-80GB", "1g.10gb"), 1, 1),)), "ubuntu-24.04", 10
         ),
         actor=factories.actor(world.acme.member),
         now=timezone.now(),

@@ -76,8 +76,6 @@ def house(name: str, title: str) -> House:
         endpoint=made.endpoint,
         secret=made.secret,
         key=made.key,
-        machine=machines.create(
-            tenant=tenant, ask=MachineAsk(f"{prefix}box", SPEC, "ubuntu-24.04", 100, (SSH,)), **who
-        ),
+        machine=machines.create(tenant=tenant, ask=MachineAsk(f"{prefix}box", SPEC, "ubuntu-24.04", 100), **who),
         namespace=namespaces.create(tenant=tenant, ask=NamespaceAsk(f"{prefix}space", SPEC), **who),
     )

@@ -173,6 +173,7 @@ def desk_of(home: str) -> Desk:
     assert answer.status == 201, answer
     tenant = Tenant.objects.get(name=home)
     factories.generous(tenant, PRODUCT)
+    factories.allow_keys(tenant)
     return Desk(Api(token_of(factories.member(tenant, Role.OWNER))), operator, tenant)
 
 

@@ -96,7 +96,10 @@ def create_machine(
     gpu: GpuWord,
     image: Annotated[str, typer.Option(help="As `tenantry get machine-images` lists them.")] = "ubuntu-24.04",
     disk: Annotated[int, typer.Option(min=10, help="GiB of disk.")] = 100,
-    ssh_key: Annotated[list[str] | None, typer.Option(help="Public key, or a file with one; may be repeated.")] = None,
+    ssh_key: Annotated[
+        list[str] | None,
+        typer.Option(help="Public key that stays, or a file with one, where the policy allows it; may be repeated."),
+    ] = None,
     vcpu: Vcpu = 8,
     memory: Memory = 64,
     provider: Provider = "",

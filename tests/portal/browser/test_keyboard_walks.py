@@ -84,7 +84,17 @@ def test_deploy_one_decision_and_an_answer_without_a_mouse(visit, world, answeri
     assert mia.submits == ["/t/acme/new/endpoint"]
 
 
-def test_a_machine_takes_a_key_and_one_submit(visit, acme):
+def test_a_machine_takes_no_field_and_one_submit(visit, acme):
+    hands = Hands(visit("/t/acme/new", factories.member(acme)))
+
+    hands.press("link", "Make a machine", lands="**/new/machine")
+    hands.press("button", "Make it", lands="**/t/acme/machines/*")
+
+    assert (hands.fields, hands.submits, hands.presses) == ([], ["/t/acme/new/machine"], 2)
+
+
+def test_a_machine_takes_a_key_and_one_submit_where_keys_may_stay(visit, acme):
+    factories.allow_keys(acme)
     hands = Hands(visit("/t/acme/new", factories.member(acme)))
 
     hands.press("link", "Make a machine", lands="**/new/machine")

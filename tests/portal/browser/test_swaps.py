@@ -79,6 +79,8 @@ def test_opened_details_and_the_chosen_tab_stay_when_the_state_is_refreshed(visi
 
 def test_what_was_wrong_gets_the_focus_after_a_refused_form(visit, world, watch):
     watch.expected.append("422")
+    factories.allow_keys(world.acme.tenant)
+    factories.allow_keys(world.acme.tenant)
     page = visit("/t/acme/new/machine", world.acme.member)
 
     page.get_by_label("Public SSH key", exact=True).fill("no key")
