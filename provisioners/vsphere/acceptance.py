@@ -48,6 +48,7 @@ from provisioners.vsphere.client import MoRef, managed, reference
 from provisioners.vsphere.cloning import Clones
 from provisioners.vsphere.ground import Ground, HostPlace
 from provisioners.vsphere.hardware import Hardware
+from provisioners.vsphere.libraries import Libraries
 from provisioners.vsphere.reading_hosts import Host
 from provisioners.vsphere.tasks import finish
 from provisioners.vsphere.vms import Vm
@@ -87,7 +88,13 @@ class _Run:
         return f"acceptance/{self.name}"
 
 
-def run(ground: Ground, host: str, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Acceptance:
+def run(
+    ground: Ground,
+    host: str,
+    libraries: Libraries | None = None,
+    *,
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> Acceptance:
     """Start, look at or end the run of a host.
 
     Raises `TransientDriverError` while it goes on, `DriverRejected` for a host that is not there, and whatever vCenter
@@ -108,7 +115,7 @@ def run(ground: Ground, host: str, *, clock: Callable[[], datetime] = lambda: da
     if refusal is not None:
         return refusal if vm is None else _cleared(one, vm, refusal)
     if vm is None:
-        return _begin(one)
+        return _begin(one, libraries)
     if vm.is_on:
         return _judge(one, vm)
     return _fit_and_start(one, vm)
@@ -163,24 +170,23 @@ def _devices(one: _Run) -> tuple[str, ...]:
 # --- making it ------------------------------------------------------------------------------------
 
 
-def _begin(one: _Run) -> Acceptance:
-    ground, clones = one.ground, Clones(one.ground)
+def _begin(one: _Run, libraries: Libraries | None) -> Acceptance:
+    ground, clones = one.ground, Clones(one.ground, libraries)
     if any(clone.name == one.name for clone in clones.running()):
         raise TransientDriverError("the acceptance machine is being cloned", retry_after_s=LOOK_AGAIN_S)
     if not _devices(one):
         return _failed("GPUs can be given", "it offers no vGPU type and no device for passthrough that we know")
-    image = _image(ground)
+    root = ground.root_folder()
+    if root is None:
+        folder, name = ground.estate().vm_folder, ground.settings.root_folder
+        root = ground.client.changing(lambda si: reference(managed(folder, si).CreateFolder(name)))
     try:
-        template = clones.template(image, with_gpu=True)
+        template = clones.template(_image(ground, libraries), one.place, with_gpu=True)
         store = datastore.choose(ground, one.place, 0)
     except TransientDriverError:
         raise
     except DriverError as error:
         return _failed("a machine can be made", error.detail)
-    root = ground.root_folder()
-    if root is None:
-        folder, name = ground.estate().vm_folder, ground.settings.root_folder
-        root = ground.client.changing(lambda si: reference(managed(folder, si).CreateFolder(name)))
 
     def clone(si: Any) -> Any:
         where = vim.vm.RelocateSpec(
@@ -193,10 +199,13 @@ def _begin(one: _Run) -> Acceptance:
     raise TransientDriverError("the acceptance machine is being cloned", retry_after_s=LOOK_AGAIN_S)
 
 
-def _image(ground: Ground) -> str:
+def _image(ground: Ground, libraries: Libraries | None) -> str:
+    """Return the image that is tried: that of endpoints, else the first template, else the first item."""
     settings = ground.settings
     images = (settings.endpoint_image, *sorted(settings.templates))
-    return next((image for image in images if image in settings.templates), settings.endpoint_image)
+    named = next((image for image in images if image in settings.templates), "")
+    items = [] if named or libraries is None else [one.slug for one in libraries.listed().items]
+    return named or (settings.endpoint_image if settings.endpoint_image in items else (*items, images[0])[0])
 
 
 def _fit_and_start(one: _Run, vm: Vm) -> Acceptance:

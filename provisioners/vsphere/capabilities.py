@@ -12,10 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from provisioners.driver import Binding, BoundaryKind, Capabilities
-from provisioners.vsphere import privileges, reading_hosts, templates
+from provisioners.driver import Binding, BoundaryKind, Capabilities, DriverError
+from provisioners.vsphere import libraries, privileges, reading_hosts, templates
 from provisioners.vsphere.client import Found, MoRef, managed, reference
 from provisioners.vsphere.ground import Ground
+from provisioners.vsphere.libraries import Libraries
 from provisioners.vsphere.privileges import Place, Right
 from provisioners.vsphere.reading_hosts import Host
 from provisioners.vsphere.settings import Settings
@@ -38,6 +39,9 @@ class Facts:
     hosts: tuple[Host, ...] = ()
     templates: Mapping[str, tuple[Found, ...]] | None = None
     """Name of a configured template → what is there under it."""
+    library: libraries.Listed = libraries.NOTHING
+    no_library: str = ""
+    """Why content libraries could not be read."""
     missing_datastores: tuple[str, ...] = ()
     lacking: Mapping[Right, tuple[str, ...]] | None = None
     """Right that our account has not → names of the objects where not."""
@@ -49,6 +53,8 @@ def assess(facts: Facts, settings: Settings) -> Capabilities:
     features: dict[str, bool] = dict.fromkeys(_OWN, True)
     features |= {"layout-change": False, "cluster": False}
     features |= {name: name not in missing for name in ("networks", "templates", "gpu-hosts", "mig")}
+    if settings.libraries:
+        features["libraries"] = "libraries" not in missing
     for right, names in (facts.lacking or {}).items():
         missing[f"{RIGHT}{right.privilege} on {right.place}"] = (
             f"Needed to {privileges.why(right)}; missing on {some(names)}. See deploy/vcenter-role.md."
@@ -66,12 +72,11 @@ def assess(facts: Facts, settings: Settings) -> Capabilities:
 
 
 def _images(facts: Facts, settings: Settings) -> frozenset[str]:
-    """Return the slugs whose template is there and fit to be a machine; that of endpoints is no choice of a tenant."""
+    """Return the slugs whose template or item is there and fit to be a machine; that of endpoints is no tenant's."""
     found = facts.templates or {}
     fit = {name for name, ones in found.items() if not templates.gaps(name, ones)}
-    return frozenset(
-        slug for slug, name in settings.templates.items() if name in fit and slug != settings.endpoint_image
-    )
+    named = {slug for slug, name in settings.templates.items() if name in fit}
+    return (frozenset(named) | libraries.slugs(facts.library, settings.templates)) - {settings.endpoint_image}
 
 
 def _gaps(facts: Facts, settings: Settings) -> Iterable[tuple[str, str]]:
@@ -87,7 +92,11 @@ def _gaps(facts: Facts, settings: Settings) -> Iterable[tuple[str, str]]:
     if facts.missing_datastores:
         yield "datastores", f"vCenter shows no datastore {some(facts.missing_datastores)}."
     said = [gap for name, found in (facts.templates or {}).items() for gap in templates.gaps(name, found)]
-    if not settings.templates:
+    if facts.no_library:
+        yield "libraries", f"{facts.no_library}, so content libraries give no images."
+    elif left := libraries.gaps(facts.library, settings.templates):
+        yield "libraries", f"{'; '.join(left)}."
+    if not settings.templates and not settings.libraries:
         yield "templates", "No template is named, so no machine can be made. Name one for each image in the settings."
     elif said:
         yield "templates", f"{'; '.join(said)}."
@@ -126,7 +135,7 @@ def version_of(text: str) -> tuple[int, int]:
 # --- asking ---------------------------------------------------------------------------------------
 
 
-def read(ground: Ground) -> Capabilities:
+def read(ground: Ground, library: Libraries) -> Capabilities:
     """Ask a vCenter, in a number of calls that does not grow with its objects. Raises `DriverError`."""
     settings, estate = ground.settings, ground.estate()
     rows = ground.client.rows({"HostSystem": reading_hosts.PATHS, "Datastore": ("name",)}, root=estate.datacenter)
@@ -134,15 +143,31 @@ def read(ground: Ground) -> Capabilities:
     stores = {str(one.values.get("name")): one.ref for one in rows["Datastore"]}
     named = templates.read(ground, settings.templates.values()) if settings.templates else {}
     places = _places(ground, [stores[name] for name in settings.datastores or stores if name in stores], named)
+    listed, no_library = _listed(library)
     facts = Facts(
+        library=listed,
+        no_library=no_library,
         about=ground.client.about(),
         has_switch=estate.switch is not None,
         hosts=tuple(reading_hosts.read(one) for one in rows["HostSystem"] if one.ref in offered),
         templates=named,
         missing_datastores=tuple(name for name in settings.datastores if name not in stores),
-        lacking=lacking(ground, places, privileges.needed(groups=bool(settings.tenant_group))),
+        lacking=lacking(ground, places, rights_of(settings)),
     )
     return assess(facts, settings)
+
+
+def rights_of(settings: Settings) -> tuple[Right, ...]:
+    """Return the rights that our account needs as a provider is set up."""
+    return privileges.needed(groups=bool(settings.tenant_group), libraries=bool(settings.libraries), tags=settings.tags)
+
+
+def _listed(library: Libraries) -> tuple[libraries.Listed, str]:
+    """Return what content libraries hold, or why that is not known: a REST side that fails takes no template away."""
+    try:
+        return library.listed(), ""
+    except DriverError as error:
+        return libraries.Listed(), error.detail
 
 
 def _places(

@@ -244,7 +244,7 @@ class VCenterClient:
         settings = self.settings
         stub = None
         try:
-            context = _context(settings)
+            context = context_of(settings)
             _probe(settings, context)
             stub = SmartStubAdapter(
                 host=settings.host,
@@ -364,7 +364,7 @@ def _why_distrusted(settings: Settings, fault: ssl.SSLCertVerificationError) -> 
     return "ca_pem", "the certificate of vCenter is not one that we trust; give the certificate of its CA"
 
 
-def _context(settings: Settings) -> ssl.SSLContext:
+def context_of(settings: Settings) -> ssl.SSLContext:
     """Return what checks the certificate: the given CA, the machine's own, or exactly the pinned one.
 
     Raises `ssl.SSLCertVerificationError` for a certificate that is not the pinned one, `OSError` without an answer.

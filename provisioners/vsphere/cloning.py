@@ -19,8 +19,9 @@ from pyVmomi import vim, vmodl
 from provisioners.driver import Done, DriverRejected, Handle, NotSupported, Ref, TransientDriverError
 from provisioners.vsphere import datastore, templates, vms
 from provisioners.vsphere.client import MoRef, managed, reference
-from provisioners.vsphere.ground import BoundaryPlace, Ground
+from provisioners.vsphere.ground import BoundaryPlace, Ground, HostPlace
 from provisioners.vsphere.hardware import EFI, options
+from provisioners.vsphere.libraries import Libraries
 from provisioners.vsphere.names import instance_uuid, vm_name
 from provisioners.vsphere.tasks import finish
 
@@ -72,19 +73,22 @@ class _Event:
 class Clones:
     """The clones of one vCenter. Thread-safe."""
 
-    def __init__(self, ground: Ground) -> None:
-        """Clone in the vCenter of `ground`."""
-        self._ground = ground
+    def __init__(self, ground: Ground, libraries: Libraries | None = None) -> None:
+        """Clone in the vCenter of `ground`, what it has as templates or `libraries` as items."""
+        self._ground, self._libraries = ground, libraries
         self._known: dict[str, tuple[int, MoRef]] = {}
         self._lock = threading.Lock()
 
     # --- templates --------------------------------------------------------------------------------
 
-    def template(self, image: str, *, with_gpu: bool) -> MoRef:
-        """Return the template of an image. Raises `NotSupported`, `DriverRejected` with the field."""
+    def template(self, image: str, host: HostPlace, *, with_gpu: bool) -> MoRef:
+        """Return the template of an image, brought to `host` from its library where it is not there yet.
+
+        Raises `NotSupported`, `DriverRejected` with the field, `TransientDriverError` while it is brought.
+        """
         name = self._ground.settings.templates.get(image)
         if name is None:
-            raise NotSupported(f"image: no template is configured for {image}")
+            return self._of_library(image, host, with_gpu=with_gpu)
         ref, told = self._read(name)
         if not _is_called(told, name):  # renamed since it was found, for a newer one perhaps
             with self._lock:
@@ -92,10 +96,18 @@ class Clones:
             ref, told = self._read(name)
         if ref is None or told is None or not _is_called(told, name):
             raise DriverRejected(f"image: vCenter has no template {name}")
-        if with_gpu and told.get("config.firmware") != EFI:
-            raise DriverRejected(f"image: template {name} does not start by EFI, which a GPU needs")
-        for fault in templates.faults(told, with_gpu=with_gpu):
-            raise DriverRejected(f"image: template {name} cannot be used: {fault}")
+        _refuse_unfit(f"template {name}", told, with_gpu=with_gpu)
+        return ref
+
+    def _of_library(self, image: str, host: HostPlace, *, with_gpu: bool) -> MoRef:
+        item = None if self._libraries is None else self._libraries.find(image)
+        if self._libraries is None or item is None:
+            raise NotSupported(f"image: no template and no item of a content library is configured for {image}")
+        ref = self._libraries.template(item, host)
+        told = self._ground.client.get(ref, *templates.PATHS)
+        if told is None:
+            raise TransientDriverError(f"the template that {item.name} was deployed to has gone")
+        _refuse_unfit(f"item {item.name} of library {item.library}", told, with_gpu=with_gpu)
         return ref
 
     def _read(self, name: str) -> tuple[MoRef | None, Mapping[str, Any] | None]:
@@ -190,6 +202,14 @@ class Clones:
             yield
         finally:
             lock.release()
+
+
+def _refuse_unfit(what: str, told: Mapping[str, Any], *, with_gpu: bool) -> None:
+    """Raise `DriverRejected` where a template cannot become a machine."""
+    if with_gpu and told.get("config.firmware") != EFI:
+        raise DriverRejected(f"image: {what} does not start by EFI, which a GPU needs")
+    for fault in templates.faults(told, with_gpu=with_gpu):
+        raise DriverRejected(f"image: {what} cannot be used: {fault}")
 
 
 def _is_called(told: Mapping[str, Any] | None, name: str) -> bool:

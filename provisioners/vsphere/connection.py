@@ -43,8 +43,8 @@ def _refuse_password(text: str) -> str:
 
 
 def _lacks(config: Mapping[str, Any], _secrets: Collection[str]) -> tuple[str, str] | None:
-    if not config.get("templates"):
-        return "config.templates", "Name at least one template, or no machine can be made."
+    if not config.get("templates") and not config.get("libraries"):
+        return "config.templates", "Name at least one template or content library, or no machine can be made."
     return None
 
 
@@ -105,6 +105,14 @@ CONNECTION: Final = ProviderKind(
         Setting(
             "templates", "Templates", "Image = name of the template, one in a line. The image “endpoint” is for "
             "endpoints.", example="ubuntu-24.04 = ubuntu-24.04-gpu", is_long=True, refuses=_judged("templates"),
+        ),
+        Setting(
+            "libraries", "Content libraries", "Whose OVF items are images too, separated by commas; each is brought "
+            "into the VM folder once, as a template. Empty: none.", example="images", refuses=_judged("libraries"),
+        ),
+        Setting(
+            "tags", "Tags", "Whether machines and tenants' folders carry vCenter's tags (tenant and kind), for its "
+            "policies, its search and NSX groups.", choices=(("off", "No"), ("on", "Yes")),
         ),
         Setting(
             "whole_gpus", "Whole GPUs", "How a machine gets one.",

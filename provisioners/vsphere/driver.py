@@ -48,10 +48,13 @@ from provisioners.vsphere.client import VCenterClient
 from provisioners.vsphere.failures import LookFirst
 from provisioners.vsphere.ground import Ground
 from provisioners.vsphere.inventory import Inventory
+from provisioners.vsphere.libraries import Libraries
 from provisioners.vsphere.machines import Machines
 from provisioners.vsphere.removal import poll_shutdown
+from provisioners.vsphere.rest import RestClient
 from provisioners.vsphere.serving import Serving
 from provisioners.vsphere.settings import Settings, settings_of
+from provisioners.vsphere.tags import Owned, Tagger
 from provisioners.vsphere.tasks import poll_of
 
 NO_NAMESPACES: Final = "a vCenter has no namespaces for people; use a machine, or a cluster"
@@ -89,7 +92,10 @@ class VSphereDriver:
         self._inventory = Inventory(self.ground)
         self._able: tuple[int, float, Capabilities | None] = (-1, 0.0, None)
         self._boundaries = Boundaries(self.ground)
-        self._machines = Machines(self.ground)
+        self._rest = RestClient(settings)
+        self._tagger = Tagger(self._rest, settings.root_folder)
+        self.libraries = Libraries(self.ground, self._rest)
+        self._machines = Machines(self.ground, self.libraries)
         self._serving = Serving(self.ground, self._machines)
 
     def __repr__(self) -> str:
@@ -100,7 +106,7 @@ class VSphereDriver:
 
     def capabilities(self) -> Capabilities:
         """Ask vCenter what it can do."""
-        found = capabilities.read(self.ground)
+        found = capabilities.read(self.ground, self.libraries)
         self._able = (self.client.logins, time.monotonic(), found)
         return found
 
@@ -109,12 +115,22 @@ class VSphereDriver:
         login, at, known = self._able
         if known is None or login != self.client.logins or time.monotonic() - at > ABLE_FOR_S:
             known = self.capabilities()
-        found = self._inventory.snapshot(known)
+        found, ours = self._inventory.look(known)
+        if self.settings.tags:
+            found = self._tagged(found, ours)
         left = self._machines.tidy()
         if left is None:
             return found
         looked_for = found.looked_for | {RemarkKind.LEFT}
         return replace(found, remarks=(*found.remarks, *left), looked_for=looked_for)
+
+    def _tagged(self, found: ObservedProvider, ours: Owned) -> ObservedProvider:
+        """Bring tags in line with a complete snapshot; why they are not is a gap of the provider and stops nothing."""
+        why = self._tagger.keep(ours) if found.complete else ""
+        able = found.capabilities
+        missing = {**able.missing, "tags": f"{why}, so what is ours carries no tags."} if why else able.missing
+        features = {**able.features, "tags": not why}
+        return replace(found, capabilities=replace(able, features=features, missing=missing))
 
     def remove_left(self, subject: str) -> bool:
         """Remove what was left of a machine by its remark's subject; whether it is gone now."""
@@ -197,7 +213,7 @@ class VSphereDriver:
 
     def acceptance(self, host: str) -> Acceptance:
         """Boot a small GPU VM on a host and say what was seen."""
-        return acceptance.run(self.ground, host)
+        return acceptance.run(self.ground, host, self.libraries)
 
     def layout_steps(self, change: LayoutChange) -> Sequence[Step]:  # noqa: ARG002
         """Refuse: layouts follow the VMs."""
@@ -213,6 +229,7 @@ class VSphereDriver:
 
     def close(self) -> None:
         """Log out."""
+        self._rest.close()
         self.client.close()
 
 

@@ -39,6 +39,7 @@ from provisioners.vsphere.names import EVACUATED_FIELD, MARK_FIELD
 from provisioners.vsphere.ownership import Attribute, Owners, objects_of, ref_at
 from provisioners.vsphere.reading_hosts import MIG_MODE, Gpu, Host, PciGpu
 from provisioners.vsphere.reading_uses import Device, Vm
+from provisioners.vsphere.tags import Owned
 from provisioners.vsphere.vms import CONFIGURE, key_of
 from tenants.gpu_catalogue import WHOLE
 
@@ -76,9 +77,14 @@ class Inventory:
 
     def snapshot(self, capabilities: Capabilities) -> ObservedProvider:
         """Read the whole vCenter. Raises `DriverError`."""
+        return self.look(capabilities)[0]
+
+    def look(self, capabilities: Capabilities) -> tuple[ObservedProvider, Owned]:
+        """Read the whole vCenter; return with it which objects are ours, and whose. Raises `DriverError`."""
         for last in range(_TRIES - 1, -1, -1):
             try:
-                return provider(self.read(), capabilities)
+                listed = self.read()
+                return provider(listed, capabilities), owned(listed)
             except LookFirst:
                 # something that was just listed has gone
                 self._ground.forget()
@@ -206,6 +212,19 @@ def _attributes(ground: Ground) -> Attribute:
         return next((str(one.value) for one in told if one.key == keys[name]), "")
 
     return read
+
+
+def owned(listed: Listed) -> Owned:
+    """Return the objects of ours in the lists of a vCenter, and whose each is; pure."""
+    owners = Owners(listed.folders, listed.root, listed.estate.vm_folder, listed.attribute)
+    boundaries = set(owners.boundaries.values())
+    beside = ((one.ref, owners.of_mark(one)) for one in (*listed.pools, *listed.portgroups))
+    vms = ((one.ref, owners.of_vm(one)) for one in listed.vms)
+    return (
+        *sorted(owners.boundaries.items()),
+        *((ref, whose) for ref, whose in beside if whose is not None and whose in boundaries),
+        *((ref, whose) for ref, whose in vms if whose is not None),
+    )
 
 
 def provider(listed: Listed, capabilities: Capabilities) -> ObservedProvider:

@@ -45,6 +45,7 @@ from provisioners.vsphere.cloning import Clones
 from provisioners.vsphere.cloud_init import Seed
 from provisioners.vsphere.failures import LookFirst, fault_of
 from provisioners.vsphere.ground import Ground, HostPlace, payload
+from provisioners.vsphere.libraries import Libraries
 from provisioners.vsphere.names import index_in, instance_uuid, marker, vm_name
 from provisioners.vsphere.plans import VmPlan, vm_steps
 from provisioners.vsphere.tasks import handle_of
@@ -76,11 +77,13 @@ class Look:
 class Machines:
     """The VMs of one vCenter. Thread-safe."""
 
-    def __init__(self, ground: Ground, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, ground: Ground, libraries: Libraries | None = None, *, clock: Callable[[], float] = time.time
+    ) -> None:
         """Drive the VMs of `ground`."""
         self._ground = ground
         self._changer = Changer(ground, clock)
-        self._clones = Clones(ground)
+        self._clones = Clones(ground, libraries)
         self._sweeper = datastore.Sweeper(ground, clock=clock)
 
     # --- steps ------------------------------------------------------------------------------------
@@ -253,7 +256,7 @@ class Machines:
         datastore.check_host(self._ground.client, place.host)
         hosts.check(self._ground, place.host)
         self._check_name(step.ref, plan.index, place.folder)
-        template = self._clones.template(plan.image, with_gpu=bool(plan.unit.product))
+        template = self._clones.template(plan.image, place.host, with_gpu=bool(plan.unit.product))
         fitting.gpus(self._ground, plan.unit, place.host)  # what no host offers is refused before anything is made
         record = vms.record_text(step.want, boundary=str(plan.boundary.uid))
         try:

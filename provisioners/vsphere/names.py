@@ -20,6 +20,8 @@ WANTS_FIELD: Final = f"{MARK_DOMAIN}/wants"
 """Custom attribute with what the boundary's steps have made true of an object."""
 EVACUATED_FIELD: Final = f"{MARK_DOMAIN}/evacuated"
 """Custom attribute of a host on which nothing more of ours is placed, and what was done for that (`hosts.py`)."""
+IMAGE_FIELD: Final = f"{MARK_DOMAIN}/image"
+"""Custom attribute of a template that an item of a content library was deployed to: the item and its version."""
 _MARK: Final = re.compile(
     r"(?P<kind>[a-z]+)/(?P<uid>[0-9a-f-]{36})/(?P<tenant>[0-9a-f-]{36})(?:/(?P<index>0|[1-9][0-9]{0,3}))?"
 )

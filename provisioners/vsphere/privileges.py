@@ -127,12 +127,33 @@ CALLS: Final[Mapping[str, tuple[Right, ...]]] = {
         *_on(Place.POOLS, "Resource.DeletePool"),
         *_on(Place.NETWORKS, "DVPortgroup.Delete"),
     ),
+    # content libraries, by REST
+    "ovf/library-item/deploy": (
+        *_on(Place.ROOT, "ContentLibrary.ReadStorage"),
+        *_on(Place.POOLS, "VApp.Import"),
+        *_on(Place.VMS, "VApp.Import"),
+        *_on(Place.DATASTORES, "Datastore.AllocateSpace"),
+        *_on(Place.NETWORKS, "Network.Assign"),
+    ),
+    "MarkAsTemplate": _on(Place.VMS, "VirtualMachine.Provisioning.MarkAsTemplate"),
+    # tags, by REST
+    "tagging/create": _on(
+        Place.ROOT,
+        "InventoryService.Tagging.CreateCategory",
+        "InventoryService.Tagging.CreateTag",
+        "InventoryService.Tagging.DeleteTag",
+    ),
+    "tagging/attach": tuple(
+        Right(place, privilege)
+        for place in (Place.VMS, Place.POOLS, Place.NETWORKS)
+        for privilege in ("InventoryService.Tagging.AttachTag", "InventoryService.Tagging.ObjectAttachable")
+    ),
     # hosts
     "ReconfigureComputeResource_Task": _on(Place.CLUSTERS, "Host.Inventory.EditCluster"),
     "EnterMaintenanceMode_Task": _on(Place.HOSTS, "Host.Config.Maintenance"),
     "ExitMaintenanceMode_Task": _on(Place.HOSTS, "Host.Config.Maintenance"),
 }
-"""SOAP method → what it takes."""
+"""SOAP method, or the end of a REST path with its action → what it takes."""
 
 _WHY: Final[Mapping[str, str]] = {
     "System.Read": "read it",
@@ -175,11 +196,23 @@ _WHY: Final[Mapping[str, str]] = {
     "VirtualMachine.Interact.DeviceConnection": "cut a machine off the network, and back",
     "VirtualMachine.Interact.PowerOn": "switch machines on",
     "VirtualMachine.Interact.PowerOff": "switch machines off",
+    "ContentLibrary.ReadStorage": "deploy items of content libraries (only where libraries are named)",
+    "VApp.Import": "deploy items of content libraries (only where libraries are named)",
+    "VirtualMachine.Provisioning.MarkAsTemplate": "make a template of an item (only where libraries are named)",
+    "InventoryService.Tagging.CreateCategory": "make the categories of our tags (only where tags are switched on)",
+    "InventoryService.Tagging.CreateTag": "make a tag for each tenant (only where tags are switched on)",
+    "InventoryService.Tagging.DeleteTag": "remove a tenant's tag with its last object (only where tags are on)",
+    "InventoryService.Tagging.AttachTag": "tag what is ours (only where tags are switched on)",
+    "InventoryService.Tagging.ObjectAttachable": "tag what is ours (only where tags are switched on)",
     "Host.Inventory.EditCluster": "keep a machine on the host that was chosen for it",
     "Host.Config.Maintenance": "empty a host before work on it",
 }
 ONLY_FOR_GROUPS: Final = frozenset({"AddAuthorizationRole", "SetEntityPermissions", "RemoveEntityPermission"})
 """Methods that are called only where tenants' groups are let into vCenter."""
+ONLY_FOR_LIBRARIES: Final = frozenset({"ovf/library-item/deploy", "MarkAsTemplate"})
+"""Those that are called only where content libraries are named."""
+ONLY_FOR_TAGS: Final = frozenset({"tagging/create", "tagging/attach"})
+"""Those that are called only where tags are switched on."""
 SENTENCES: Final = (
     "Read hosts, GPUs, virtual machines, datastores and networks of the datacenter",
     "Mark what is ours by attributes of its own",
@@ -189,9 +222,12 @@ SENTENCES: Final = (
 )
 
 
-def needed(*, groups: bool = True) -> tuple[Right, ...]:
-    """Return every right, each once; `groups`: tenants' groups are let into vCenter."""
-    found = {right for method, rights in CALLS.items() if groups or method not in ONLY_FOR_GROUPS for right in rights}
+def needed(*, groups: bool = True, libraries: bool = True, tags: bool = True) -> tuple[Right, ...]:
+    """Return every right, each once; `groups`: tenants' groups are let into vCenter, the others as settings say."""
+    without: set[str] = set()
+    for is_used, methods in ((groups, ONLY_FOR_GROUPS), (libraries, ONLY_FOR_LIBRARIES), (tags, ONLY_FOR_TAGS)):
+        without |= set() if is_used else methods
+    found = {right for method, rights in CALLS.items() if method not in without for right in rights}
     return tuple(sorted(found, key=lambda one: (list(Place).index(one.place), one.privilege)))
 
 

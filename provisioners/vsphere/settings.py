@@ -76,6 +76,10 @@ class Settings:
     """Id of a storage profile for VM home and disks; empty: the datastore's own."""
     templates: Mapping[str, str] = field(default_factory=dict)
     """Image slug → name of the template in vCenter."""
+    libraries: tuple[str, ...] = ()
+    """Content libraries whose OVF items are images too."""
+    tags: bool = False
+    """Whether objects of ours carry vCenter's tags beside their custom attributes."""
     endpoint_image: str = ENDPOINT_IMAGE
     """Image slug of which endpoint VMs are made."""
     access: str = ACCESS[0]
@@ -285,6 +289,13 @@ def _one_of(*choices: str) -> Callable[[str, object], str]:
     return read
 
 
+def _switch(name: str, value: object) -> bool:
+    text = str(value).strip().lower()
+    if text not in {"on", "off", "true", "false"}:
+        raise BadSettings(f"{name}: on or off")
+    return text in {"on", "true"}
+
+
 def _profile_id(name: str, value: object) -> str:
     text = str(value).strip()
     if not re.fullmatch(r"[A-Za-z0-9-]{1,64}", text):
@@ -298,11 +309,12 @@ _READERS: Final[tuple[tuple[tuple[str, ...], Callable[[str, object], Any]], ...]
     (("call_deadline_s",), _seconds),
     (("page", "clones_per_host", "clones"), _whole),
     (("datacenter", "root_folder", "root_pool", "dvs"), _name),
-    (("clusters", "datastores"), _names),
+    (("clusters", "datastores", "libraries"), _names),
     (("vlans",), _vlans),
     (("storage_policy",), _profile_id),
     (("templates",), _templates),
     (("endpoint_image",), _slug),
+    (("tags",), _switch),
     (("access",), _one_of(*ACCESS)),
     (("whole_gpus",), _one_of(*WHOLE_GPUS)),
     (("zone",), _zone),

@@ -37,8 +37,7 @@ def faults(values: Mapping[str, Any], *, with_gpu: bool = True) -> tuple[str, ..
         found.append("it starts by BIOS: GPUs need EFI, which is chosen before the system is installed")
     if not any(word in str(values.get("config.guestId") or "").lower() for word in _LINUX):
         found.append("its guest OS is not set to a Linux")
-    notes = str(values.get("config.annotation") or "")
-    if "cloud-init" not in notes.lower() or _WITHOUT.search(notes):
+    if not says_cloud_init(str(values.get("config.annotation") or "")):
         found.append(
             "its notes do not say that cloud-init with the VMware datasource is in it: install it, and write "
             "“cloud-init” into the notes"
@@ -49,6 +48,11 @@ def faults(values: Mapping[str, Any], *, with_gpu: bool = True) -> tuple[str, ..
     if not any(isinstance(one, vim.vm.device.VirtualEthernetCard) for one in devices):
         found.append("it has no network card: add one")
     return tuple(found)
+
+
+def says_cloud_init(notes: str) -> bool:
+    """Whether whoever built an image says that a machine of it can be told who it is."""
+    return "cloud-init" in notes.lower() and _WITHOUT.search(notes) is None
 
 
 def hardware_version(values: Mapping[str, Any]) -> int:

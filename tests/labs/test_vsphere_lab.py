@@ -234,7 +234,7 @@ def test_templates_networks_and_the_content_library_are_there(si, vcenter):
         items = rest.get(
             f"/content/library/item?library_id={library}", headers={"vmware-api-session-id": session}
         ).json()["value"]
-    assert len(items) == 2
+    assert len(items) == 4
 
 
 def test_a_vm_can_be_read_whole(si):

@@ -59,7 +59,7 @@ def test_what_cannot_be_is_refused_at_its_field(key, text, words):
 def test_without_a_template_or_a_password_something_is_missing():
     assert CONNECTION.missing({"templates": "a=b"}, ()) == ("secret.password", "This is needed.")
     assert CONNECTION.missing({}, ("password",)) == (
-        "config.templates", "Name at least one template, or no machine can be made."
+        "config.templates", "Name at least one template or content library, or no machine can be made."
     )  # fmt: skip
     assert CONNECTION.missing({"templates": "a=b"}, ("password",)) is None
 

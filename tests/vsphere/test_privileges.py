@@ -76,4 +76,18 @@ def test_the_roles_hold_every_right():
     for right in privileges.needed():
         role = privileges.ROOT_ROLE if right.place is Place.ROOT else privileges.ACCOUNT_ROLE
         assert right.privilege in made[role] or right.privilege.startswith("System.")
-    assert made[privileges.ROOT_ROLE] == ["Authorization.ModifyRoles", "Global.ManageCustomFields"]
+    assert made[privileges.ROOT_ROLE] == [
+        "Authorization.ModifyRoles",
+        "ContentLibrary.ReadStorage",
+        "Global.ManageCustomFields",
+        "InventoryService.Tagging.CreateCategory",
+        "InventoryService.Tagging.CreateTag",
+        "InventoryService.Tagging.DeleteTag",
+    ]
+
+
+def test_without_libraries_and_tags_nothing_about_them_is_asked_for():
+    without = {right.privilege for right in privileges.needed(libraries=False, tags=False)}
+
+    assert not {name for name in without if "Tagging" in name or name.startswith(("ContentLibrary", "VApp"))}
+    assert "VirtualMachine.Provisioning.MarkAsTemplate" not in without

@@ -90,6 +90,16 @@ class Template:
 
 
 @dataclass(frozen=True, slots=True)
+class Ovf:
+    """An OVF item of the content library, with an empty disk."""
+
+    name: str
+    description: str = ""
+    guest_id: str = LINUX
+    disk_gib: int = 8
+
+
+@dataclass(frozen=True, slots=True)
 class OtherVm:
     """A VM that is not ours, in folder `others`."""
 
@@ -122,6 +132,8 @@ class World:
     portgroups: int = 1
     library: str = "images"
     """Content library with the templates; empty: none."""
+    ovfs: tuple[Ovf, ...] = ()
+    """Further items of that library."""
     roles: tuple[str, ...] = ()
     guests: bool = True
     """Whether powered-on VMs show tools, a name and an address."""
@@ -195,6 +207,10 @@ def usual() -> World:
         templates=(
             Template("ubuntu-24.04-gpu", annotation="cloud-init with the VMware datasource; vGPU guest driver 580"),
             Template("legacy-bios", firmware="bios", annotation="no cloud-init"),
+        ),
+        ovfs=(
+            Ovf("Debian 12 GPU", "cloud-init with the VMware datasource; vGPU guest driver 580"),
+            Ovf("appliance", "somebody's own"),
         ),
     )
 

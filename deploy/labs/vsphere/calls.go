@@ -57,6 +57,11 @@ func (c *Calls) Check(ctx *simulator.Context, call *simulator.Method) (mo.Refere
 			// without one. A vCenter says this of every attribute.
 			body.MoType = "xsd:string"
 		}
+	case *types.ImportVApp:
+		if spec, ok := body.Spec.(*types.VirtualMachineImportSpec); ok && spec.ConfigSpec.Firmware == "" {
+			// the library reads no firmware out of a descriptor; the lab's items start by EFI
+			spec.ConfigSpec.Firmware = string(types.GuestOsDescriptorFirmwareTypeEfi)
+		}
 	case *types.CloneVM_Task:
 		return nil, c.missing(body.Spec.Location)
 	case *types.RelocateVM_Task:

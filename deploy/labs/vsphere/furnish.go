@@ -5,7 +5,9 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"html"
 	"net/url"
+	"strings"
 	"sync"
 
 	"github.com/vmware/govmomi/find"
@@ -142,8 +144,79 @@ func (f *Furnisher) Library(ctx context.Context, address *url.URL, config *tls.C
 			return fmt.Errorf("library item %s: %w", t.Name, err)
 		}
 	}
+	for _, o := range f.world.OVFs {
+		if err := addOVF(ctx, library.NewManager(client), id, o); err != nil {
+			return fmt.Errorf("library item %s: %w", o.Name, err)
+		}
+	}
 	return nil
 }
+
+// addOVF makes an item of a descriptor, as a person would upload it.
+func addOVF(ctx context.Context, manager *library.Manager, in string, o OVF) error {
+	item, err := manager.CreateLibraryItem(ctx, library.Item{
+		Name: o.Name, Description: &o.Description, Type: library.ItemTypeOVF, LibraryID: in,
+	})
+	if err != nil {
+		return err
+	}
+	session, err := manager.CreateLibraryItemUpdateSession(ctx, library.Session{LibraryItemID: item})
+	if err != nil {
+		return err
+	}
+	text := fmt.Sprintf(descriptor, o.DiskGiB, html.EscapeString(o.Name), o.GuestID)
+	file, err := manager.AddLibraryItemFile(ctx, session, library.UpdateFile{Name: "image.ovf", SourceType: "PUSH"})
+	if err != nil {
+		return err
+	}
+	address, err := url.Parse(file.UploadEndpoint.URI)
+	if err != nil {
+		return err
+	}
+	upload := soap.DefaultUpload
+	upload.Headers = map[string]string{"vmware-api-session-id": session}
+	upload.ContentLength = int64(len(text))
+	if err := manager.Client.Upload(ctx, strings.NewReader(text), address, &upload); err != nil {
+		return err
+	}
+	return manager.CompleteLibraryItemUpdateSession(ctx, session)
+}
+
+// descriptor has a disk whose file is not there: the library would ask for one that is a real VMDK.
+const descriptor = `<?xml version="1.0" encoding="UTF-8"?>
+<Envelope xmlns="http://schemas.dmtf.org/ovf/envelope/1" xmlns:ovf="http://schemas.dmtf.org/ovf/envelope/1"
+  xmlns:rasd="http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_ResourceAllocationSettingData"
+  xmlns:vmw="http://www.vmware.com/schema/ovf"
+  xmlns:vssd="http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_VirtualSystemSettingData">
+  <References/>
+  <DiskSection><Info>Disks</Info>
+    <Disk ovf:capacity="%d" ovf:capacityAllocationUnits="byte * 2^30" ovf:diskId="vmdisk1" ovf:fileRef="none"/>
+  </DiskSection>
+  <NetworkSection><Info>Networks</Info><Network ovf:name="nat"><Description>any</Description></Network></NetworkSection>
+  <VirtualSystem ovf:id="vm"><Info>A virtual machine</Info><Name>%s</Name>
+    <OperatingSystemSection ovf:id="94" vmw:osType="%s"><Info>Guest</Info></OperatingSystemSection>
+    <VirtualHardwareSection><Info>Hardware</Info>
+      <System><vssd:ElementName>Virtual Hardware Family</vssd:ElementName><vssd:InstanceID>0</vssd:InstanceID>
+        <vssd:VirtualSystemIdentifier>vm</vssd:VirtualSystemIdentifier>
+        <vssd:VirtualSystemType>vmx-21</vssd:VirtualSystemType></System>
+      <Item><rasd:ElementName>CPUs</rasd:ElementName><rasd:InstanceID>1</rasd:InstanceID>
+        <rasd:ResourceType>3</rasd:ResourceType><rasd:VirtualQuantity>2</rasd:VirtualQuantity></Item>
+      <Item><rasd:ElementName>Memory</rasd:ElementName><rasd:InstanceID>2</rasd:InstanceID>
+        <rasd:ResourceType>4</rasd:ResourceType><rasd:VirtualQuantity>2048</rasd:VirtualQuantity></Item>
+      <Item><rasd:Address>0</rasd:Address><rasd:ElementName>SCSI Controller</rasd:ElementName>
+        <rasd:InstanceID>3</rasd:InstanceID><rasd:ResourceSubType>VirtualSCSI</rasd:ResourceSubType>
+        <rasd:ResourceType>6</rasd:ResourceType></Item>
+      <Item><rasd:AddressOnParent>0</rasd:AddressOnParent><rasd:ElementName>disk0</rasd:ElementName>
+        <rasd:HostResource>ovf:/disk/vmdisk1</rasd:HostResource><rasd:InstanceID>4</rasd:InstanceID>
+        <rasd:Parent>3</rasd:Parent><rasd:ResourceType>17</rasd:ResourceType></Item>
+      <Item><rasd:AddressOnParent>1</rasd:AddressOnParent><rasd:AutomaticAllocation>true</rasd:AutomaticAllocation>
+        <rasd:Connection>nat</rasd:Connection><rasd:ElementName>ethernet0</rasd:ElementName>
+        <rasd:InstanceID>5</rasd:InstanceID><rasd:ResourceSubType>VmxNet3</rasd:ResourceSubType>
+        <rasd:ResourceType>10</rasd:ResourceType></Item>
+    </VirtualHardwareSection>
+  </VirtualSystem>
+</Envelope>
+`
 
 // Foreign makes a VM that is not ours, on a host by name, and powers it on if asked to.
 func (f *Furnisher) Foreign(ctx context.Context, given ForeignVM) error {

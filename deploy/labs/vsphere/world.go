@@ -25,6 +25,7 @@ type World struct {
 	GPUHosts     []GPUHosts  `json:"gpu_hosts"`
 	Templates    []Template  `json:"templates"`
 	Library      string      `json:"library"` // content library with the templates; empty: none
+	OVFs         []OVF       `json:"ovfs"`    // further items of that library
 	VMs          []ForeignVM `json:"vms"`
 	Roles        []string    `json:"roles"`
 	Guests       bool        `json:"guests"` // powered-on VMs get tools, a name and an address
@@ -43,6 +44,14 @@ type Template struct {
 	Firmware   string `json:"firmware"`
 	Annotation string `json:"annotation"`
 	GuestID    string `json:"guest_id"`
+}
+
+// OVF is an item of the content library with a descriptor alone: its disk is empty.
+type OVF struct {
+	Name        string `json:"name"`
+	Description string `json:"description"`
+	GuestID     string `json:"guest_id"`
+	DiskGiB     int    `json:"disk_gib"`
 }
 
 // ForeignVM is a VM that is nobody's of ours.
