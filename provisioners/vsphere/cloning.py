@@ -102,7 +102,8 @@ class Clones:
     def _of_library(self, image: str, host: HostPlace, *, with_gpu: bool) -> MoRef:
         item = None if self._libraries is None else self._libraries.find(image)
         if self._libraries is None or item is None:
-            raise NotSupported(f"image: no template and no item of a content library is configured for {image}")
+            beside = " and no item of a content library" if self._ground.settings.libraries else ""
+            raise NotSupported(f"image: no template{beside} is configured for {image}")
         ref = self._libraries.template(item, host)
         told = self._ground.client.get(ref, *templates.PATHS)
         if told is None:

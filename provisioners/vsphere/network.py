@@ -32,6 +32,10 @@ from provisioners.vsphere.names import WANTS_FIELD, marker, parse_wants, wants
 from provisioners.vsphere.tasks import finish
 
 STEP: Final = "network.create"
+_NEXT: Final = "network.next"
+"""Beside the step's record: what a change of ours that was begun makes true when its task ends."""
+_NO_WANT: Final = "0" * 16
+"""The want of a change that no step made."""
 FIRST_PORTS: Final = 16
 """A group of type `earlyBinding` grows by itself (`autoExpand`)."""
 _PATHS: Final = ("name", "customValue", "config.description", "config.defaultPortConfig", "config.policy", "vm")
@@ -81,10 +85,13 @@ class Networks:
 
     def part(self, ref: Ref, values: Mapping[str, Any]) -> Part:
         """Return what is there of the step."""
-        want, seen = parse_wants(self._ground.attribute(values, WANTS_FIELD)).get(STEP, ("", ""))
+        records = parse_wants(self._ground.attribute(values, WANTS_FIELD))
+        want, seen = records.get(STEP, ("", ""))
         wiring = wiring_of(values)
         true_still = self._ground.attribute(values) == marker(ref) and wiring is not None and seen == wiring.seen
-        remarks = () if true_still else _remarks(seen, wiring)
+        # a task of ours may have ended, and the step not yet started again that writes down what it made
+        is_ours = wiring is not None and wiring.seen == records.get(_NEXT, ("", ""))[1]
+        remarks = () if true_still or is_ours else _remarks(seen, wiring)
         return Part(STEP, Presence.PRESENT, have=want if true_still else "", remarks=remarks)
 
     def make(self, spec: BoundarySpec, want: str) -> Handle | Done:
@@ -102,9 +109,11 @@ class Networks:
         if self._ground.attribute(values) != marker(ref):
             self._ground.set_attribute(portgroup, marker(ref))
         if wiring_of(values) != wiring:
+            self._announce(portgroup, values, want, wiring)
             ended = self._set(portgroup, ref, wiring)
             if isinstance(ended, Handle):
                 return ended
+            values = self._ground.client.get(portgroup, *_PATHS) or {}
         record = wants({STEP: (want, wiring.seen)})
         if self._ground.attribute(values, WANTS_FIELD) != record:
             self._ground.set_attribute(portgroup, record, WANTS_FIELD)
@@ -135,6 +144,13 @@ class Networks:
             msg = f"VLAN {vlan} is that of port group {one.values['name']}; the provider should not give it (vlans)"
             raise Conflicting(msg)
 
+    def _announce(self, portgroup: MoRef, values: Mapping[str, Any], want: str, wiring: Wiring) -> None:
+        """Write down what a change is about to make, or a look after it would take it for somebody else's."""
+        records = parse_wants(self._ground.attribute(values, WANTS_FIELD))
+        if records.get(_NEXT) != (want, wiring.seen):
+            text = wants({**records, _NEXT: (want, wiring.seen)})
+            self._ground.set_attribute(portgroup, text, WANTS_FIELD)
+
     def _set(self, portgroup: MoRef, ref: Ref, wiring: Wiring) -> Handle | Done:
         client = self._ground.client
         told = client.get(portgroup, "config.configVersion") or {}
@@ -148,8 +164,11 @@ class Networks:
         wiring = None if found is None else wiring_of(found[1])
         if found is None or wiring is None:
             raise TransientDriverError(f"port group {ref.name} is not there")
-        if wiring.blocked != cut_off and isinstance(self._set(found[0], ref, Wiring(wiring.vlan, cut_off)), Handle):
-            raise TransientDriverError(f"vCenter is still at work on port group {ref.name}")
+        if wiring.blocked != cut_off:
+            changed = Wiring(wiring.vlan, cut_off)
+            self._announce(*found, _NO_WANT, changed)
+            if isinstance(self._set(found[0], ref, changed), Handle):
+                raise TransientDriverError(f"vCenter is still at work on port group {ref.name}")
         return Done()
 
     def remove(self, ref: Ref) -> Handle | Done:

@@ -374,6 +374,39 @@ def test_cutting_off_blocks_at_once_and_shows_as_not_wanted(driver, hand, spec):
     assert network.wiring_of(hand.client.get(group, *paths)) == network.Wiring(spec.vlan)
 
 
+@pytest.mark.parametrize("cut_off", [True, False])
+def test_a_change_of_ours_that_takes_long_is_nobody_elses_doing(
+    driver, hand, spec, vcenter_control, monkeypatch, cut_off
+):
+    monkeypatch.setattr(tasks, "SHORT_S", 0.05)
+    if not cut_off:
+        walk(driver, replace(spec, cut_off=True))
+    changed = replace(spec, cut_off=cut_off)
+    vcenter_control.slow_task("ReconfigureDVPortgroup_Task", 2500, count=1)
+    step = unmet(driver, changed, driver.observe(spec.ref))
+    assert step is not None
+
+    handle = driver.start(step)
+    before = driver.observe(spec.ref)
+    assert isinstance(handle, Handle)
+    while driver.poll(handle).state == "running":
+        pass
+    after = driver.observe(spec.ref)
+
+    assert [one.text for seen in (before, after) for part in seen.parts for one in part.remarks] == []
+    monkeypatch.undo()
+    assert not any(part.remarks for part in walk(driver, changed).parts)
+    DRIFTS["vlan"][1](driver, hand, spec.ref)
+    assert any(part.remarks for part in driver.observe(spec.ref).parts)
+    walk(driver, spec)
+
+
+def test_cutting_off_at_once_is_nobody_elses_doing(driver, spec):
+    driver.isolate(spec.ref, cut_off=True)
+
+    assert not any(part.remarks for part in driver.observe(spec.ref).parts)
+
+
 # --- things inside --------------------------------------------------------------------------------
 
 
