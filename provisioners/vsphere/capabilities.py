@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from provisioners.driver import Binding, BoundaryKind, Capabilities, DriverError
-from provisioners.vsphere import libraries, privileges, reading_hosts, templates
+from provisioners.vsphere import libraries, privileges, reading_hosts, storage_policies, templates
 from provisioners.vsphere.client import Found, MoRef, managed, reference
 from provisioners.vsphere.ground import Ground
 from provisioners.vsphere.libraries import Libraries
@@ -43,6 +43,8 @@ class Facts:
     no_library: str = ""
     """Why content libraries could not be read."""
     missing_datastores: tuple[str, ...] = ()
+    no_policy: str = ""
+    """What is wrong with the storage policy that is configured."""
     lacking: Mapping[Right, tuple[str, ...]] | None = None
     """Right that our account has not → names of the objects where not."""
 
@@ -91,6 +93,8 @@ def _gaps(facts: Facts, settings: Settings) -> Iterable[tuple[str, str]]:
         )
     if facts.missing_datastores:
         yield "datastores", f"vCenter shows no datastore {some(facts.missing_datastores)}."
+    if facts.no_policy:
+        yield "storage-policy", facts.no_policy
     said = [gap for name, found in (facts.templates or {}).items() for gap in templates.gaps(name, found)]
     if facts.no_library:
         yield "libraries", f"{facts.no_library}, so content libraries give no images."
@@ -151,6 +155,7 @@ def read(ground: Ground, library: Libraries) -> Capabilities:
         has_switch=estate.switch is not None,
         hosts=tuple(reading_hosts.read(one) for one in rows["HostSystem"] if one.ref in offered),
         templates=named,
+        no_policy=storage_policies.gap(ground.client, settings.storage_policy) if settings.storage_policy else "",
         missing_datastores=tuple(name for name in settings.datastores if name not in stores),
         lacking=lacking(ground, places, rights_of(settings)),
     )
@@ -159,7 +164,12 @@ def read(ground: Ground, library: Libraries) -> Capabilities:
 
 def rights_of(settings: Settings) -> tuple[Right, ...]:
     """Return the rights that our account needs as a provider is set up."""
-    return privileges.needed(groups=bool(settings.tenant_group), libraries=bool(settings.libraries), tags=settings.tags)
+    return privileges.needed(
+        groups=bool(settings.tenant_group),
+        libraries=bool(settings.libraries),
+        tags=settings.tags,
+        policies=bool(settings.storage_policy),
+    )
 
 
 def _listed(library: Libraries) -> tuple[libraries.Listed, str]:

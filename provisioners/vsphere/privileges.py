@@ -136,6 +136,8 @@ CALLS: Final[Mapping[str, tuple[Right, ...]]] = {
         *_on(Place.NETWORKS, "Network.Assign"),
     ),
     "MarkAsTemplate": _on(Place.VMS, "VirtualMachine.Provisioning.MarkAsTemplate"),
+    # storage policies, by PBM
+    "pbm/QueryProfile": _on(Place.ROOT, "StorageProfile.View"),
     # tags, by REST
     "tagging/create": _on(
         Place.ROOT,
@@ -199,6 +201,7 @@ _WHY: Final[Mapping[str, str]] = {
     "ContentLibrary.ReadStorage": "deploy items of content libraries (only where libraries are named)",
     "VApp.Import": "deploy items of content libraries (only where libraries are named)",
     "VirtualMachine.Provisioning.MarkAsTemplate": "make a template of an item (only where libraries are named)",
+    "StorageProfile.View": "see whether the storage policy is there (only where one is named)",
     "InventoryService.Tagging.CreateCategory": "make the categories of our tags (only where tags are switched on)",
     "InventoryService.Tagging.CreateTag": "make a tag for each tenant (only where tags are switched on)",
     "InventoryService.Tagging.DeleteTag": "remove a tenant's tag with its last object (only where tags are on)",
@@ -213,6 +216,8 @@ ONLY_FOR_LIBRARIES: Final = frozenset({"ovf/library-item/deploy", "MarkAsTemplat
 """Those that are called only where content libraries are named."""
 ONLY_FOR_TAGS: Final = frozenset({"tagging/create", "tagging/attach"})
 """Those that are called only where tags are switched on."""
+ONLY_FOR_POLICIES: Final = frozenset({"pbm/QueryProfile"})
+"""Those that are called only where a storage policy is named."""
 SENTENCES: Final = (
     "Read hosts, GPUs, virtual machines, datastores and networks of the datacenter",
     "Mark what is ours by attributes of its own",
@@ -222,10 +227,17 @@ SENTENCES: Final = (
 )
 
 
-def needed(*, groups: bool = True, libraries: bool = True, tags: bool = True) -> tuple[Right, ...]:
+def needed(
+    *, groups: bool = True, libraries: bool = True, tags: bool = True, policies: bool = True
+) -> tuple[Right, ...]:
     """Return every right, each once; `groups`: tenants' groups are let into vCenter, the others as settings say."""
     without: set[str] = set()
-    for is_used, methods in ((groups, ONLY_FOR_GROUPS), (libraries, ONLY_FOR_LIBRARIES), (tags, ONLY_FOR_TAGS)):
+    for is_used, methods in (
+        (groups, ONLY_FOR_GROUPS),
+        (libraries, ONLY_FOR_LIBRARIES),
+        (tags, ONLY_FOR_TAGS),
+        (policies, ONLY_FOR_POLICIES),
+    ):
         without |= set() if is_used else methods
     found = {right for method, rights in CALLS.items() if method not in without for right in rights}
     return tuple(sorted(found, key=lambda one: (list(Place).index(one.place), one.privilege)))

@@ -8,6 +8,7 @@ import pytest
 
 from controlplane.labs.vsphere.vcenter import VCenter
 from provisioners.driver import TransientDriverError
+from provisioners.vsphere import storage_policies
 from provisioners.vsphere.driver import VSphereDriver
 from provisioners.vsphere.failures import AccessDenied
 from tests.vsphere.ground import settings_for
@@ -84,3 +85,28 @@ def test_what_our_account_may_not_even_ask_is_denied(drivers, vcenter_control):
     vcenter_control.fail_call("HasPrivilegeOnEntities", "NoPermission")
     with pytest.raises(AccessDenied):
         driver.capabilities()
+
+
+# --- storage policies -----------------------------------------------------------------------------
+
+
+def test_a_storage_policy_is_looked_for_and_the_missing_one_named(drivers):
+    there = storage_policies.policies(drivers().client)
+    one, name = next(iter(there.items()))
+
+    assert "storage-policy" not in drivers(storage_policy=one).capabilities().missing
+    assert (
+        "no storage policy with the id gone. It has: "
+        in drivers(storage_policy="gone").capabilities().missing["storage-policy"]
+    )
+    told = drivers(storage_policy=name.upper()).capabilities().missing["storage-policy"]
+    assert told.endswith(f"the one that is called so has the id {one}.")
+
+
+def test_a_policy_service_that_does_not_answer_is_said_and_stops_nothing(drivers, vcenter_control):
+    vcenter_control.answer("PbmQueryProfile", 503, count=0)
+
+    seen = drivers(storage_policy="some", templates={"ubuntu-24.04": GOOD}).capabilities()
+
+    assert "could not be asked" in seen.missing["storage-policy"]
+    assert seen.images == {"ubuntu-24.04"}

@@ -83,6 +83,7 @@ def test_the_roles_hold_every_right():
         "InventoryService.Tagging.CreateCategory",
         "InventoryService.Tagging.CreateTag",
         "InventoryService.Tagging.DeleteTag",
+        "StorageProfile.View",
     ]
 
 
