@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-from provisioners import plan, steps
+from provisioners import overdue, plan, steps
 from provisioners.driver import (
     Conflicting,
     DriverError,
@@ -141,13 +141,20 @@ class ProviderKind:
             case plan.Lost():
                 return self._lost(row, engine, now=now)
             case _:
-                message = steps.words(seen.step, undo=seen.undo)
-                say(row, ConditionType.PROVISIONED, "False", Reason.STEP_RUNNING, message, now=now)
+                reason, message = self._under_way(row, seen, now=now)
+                say(row, ConditionType.PROVISIONED, "False", reason, message, now=now)
                 if seen.observed is not None and not self.still_works(row, seen.observed):
-                    say(row, ConditionType.READY, "False", Reason.STEP_RUNNING, message, now=now)
+                    say(row, ConditionType.READY, "False", reason, message, now=now)
                 elif seen.observed is not None and row.ready_at is not None:
                     say(row, ConditionType.READY, "True", Reason.DONE, "", now=now)
                 return next_poll(seen.running_since or now, now, engine)
+
+    def _under_way(self, row: Any, seen: Seen, *, now: datetime) -> tuple[Reason, str]:
+        """Return what to say of a step that runs: which one, or that it should have ended."""
+        late = overdue.of(self.word, row.pk, now=now)
+        if late is not None and (late.step, late.undo) == (seen.step, seen.undo):
+            return Reason.STEP_OVERDUE, late.sentence
+        return Reason.STEP_RUNNING, steps.words(seen.step, undo=seen.undo)
 
     def _lost(self, row: Any, engine: Engine, *, now: datetime) -> datetime:
         """Tell it once, make nothing, and look again: what was only out of sight may come back."""
@@ -202,8 +209,8 @@ class ProviderKind:
                 say(row, ConditionType.DELETED, "False", Reason.STEP_RUNNING, reason, now=now)
                 return next_poll(since(row, ConditionType.DELETED, now), now, engine)
             case _:
-                message = steps.words(seen.step, undo=seen.undo)
-                say(row, ConditionType.DELETED, "False", Reason.STEP_RUNNING, message, now=now)
+                reason, message = self._under_way(row, seen, now=now)
+                say(row, ConditionType.DELETED, "False", reason, message, now=now)
                 return next_poll(seen.running_since or now, now, engine)
 
     def _failed(
@@ -212,7 +219,14 @@ class ProviderKind:
         """The one handler of driver errors: its class decides."""
         row.failures += 1
         if isinstance(error, TransientDriverError):
-            self._away(row, error.detail, prepared, seen, now=now)
+            late = None if error.retry_after_s is not None else overdue.of(self.word, row.pk, now=now)
+            if late is None:
+                self._away(row, error.detail, prepared, seen, now=now)
+            else:  # what is in the way is most likely that task of ours, and not the provider
+                message = f"{late.sentence} ({error.detail})"
+                kinds = (ConditionType.PROVISIONED, ConditionType.READY)
+                for kind in (ConditionType.DELETED,) if prepared.deleting else kinds:
+                    say(row, kind, "False", Reason.STEP_OVERDUE, message, now=now)
             if error.retry_after_s is not None:  # it is not broken but busy, and knows better when to come again
                 return engine.after(error.retry_after_s, now)
             return engine.backoff(row.failures, now)

@@ -20,7 +20,7 @@ from uuid import UUID
 
 from django.utils import timezone
 
-from provisioners import breaker, connections, instants, intents, lease, plan, remarks
+from provisioners import breaker, connections, instants, intents, lease, overdue, plan, remarks
 from provisioners.connections import Watched, step_word
 from provisioners.driver import (
     Done,
@@ -229,11 +229,13 @@ def in_transaction(work: Callable[[], T]) -> T:
 def _conclude(claimed: Claim, kind: Kind, prepared: Prepared, seen: Seen, engine: Engine) -> None:
     now = engine.clock()
     row = claimed.lock()
-    before, had_remarks = row.phase, remarks.stored(row)
+    before, had_remarks, was_overdue = row.phase, remarks.stored(row), overdue.is_said(row)
     due_at = kind.conclude(row, prepared, seen, engine=engine, now=now)
     if seen.observed is not None and prepared.provider is not None:
         deleting = prepared.deleting
         remarks.tell(row, prepared.provider, seen.told, had=had_remarks, deleting=deleting, now=now)
+    if prepared.provider is not None and (was_overdue or overdue.is_said(row)):
+        overdue.tell(row, prepared.provider, now=now)
     if seen.left_alone_until is None and not seen.busy:
         row.observed_generation = claimed.generation
     _settle_phase(row, before, now=now)

@@ -238,6 +238,7 @@ class Reason(StrEnum):
     HELD_BY_OTHERS = "HeldByOthers"
     POLICY_FORBIDS = "PolicyForbids"
     STEP_RUNNING = "StepRunning"
+    STEP_OVERDUE = "StepOverdue"
     WAITING_FOR_BOUNDARY = "WaitingForBoundary"
     WAITING_FOR_PLACEMENT = "WaitingForPlacement"
     STARTING = "Starting"

@@ -182,6 +182,12 @@ MEANINGS: Final[Mapping[str, Meaning]] = {
         gettext_lazy("Stop the program that is named, or have it leave our objects alone."),
         "contradiction",
     ),
+    "step-overdue": Meaning(
+        gettext_lazy("A step does not end"),
+        gettext_lazy("A task of the provider goes on far longer than it should. Its own object waits for it."),
+        gettext_lazy("Look at the task that is named, at the provider. If it hangs, cancel it there; we try again."),
+        "contradiction",
+    ),
     "foreign-object": Meaning(
         gettext_lazy("A stranger among a tenant's things"),
         gettext_lazy("Something that is not ours lies where only a tenant's machines should. It is not touched."),

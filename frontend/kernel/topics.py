@@ -41,6 +41,10 @@ REASONS: Final[Mapping[str, tuple[Text, Text]]] = {
     "WaitingForPlacement": (_("Other parts of it have no place yet."), _("Nothing to do.")),
     "WaitingForBoundary": (_("What isolates the tenant there is being built first."), _("Nothing to do.")),
     "StepRunning": (_("A step runs at the provider."), _("Nothing to do.")),
+    "StepOverdue": (
+        _("A step takes far longer than it should. It is waited for, and nothing else waits with it."),
+        _("An operator looks at the provider's task, and cancels it there if it hangs."),
+    ),
     "Starting": (_("It starts, or loads its model."), _("Nothing to do.")),
     "Replacing": (_("A part of it moves to another place."), _("Nothing to do.")),
     "ProviderUnavailable": (
