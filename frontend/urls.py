@@ -93,6 +93,8 @@ urlpatterns: list[Any] = [
     path(f"{ENDPOINT}/built", endpoints.built, name="endpoint-built"),
     *product("machine", machines),
     path("t/<str:tenant>/machines/<str:name>/power", machines.power, name="machine-power"),
+    path("t/<str:tenant>/machines/<str:name>/console", machines.ask_console, name="machine-console-ask"),
+    path("t/<str:tenant>/machines/<str:name>/console/<uuid:console>", machines.console, name="machine-console"),
     path("t/<str:tenant>/machines/<str:name>/rebuild", machines.rebuild, name="machine-rebuild"),
     *product("namespace", namespaces),
     path("t/<str:tenant>/isolation", isolation.show, name="isolation"),

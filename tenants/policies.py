@@ -152,6 +152,8 @@ ROUTES |= {
     "machines.rebuild": tenant(Role.MEMBER),
     "machines.delete": tenant(Role.MEMBER, P.OPERATOR),
     "machines.ssh_certificate": tenant(Role.MEMBER),
+    "machines.console": tenant(Role.MEMBER, persons_only=True),
+    "machines.read_console": tenant(Role.MEMBER, persons_only=True),
     "namespaces.create": tenant(Role.MEMBER),
     "namespaces.update": tenant(Role.MEMBER),
     "namespaces.delete": tenant(Role.MEMBER, P.OPERATOR),

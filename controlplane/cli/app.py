@@ -18,6 +18,7 @@ from controlplane.cli import session as sessions
 from controlplane.cli.commands import (
     access,
     applying,
+    console,
     deciding,
     feeding,
     kube,
@@ -50,7 +51,20 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for part in (access, reading, products, kube, machine_login, applying, deciding, tenancy, operating, serving, feeding):
+for part in (
+    access,
+    reading,
+    products,
+    kube,
+    machine_login,
+    console,
+    applying,
+    deciding,
+    tenancy,
+    operating,
+    serving,
+    feeding,
+):
     part.add_to(app)
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 from django.contrib import messages
-from django.http import HttpResponse
+from django.http import HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
+from django.urls import reverse
 from django.utils.translation import gettext as _
 
 from frontend.forms import wishes
@@ -13,9 +16,9 @@ from frontend.kernel.page import PageRequest, page
 from frontend.views import products
 from frontend.views.products import MACHINES
 from tenants import machine_images
-from tenants.errors import Conflict, InvalidSpec
+from tenants.errors import Conflict, InvalidSpec, NotVisible
 from tenants.models import Machine
-from tenants.operations import machine_changes, machines
+from tenants.operations import machine_changes, machine_consoles, machines
 from tenants.operations.machine_access import way_to
 from tenants.transactions import reading
 
@@ -35,6 +38,8 @@ def show(request: PageRequest, name: str) -> HttpResponse:
         "twins": connect(row),
         "events": story.events(row),
         "plan": products.deletion_plan(row, request),
+        "has_console": row.boundary is not None
+        and bool(row.boundary.provider.capabilities.get("features", {}).get(machine_consoles.CAPABILITY)),
         "images": [{"value": image, "label": image} for image in _images(row)],
         "days_options": [{"value": days, "label": str(days)} for days in wishes.DAYS],
     }
@@ -87,6 +92,37 @@ def power(request: PageRequest, name: str) -> HttpResponse:
     except (InvalidSpec, Conflict) as error:
         messages.error(request, error.detail)
     return products.back(MACHINES, request, row)
+
+
+@page("machines.console", methods=("POST",))
+def ask_console(request: PageRequest, name: str) -> HttpResponse:
+    """Ask for a machine's console and go to where its address will stand."""
+    with reading(request.actor):
+        row = products.find(MACHINES, request, name)
+    try:
+        made = machine_consoles.ask(machine=row, actor=request.actor, now=request.now)
+    except Conflict as error:
+        messages.error(request, error.detail)
+        return products.back(MACHINES, request, row)
+    where = {"tenant": request.tenant.name, "name": row.name, "console": made.pk}
+    return HttpResponseRedirect(reverse("frontend:machine-console", kwargs=where))
+
+
+@page("machines.read_console")
+def console(request: PageRequest, name: str, console: UUID) -> HttpResponse:
+    """Show the address of a console that one asked for, as soon as there is one."""
+    row = products.find(MACHINES, request, name)
+    try:
+        asked, answer = machine_consoles.read(row, console, actor=request.actor)
+    except NotVisible:
+        asked, answer = None, None  # its minute is over, or somebody else asked: the same to whoever looks
+    values = products.frame(MACHINES, request, row, current="overview") | {
+        "asked": asked,
+        "answer": answer,
+        "twins": [] if answer is None else [{"label": "WebSocket", "text": answer.address, "lang": "text"}],
+    }
+    template = "_console" if request.htmx else "console"
+    return render(request, f"frontend/pages/machines/{template}.html", values)
 
 
 @page("machines.rebuild", methods=("POST",))

@@ -42,6 +42,7 @@ from provisioners.driver.observations import (
     Acceptance,
     Capabilities,
     Certificate,
+    Console,
     Credential,
     IsolationCheck,
     LayoutChange,
@@ -88,6 +89,7 @@ __all__ = [
     "Certificate",
     "Certifies",
     "Conflicting",
+    "Console",
     "Credential",
     "Done",
     "Driver",
@@ -124,6 +126,7 @@ __all__ = [
     "Restored",
     "Secret",
     "ServingSpec",
+    "ShowsConsoles",
     "Spec",
     "Step",
     "TellsChanges",
@@ -235,6 +238,18 @@ class LetsPeopleIn(Protocol):
 
         `name` is what people call it in their kubeconfig, `command` what prints a token when it is run.
         Raises `TransientDriverError` while the person has no account there.
+        """
+        ...
+
+
+@runtime_checkable
+class ShowsConsoles(Protocol):
+    """A driver whose machines have a screen that people can open (capability `console`)."""
+
+    def console(self, machine: Ref) -> Console:
+        """Return a way to a machine's console, made for this call and good for some minutes.
+
+        Raises `TransientDriverError` while the machine is not there or is off.
         """
         ...
 

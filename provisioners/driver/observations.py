@@ -248,6 +248,18 @@ class Acceptance:
 
 
 @dataclass(frozen=True, slots=True)
+class Console:
+    """A way to the screen and keyboard of one machine, for one use within a short time."""
+
+    address: Secret
+    """`wss://…` with the ticket in it: whoever has it is let in."""
+    expires_at: datetime
+    fingerprint: str = ""
+    """SHA-1 or SHA-256 of the certificate that the address shows, as the provider tells it."""
+    simulated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Credential:
     """What lets one person into a boundary for a while."""
 

@@ -67,7 +67,10 @@ class TrueUse:
 def capabilities(state: State) -> Capabilities:
     """Return what the estate can do, from the hosts it has."""
     kinds = {BoundaryKind(kind) for host in state.hosts.values() for kind in host.boundary_kinds}
-    missing = {"cluster": "the sandbox simulates no clusters inside clusters; use a namespace or vm boundary"}
+    missing = {
+        "cluster": "the sandbox simulates no clusters inside clusters; use a namespace or vm boundary",
+        "console": "machines of the sandbox are simulated and have no screen",
+    }
     if state.settings.gateways != "real":
         missing["real-gateways"] = 'set the estate\'s setting "gateways" to "real"'
     return Capabilities(
@@ -75,7 +78,12 @@ def capabilities(state: State) -> Capabilities:
         version=VERSION,
         boundary_kinds=frozenset(kinds),
         bindings=frozenset(Binding(host.binding) for host in state.hosts.values()),
-        features={**dict.fromkeys(FEATURES, True), "cluster": False, "real-gateways": "real-gateways" not in missing},
+        features={
+            **dict.fromkeys(FEATURES, True),
+            "cluster": False,
+            "console": False,
+            "real-gateways": "real-gateways" not in missing,
+        },
         missing=missing,
         simulated=True,
         images=IMAGES,

@@ -26,7 +26,7 @@ OLDEST: Final = (8, 0)
 RIGHT: Final = "right:"
 MOST_NAMES: Final = 3
 """Of objects in one sentence."""
-_OWN: Final = ("isolate", "power", "logs", "evacuate", "acceptance")
+_OWN: Final = ("isolate", "power", "logs", "evacuate", "acceptance", "console")
 """What the driver does by itself wherever the rights are there."""
 
 

@@ -20,6 +20,7 @@ from provisioners.driver import (
     BoundaryKind,
     BoundarySpec,
     Capabilities,
+    Console,
     Done,
     Driver,
     EndpointSpec,
@@ -40,11 +41,13 @@ from provisioners.driver import (
     Secret,
     Spec,
     Step,
+    TransientDriverError,
 )
 from provisioners.steps import split
 from provisioners.vsphere import acceptance, capabilities, hosts, watching
 from provisioners.vsphere.boundaries import Boundaries
 from provisioners.vsphere.client import VCenterClient
+from provisioners.vsphere.consoles import open_console
 from provisioners.vsphere.failures import LookFirst
 from provisioners.vsphere.ground import Ground
 from provisioners.vsphere.inventory import Inventory
@@ -181,6 +184,13 @@ class VSphereDriver:
         if ref.kind not in {Kind.MACHINE, Kind.ENDPOINT}:
             raise NotSupported(f"a {ref.kind} has no power to switch")
         return self._looking(lambda: self._machines.power(ref, want=want))
+
+    def console(self, machine: Ref) -> Console:
+        """Return a way to the screen of a machine's VM. Raises `TransientDriverError` where it does not run."""
+        vm = self._machines.find(machine, None)
+        if vm is None:
+            raise TransientDriverError("vCenter shows no such machine")
+        return open_console(self.client, vm, simulated=self.ground.is_simulated)
 
     def _family(self, kind: Kind) -> Family:
         if kind is Kind.BOUNDARY:

@@ -46,6 +46,8 @@ PRODUCTS: list[Any] = [
     path(f"{TENANT}/machines/<str:name>/power", products.MachinePower.as_view()),
     path(f"{TENANT}/machines/<str:name>/rebuild", products.MachineRebuild.as_view()),
     path(f"{TENANT}/machines/<str:name>/ssh-certificates", products.SshCertificates.as_view()),
+    path(f"{TENANT}/machines/<str:name>/consoles", products.Consoles.as_view()),
+    path(f"{TENANT}/machines/<str:name>/consoles/<str:console>", products.ConsoleItem.as_view()),
     *_both("namespaces", products.NamespacesAnywhere, products.Namespaces),
     path(f"{TENANT}/namespaces/<str:name>", products.NamespaceItem.as_view()),
     path(f"{TENANT}/namespaces/<str:name>/credentials", products.Credentials.as_view()),

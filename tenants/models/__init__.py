@@ -6,7 +6,7 @@ Every tenant-owned table has its own `tenant` column: row-level security compare
 from tenants.models.account import AccountLink
 from tenants.models.allocation import Allocation, Boundary, QuotaCharge, Unit
 from tenants.models.budget import Budget
-from tenants.models.credential import NamespaceCredential
+from tenants.models.credential import MachineConsole, NamespaceCredential
 from tenants.models.event import ChainHead, Checkpoint, Event, IdempotencyRecord, Outbox
 from tenants.models.inventory import Finding, GpuDevice, Host, MigDevice, Provider, ProviderCredential
 from tenants.models.ledger import Hold, UsageRecord, UsageSubject
@@ -78,6 +78,7 @@ __all__ = [
     "IdempotencyRecord",
     "Intent",
     "Machine",
+    "MachineConsole",
     "Membership",
     "MigDevice",
     "Namespace",

@@ -38,6 +38,7 @@ from tenants.models import (
     IdempotencyRecord,
     Intent,
     Machine,
+    MachineConsole,
     Membership,
     MigDevice,
     Namespace,
@@ -103,7 +104,7 @@ ESTATE: tuple[type[models.Model], ...] = (Provider, Host, GpuDevice, MigDevice)
 PUBLISHED: tuple[type[models.Model], ...] = (AutoApprovalRule, Price, PriceList, ServedModel)
 """Everybody reads them, the platform writes them."""
 ONES_OWN: tuple[type[models.Model], ...] = (
-    IdempotencyRecord, NamespaceCredential, Notification, NotificationPreference,
+    IdempotencyRecord, MachineConsole, NamespaceCredential, Notification, NotificationPreference,
 )  # fmt: skip
 """The principal's alone: not even an operator looks into them."""
 HIDDEN: tuple[type[models.Model], ...] = (FanoutCursor, NotificationMark, Outbox)
@@ -151,6 +152,7 @@ def world():
         extra = {"image": "x", "disk_gib": 1} if kind is Machine else {}
         made[kind] = insert(kind, **common, name="alpha", allocation=other, boundary=boundary, **extra)
     insert(NamespaceCredential, tenant=tenant, namespace=made[Namespace], person_id=owner.pk, seconds=60, asked_at=NOW)
+    insert(MachineConsole, tenant=tenant, machine=made[Machine], person_id=owner.pk, asked_at=NOW)
     authority = insert(SshAuthority, **common, public_key="x", sealed=b"x")
     insert(
         SshCertificate, **common, machine=made[Machine], authority=authority, serial=1, principal_id=owner.pk,

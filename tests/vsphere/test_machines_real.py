@@ -1002,3 +1002,24 @@ def test_fifty_hostile_texts_arrive_in_the_guest_as_they_are(driver, home):
 def test_an_image_of_a_hostile_name_is_refused_with_the_field(driver, spec, image):
     with pytest.raises(NotSupported, match=r"^image: no template is configured for "):
         driver.start(step(driver, replace(spec, image=image), "vm.clone"))
+
+
+# --- console --------------------------------------------------------------------------------------
+
+
+def test_a_console_is_a_new_ticket_of_a_machine_that_runs(driver, spec):
+    with pytest.raises(TransientDriverError, match="no such machine"):
+        driver.console(spec.ref)
+    up(driver, spec)
+
+    first, second = driver.console(spec.ref), driver.console(spec.ref)
+
+    assert first.address.reveal().startswith("wss://console.simulated.invalid:443/ticket/")
+    assert first.address != second.address
+    assert first.simulated
+    assert "ticket" not in repr(first)
+    driver.power(spec.ref, want=Power.OFF)
+    while driver.observe(spec.ref).power is not Power.OFF:
+        pass
+    with pytest.raises(TransientDriverError, match="switched off"):
+        driver.console(spec.ref)

@@ -62,6 +62,10 @@ func (c *Calls) Check(ctx *simulator.Context, call *simulator.Method) (mo.Refere
 			// the library reads no firmware out of a descriptor; the lab's items start by EFI
 			spec.ConfigSpec.Firmware = string(types.GuestOsDescriptorFirmwareTypeEfi)
 		}
+	case *types.AcquireTicket:
+		if vm, ok := c.reg.Get(call.This).(*simulator.VirtualMachine); ok && ctx.Session != nil {
+			ctx.Session.Put(&screen{VirtualMachine: vm}) // asked before the shared registry, for this one call
+		}
 	case *types.CloneVM_Task:
 		return nil, c.missing(body.Spec.Location)
 	case *types.RelocateVM_Task:

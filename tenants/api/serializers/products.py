@@ -10,8 +10,18 @@ from pydantic import Field, StringConstraints
 from tenants.api.serializers.base import In, Labels, ManagedBy, Moment, Name, Out, line, text
 from tenants.api.serializers.capacity import CapacityIn, Power, ReconciledOut, UnitIn, UnitOut, reconciled
 from tenants.machine_images import FIRST
-from tenants.models import Endpoint, EndpointKey, Machine, Namespace, NamespaceCredential, Revision, SshCertificate
+from tenants.models import (
+    Endpoint,
+    EndpointKey,
+    Machine,
+    MachineConsole,
+    Namespace,
+    NamespaceCredential,
+    Revision,
+    SshCertificate,
+)
 from tenants.operations.machine_access import way_to
+from tenants.operations.machine_consoles import Answer as ConsoleAnswer
 from tenants.operations.machines import MAX_DISK_GIB, MAX_SSH_KEYS, SSH_KEY
 from tenants.operations.namespace_access import Answer
 from tenants.serving_arguments import ServingArguments
@@ -297,6 +307,35 @@ class CredentialOut(Out):
             token=None if answer is None else answer.token,
             kubeconfig=None if answer is None else answer.kubeconfig,
             static_kubeconfig=None if answer is None else answer.static_kubeconfig,
+        )
+
+
+class ConsoleOut(Out):
+    """A way to a machine's screen: asked for, and answered by a worker some hundred milliseconds later."""
+
+    id: str
+    machine: str
+    state: Literal["asked", "made", "refused"]
+    error: str
+    expires_at: datetime | None
+    address: str | None = Field(
+        None, description="A WebSocket (webmks) for one use: whoever has it is let in. Shows to who asked only."
+    )
+    fingerprint: str | None = Field(None, description="Of the certificate at the address.")
+    simulated: bool
+
+    @classmethod
+    def of(cls, row: MachineConsole, answer: ConsoleAnswer | None) -> ConsoleOut:
+        """Return a console; its machine must be loaded."""
+        return cls(
+            id=str(row.pk),
+            machine=row.machine.name,
+            state="made" if answer is not None else "refused" if row.answered_at is not None else "asked",
+            error=row.error,
+            expires_at=row.expires_at,
+            address=None if answer is None else answer.address,
+            fingerprint=None if answer is None else answer.fingerprint,
+            simulated=row.simulated,
         )
 
 

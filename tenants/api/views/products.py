@@ -12,6 +12,7 @@ from tenants import access
 from tenants.api.serializers.base import LabelledQuery, Out, Page, PageQuery, page_of
 from tenants.api.serializers.capacity import LabelledIn
 from tenants.api.serializers.products import (
+    ConsoleOut,
     CredentialOut,
     EndpointIn,
     EndpointOut,
@@ -40,6 +41,7 @@ from tenants.models import (
     Endpoint,
     EndpointKey,
     Machine,
+    MachineConsole,
     Namespace,
     NamespaceCredential,
     Revision,
@@ -51,6 +53,7 @@ from tenants.operations import (
     endpoints,
     machine_access,
     machine_changes,
+    machine_consoles,
     machines,
     namespace_access,
     namespaces,
@@ -404,6 +407,50 @@ class SshCertificates(ApiView):
         return machine_access.certify(
             machine=call.target, public_key=call.body.public_key, actor=call.actor, now=call.now
         )
+
+
+class ConsoleView(ApiView):
+    """The screen of a machine."""
+
+    def locate(self, declared: Any, call: Call) -> None:
+        """Find tenant and machine."""
+        super().locate(declared, call)
+        found = access.scoped(Machine, call.actor, tenant=call.tenant).select_related("tenant")
+        call.target = access.find(found, call.path["name"])
+
+    def rows(self, call: Call) -> QuerySet[MachineConsole]:
+        """Return what the caller himself asked for."""
+        return MachineConsole.objects.filter(
+            machine=call.target, person_id=call.actor.person_id or UUID(int=0)
+        ).select_related("machine")
+
+    def show(self, row: MachineConsole, call: Call, secrets: Mapping[str, str]) -> Out:  # noqa: ARG002
+        """Return a console with its address, where there is one."""
+        return ConsoleOut.of(row, machine_consoles.unsealed(row))
+
+
+class Consoles(ConsoleView):
+    """Asking for one."""
+
+    @writes("machines.console", answers=ConsoleOut, status=201, plannable=False)
+    def post(self, call: Call) -> Any:
+        """Ask for the console of a machine; read its address at its own address, once and within a minute."""
+        return machine_consoles.ask(machine=call.target, actor=call.actor, now=call.now)
+
+
+class ConsoleItem(ConsoleView):
+    """One console."""
+
+    @reads("machines.read_console", answers=ConsoleOut)
+    def get(self, call: Call) -> Any:
+        """Read a console that one asked for oneself; it is gone a minute after the asking."""
+        try:
+            found = self.rows(call).filter(pk=UUID(call.path["console"])).first()
+        except ValueError:
+            found = None
+        if found is None:
+            raise NotVisible
+        return found
 
 
 class NamespaceView(ProductView):

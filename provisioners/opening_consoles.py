@@ -1,0 +1,66 @@
+"""Answering people who want to see the screen of their machine: a ticket each, asked of the provider, sealed for them.
+
+Runs in the thread that lets people into namespaces (`letting_in`). Two processes that answer the same asking make two
+tickets; the second answer is dropped and its ticket ends by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Final
+
+from provisioners import connections
+from provisioners.driver import Driver, DriverError, ShowsConsoles
+from provisioners.specs_from_rows import ref_of
+from tenants import access
+from tenants.actor import SYSTEM
+from tenants.models import MachineConsole, Person, Provider
+from tenants.operations import machine_consoles
+from tenants.operations.machine_consoles import Answer
+from tenants.policies import ROUTES
+from tenants.tokens import actor_of
+from tenants.transactions import acting
+
+AT_ONCE: Final = 20
+
+
+def answer(clock: Callable[[], datetime], *, driver_of: Callable[[Provider], Driver] = connections.driver_of) -> int:
+    """Answer who asked, oldest first; return how many were answered."""
+    with acting(SYSTEM):
+        machine_consoles.purge(clock())
+        waiting = list(
+            MachineConsole.objects.filter(answered_at__isnull=True)
+            .select_related("tenant", "machine__boundary__provider", "machine__tenant")
+            .order_by("asked_at", "pk")[:AT_ONCE]
+        )
+    for row in waiting:
+        made, error = _asked(row, driver_of)
+        machine_consoles.answered(console=row, answer=made, error=error, actor=SYSTEM, now=clock())
+    return len(waiting)
+
+
+def _asked(row: MachineConsole, driver_of: Callable[[Provider], Driver]) -> tuple[Answer | None, str]:
+    """Return (answer, why there is none)."""
+    if why := machine_consoles.refusal(row.machine):
+        return None, why
+    if not _may(row):
+        return None, "You have no role any more that opens consoles here."
+    boundary = row.machine.boundary
+    assert boundary is not None  # a machine without one was refused
+    try:
+        driver = driver_of(boundary.provider)
+        if not isinstance(driver, ShowsConsoles):
+            return None, machine_consoles.NONE.format(place=boundary.provider.name, name=row.machine.name)
+        found = driver.console(ref_of(row.machine))
+    except DriverError as error:
+        return None, f"It could not be had: {error.detail}."
+    return Answer(found.address.reveal(), found.expires_at, found.fingerprint, found.simulated), ""
+
+
+def _may(row: MachineConsole) -> bool:
+    """Whether the person may still do this: roles may have been taken since the asking."""
+    with acting(SYSTEM):
+        person = Person.objects.filter(pk=row.person_id).first()
+        actor = None if person is None else actor_of(person)
+        return actor is not None and access.allowed(actor, row.tenant, ROUTES["machines.console"])
