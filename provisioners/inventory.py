@@ -13,7 +13,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -395,6 +395,7 @@ def describe(capabilities: Capabilities) -> dict[str, Any]:
         "features": dict(sorted(capabilities.features.items())),
         "missing": dict(sorted(capabilities.missing.items())),
         "simulated": capabilities.simulated,
+        **({"lots": [asdict(lot) for lot in capabilities.lots]} if capabilities.lots else {}),
         **({} if capabilities.images is None else {"images": sorted(capabilities.images)}),
     }
 

@@ -37,7 +37,18 @@ PATIENCE: Final = timedelta(seconds=30)
 LATE: Final = 3
 """After so many missed readings a provider's picture is called old."""
 
+LOTS: Final[Mapping[str, Text]] = {
+    "datastore": gettext_lazy("Datastores"),
+    "switch": gettext_lazy("Switches"),
+    "network": gettext_lazy("Networks of others"),
+    "driver": gettext_lazy("Hosts' drivers"),
+}
+"""What a provider is made of beside hosts, in the order of its page."""
 FEATURES: Final[Mapping[str, Text]] = {
+    "console": gettext_lazy("Show the screens of machines"),
+    "libraries": gettext_lazy("Images from content libraries"),
+    "tags": gettext_lazy("Tag what is ours"),
+    "storage-policy": gettext_lazy("The storage policy of machines"),
     "isolate": gettext_lazy("Cut one tenant off the network and back"),
     "power": gettext_lazy("Switch machines on and off"),
     "layout-change": gettext_lazy("Carve GPUs into parts"),
@@ -369,6 +380,27 @@ def capabilities(row: Provider) -> list[dict[str, Any]]:
         if name not in named
     ]
     return sorted(found, key=lambda one: (bool(one["has"]), str(one["label"])))
+
+
+def lots(row: Provider) -> list[dict[str, Any]]:
+    """Return what a provider is made of beside hosts, kind by kind; within a kind what is to be mended comes first."""
+    found = []
+    told = [one for one in row.capabilities.get("lots") or () if isinstance(one, Mapping)]
+    for kind, title in LOTS.items():
+        lines = [
+            {
+                "name": one.get("name", ""),
+                "words": one.get("words", ""),
+                "free": one.get("free_gib"),
+                "size": one.get("size_gib"),
+                "problem": one.get("problem", ""),
+            }
+            for one in told
+            if one.get("kind") == kind
+        ]
+        if lines:
+            found.append({"title": str(title), "lines": sorted(lines, key=lambda line: not line["problem"])})
+    return found
 
 
 def is_simulated(row: Provider) -> bool:

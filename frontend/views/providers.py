@@ -219,6 +219,7 @@ def _page(
         "simulated": kernel.is_simulated(row),
         "test": kernel.tested(row, now=request.now),
         "capabilities": kernel.capabilities(row),
+        "lots": kernel.lots(row),
         "hosts": [host_line(host) for host in hosts],
         "more_hosts": max(0, counts.hosts - len(hosts)),
         "estate_url": kernel.address("estate"),

@@ -212,6 +212,21 @@ class ObservedProvider:
 
 
 @dataclass(frozen=True, slots=True)
+class Lot:
+    """One thing beside hosts and GPUs that a provider is made of, for operators to read."""
+
+    kind: str
+    """`datastore`, `switch`, `network`, `driver`."""
+    name: str
+    words: str = ""
+    """What it is, in a few words."""
+    free_gib: int | None = None
+    size_gib: int | None = None
+    problem: str = ""
+    """What is to be mended, with how."""
+
+
+@dataclass(frozen=True, slots=True)
 class Capabilities:
     """What the provider can do, found by asking it."""
 
@@ -226,6 +241,8 @@ class Capabilities:
     simulated: bool = False
     images: frozenset[str] | None = None
     """Slugs of the images of which machines can be made now; None: it does not say."""
+    lots: tuple[Lot, ...] = ()
+    """Datastores, networks and drivers, as far as it tells of them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from provisioners.driver import Binding, BoundaryKind, Capabilities, DriverError
-from provisioners.vsphere import libraries, privileges, reading_hosts, storage_policies, templates
+from provisioners.driver import Binding, BoundaryKind, Capabilities, DriverError, Lot
+from provisioners.vsphere import libraries, means, privileges, reading_hosts, storage_policies, templates
 from provisioners.vsphere.client import Found, MoRef, managed, reference
-from provisioners.vsphere.ground import Ground
+from provisioners.vsphere.ground import SWITCHES, Ground
 from provisioners.vsphere.libraries import Libraries
+from provisioners.vsphere.means import Packages
+from provisioners.vsphere.names import parse_marker
 from provisioners.vsphere.privileges import Place, Right
 from provisioners.vsphere.reading_hosts import Host
 from provisioners.vsphere.settings import Settings
@@ -42,6 +44,7 @@ class Facts:
     library: libraries.Listed = libraries.NOTHING
     no_library: str = ""
     """Why content libraries could not be read."""
+    lots: tuple[Lot, ...] = ()
     missing_datastores: tuple[str, ...] = ()
     no_policy: str = ""
     """What is wrong with the storage policy that is configured."""
@@ -70,6 +73,7 @@ def assess(facts: Facts, settings: Settings) -> Capabilities:
         missing=missing,
         simulated=settings.is_lab or "simulated" in facts.about["full_name"],
         images=_images(facts, settings),
+        lots=facts.lots,
     )
 
 
@@ -139,21 +143,38 @@ def version_of(text: str) -> tuple[int, int]:
 # --- asking ---------------------------------------------------------------------------------------
 
 
-def read(ground: Ground, library: Libraries) -> Capabilities:
+def read(ground: Ground, library: Libraries, packages: Packages) -> Capabilities:
     """Ask a vCenter, in a number of calls that does not grow with its objects. Raises `DriverError`."""
     settings, estate = ground.settings, ground.estate()
-    rows = ground.client.rows({"HostSystem": reading_hosts.PATHS, "Datastore": ("name",)}, root=estate.datacenter)
+    kinds: dict[str, Sequence[str]] = {
+        "HostSystem": reading_hosts.PATHS,
+        "Datastore": means.DATASTORE_PATHS,
+        "DistributedVirtualPortgroup": (*means.GROUP_PATHS, "customValue"),
+        **dict.fromkeys(SWITCHES, means.SWITCH_PATHS),
+    }
+    rows = ground.client.rows(kinds, root=estate.datacenter)
     offered = {place.ref for place in estate.hosts.values()}
     stores = {str(one.values.get("name")): one.ref for one in rows["Datastore"]}
     named = templates.read(ground, settings.templates.values()) if settings.templates else {}
     places = _places(ground, [stores[name] for name in settings.datastores or stores if name in stores], named)
+    hosts = tuple(reading_hosts.read(one) for one in rows["HostSystem"] if one.ref in offered)
+    groups = rows["DistributedVirtualPortgroup"]
     listed, no_library = _listed(library)
     facts = Facts(
         library=listed,
         no_library=no_library,
         about=ground.client.about(),
         has_switch=estate.switch is not None,
-        hosts=tuple(reading_hosts.read(one) for one in rows["HostSystem"] if one.ref in offered),
+        hosts=hosts,
+        lots=means.lots(
+            rows["Datastore"],
+            [one for kind in SWITCHES for one in rows[kind]],
+            groups,
+            hosts,
+            packages.of(hosts),
+            settings,
+            ours=frozenset(one.ref for one in groups if parse_marker(ground.attribute(one.values)) is not None),
+        ),
         templates=named,
         no_policy=storage_policies.gap(ground.client, settings.storage_policy) if settings.storage_policy else "",
         missing_datastores=tuple(name for name in settings.datastores if name not in stores),

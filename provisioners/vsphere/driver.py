@@ -53,6 +53,7 @@ from provisioners.vsphere.ground import Ground
 from provisioners.vsphere.inventory import Inventory
 from provisioners.vsphere.libraries import Libraries
 from provisioners.vsphere.machines import Machines
+from provisioners.vsphere.means import Packages
 from provisioners.vsphere.removal import poll_shutdown
 from provisioners.vsphere.rest import RestClient
 from provisioners.vsphere.serving import Serving
@@ -96,6 +97,7 @@ class VSphereDriver:
         self._able: tuple[int, float, Capabilities | None] = (-1, 0.0, None)
         self._boundaries = Boundaries(self.ground)
         self._rest = RestClient(settings)
+        self._packages = Packages(self.ground)
         self._tagger = Tagger(self._rest, settings.root_folder)
         self.libraries = Libraries(self.ground, self._rest)
         self._machines = Machines(self.ground, self.libraries)
@@ -109,7 +111,7 @@ class VSphereDriver:
 
     def capabilities(self) -> Capabilities:
         """Ask vCenter what it can do."""
-        found = capabilities.read(self.ground, self.libraries)
+        found = capabilities.read(self.ground, self.libraries, self._packages)
         self._able = (self.client.logins, time.monotonic(), found)
         return found
 

@@ -21,7 +21,7 @@ from provisioners.vsphere.settings import Settings
 
 REMEMBERED_S: Final = 60.0
 _MOST_NAMES: Final = 3
-_SWITCHES: Final = ("DistributedVirtualSwitch", "VmwareDistributedVirtualSwitch")
+SWITCHES: Final = ("DistributedVirtualSwitch", "VmwareDistributedVirtualSwitch")
 """A vCenter's own are of the second kind, which is one of the first."""
 T = TypeVar("T")
 
@@ -141,7 +141,7 @@ class Ground:
             {
                 "ClusterComputeResource": ("name", "resourcePool"),
                 "HostSystem": ("name", "parent"),
-                **dict.fromkeys(_SWITCHES, ("name", "uuid", "parent")),
+                **dict.fromkeys(SWITCHES, ("name", "uuid", "parent")),
             },
             root=datacenter.ref,
         )
@@ -158,7 +158,7 @@ class Ground:
             cluster = by_ref.get(reference(one.values["parent"]))
             if cluster is not None:
                 hosts[str(one.values["name"])] = HostPlace(one.ref, str(one.values["name"]), cluster)
-        switches = [one for kind in _SWITCHES for one in rows[kind]]
+        switches = [one for kind in SWITCHES for one in rows[kind]]
         switch = None
         if switches or settings.dvs:
             found = _one(switches, settings.dvs, "dvs")

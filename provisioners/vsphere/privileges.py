@@ -70,6 +70,7 @@ CALLS: Final[Mapping[str, tuple[Right, ...]]] = {
     "CancelWaitForUpdates": _NONE,
     "FindChild": _on(Place.VMS, "System.View"),
     "FindAllByUuid": _on(Place.VMS, "System.View"),
+    "FetchSoftwarePackages": _NONE,  # what it takes is asked of nobody: without it a driver's version is not told
     "QueryEvents": _on(Place.VMS, "System.View"),
     "HasPrivilegeOnEntities": _on(Place.ROOT, "System.View"),
     # marks

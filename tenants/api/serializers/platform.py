@@ -51,7 +51,8 @@ class ProviderOut(Out):
             site=row.site,
             enabled=row.enabled,
             healthy=row.healthy,
-            capabilities=row.capabilities,
+            # names of datastores and networks are no tenant's business
+            capabilities={key: told for key, told in row.capabilities.items() if inside or key != "lots"},
             config=row.config if inside else None,
             phase=Phase(row.phase),
             conditions=[Condition.model_validate(each) for each in row.conditions] if inside else [],
