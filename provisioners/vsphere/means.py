@@ -91,9 +91,8 @@ def _switch(one: Found, groups: Sequence[Found], settings: Settings, ours: froze
 
 def _networks(groups: Sequence[Found], settings: Settings, ours: frozenset[MoRef]) -> Iterator[Lot]:
     """Yield networks that are not ours, with a remark on one that has a VLAN that we would give to somebody."""
-    for one in [each for each in _by_name(groups) if each.ref not in ours and not each.values.get("config.uplink")][
-        :MOST
-    ]:
+    theirs = [one for one in _by_name(groups) if one.ref not in ours and not one.values.get("config.uplink")]
+    for one in theirs[:MOST]:
         wiring = wiring_of({"config.policy": None, **one.values})
         if wiring is None:
             yield Lot("network", _name(one), "several VLANs")

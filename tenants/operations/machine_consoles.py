@@ -1,7 +1,7 @@
 """How people get to the screen of their machines: ask for a console, read its address, open it.
 
 Only a worker talks to a provider, so a console is asked for and read some hundred milliseconds later. Its address lets
-in whoever has it: it is sealed, shows to nobody but the person who asked, stands in no event and is gone after a minute.
+in whoever has it: it is sealed, shows to nobody but who asked, stands in no event and is gone after a minute.
 Lock order: machine, outbox.
 """
 

@@ -164,6 +164,7 @@ class World:
             "service-accounts/<str:name>": f"service-accounts/{of.account.name}",
             "keys/<str:key>": f"keys/{of.key}",
             "<str:credential>": str(uuid4()),
+            "<str:console>": str(uuid4()),
             "webhooks/<str:name>": "webhooks/hook",
             "deliveries/<str:delivery>": f"deliveries/{of.delivery}",
             f"{of.account.name}/tokens/<str:token>": f"{of.account.name}/tokens/{of.token}",
