@@ -387,7 +387,7 @@ def lots(row: Provider) -> list[dict[str, Any]]:
     found = []
     told = [one for one in row.capabilities.get("lots") or () if isinstance(one, Mapping)]
     for kind, title in LOTS.items():
-        lines = [
+        lines: list[dict[str, Any]] = [
             {
                 "name": one.get("name", ""),
                 "words": one.get("words", ""),
