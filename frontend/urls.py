@@ -96,6 +96,7 @@ urlpatterns: list[Any] = [
     path("t/<str:tenant>/machines/<str:name>/console", machines.ask_console, name="machine-console-ask"),
     path("t/<str:tenant>/machines/<str:name>/console/<uuid:console>", machines.console, name="machine-console"),
     path("t/<str:tenant>/machines/<str:name>/rebuild", machines.rebuild, name="machine-rebuild"),
+    path("t/<str:tenant>/machines/<str:name>/resize", machines.resize, name="machine-resize"),
     *product("namespace", namespaces),
     path("t/<str:tenant>/isolation", isolation.show, name="isolation"),
     path("t/<str:tenant>/isolation/<str:place>/certify", isolation.certify, name="isolation-certify"),

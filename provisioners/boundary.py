@@ -7,6 +7,7 @@ goes only when no live allocation refers to it, and nothing inside it is removed
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -14,7 +15,7 @@ from uuid import UUID
 
 from django.db.models import Q
 
-from provisioners import gateways, lease, outcome, plan, suspensions
+from provisioners import gateways, granted_room, lease, outcome, plan, suspensions
 from provisioners.driver import BoundaryKind, BoundarySpec, Observed, Spec, Step
 from provisioners.passes import Prepared, Wait
 from provisioners.specs_from_rows import boundary_spec, ref_of
@@ -25,7 +26,15 @@ from tenants.operations import allocations as operations
 from tenants.states import ConditionType, ProductKind, Reason, Role
 from tenants.vlan_ranges import vlan_ranges
 
-KEPT = ("granted", "suspended", certificates.ASKED, certificates.LAST, certificates.RUNNING, certificates.SHAKEN)
+KEPT = (
+    "granted",
+    granted_room.SIZES,
+    "suspended",
+    certificates.ASKED,
+    certificates.LAST,
+    certificates.RUNNING,
+    certificates.SHAKEN,
+)
 """What of `observed` is not what a pass saw."""
 VLAN_RETRY_S = 60.0
 """Between looks for a VLAN; one that is given back wakes who waits for it at once."""
@@ -40,6 +49,8 @@ class Facts:
     granted: tuple[str, ...]
     """Ids of the allocations that the spec has room for."""
     suspended: str
+    sizes: Mapping[str, list[int]]
+    """Allocation → vCPU and memory GiB that it has room for; of those whose units were resized."""
 
 
 class BoundaryKindPass(outcome.ProviderKind):
@@ -63,6 +74,7 @@ class BoundaryKindPass(outcome.ProviderKind):
             return Prepared(deleting=False, wait=vlan)
         gateway = gateways.of_boundary(row, now=now) if row.kind == BoundaryKind.NAMESPACE.value else None
         spec, facts = self._wanted(row, gateway, vlan=vlan, now=now)
+        granted_room.lower(row, facts.sizes)
         late = gateway is not None and gateways.too_late(gateway, now=now)
         stale = frozenset({"namespace.gateway"} if late else ())
         return Prepared(deleting=False, provider=row.provider, ref=spec.ref, spec=spec, facts=facts, stale=stale)
@@ -76,6 +88,7 @@ class BoundaryKindPass(outcome.ProviderKind):
                 "allocation_id", "index"
             )
         )
+        rooms = granted_room.needed(units)
         depth = suspensions.deepest(row.tenant.path, now=now)
         spec = boundary_spec(
             row,
@@ -85,8 +98,10 @@ class BoundaryKindPass(outcome.ProviderKind):
             access=machines_group(row) if row.kind == BoundaryKind.VM.value else people_of(row),
             depth=depth,
             vlan=vlan,
+            rooms=rooms,
         )
-        return spec, Facts(tuple(sorted(str(a.pk) for a in allocations)), "" if depth is None else depth.value)
+        granted = tuple(sorted(str(a.pk) for a in allocations))
+        return spec, Facts(granted, "" if depth is None else depth.value, granted_room.sizes(units, rooms))
 
     def arm(self, row: Boundary, step: Step, prepared: Prepared, *, now: datetime) -> Spec | None:
         """Make the one-time token of a gateway about to start."""
@@ -121,9 +136,12 @@ class BoundaryKindPass(outcome.ProviderKind):
         facts = prepared.facts
         assert isinstance(facts, Facts)
         suspensions.tell(row, facts.suspended, now=now)
-        before = set(row.observed.get("granted", ()))
+        before, sizes = set(row.observed.get("granted", ())), row.observed.get(granted_room.SIZES, {})
         row.observed = {**row.observed, "granted": list(facts.granted), "suspended": facts.suspended}
-        changed = [UUID(pk) for pk in before ^ set(facts.granted)]
+        resized = {pk for pk, size in facts.sizes.items() if sizes.get(pk) != size}
+        if facts.sizes or sizes:
+            row.observed = {**row.observed, granted_room.SIZES: dict(facts.sizes)}
+        changed = [UUID(pk) for pk in sorted((before ^ set(facts.granted)) | resized)]
         if changed:
             wake(changed, now=now)
 

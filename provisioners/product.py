@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
-from provisioners import lease, outcome, plan, suspensions
+from provisioners import granted_room, lease, outcome, plan, suspensions
 from provisioners.driver import BoundaryKind, DriverError, NoCapacity, Observed, Power, Spec, UnitSpec
 from provisioners.lease import Claim
 from provisioners.passes import Engine, Prepared, Seen, Wait, in_transaction, say
@@ -41,6 +41,8 @@ class Facts:
     units: tuple[Unit, ...] = ()
     wanted_off: bool = False
     """Its owner or a suspension wants it powered off."""
+    size: int = 0
+    """Which of its sizes the spec has (`Machine.resizes`)."""
 
 
 class ProductKind(outcome.ProviderKind):
@@ -76,6 +78,10 @@ class ProductKind(outcome.ProviderKind):
         del row, now
         return None
 
+    def complete(self, row: Any, prepared: Prepared, *, now: datetime) -> None:
+        """Keep what is true once all steps are done, whether or not everything works; by default nothing."""
+        del row, prepared, now
+
     # --- prepare ---------------------------------------------------------------------------------------
 
     def prepare(self, row: Any, *, now: datetime) -> Prepared:
@@ -90,7 +96,7 @@ class ProductKind(outcome.ProviderKind):
         boundary = row.boundary
         if boundary is None or any(unit.host_id is None for unit in units):
             return Prepared(deleting=False, wait=_for_placement(allocation), facts=facts)
-        if str(allocation.pk) not in boundary.observed.get("granted", ()):
+        if not granted_room.covers(boundary, allocation, units):
             if boundary.due_at is None and boundary.lease_expires_at is None:
                 lease.nudge(boundary, at=now)
             return Prepared(deleting=False, wait=_for_boundary(boundary), facts=facts)
@@ -113,7 +119,7 @@ class ProductKind(outcome.ProviderKind):
             provider=boundary.provider,
             ref=spec.ref,
             spec=spec,
-            facts=replace(facts, wanted_off=wanted_off),
+            facts=replace(facts, wanted_off=wanted_off, size=getattr(row, "resizes", 0)),
             stale=self.stale(row, now=now),
             kept=self.kept(row),
         )
@@ -167,6 +173,8 @@ class ProductKind(outcome.ProviderKind):
     ) -> datetime | None:
         due_at = super()._settled(row, action, prepared, seen, engine, now=now)
         self._tell_suspension(row, prepared, now=now)
+        if action.complete:
+            self.complete(row, prepared, now=now)
         if prepared.facts.wanted_off and action.complete:
             say(row, ConditionType.READY, "False", Reason.BY_OWNER, "It is switched off.", now=now)
             say(row, ConditionType.HEALTHY, "True", Reason.DONE, "", now=now)

@@ -18,6 +18,7 @@ from provisioners.driver import (
     EndpointSpec,
     GatewaySpec,
     Kind,
+    MachineSize,
     MachineSpec,
     NamespaceSpec,
     Power,
@@ -31,6 +32,7 @@ from tenants import hop_keys, ssh_ca
 from tenants.ledger import Window
 from tenants.models import Allocation, Boundary, Endpoint, Host, Machine, Namespace, Revision, Unit
 from tenants.states import SuspensionDepth
+from tenants.unit_sizes import Size
 from tenants.vault import VaultError
 
 Access = tuple[tuple[str, str], ...]
@@ -98,16 +100,18 @@ def boundary_spec(
     access: Access,
     depth: SuspensionDepth | None,
     vlan: int | None = None,
+    rooms: Mapping[UUID, Size] | None = None,
 ) -> BoundarySpec:
-    """Return a boundary with room for the placed units of `allocations`."""
+    """Return a boundary with room for the placed units of `allocations`; `rooms`: of units that need another room."""
+    room = [(rooms or {}).get(unit.pk) or Size(unit.vcpu, unit.memory_gib) for unit in units]
     return BoundarySpec(
         ref=ref_of(row),
         kind=BoundaryKind(row.kind),
         tier=row.tier,
         generation=row.generation,
         gateway=gateway,
-        vcpu=sum(unit.vcpu for unit in units),
-        memory_gib=sum(unit.memory_gib for unit in units),
+        vcpu=sum(one.vcpu for one in room),
+        memory_gib=sum(one.memory_gib for one in room),
         storage_gib=sum(int(allocation.spec.get("storage_gib", 0)) for allocation in allocations),
         gpu_resources=gpu_resources(units),
         access=access,
@@ -174,9 +178,18 @@ def endpoint_spec(
 
 
 def machine_spec(
-    row: Machine, boundary: Boundary, *, unit: UnitSpec, depth: SuspensionDepth | None, url: str = ""
+    row: Machine,
+    boundary: Boundary,
+    *,
+    unit: UnitSpec,
+    depth: SuspensionDepth | None,
+    url: str = "",
+    made_with: Size | None = None,
 ) -> MachineSpec:
-    """Return a machine on its placed unit; its SSH authority must be loaded. `url` is the control plane's."""
+    """Return a machine on its placed unit; its SSH authority must be loaded. `url` is the control plane's.
+
+    `made_with`: the first size of one that was resized.
+    """
     authority = row.ssh_authority
     return MachineSpec(
         ref=ref_of(row),
@@ -187,6 +200,7 @@ def machine_spec(
         disk_gib=row.disk_gib,
         ssh_keys=tuple(row.ssh_keys),
         build=row.build,
+        made_with=MachineSize(made_with.vcpu, made_with.memory_gib, made_with.disk_gib) if made_with else None,
         power=power_of(depth, row.power),
         cut_off=cut_off(depth),
         ssh_ca=authority.public_key if authority is not None else "",

@@ -107,6 +107,28 @@ CHECKS: Final[dict[str, str]] = {
            OR (c.charged IS NOT NULL AND c.charged <> a.demand)
            OR (c.charged IS NULL AND a.released_at IS NULL AND EXISTS (
                 SELECT 1 FROM tenants_unit u WHERE u.allocation_id = a.id AND u.host_id IS NOT NULL))""",
+    "unit-size": """
+        SELECT u.id::text, format('has its size since %s, its former ones ended %s', u.sized_at, z.until)
+        FROM tenants_unit u
+        LEFT JOIN (SELECT unit_id, max(until) AS until FROM tenants_unitsize GROUP BY 1) z ON z.unit_id = u.id
+        WHERE u.sized_at IS DISTINCT FROM z.until
+        UNION ALL
+        SELECT z.id::text, format('a size of unit %s of another allocation or tenant', z.unit_id)
+        FROM tenants_unitsize z JOIN tenants_unit u ON u.id = z.unit_id
+        WHERE z.allocation_id <> u.allocation_id OR z.tenant_id <> u.tenant_id""",
+    "machine-size": """
+        SELECT m.id::text, format('was resized %s times, its unit had %s former sizes', m.resizes, z.n)
+        FROM tenants_machine m
+        CROSS JOIN LATERAL (SELECT count(*) AS n FROM tenants_unitsize s WHERE s.allocation_id = m.allocation_id) z
+        WHERE m.resizes <> z.n
+        UNION ALL
+        SELECT m.id::text, format('asks for %s vCPU and %s GiB, its unit has %s and %s', w.vcpu, w.memory, u.vcpu,
+          u.memory_gib)
+        FROM tenants_machine m JOIN tenants_allocation a ON a.id = m.allocation_id
+        JOIN tenants_unit u ON u.allocation_id = a.id
+        CROSS JOIN LATERAL (SELECT (a.spec #>> '{units,0,vcpu}')::int AS vcpu,
+          (a.spec #>> '{units,0,memory_gib}')::int AS memory) w
+        WHERE u.vcpu <> w.vcpu OR u.memory_gib <> w.memory""",
     "vlan": """
         SELECT v.id::text, format('VLAN %s of boundary %s is kept after its end, or is of another provider or tenant',
           v.number, v.boundary_id)

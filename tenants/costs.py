@@ -2,8 +2,9 @@
 
 Reads only, in the caller's read block, so row-level security decides what is there. Exact: time is whole
 microseconds, money a fraction until it is rounded once. GPU slices come from usage records, vCPU and memory
-from their units (once, however many GPUs a unit has), storage from the allocation, tokens from what gateways
-counted. Billed is from the first ready to the asking for deletion; what is held beyond that costs nothing.
+from their units (once, however many GPUs a unit has, each time by the size of that time), storage from the
+allocation, tokens from what gateways counted. Billed is from the first ready to the asking for deletion; what is
+held beyond that costs nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from uuid import UUID
 
 from django.db.models import Q
 
-from tenants import gpu_catalogue, quota
+from tenants import gpu_catalogue, quota, unit_sizes
 from tenants.models import (
     Allocation,
     Endpoint,
@@ -213,9 +214,10 @@ def used_over(tenants: Sequence[UUID], period: Interval, *, allocation: UUID | N
             group[1].extend(billable)
     for (owner, unit, provider), (held, billable) in by_unit.items():
         fact = facts[owner]
-        for item, amount in zip(("vcpu", "memory_gib"), fact.units.get(unit, (0, 0)), strict=True):
+        for item, amount, since, until in fact.sizes_of(unit):
             if amount:
-                yield Used(fact.subject, provider, item, amount, _merged(held), _merged(billable))
+                mine = clip(_merged(held), (since, until)), clip(_merged(billable), (since, until))
+                yield Used(fact.subject, provider, item, amount, *mine)
     for (owner, provider), (held, billable) in by_allocation.items():
         fact = facts[owner]
         if fact.storage_gib:
@@ -227,7 +229,19 @@ class _Facts:
     subject: Subject
     storage_gib: int
     units: Mapping[UUID, tuple[int, int]]
-    """Unit → (vCPU, memory GiB)."""
+    """Unit → (vCPU, memory GiB) of now."""
+    former: Mapping[UUID, Sequence[unit_sizes.Sized]]
+    """Unit → sizes that it had before, oldest first."""
+
+    def sizes_of(self, unit: UUID) -> Iterator[tuple[str, int, datetime, datetime]]:
+        """Yield (item, amount, since, until) of a unit."""
+        vcpu, memory_gib = self.units.get(unit, (0, 0))
+        past = self.former.get(unit, ())
+        return unit_sizes.amounts(
+            {"vcpu": vcpu, "memory_gib": memory_gib},
+            [{"vcpu": one.size.vcpu, "memory_gib": one.size.memory_gib} for one in past],
+            [one.until for one in past],
+        )
 
 
 def _facts(allocations: Iterable[UUID]) -> dict[UUID, _Facts]:
@@ -236,17 +250,19 @@ def _facts(allocations: Iterable[UUID]) -> dict[UUID, _Facts]:
     units: dict[UUID, dict[UUID, tuple[int, int]]] = {}
     for unit in Unit.objects.filter(allocation_id__in=wanted):
         units.setdefault(unit.allocation_id, {})[unit.pk] = (unit.vcpu, unit.memory_gib)
+    former = unit_sizes.former(wanted)
     found = {
         row.allocation_id: _Facts(
             Subject(row.tenant_id, row.allocation_id, row.kind, row.name, row.short_id),
             row.storage_gib,
             {UUID(unit): (int(vcpu), int(memory)) for unit, (vcpu, memory) in row.units.items()},
+            former,
         )
         for row in UsageSubject.objects.filter(pk__in=wanted)
     }
     for row in Allocation.objects.filter(pk__in=wanted):
         subject = Subject(row.tenant_id, row.pk, row.product_kind, row.name, row.short_id)
-        found[row.pk] = _Facts(subject, int(row.spec.get("storage_gib", 0)), units.get(row.pk, {}))
+        found[row.pk] = _Facts(subject, int(row.spec.get("storage_gib", 0)), units.get(row.pk, {}), former)
     return found
 
 

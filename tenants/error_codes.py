@@ -158,6 +158,15 @@ HELP: Final[Mapping[str, str]] = MappingProxyType(
             "object, or renew the term of this one."
         ),
         "deleting": _("The object is being given back and takes no more changes."),
+        "not-off": _(
+            "A machine gets another size only while it is off for certain: switch it off, wait until it says that it "
+            "is switched off, and ask again."
+        ),
+        "term-over": _("The term is over and what is left is grace: renew it first."),
+        "host-full": _(
+            "The host where the machine is has no room for the new size; `data` says how large it can become there. "
+            "Ask for less, or make a new machine and delete this one."
+        ),
         "owned-by-product": _("A product owns this allocation; change or delete the product."),
         "disabled": _("It is disabled; enable it first."),
         "in-use": _("It is still used; `data` says by how much."),
@@ -177,7 +186,7 @@ HELP: Final[Mapping[str, str]] = MappingProxyType(
         "device-faulty": _("The GPU is faulty and is not carved. Repair it first, or leave it out."),
         "device-healthy": _("The GPU is not faulty. Drain its host instead."),
         "provider-enabled": _("Write-off is for providers that will not come back: switch the provider off first."),
-        "not-placed": _("The allocation stands on no provider."),
+        "not-placed": _("It stands on no provider: it has no place yet, or none any more."),
         "resolved": _("The finding is resolved already."),
         "key-ended": _("The key is revoked or expired. Make a new one."),
         "too-many-keys": _("The endpoint has as many live keys as it may. Revoke some."),

@@ -193,8 +193,7 @@ def _fixed_beside(host: Host, product: str) -> bool:
 
 def _worst_case_window(host_id: UUID, unit: Unit) -> tuple[list[dict[str, Any]], UUID, int] | None:
     """Return moves of other guesses, device and start for one more unit on an unsettled host; None: not safely."""
-    with connection.cursor() as cursor:  # a member may claim here and not write here
-        cursor.execute("SELECT ledger_lock_host(%s)", [host_id])
+    lock_host(host_id)  # a member may claim here and not write here
     host = Host.objects.get(pk=host_id)
     devices = list(_recarvable(host.pk, unit.product).order_by("number"))
     if host.binding == Binding.HOST.value and _fixed_beside(host, unit.product):
@@ -284,6 +283,21 @@ def release(unit: Unit, *, now: datetime) -> int:
         row = cursor.fetchone()
     unit.host_id, unit.placed_at = None, None
     return int(row[0]) if row else 0
+
+
+def resize(unit: Unit, *, vcpu: int, memory_gib: int, disk_before_gib: int, now: datetime) -> str:
+    """Give a placed unit another size on its host, and keep the former one for what it has used so far.
+
+    Returns `done`, or why not: `unplaced`, `closed` (its host takes nothing more now), `full`.
+    """
+    answer = str(_scalar("SELECT ledger_resize(%s, %s, %s, %s, %s)", [unit.pk, vcpu, memory_gib, disk_before_gib, now]))
+    unit.refresh_from_db(fields=["vcpu", "memory_gib", "sized_at"])
+    return answer
+
+
+def lock_host(host: UUID) -> None:
+    """Lock a host for what is about to be placed or resized on it."""
+    _scalar("SELECT ledger_lock_host(%s)", [host])
 
 
 def replace(unit: Unit, spec: AllocationSpec, *, avoid: Sequence[UUID], now: datetime) -> bool:

@@ -150,6 +150,7 @@ ROUTES |= {
     "machines.update": tenant(Role.MEMBER),
     "machines.power": tenant(Role.MEMBER, P.OPERATOR),
     "machines.rebuild": tenant(Role.MEMBER),
+    "machines.resize": tenant(Role.MEMBER),
     "machines.delete": tenant(Role.MEMBER, P.OPERATOR),
     "machines.ssh_certificate": tenant(Role.MEMBER),
     "machines.console": tenant(Role.MEMBER, persons_only=True),

@@ -15,6 +15,9 @@ from typing import Any, Final, Self
 from tenants.states import BoundaryKind, OnShortage, Priority, ServiceClass, Tier
 
 SPEC_VERSION: Final = 1
+MOST_VCPU: Final = 1024
+MOST_MEMORY_GIB: Final = 16_384
+"""Of one unit."""
 
 
 @dataclass(frozen=True, slots=True)

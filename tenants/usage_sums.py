@@ -50,6 +50,25 @@ unit AS (
   FROM (SELECT tenant_id, provider_id, allocation_id, unit_id, range_agg(tstzrange(lo, hi)) AS spans
         FROM billed WHERE unit_id IS NOT NULL GROUP BY 1, 2, 3, 4) g, unnest(g.spans) AS x(during)
 ),
+former AS (
+  SELECT z.unit_id, coalesce(lag(z.until) OVER w, '-infinity') AS since, z.until, z.vcpu, z.memory_gib
+  FROM tenants_unitsize z
+  WHERE z.until > %(start)s::timestamptz AND (%(tenants)s::uuid[] IS NULL OR z.tenant_id = ANY (%(tenants)s::uuid[]))
+    AND (%(allocations)s::uuid[] IS NULL OR z.allocation_id = ANY (%(allocations)s::uuid[]))
+  WINDOW w AS (PARTITION BY z.unit_id ORDER BY z.until)
+),
+resized AS (SELECT unit_id, max(until) AS since FROM former GROUP BY 1),
+sized AS (
+  SELECT n.tenant_id, n.provider_id, greatest(n.lo, f.since) AS lo, least(n.hi, f.until) AS hi, f.vcpu, f.memory_gib
+  FROM unit n JOIN former f ON f.unit_id = n.unit_id AND f.since < n.hi AND f.until > n.lo
+  UNION ALL
+  SELECT n.tenant_id, n.provider_id, greatest(n.lo, r.since), n.hi,
+         coalesce(u.vcpu, (k.units -> n.unit_id::text ->> 0)::integer, 0),
+         coalesce(u.memory_gib, (k.units -> n.unit_id::text ->> 1)::integer, 0)
+  FROM unit n LEFT JOIN resized r ON r.unit_id = n.unit_id LEFT JOIN tenants_unit u ON u.id = n.unit_id
+  LEFT JOIN tenants_usagesubject k ON u.id IS NULL AND k.allocation_id = n.allocation_id
+  WHERE r.since IS NULL OR r.since < n.hi
+),
 whole AS (
   SELECT g.tenant_id, g.provider_id, g.allocation_id, lower(x.during) AS lo, upper(x.during) AS hi
   FROM (SELECT tenant_id, provider_id, allocation_id, range_agg(tstzrange(lo, hi)) AS spans
@@ -59,13 +78,9 @@ used AS (
   SELECT b.tenant_id, b.provider_id, 'gpu.' || d.product || '.slices' AS item, b.size::numeric AS amount, b.lo, b.hi
   FROM billed b JOIN tenants_gpudevice d ON d.id = b.device_id
   UNION ALL
-  SELECT n.tenant_id, n.provider_id, x.item, x.amount::numeric, n.lo, n.hi
-  FROM unit n LEFT JOIN tenants_unit u ON u.id = n.unit_id
-  LEFT JOIN tenants_usagesubject k ON u.id IS NULL AND k.allocation_id = n.allocation_id
-  CROSS JOIN LATERAL (VALUES
-    ('vcpu', coalesce(u.vcpu, (k.units -> n.unit_id::text ->> 0)::integer, 0)),
-    ('memory_gib', coalesce(u.memory_gib, (k.units -> n.unit_id::text ->> 1)::integer, 0))
-  ) AS x(item, amount) WHERE x.amount > 0
+  SELECT z.tenant_id, z.provider_id, x.item, x.amount::numeric, z.lo, z.hi
+  FROM sized z CROSS JOIN LATERAL (VALUES ('vcpu', z.vcpu), ('memory_gib', z.memory_gib)) AS x(item, amount)
+  WHERE x.amount > 0
   UNION ALL
   SELECT w.tenant_id, w.provider_id, 'storage_gib', x.amount, w.lo, w.hi
   FROM whole w LEFT JOIN tenants_allocation a ON a.id = w.allocation_id
@@ -78,8 +93,9 @@ SELECT u.tenant_id, u.provider_id, u.item, s.since,
 FROM used u JOIN piece s ON s.lo < u.hi AND s.hi > u.lo
 GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
 """
-"""A unit's vCPU and memory count once however many GPUs it has, and go on without a gap where it is moved. What was
-purged is known by `UsageSubject`."""
+"""A unit's vCPU and memory count once however many GPUs it has, and go on without a gap where it is moved; each time
+by the size of that time (`UnitSize`, of which those that ended before the time say nothing). What was purged is known
+by `UsageSubject`."""
 _BILLED: Final = """
   SELECT r.tenant_id, r.provider_id, r.allocation_id, r.unit_id, r.size, r.device_id,
          greatest(r.held_from, r.billable_from, %(start)s::timestamptz) AS lo,

@@ -46,6 +46,7 @@ EVENTS: Final[Mapping[str, str | Promise]] = {
     "namespace.updated": gettext_lazy("Description or labels changed"),
     "machine.power-changed": gettext_lazy("Power switched"),
     "machine.rebuilt": gettext_lazy("Made anew"),
+    "machine.resized": gettext_lazy("Resized"),
     "machine.lost": gettext_lazy("Gone from its provider"),
     "machine.ssh-certificate-made": gettext_lazy("Certificate for a login made"),
     "endpoint.key-created": gettext_lazy("Key made"),

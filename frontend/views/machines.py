@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Final
 from uuid import UUID
 
 from django.contrib import messages
@@ -9,6 +10,7 @@ from django.http import HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 from django.urls import reverse
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
 from frontend.forms import wishes
 from frontend.kernel import story
@@ -16,11 +18,17 @@ from frontend.kernel.page import PageRequest, page
 from frontend.views import products
 from frontend.views.products import MACHINES
 from tenants import machine_images
-from tenants.errors import Conflict, InvalidSpec, NotVisible
+from tenants.errors import Conflict, InvalidSpec, NotVisible, QuotaExceeded
 from tenants.models import Machine
 from tenants.operations import machine_changes, machine_consoles, machines
 from tenants.operations.machine_access import way_to
 from tenants.transactions import reading
+
+SIZES: Final = {
+    "vcpu": gettext_lazy("vCPUs"), "memory_gib": gettext_lazy("Memory"), "disk_gib": gettext_lazy("Disk")
+}  # fmt: skip
+"""Fields of the dialog for another size, and what they are called there."""
+MOST_DIGITS: Final = 6
 
 
 @page("machines.list")
@@ -36,6 +44,7 @@ def show(request: PageRequest, name: str) -> HttpResponse:
     values = products.frame(MACHINES, request, row, current="overview") | products.state(row, request)
     values |= {
         "twins": connect(row),
+        "resources": _size(row),
         "events": story.events(row),
         "plan": products.deletion_plan(row, request),
         "has_console": row.boundary is not None
@@ -51,7 +60,9 @@ def state(request: PageRequest, name: str) -> HttpResponse:
     """Return the part of the page that changes while it is built."""
     row = products.find(MACHINES, request, name)
     values = products.frame(MACHINES, request, row, current="overview") | products.state(row, request)
-    return render(request, "frontend/pages/machines/_state_answer.html", values | {"twins": connect(row)})
+    return render(
+        request, "frontend/pages/machines/_state_answer.html", values | {"twins": connect(row), "resources": _size(row)}
+    )
 
 
 def connect(row: Machine) -> list[dict[str, str]]:
@@ -139,6 +150,36 @@ def rebuild(request: PageRequest, name: str) -> HttpResponse:
     except (InvalidSpec, Conflict) as error:
         messages.error(request, error.detail)
     return products.back(MACHINES, request, row)
+
+
+@page("machines.resize", methods=("POST",))
+def resize(request: PageRequest, name: str) -> HttpResponse:
+    """Give a machine that is off another size; what is refused is told with the field that it is about."""
+    with reading(request.actor):
+        row = products.find(MACHINES, request, name)
+    wanted: dict[str, int] = {}
+    for field, label in SIZES.items():
+        text = request.POST.get(field, "").strip()
+        if not text:
+            continue
+        if not (text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS):
+            messages.error(request, _("%(field)s: give a whole number; nothing was changed.") % {"field": label})
+            return products.back(MACHINES, request, row)
+        wanted[field] = int(text)
+    try:
+        machine_changes.resize(machine=row, actor=request.actor, now=request.now, **wanted)
+    except InvalidSpec as error:
+        label = SIZES.get(error.field or "")
+        messages.error(request, f"{label}: {error.detail}" if label else error.detail)
+    except (Conflict, QuotaExceeded) as error:
+        messages.error(request, error.detail)
+    return products.back(MACHINES, request, row)
+
+
+def _size(row: Machine) -> dict[str, int]:
+    """Return what it has beside its GPUs."""
+    [unit] = row.allocation.spec["units"]
+    return {"vcpu": unit["vcpu"], "memory_gib": unit["memory_gib"], "disk_gib": row.disk_gib}
 
 
 def _images(row: Machine) -> list[str]:

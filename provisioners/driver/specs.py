@@ -103,6 +103,15 @@ class EndpointSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class MachineSize:
+    """What a machine has beside its GPUs."""
+
+    vcpu: int
+    memory_gib: int
+    disk_gib: int
+
+
+@dataclass(frozen=True, slots=True)
 class MachineSpec:
     """One GPU VM with SSH."""
 
@@ -123,6 +132,8 @@ class MachineSpec:
     """Where the machine asks, at each login, which certificates count no more: lines of `serial: <number>`."""
     build: int = 1
     """How often it was asked for: another number is another disk, made anew of the image."""
+    made_with: MachineSize | None = None
+    """Its first size, where it has another one now (in `unit` and `disk_gib`); it is fitted, not made anew for that."""
 
 
 @dataclass(frozen=True, slots=True)

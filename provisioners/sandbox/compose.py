@@ -164,10 +164,15 @@ def _vm(
     disk = {name: common[name] for name in ("image", "disk_gib", "ssh_keys", "build") if name in common}
     vm: dict[str, Any] = {**common, "unit": _unit(unit), "cut_off": cut_off}
     state = {"power": str(power), "cut_off": cut_off, "unit": str(unit.uid)}
-    return [
-        make(spec.ref, clone, {"unit": _placed(unit), **disk}, vm, replaces=True),
-        make(spec.ref, switch, state, {**vm, "power": str(power)}),
-    ]
+    placed = _placed(unit)
+    found = [make(spec.ref, switch, state, {**vm, "power": str(power)})]
+    if isinstance(spec, MachineSpec) and (first := spec.made_with) is not None:
+        # It is the same VM still, so it is wanted as it was made, and fitted beside that.
+        placed |= {"vcpu": first.vcpu, "memory_gib": first.memory_gib}
+        disk["disk_gib"] = first.disk_gib
+        size = {"unit": str(unit.uid), "vcpu": unit.vcpu, "memory_gib": unit.memory_gib, "disk_gib": spec.disk_gib}
+        found.insert(0, make(spec.ref, "vm.configure", size, vm))
+    return [make(spec.ref, clone, {"unit": placed, **disk}, vm, replaces=True), *found]
 
 
 def _namespace(spec: NamespaceSpec) -> list[Step]:

@@ -197,6 +197,12 @@ def _claim_uid(work: Work, uid: str) -> None:
         raise TransientDriverError(msg)
 
 
+def _begin_configure(work: Work) -> None:
+    if work.machine().running:
+        msg = f"{workload_name(work)} is powered on; it gets another size only when it is off"
+        raise TransientDriverError(msg)
+
+
 def _begin_power(work: Work) -> None:
     workload = work.machine()
     if work.payload["power"] == "on" and not workload.running:
@@ -308,6 +314,7 @@ def _evict(state: State, device: str) -> None:
 
 _BEGIN: Final[Mapping[str, Callable[[Work], object]]] = {
     "vm.clone": _begin_clone,
+    "vm.configure": _begin_configure,
     "vm.power": _begin_power,
     "vm.gateway": _begin_gateway,
     "namespace.gateway": _begin_gateway,
@@ -363,6 +370,13 @@ def _finish_limits(work: Work) -> None:
 
 def _finish_network(work: Work) -> None:
     work.owner.cut_off = bool(work.payload["cut_off"])
+
+
+def _finish_configure(work: Work) -> None:
+    _begin_configure(work)  # somebody may have switched it on meanwhile
+    workload, unit = work.machine(), work.payload["unit"]
+    workload.vcpu, workload.memory_gib = int(unit["vcpu"]), int(unit["memory_gib"])
+    work.state.touch("workloads", workload.uid)
 
 
 def _finish_power(work: Work) -> None:
@@ -427,6 +441,7 @@ _FINISH: Final[Mapping[str, Callable[[Work], None]]] = {
     "namespace.policies": _finish_network,
     "namespace.gateway": _finish_gateway,
     "network.create": _finish_network,
+    "vm.configure": _finish_configure,
     "vm.power": _finish_power,
     "vm.gateway": _finish_gateway,
     "serving.replica": _finish_replica,
@@ -507,7 +522,7 @@ def _destroy(work: Work, workload: WorkloadRecord | None) -> None:
     """Remove a VM with all that stands on it."""
     if workload is not None:
         _remove(work.state, workload)
-    for bare in ("vm.power", "vm.gateway", "serving.replica"):
+    for bare in ("vm.configure", "vm.power", "vm.gateway", "serving.replica"):
         gone = work.owner.parts.pop(indexed(bare, work.index) if work.suffix else bare, None)
         if gone is not None and gone.gateway:
             _unwant(work.state, gone.gateway)

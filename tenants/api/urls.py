@@ -45,6 +45,7 @@ PRODUCTS: list[Any] = [
     path(f"{TENANT}/machines/<str:name>", products.MachineItem.as_view()),
     path(f"{TENANT}/machines/<str:name>/power", products.MachinePower.as_view()),
     path(f"{TENANT}/machines/<str:name>/rebuild", products.MachineRebuild.as_view()),
+    path(f"{TENANT}/machines/<str:name>/resize", products.MachineResize.as_view()),
     path(f"{TENANT}/machines/<str:name>/ssh-certificates", products.SshCertificates.as_view()),
     path(f"{TENANT}/machines/<str:name>/consoles", products.Consoles.as_view()),
     path(f"{TENANT}/machines/<str:name>/consoles/<str:console>", products.ConsoleItem.as_view()),

@@ -9,7 +9,7 @@ from tenants.models.budget import Budget
 from tenants.models.credential import MachineConsole, NamespaceCredential
 from tenants.models.event import ChainHead, Checkpoint, Event, IdempotencyRecord, Outbox
 from tenants.models.inventory import Finding, GpuDevice, Host, MigDevice, Provider, ProviderCredential
-from tenants.models.ledger import Hold, UsageRecord, UsageSubject
+from tenants.models.ledger import Hold, UnitSize, UsageRecord, UsageSubject
 from tenants.models.notification import (
     Delivery,
     DeliveryAttempt,
@@ -110,6 +110,7 @@ __all__ = [
     "SystemReport",
     "Tenant",
     "Unit",
+    "UnitSize",
     "UsageChange",
     "UsageDay",
     "UsageRecord",

@@ -121,6 +121,8 @@ class Unit(models.Model):
     """Whole GPUs (0 with a profile)."""
     vcpu = models.IntegerField(default=0)
     memory_gib = models.IntegerField(default=0)
+    sized_at = models.DateTimeField(null=True, blank=True)
+    """Since when it has this size, null: from its beginning. What it had before stands in `UnitSize`."""
     spread_group = models.CharField(max_length=40, blank=True, default="")
     host = models.ForeignKey("tenants.Host", null=True, blank=True, on_delete=models.PROTECT, related_name="units")
     """Set while it is placed."""

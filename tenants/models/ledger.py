@@ -136,4 +136,33 @@ class UsageSubject(models.Model):
     short_id = models.CharField(max_length=16)
     storage_gib = models.IntegerField(default=0)
     units = models.JSONField(default=dict)
-    """Unit id → [vCPU, memory GiB]."""
+    """Unit id → [vCPU, memory GiB], as it was last; before that `UnitSize`."""
+
+
+class UnitSize(models.Model):
+    """A size that a unit had until a moment; what it has since stands in its row. Usage is counted by both.
+
+    Sizes follow each other without a gap, so only ends are kept: the size at a moment is the one that ends first
+    after it. Written by `ledger_resize` alone and never changed; kept when the unit is purged.
+    """
+
+    id = primary_key()
+    tenant = models.ForeignKey("tenants.Tenant", on_delete=models.PROTECT, related_name="+")
+    allocation_id = models.UUIDField()
+    unit_id = models.UUIDField()
+    vcpu = models.IntegerField()
+    memory_gib = models.IntegerField()
+    disk_gib = models.IntegerField()
+    until = models.DateTimeField()
+
+    class Meta:
+        constraints: ClassVar[list[Any]] = [
+            models.UniqueConstraint(fields=["unit_id", "until"], name="unit_size_until"),
+            models.CheckConstraint(
+                condition=Q(vcpu__gte=0) & Q(memory_gib__gte=0) & Q(disk_gib__gte=0), name="unit_size_amounts"
+            ),
+        ]
+        indexes: ClassVar[list[models.Index]] = [
+            models.Index(fields=["tenant", "until"], name="unit_size_tenant"),
+            models.Index(fields=["allocation_id"], name="unit_size_allocation"),
+        ]

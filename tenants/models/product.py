@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from django.db import models
-from django.db.models import Q
+from django.db.models import F, Q
 
 from tenants.models.allocation import Allocation, Boundary
 from tenants.models.fields import SlugField, primary_key, short_id, slug_check
@@ -147,6 +147,10 @@ class Machine(Product):
     """How often it was asked for: raised to have it made anew with another disk."""
     kept = models.CharField(max_length=64, blank=True, default="")
     """Want of the clone that was last seen working: gone although nothing else is wanted, it is lost, not remade."""
+    resizes = models.PositiveIntegerField(default=0, db_default=0)
+    """How often it got another size; its former ones are the `UnitSize`s of its unit, in this order."""
+    fitted = models.PositiveIntegerField(default=0, db_default=0)
+    """The last of its sizes that was seen to be so at its provider: 0 is the one that it was made with."""
     address = models.CharField(max_length=300, blank=True, default="")
     ssh_authority = models.ForeignKey(
         "tenants.SshAuthority", null=True, blank=True, on_delete=models.PROTECT, related_name="+"
@@ -157,6 +161,7 @@ class Machine(Product):
         constraints: ClassVar[list[Any]] = [
             *_machine_constraints,
             models.CheckConstraint(condition=Q(power__in=["on", "off"]), name="machine_power"),
+            models.CheckConstraint(condition=Q(fitted__lte=F("resizes")), name="machine_fitted"),
         ]
         indexes = _machine_indexes
 

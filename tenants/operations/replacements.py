@@ -102,7 +102,11 @@ def _refuse_other_capacity(row: Endpoint | Machine | Namespace, wanted: Allocati
         if getattr(present, name) != getattr(wanted, name)
     ]
     if fields := [*fields, *other]:
-        way = "Rebuild it for another image" if "image" in fields else "Renew its term"
+        way = "Renew its term"
+        if "image" in fields:
+            way = "Rebuild it for another image"
+        elif isinstance(row, Machine) and {"units", "disk_gib"} & set(fields):
+            way = "Resize it while it is off"
         msg = f"This cannot change on a living object: {', '.join(fields)}. {way}, or make a new one."
         raise Conflict(msg, code="immutable", fields=fields)
 

@@ -37,8 +37,8 @@ expected-statuses = ["400", "401", "403", "404", "405", "406", "409", "412", "41
 # of notification that the caller never gets, an address that nothing may be sent to, a line that is no SSH key.
 BY_MEANING = (
     "auto-approval-rules.create", "delegations.create", "endpoints.create", "endpoints.create_key", "endpoints.put",
-    "endpoints.revise", "machines.create", "machines.put", "machines.rebuild", "machines.ssh_certificate",
-    "members.create", "members.hand_over", "namespaces.create", "namespaces.put",
+    "endpoints.revise", "machines.create", "machines.put", "machines.rebuild", "machines.resize",
+    "machines.ssh_certificate", "members.create", "members.hand_over", "namespaces.create", "namespaces.put",
     "allocations.create", "allocations.create_batch", "allocations.renew", "people.create",
     "people.leave", "people.update", "people.suspend", "prices.create", "requests.comment", "served-models.create",
     "served-models.update", "providers.set_credential", "providers.create", "providers.update",

@@ -57,6 +57,7 @@ BODIES: dict[str, Any] = {
     "machines.update": {"description": "new"},
     "machines.power": {"power": "off"},
     "machines.rebuild": {"image": "debian-12"},
+    "machines.resize": {"disk_gib": 200},
     "machines.ssh_certificate": {
         "public_key": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIK5uPv4HWUAPaRKNzhxQCyb6tmQgh8X4cFI/hsNdW4A4 a@test"
     },

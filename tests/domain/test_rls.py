@@ -9,6 +9,7 @@ import pytest
 from django.apps import apps
 from django.db import DatabaseError, IntegrityError, connection, models, transaction
 
+from tenants import ledger
 from tenants.actor import ANONYMOUS, AUTH, Actor, Kind
 from tenants.models import (
     AccountLink,
@@ -69,6 +70,7 @@ from tenants.models import (
     SystemReport,
     Tenant,
     Unit,
+    UnitSize,
     UsageChange,
     UsageDay,
     UsageRecord,
@@ -92,8 +94,8 @@ OWNED: tuple[type[models.Model], ...] = (
     AccountLink, Allocation, ApiToken, Boundary, Budget, ChainHead, Decision, Delegation, Delivery, DeliveryAttempt,
     Endpoint, EndpointKey, EndpointUsage, Event, GatewayReplica, GatewayUsage, Hold, Intent, Machine, Membership,
     Namespace, Notice, Person, PlatformMembership, Quota, QuotaCharge, Request, RequestComment, RequestStage, Revision,
-    ServiceAccount, SshAuthority, SshCertificate, Suspension, Tenant, Unit, UsageChange, UsageDay, UsageRecord,
-    UsageRollup, UsageStanding, UsageSubject, Vlan, Webhook,
+    ServiceAccount, SshAuthority, SshCertificate, Suspension, Tenant, Unit, UnitSize, UsageChange, UsageDay,
+    UsageRecord, UsageRollup, UsageStanding, UsageSubject, Vlan, Webhook,
 )  # fmt: skip
 """Every table with rows of tenants or people that an operator sees, too."""
 OPERATORS_ONLY: tuple[type[models.Model], ...] = (
@@ -166,6 +168,8 @@ def world():
         GatewayUsage, id=gateway.pk, tenant=tenant, gateway=gateway, requests=1, prompt_tokens=1, completion_tokens=1,
         received_at=NOW,
     )  # fmt: skip
+    unit = Unit.objects.get(allocation=allocation)
+    assert ledger.resize(unit, vcpu=2, memory_gib=1, disk_before_gib=0, now=NOW) == "done"
     insert(Vlan, provider=provider, number=1200, boundary=boundary, tenant=tenant, taken_at=NOW)
     insert(Notice, tenant=tenant, kind="x", text="x", at=NOW, key="x")
     insert(
@@ -286,8 +290,8 @@ def test_the_look_up_of_principals_sees_people_and_tokens_and_nothing_else(world
 
 def test_a_stranger_changes_nothing_by_plain_sql(world):
     without_the_right = {
-        ChainHead, DeliveryAttempt, Event, Hold, UsageChange, UsageDay, UsageRecord, UsageRollup, UsageStanding,
-        Vlan,
+        ChainHead, DeliveryAttempt, Event, Hold, UnitSize, UsageChange, UsageDay, UsageRecord, UsageRollup,
+        UsageStanding, Vlan,
     }  # fmt: skip
     keys = {m._meta.db_table: m._meta.pk.column for m in OWNED if m not in without_the_right}
     stranger = strangers()["owner elsewhere"]
@@ -365,7 +369,9 @@ def test_a_child_changes_nothing_of_its_parent_by_plain_sql(world):
     refused(Quota, owner, tenant=world["tenant"], dimension="machines", amount=9, until=NOW, created_at=NOW)
 
 
-@pytest.mark.parametrize("table", ["tenants_event", "tenants_hold", "tenants_chainhead", "tenants_usagerecord"])
+@pytest.mark.parametrize(
+    "table", ["tenants_event", "tenants_hold", "tenants_chainhead", "tenants_usagerecord", "tenants_unitsize"]
+)
 def test_history_and_ledger_cannot_be_deleted_by_any_role_of_ours(world, table):
     for role in ("cp_app", "cp_worker"):
         with pytest.raises(DatabaseError, match="permission denied"), transaction.atomic():

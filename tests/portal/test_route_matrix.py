@@ -18,7 +18,7 @@ OTHERS = {"login", "logout", "style", ""}
 MEMBERS_ONLY = {
     "endpoints.create", "machines.create", "namespaces.create", "endpoint-keys.list", "endpoints.create_key",
     "endpoints.roll_key", "endpoints.revoke_key", "endpoints.revise", "endpoints.delete", "machines.delete",
-    "namespaces.delete", "machines.power", "machines.rebuild", "allocations.renew",
+    "namespaces.delete", "machines.power", "machines.rebuild", "machines.resize", "allocations.renew",
     "boundaries.certify",
 }  # fmt: skip
 OWNERS_ONLY = {"budgets.set", "budgets.remove"}

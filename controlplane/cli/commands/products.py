@@ -1,4 +1,4 @@
-"""Getting things and giving them back: `create`, `delete`, `renew`, `power`, `rebuild`, `key`, `revise`."""
+"""Getting things and giving them back: `create`, `delete`, `renew`, `power`, `rebuild`, `resize`, `key`, `revise`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from controlplane.cli.words import chat_command
 
 create = typer.Typer(help="Ask for an endpoint, a machine, a namespace, or bare capacity.", no_args_is_help=True)
 key = typer.Typer(help="Keys of an endpoint.", no_args_is_help=True)
+resize = typer.Typer(help="Give a machine that is off another size.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="A DNS label: a-z, 0-9, '-'; unique in the tenant.")]
 GpuWord = Annotated[
@@ -50,6 +51,7 @@ def add_to(app: typer.Typer) -> None:
     app.command()(renew)
     app.command()(power)
     app.command()(rebuild)
+    app.add_typer(resize, name="resize")
     app.command()(revise)
     app.add_typer(key, name="key")
 
@@ -259,6 +261,28 @@ def rebuild(
     after = here.client.post(address, {"image": image} if image else {}).body
     here.screen.note(f"machine/{after['name']} is made anew of {after['image']}")
     here.screen.next(f"tenantry wait machine/{after['name']} --for Ready")
+
+
+@resize.command("machine")
+def resize_machine(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="A machine that is off.")],
+    vcpu: Annotated[int | None, typer.Option(min=1, help="vCPUs; left out: as many as it has.")] = None,
+    memory_gib: Annotated[int | None, typer.Option(min=1, help="GiB of memory; left out: as much as it has.")] = None,
+    disk_gib: Annotated[int | None, typer.Option(min=10, help="GiB of disk: it can only grow.")] = None,
+) -> None:
+    """Give a machine that is off another size on the host where it is; its GPUs stay."""
+    here = session.of(ctx)
+    name = name.removeprefix("machine/")
+    asked = {"vcpu": vcpu, "memory_gib": memory_gib, "disk_gib": disk_gib}
+    body: Json = {field: amount for field, amount in asked.items() if amount is not None}
+    if not body:
+        raise UsageFault("give at least one of --vcpu, --memory-gib and --disk-gib")
+    after = here.client.post(f"{here.address(noun('machines'), name)}/resize", body).body
+    unit = after["units"][0]
+    size = f"{unit['vcpu']} vCPU, {unit['memory_gib']} GiB of memory, {after['disk_gib']} GiB of disk"
+    here.screen.note(f"machine/{after['name']} gets {size}")
+    here.screen.next(f"tenantry power {after['name']} on")
 
 
 def revise(

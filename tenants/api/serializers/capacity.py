@@ -25,7 +25,7 @@ from tenants.api.serializers.base import (
 )
 from tenants.certificates import Stored
 from tenants.models import Allocation, Boundary, Tenant, Unit
-from tenants.specs import AllocationSpec, BareAsk, GpuAsk, Term, UnitAsk, Where
+from tenants.specs import MOST_MEMORY_GIB, MOST_VCPU, AllocationSpec, BareAsk, GpuAsk, Term, UnitAsk, Where
 from tenants.states import BoundaryKind, OnShortage, Phase, Priority, ProductKind, ServiceClass, Tier
 
 ProductId = Annotated[
@@ -58,8 +58,8 @@ class UnitIn(In):
     """What one replica, machine or share needs on one host."""
 
     gpu: GpuIn
-    vcpu: Annotated[int, Field(ge=1, le=1024)] = 8
-    memory_gib: Annotated[int, Field(ge=1, le=16384)] = 64
+    vcpu: Annotated[int, Field(ge=1, le=MOST_VCPU)] = 8
+    memory_gib: Annotated[int, Field(ge=1, le=MOST_MEMORY_GIB)] = 64
     spread_group: Annotated[str, StringConstraints(pattern=r"^([a-z0-9-]{1,40})?$")] = Field(
         "", description="Units of one group go to different hosts."
     )

@@ -25,7 +25,7 @@ from tenants.operations.machine_consoles import Answer as ConsoleAnswer
 from tenants.operations.machines import MAX_DISK_GIB, MAX_SSH_KEYS, SSH_KEY
 from tenants.operations.namespace_access import Answer
 from tenants.serving_arguments import ServingArguments
-from tenants.specs import EndpointAsk, MachineAsk, NamespaceAsk, RevisionAsk
+from tenants.specs import MOST_MEMORY_GIB, MOST_VCPU, EndpointAsk, MachineAsk, NamespaceAsk, RevisionAsk
 from tenants.ssh_ca import LONGEST_LINE, principal_of
 
 Line80 = Annotated[str, StringConstraints(min_length=1, max_length=80)]
@@ -128,6 +128,14 @@ class RebuildIn(In):
     """Of what a machine is made anew."""
 
     image: Image | None = Field(None, description="Left out: the one that it was made of.")
+
+
+class ResizeIn(In):
+    """What a machine is to have beside its GPUs; what is left out stays."""
+
+    vcpu: Annotated[int, Field(ge=1, le=MOST_VCPU)] | None = None
+    memory_gib: Annotated[int, Field(ge=1, le=MOST_MEMORY_GIB)] | None = None
+    disk_gib: Annotated[int, Field(ge=10, le=MAX_DISK_GIB)] | None = Field(None, description="It can only grow.")
 
 
 class NamespacePut(ProductIn):

@@ -28,6 +28,7 @@ from tenants.api.serializers.products import (
     NamespacePut,
     PowerIn,
     RebuildIn,
+    ResizeIn,
     RevisionIn,
     RevisionOut,
     RollIn,
@@ -376,6 +377,21 @@ class MachineRebuild(MachineView):
         return machine_changes.rebuild(
             machine=call.target, image=call.body.image or "", actor=call.actor, now=call.now, version=call.version
         )
+
+
+class MachineResize(MachineView):
+    """Another size for one machine."""
+
+    key = "name"
+
+    @writes("machines.resize", body=ResizeIn, answers=MachineOut, waitable=True)
+    def post(self, call: Call) -> Any:
+        """Give a machine that is off other vCPUs, memory or a larger disk, on the host where it is; its GPUs stay."""
+        body = call.body
+        return machine_changes.resize(
+            machine=call.target, vcpu=body.vcpu, memory_gib=body.memory_gib, disk_gib=body.disk_gib, actor=call.actor,
+            now=call.now, version=call.version,
+        )  # fmt: skip
 
 
 class SshCertificates(ApiView):
