@@ -97,7 +97,12 @@ LIVES: Final[Mapping[str, tuple[tuple[Stage, ...], ...]]] = {
 ON_VCENTERS: Final[Mapping[str, tuple[tuple[Stage, ...], ...]]] = {
     MACHINE: _stages(
         MACHINE,
-        (_stage(MACHINE, "change off"), _stage(MACHINE, "change on")),
+        (
+            _stage(MACHINE, "change off"),
+            _stage(MACHINE, "change grow"),
+            _stage(MACHINE, "change shrink"),
+            _stage(MACHINE, "change on"),
+        ),
         (_stage(MACHINE, "change cut"), _stage(MACHINE, "change rejoin")),
         (_stage(MACHINE, "change move"),),
         (_stage(MACHINE, "change beside"),),

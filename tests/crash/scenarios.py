@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from django.db import connection
 
-from provisioners import sweep
+from provisioners import granted_room, sweep
 from provisioners.kinds import PASSES
 from provisioners.steps import split
 from tenants import desired, vault
@@ -35,7 +35,7 @@ from tenants.models import (
     Tenant,
     Unit,
 )
-from tenants.operations import allocations, endpoints, machines, members, namespaces, tenants
+from tenants.operations import allocations, endpoints, machine_changes, machines, members, namespaces, tenants
 from tenants.operations import findings as finding_operations
 from tenants.specs import (
     AllocationSpec,
@@ -195,6 +195,14 @@ def _power(want: str) -> Act:
     return act
 
 
+def _resize(*, vcpu: int, memory_gib: int, disk_gib: int) -> Act:
+    def act(world: World) -> None:
+        wanted = {"vcpu": vcpu, "memory_gib": memory_gib, "disk_gib": disk_gib}
+        machine_changes.resize(machine=Machine.objects.get(), actor=owner(), now=world.clock(), **wanted)
+
+    return act
+
+
 def _move(world: World) -> None:
     """Re-place the unit on the other host, as a drain does."""
     with acting(SYSTEM):
@@ -299,6 +307,17 @@ def _switched_off() -> bool:
     )
 
 
+def _resized(*size: int) -> Callable[[], bool]:
+    """Return a condition: it is off, it has its newest size, and its isolation has room for just that."""
+
+    def met() -> bool:
+        row = Machine.objects.get()
+        granted = row.boundary.observed.get(granted_room.SIZES, {}) if row.boundary is not None else {}
+        return _switched_off() and row.fitted == row.resizes and granted.get(str(row.allocation_id)) == [*size]
+
+    return met
+
+
 def _more(granted: int) -> Callable[[], bool]:
     return lambda: everything("Ready")() and len(Boundary.objects.get().observed["granted"]) == granted
 
@@ -390,6 +409,16 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     *_life("machine/vm", _BOX),
     Scenario(
         "machine/vm change off", (_BOX,), _power("off"), _switched_off, opposite=(Opposite("on", _power("on"), _READY),)
+    ),
+    Scenario(
+        "machine/vm change grow",
+        (_BOX, _power("off")),
+        _resize(vcpu=8, memory_gib=32, disk_gib=80),
+        _resized(8, 32),
+        opposite=(*_DELETE, Opposite("on", _power("on"), _READY)),
+    ),
+    Scenario(
+        "machine/vm change shrink", (_BOX, _power("off")), _resize(vcpu=2, memory_gib=8, disk_gib=80), _resized(2, 8)
     ),
     Scenario("machine/vm change on", (_BOX, _power("off")), _power("on"), _READY, opposite=_DELETE),
     Scenario("machine/vm change move", (_BOX,), _move, _READY, opposite=_DELETE),
