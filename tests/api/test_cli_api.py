@@ -11,7 +11,7 @@ from django.core.wsgi import get_wsgi_application
 from controlplane.cli.app import run
 from controlplane.cli.screen import Screen
 from controlplane.cli.session import Session
-from tenants.models import Allocation, Endpoint, EndpointKey, Machine, Namespace, Quota, Request
+from tenants.models import Allocation, Endpoint, EndpointKey, Machine, Namespace, Quota, Request, Unit
 from tenants.states import PlatformRole, Role
 from tests import factories
 from tests.api.client import token_of
@@ -116,6 +116,30 @@ def test_keys_are_made_rolled_and_revoked(tenantry, member):
     assert EndpointKey.objects.get(public_id=rolled["id"]).revoked_at is not None
     status, items, _ = tenantry(member, "-o", "json", "get", "keys", "chat")
     assert len(items) == 3
+
+
+def test_a_machine_that_is_off_gets_another_size(tenantry, member):
+    tenantry(member, "create", "machine", "box", "--gpu", GPU, "--vcpu", "4", "--memory", "16", "--disk", "50")
+    status, _, err = tenantry(member, "resize", "machine", "box", "--vcpu", "8")
+    assert status != 0
+    assert "switch it off first" in err
+    row = Machine.objects.get()
+    row.conditions = [
+        {"type": "Ready", "status": "False", "reason": "ByOwner", "message": "", "observed_generation": 1,
+         "last_transition_at": "2026-06-01T12:00:00+00:00"},
+    ]  # fmt: skip
+    row.power, row.observed, row.observed_generation = "off", {"power": "off"}, row.generation
+    row.save()
+
+    status, _, err = tenantry(
+        member, "resize", "machine", "box", "--vcpu", "8", "--memory-gib", "24", "--disk-gib", "60"
+    )
+
+    assert status == 0, err
+    assert "8 vCPU, 24 GiB of memory, 60 GiB of disk" in err
+    unit = Unit.objects.get()
+    assert (unit.vcpu, unit.memory_gib, Machine.objects.get().disk_gib) == (8, 24, 60)
+    assert tenantry(member, "resize", "machine", "box")[0] == 2
 
 
 def test_over_quota_the_shown_command_files_the_request_and_two_people_settle_it(tenantry, tenant):

@@ -10,6 +10,7 @@ import pytest
 from provisioners.driver import (
     Done,
     EndpointSpec,
+    MachineSize,
     Power,
     Presence,
     Ref,
@@ -30,6 +31,7 @@ from tests.conformance.specs import (
     namespace_boundary,
     needs,
     remove,
+    started,
     unit,
     units_in,
     unmet,
@@ -235,6 +237,40 @@ def test_a_machine_that_is_off_moves_to_another_host_with_the_same_id(rig: Rig) 
 
     assert {one.host for one in seen.units} == {"esx-b"}
     assert [use["host"] for use in rig.truth()] == ["esx-b"]
+
+
+def test_a_machine_that_is_off_gets_another_size_and_stays_the_same(rig: Rig) -> None:
+    needs(rig, "vm")
+    boundary = vm_boundary(TENANT)
+    spec = machine(boundary, unit(host="esx-a"))
+    first = MachineSize(spec.unit.vcpu, spec.unit.memory_gib, spec.disk_gib)
+    finish(rig, boundary)
+    finish(rig, spec)
+    before = finish(rig, replace(spec, power=Power.OFF))
+
+    for vcpu, memory_gib in ((8, 32), (2, 8)):
+        sized = replace(spec.unit, vcpu=vcpu, memory_gib=memory_gib)
+        spec = replace(spec, unit=sized, disk_gib=120, made_with=first, power=Power.OFF)
+        after = finish(rig, spec)
+        assert after.power == Power.OFF
+        assert after.part("vm.clone").have == before.part("vm.clone").have
+
+    assert finish(rig, replace(spec, power=Power.ON)).power == Power.ON
+    remove(rig, spec)
+
+
+def test_a_machine_that_runs_is_not_made_another_size_meanwhile(rig: Rig) -> None:
+    needs(rig, "vm")
+    boundary = vm_boundary(TENANT)
+    spec = machine(boundary, unit(host="esx-a"))
+    finish(rig, boundary)
+    finish(rig, spec)
+    first = MachineSize(spec.unit.vcpu, spec.unit.memory_gib, spec.disk_gib)
+    larger = replace(spec, unit=replace(spec.unit, vcpu=8), made_with=first)
+    step = next(one for one in rig.driver.steps(larger) if one.name == "vm.configure")
+
+    assert started(rig, step) is TransientDriverError
+    assert rig.driver.observe(spec.ref).power == Power.ON
 
 
 @pytest.mark.parametrize("kind", IN)

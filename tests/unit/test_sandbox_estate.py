@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from provisioners.driver import DriverError, MachineSpec, Power, TransientDriverError, removal_of
-from provisioners.sandbox import choosing, control, files, physics, views
+from provisioners.driver import DriverError, MachineSize, MachineSpec, Power, TransientDriverError, removal_of
+from provisioners.sandbox import choosing, compose, control, files, physics, views
 from provisioners.sandbox.control import BadControl
 from provisioners.sandbox.driver import InProcessSandbox
 from provisioners.sandbox.estate import Estate
@@ -268,3 +268,22 @@ def test_a_host_that_names_no_devices_shows_no_windows_either() -> None:
 
     assert (seen.start, seen.exact) == (None, True)
     assert (gpu.mode, gpu.windows) == ("unknown", ())
+
+
+def test_what_was_never_resized_is_wanted_with_the_hashes_of_before() -> None:
+    """Another hash of its clone would have every machine that runs made anew, with an empty disk."""
+    boundary = vm_boundary(TENANT)
+    boundary = replace(boundary, ref=replace(boundary.ref, uid=UUID(int=1)))
+    one = replace(unit(host="esx-a"), uid=UUID(int=2))
+    spec = replace(machine(boundary, one), boundary=boundary.ref)
+    spec = replace(spec, ref=replace(spec.ref, uid=UUID(int=3)))
+    larger = replace(
+        spec, unit=replace(one, vcpu=8), disk_gib=200, made_with=MachineSize(one.vcpu, one.memory_gib, spec.disk_gib)
+    )
+
+    before = [(step.name, step.want) for step in compose.steps(spec)]
+    after = [(step.name, step.want) for step in compose.steps(larger)]
+
+    assert before == [("vm.clone", "1470404f6f8309dd"), ("vm.power", "d0f1ab50977207a8")]
+    assert [name for name, _want in after] == ["vm.clone", "vm.configure", "vm.power"]
+    assert (after[0], after[2]) == (before[0], before[1])

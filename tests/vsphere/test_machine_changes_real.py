@@ -1,4 +1,4 @@
-"""Machines of a vCenter that are lost or made anew: by the control plane's own passes."""
+"""Machines of a vCenter that are lost, made anew or resized: by the control plane's own passes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from provisioners.specs_from_rows import ref_of
 from provisioners.vsphere.client import Found
 from tenants import desired
 from tenants.actor import SYSTEM, Actor
-from tenants.models import Event, Hold, Machine
+from tenants.models import Boundary, Event, Hold, Machine
 from tenants.operations import machine_changes, machines
 from tenants.specs import AllocationSpec, GpuAsk, MachineAsk, UnitAsk
 from tenants.states import condition_of
@@ -85,3 +85,52 @@ def test_a_vm_that_somebody_deleted_is_lost_and_made_anew_only_when_asked(core, 
     machine_changes.rebuild(machine=box, actor=owner[1], now=core.clock())
     core.drive(lambda: phase_of(box) == "Ready")
     assert sum(core.used().values()) == sum(before.values())
+
+
+def test_a_vm_that_is_off_gets_another_size_in_a_pool_that_has_room_for_it_first(core, owner, box):
+    before = vm(core, box).ref
+    machines.power(machine=box, want="off", actor=owner[1], now=core.clock())
+    core.drive(lambda: said(box) == ("False", "ByOwner"))
+    pool = limits(core)
+
+    row = Machine.objects.get(pk=box.pk)
+    machine_changes.resize(machine=row, vcpu=4, memory_gib=16, disk_gib=60, actor=owner[1], now=core.clock())
+    core.drive(lambda: fitted(box))
+
+    wider = limits(core)
+    assert (wider[0] > pool[0], wider[1] > pool[1]) == (True, True)
+    assert hardware_of(core, box) == (before, 4, 16 * 1024, 60)
+    machines.power(machine=box, want="on", actor=owner[1], now=core.clock())
+    core.drive(lambda: phase_of(box) == "Ready")
+    assert hardware_of(core, box) == (before, 4, 16 * 1024, 60)
+
+    machines.power(machine=box, want="off", actor=owner[1], now=core.clock())
+    core.drive(lambda: said(box) == ("False", "ByOwner"))
+    row = Machine.objects.get(pk=box.pk)
+    machine_changes.resize(machine=row, vcpu=2, memory_gib=8, actor=owner[1], now=core.clock())
+    core.drive(lambda: fitted(box) and limits(core) == pool)
+    assert hardware_of(core, box) == (before, 2, 8 * 1024, 60)
+
+
+def fitted(row: Machine) -> bool:
+    found = Machine.objects.get(pk=row.pk)
+    return found.fitted == found.resizes and said(row) == ("False", "ByOwner")
+
+
+def hardware_of(core: CoreOnVCenter, row: Machine) -> tuple[Any, int, int, int]:
+    """Return the machine's one VM, its vCPUs, MiB of memory and GiB of its first disk."""
+    found = vm(core, row)
+    [told] = core.hand.client.many([found.ref], "config.hardware.device")
+    disks = [one for one in told.values["config.hardware.device"] if type(one).__name__.endswith("VirtualDisk")]
+    values = found.values
+    return (
+        found.ref, values["config.hardware.numCPU"], values["config.hardware.memoryMB"], disks[0].capacityInKB // 2**20
+    )  # fmt: skip
+
+
+def limits(core: CoreOnVCenter) -> tuple[int, int]:
+    """Return the limits of the boundary's resource pool: MHz and MiB."""
+    name = ref_of(Boundary.objects.get(released_at__isnull=True)).name
+    [ref] = core.hand.names("ResourcePool", name)
+    [found] = core.hand.client.many([ref], "config.cpuAllocation", "config.memoryAllocation")
+    return found.values["config.cpuAllocation"].limit, found.values["config.memoryAllocation"].limit
