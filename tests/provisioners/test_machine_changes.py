@@ -254,6 +254,38 @@ def test_what_holds_it_is_narrowed_after_it_became_smaller(here: World, box: Mac
     assert sizes(here) == ((2, 8), (2, 8), (62, 504))
 
 
+def test_a_grant_is_lowered_before_the_provider_is_told(here: World, box: Machine, actor: Any) -> None:
+    """Whoever reads it while the pool is being narrowed must not take the former room for good."""
+    row = switched_off(here, box, actor)
+    resize(here, row, actor, vcpu=2, memory_gib=8)
+    here.drive(lambda: "vm.configure done" in steps(here))
+    before = pool_of(here)
+    fault = control.add_fault(here.estate, "start:pool.create", "fail", error="transient", times=-1)
+
+    here.drive(lambda: Boundary.objects.get().observed["sizes"] == {str(row.allocation_id): [2, 8]})
+    here.drive(is_fitted(row))
+    resize(here, row, actor, vcpu=8)
+    machines.power(machine=row, want="on", actor=actor, now=here.clock())
+    for _ in range(5):
+        here.sweep()
+        here.clock.move(1)
+
+    assert pool_of(here) == before
+    assert ready(row) == ("False", "WaitingForBoundary")
+    control.clear_faults(here.estate, fault.uid)
+    here.drive(is_ready(row))
+    assert sizes(here)[:2] == ((8, 8), (8, 8))
+
+
+def test_two_at_once_get_one_size(here: World, box: Machine, actor: Any) -> None:
+    row = switched_off(here, box, actor)
+    resize(here, row, actor, vcpu=8)
+
+    with pytest.raises(Conflict, match="not known to be off yet"):
+        resize(here, row, actor, vcpu=6)
+    assert sizes(here)[0] == (8, 16)
+
+
 def test_it_grows_shrinks_and_grows_again(here: World, box: Machine, actor: Any) -> None:
     row = switched_off(here, box, actor)
     for vcpu in (16, 1, 12):
