@@ -307,6 +307,8 @@ def replace(unit: Unit, spec: AllocationSpec, *, avoid: Sequence[UUID], now: dat
     steps). False: nowhere else has room, and it stays where it is.
     """
     allocation = unit.allocation
+    size = Unit.objects.select_for_update(no_key=True).filter(pk=unit.pk).values_list("vcpu", "memory_gib")
+    unit.vcpu, unit.memory_gib = size.get()  # it may have been resized since it was read
     old_host = unit.host_id
     if old_host is None:
         return False

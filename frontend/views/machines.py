@@ -169,8 +169,8 @@ def resize(request: PageRequest, name: str) -> HttpResponse:
     try:
         machine_changes.resize(machine=row, actor=request.actor, now=request.now, **wanted)
     except InvalidSpec as error:
-        label = SIZES.get(error.field or "")
-        messages.error(request, f"{label}: {error.detail}" if label else error.detail)
+        named = SIZES.get(error.field or "")
+        messages.error(request, f"{named}: {error.detail}" if named else error.detail)
     except (Conflict, QuotaExceeded) as error:
         messages.error(request, error.detail)
     return products.back(MACHINES, request, row)

@@ -77,16 +77,17 @@ def resize(
     `not-supported`, `tenant-suspended`).
     """
     tenant = machine.tenant
+    # Locks: path, allocation, unit, host, isolation, machine; who releases a unit takes it before its host, too.
     locked_path(tenant)
     allocation = Allocation.objects.select_for_update(no_key=True).get(pk=machine.allocation_id)
     unit = Unit.objects.select_for_update(no_key=True).filter(allocation=allocation, released_at=None).first()
     access.check(actor, tenant, ROUTES["machines.resize"])
-    if unit is None or unit.host_id is None:
+    if unit is None or unit.host_id is None or allocation.boundary_id is None:
         _refuse_leaving(allocation, machine.name)
         msg = f"{machine.name} has no place yet: it can get another size once it was built."
         raise Conflict(msg, code="not-placed")
     ledger.lock_host(unit.host_id)
-    boundary = Boundary.objects.select_for_update(no_key=True).filter(pk=allocation.boundary_id).first()
+    boundary = Boundary.objects.select_for_update(no_key=True).get(pk=allocation.boundary_id)
     row = Machine.objects.select_for_update(no_key=True, of=("self",)).select_related("tenant").get(pk=machine.pk)
     expect_version(row, version)
     _refuse_leaving(allocation, row.name)
@@ -102,7 +103,7 @@ def resize(
         raise Conflict(msg, code="term-over")
     if wanted == present:
         return row
-    if boundary is None or boundary.provider.capabilities.get("features", {}).get(SIZED_BY_CLASS):
+    if boundary.provider.capabilities.get("features", {}).get(SIZED_BY_CLASS):
         msg = "Its provider gives machines the size of a class, which stays. Make a new machine of the wanted size."
         raise Conflict(msg, code="not-supported")
     _refuse_unless_off(row)
@@ -191,7 +192,7 @@ def _counted(demand: Mapping[str, int], more: Mapping[str, int]) -> dict[str, in
 
 def _take(row: Machine, unit: Unit, wanted: Size, *, disk_before_gib: int, now: datetime) -> None:
     """Take what it grows by from its host, or give back. Raises `Conflict` (`host-full`)."""
-    room = Host.objects.values_list("free_vcpu", "free_memory_gib").get(pk=unit.host_id)
+    room = Host.objects.values_list("free_vcpu", "free_memory_gib").get(units=unit)
     answer = ledger.resize(
         unit, vcpu=wanted.vcpu, memory_gib=wanted.memory_gib, disk_before_gib=disk_before_gib, now=now
     )

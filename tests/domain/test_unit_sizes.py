@@ -220,6 +220,19 @@ def test_a_host_gives_no_more_than_it_has(world):
     assert audit.findings(audit.LEDGER[:-1]) == []
 
 
+def test_what_is_moved_just_after_it_was_resized_takes_its_new_size_along(world):
+    row = take(world, JUNE)
+    read_before = unit_of(row)
+    resized(row, 8, 64, JUNE + HOUR)
+
+    with acting(SYSTEM):
+        spec = AllocationSpec.from_json(row.spec)
+        assert ledger.replace(read_before, spec, avoid=[], now=JUNE + 2 * HOUR)
+
+    assert audit.findings(audit.LEDGER[:-1]) == []
+    assert Host.objects.get(pk=unit_of(row).host_id).free_vcpu == Host.objects.first().total_vcpu - 8
+
+
 # --- any sequence -----------------------------------------------------------------------------------------
 
 
