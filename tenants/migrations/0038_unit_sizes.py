@@ -12,7 +12,7 @@ class Migration(migrations.Migration):
     """Sizes that units had, so that usage is counted by the size of its time."""
 
     dependencies = [
-        ("tenants", "0036_machine_builds"),
+        ("tenants", "0037_machine_consoles"),
     ]
 
     operations = [
@@ -68,5 +68,5 @@ class Migration(migrations.Migration):
                 ],
             },
         ),
-        migrations.RunSQL(statements("0037_unit_sizes.sql"), migrations.RunSQL.noop),
+        migrations.RunSQL(statements("0038_unit_sizes.sql"), migrations.RunSQL.noop),
     ]
