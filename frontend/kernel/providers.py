@@ -382,9 +382,13 @@ def capabilities(row: Provider) -> list[dict[str, Any]]:
     return sorted(found, key=lambda one: (bool(one["has"]), str(one["label"])))
 
 
+def _is_well(line: Mapping[str, Any]) -> bool:
+    return not line["problem"]
+
+
 def lots(row: Provider) -> list[dict[str, Any]]:
     """Return what a provider is made of beside hosts, kind by kind; within a kind what is to be mended comes first."""
-    found = []
+    found: list[dict[str, Any]] = []
     told = [one for one in row.capabilities.get("lots") or () if isinstance(one, Mapping)]
     for kind, title in LOTS.items():
         lines: list[dict[str, Any]] = [
@@ -399,7 +403,7 @@ def lots(row: Provider) -> list[dict[str, Any]]:
             if one.get("kind") == kind
         ]
         if lines:
-            found.append({"title": str(title), "lines": sorted(lines, key=lambda line: not line["problem"])})
+            found.append({"title": str(title), "lines": sorted(lines, key=_is_well)})
     return found
 
 
