@@ -46,7 +46,7 @@ def main() -> int:
     parser.add_argument("--sample", type=int, default=0, help="only so many points, drawn by --seed")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=None, help="points at once: 3, where a job has a lab of its own 2")
-    parser.add_argument("--real", type=int, default=2, help="real Celery workers killed per instant; 0: none")
+    parser.add_argument("--real", type=int, default=1, help="real Celery workers killed per instant; 0: none")
     parser.add_argument("--only", default="", help="only points whose line contains this")
     parser.add_argument("--scenario", default="", help="only scenarios whose name contains this")
     parser.add_argument("--verbose", action="store_true", help="print good points too")
