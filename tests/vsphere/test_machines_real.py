@@ -885,11 +885,11 @@ def test_what_was_written_into_a_machine_is_in_no_log():
 
 def test_a_template_that_was_renamed_is_not_the_one_of_that_name_any_more(driver, hand):
     clones = Clones(driver.ground)
-    before = clones.template("ubuntu-24.04", with_gpu=True)
+    before = clones.template("ubuntu-24.04", driver.ground.host("DC0_C0_H0"), with_gpu=True)
     hand.task(before, "Rename_Task", "ubuntu-24.04-gpu-old")
     try:
         # a content library has a copy of its own under the same name
-        assert clones.template("ubuntu-24.04", with_gpu=True) != before
+        assert clones.template("ubuntu-24.04", driver.ground.host("DC0_C0_H0"), with_gpu=True) != before
     finally:
         hand.task(before, "Rename_Task", "ubuntu-24.04-gpu")
 
