@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from frontend.kernel import discrepancies
 from provisioners import inventory as inventory_pass
-from provisioners import remarks
+from provisioners import overdue, remarks
 from tenants.models import Finding, GpuDevice, Host
 from tenants.states import PlatformRole
 from tests import factories
@@ -51,7 +51,7 @@ def finding(world: World, kind: str = "orphan", **values) -> Finding:
 
 
 def test_every_kind_that_inventory_and_passes_write_has_words():
-    assert set(discrepancies.MEANINGS) == set(inventory_pass.KINDS | remarks.KINDS)
+    assert set(discrepancies.MEANINGS) == set(inventory_pass.KINDS | remarks.KINDS | {overdue.KIND})
     assert {meaning.group for meaning in discrepancies.MEANINGS.values()} == set(discrepancies.GROUPS)
 
 

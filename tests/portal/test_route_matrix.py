@@ -18,8 +18,8 @@ OTHERS = {"login", "logout", "style", ""}
 MEMBERS_ONLY = {
     "endpoints.create", "machines.create", "namespaces.create", "endpoint-keys.list", "endpoints.create_key",
     "endpoints.roll_key", "endpoints.revoke_key", "endpoints.revise", "endpoints.delete", "machines.delete",
-    "namespaces.delete", "machines.power", "machines.rebuild", "machines.resize", "allocations.renew",
-    "boundaries.certify",
+    "namespaces.delete", "machines.power", "machines.rebuild", "machines.resize", "machines.console",
+    "machines.read_console", "allocations.renew", "boundaries.certify",
 }  # fmt: skip
 OWNERS_ONLY = {"budgets.set", "budgets.remove"}
 OURS = re.compile(
@@ -41,6 +41,7 @@ def filled(path: str, world: World) -> str:
         "<str:place>": home.endpoint.allocation.boundary.short_id,
         "<str:key>": home.key.public_id,
         "<str:kind>/<uuid:key>": f"endpoint/{home.endpoint.pk}",
+        "<uuid:console>": str(home.machine.pk),  # of none: its minute is over
     }
     for old, new in values.items():
         path = path.replace(old, new)
