@@ -77,7 +77,7 @@ SENTENCES: Final[Mapping[str, str | Promise]] = {
     "machine.power-changed": later("switched %(object)s %(power)s"),
     "machine.rebuilt": later("had %(object)s made anew of %(image)s"),
     "machine.resized": later("gave %(object)s %(vcpu)s vCPU, %(memory_gib)s GiB memory, %(disk_gib)s GiB disk"),
-    "machine.console-opened": later("opened the screen of %(object)s, until %(until)s"),
+    "machine.console-opened": later("let a person see the screen of %(object)s until %(until)s"),
     "machine.lost": later("saw that %(object)s is gone from its provider"),
     "allocation.requested": later("asked for the capacity of %(object)s"),
     "allocation.placed": later("found a place for %(object)s"),
