@@ -37,6 +37,12 @@ _FAULTS: Final = {
     "unauthenticated": "NotAuthenticated",
     "service_unavailable": "SystemError",
     "timed_out": "Timedout",
+    "not_allowed_in_current_state": "InvalidState",
+    "resource_busy": "ResourceInUse",
+    "resource_inaccessible": "HostCommunication",
+    "unable_to_allocate_resource": "InsufficientResourcesFault",
+    "concurrent_change": "ConcurrentAccess",
+    "canceled": "RequestCanceled",
 }
 """Last word of an error's type → the fault of the SOAP side that means the same."""
 
