@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import http
-import json
 import ssl
 import threading
 from collections.abc import Mapping
@@ -29,6 +28,7 @@ ROOT: Final = "/rest/com/vmware"
 SESSION: Final = "/cis/session"
 HEADER: Final = "vmware-api-session-id"
 _LONGEST_TEXT: Final = 300
+_STATUSES: Final = frozenset(map(int, http.HTTPStatus))
 _FAULTS: Final = {
     "already_exists": "AlreadyExists",
     "resource_in_use": "ResourceInUse",
@@ -142,13 +142,15 @@ class RestClient:
         with self._lock:
             if self._session == session:
                 self._session = ""
+                if self._http is not None:
+                    self._http.cookies.clear()  # vCenter goes by them too
 
 
 def _value(answer: httpx.Response) -> Any:
     """Return the value of an answer. Raises `DriverError` for a refusal."""
     try:
         told = answer.json() if answer.content else {}
-    except json.JSONDecodeError:
+    except ValueError:  # no JSON, or no text at all
         told = None
     if answer.is_success:
         if not isinstance(told, dict):
@@ -162,15 +164,16 @@ def _refused(status: int, told: Mapping[str, Any]) -> DriverError:
     text = message_of(told.get("value")) or kind or f"status {status}"
     if kind in _FAULTS:
         return error_of(_FAULTS[kind], text)
-    by_status = {
+    by_status: dict[int, str] = {
         http.HTTPStatus.UNAUTHORIZED: "NotAuthenticated",
         http.HTTPStatus.FORBIDDEN: "NoPermission",
         http.HTTPStatus.NOT_FOUND: "ManagedObjectNotFound",
         http.HTTPStatus.TOO_MANY_REQUESTS: "SystemError",
     }
-    if status >= http.HTTPStatus.INTERNAL_SERVER_ERROR:
+    # one that no standard knows comes from something in between, and says nothing about what was asked for
+    if status >= http.HTTPStatus.INTERNAL_SERVER_ERROR or status not in _STATUSES:
         return error_of("SystemError", text)
-    return error_of(by_status.get(http.HTTPStatus(status), "InvalidArgument"), text)
+    return error_of(by_status.get(status, "InvalidArgument"), text)
 
 
 def message_of(told: object) -> str:

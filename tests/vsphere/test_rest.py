@@ -50,3 +50,30 @@ def test_what_passes_by_itself_is_no_refusal(kind, status, error):
         rest.get("/content/library")
 
     assert type(raised.value) is error
+
+
+@pytest.mark.parametrize("status", [499, 520, 599])
+def test_a_status_that_no_standard_knows_is_trouble_on_the_way(status):
+    with pytest.raises(TransientDriverError):
+        refusing(status, text="closed").get("/content/library")
+
+
+@pytest.mark.parametrize("status", [200, 503])
+def test_an_answer_in_no_known_encoding_is_trouble_on_the_way(status):
+    rest = refusing(status, content=b'{"value": "\xff\xfe"}', headers={"content-type": "application/json"})
+
+    with pytest.raises(TransientDriverError):
+        rest.get("/content/library")
+
+
+def test_with_a_forgotten_session_its_cookie_is_forgotten():
+    seen: list[str | None] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request.headers.get("cookie"))
+        if len(seen) > 1:
+            return httpx.Response(200, json={"value": []})
+        return httpx.Response(401, headers={"set-cookie": f"{HEADER}=stale; Path=/"})
+
+    assert client(answer).get("/content/library") == []
+    assert seen == [None, None]
