@@ -48,7 +48,7 @@ from provisioners.vsphere.client import MoRef, managed, reference
 from provisioners.vsphere.cloning import Clones
 from provisioners.vsphere.ground import Ground, HostPlace
 from provisioners.vsphere.hardware import Hardware
-from provisioners.vsphere.libraries import Libraries
+from provisioners.vsphere.libraries import Libraries, usable
 from provisioners.vsphere.reading_hosts import Host
 from provisioners.vsphere.tasks import finish
 from provisioners.vsphere.vms import Vm
@@ -200,11 +200,11 @@ def _begin(one: _Run, libraries: Libraries | None) -> Acceptance:
 
 
 def _image(ground: Ground, libraries: Libraries | None) -> str:
-    """Return the image that is tried: that of endpoints, else the first template, else the first item."""
+    """Return the image that is tried: that of endpoints, else the first template, else the first item that is one."""
     settings = ground.settings
     images = (settings.endpoint_image, *sorted(settings.templates))
     named = next((image for image in images if image in settings.templates), "")
-    items = [] if named or libraries is None else [one.slug for one in libraries.listed().items]
+    items = [] if named or libraries is None else [one.slug for one in usable(libraries.listed())]
     return named or (settings.endpoint_image if settings.endpoint_image in items else (*items, images[0])[0])
 
 

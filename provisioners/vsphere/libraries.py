@@ -157,8 +157,8 @@ class Libraries:
         return found
 
     def find(self, slug: str) -> Item | None:
-        """Return the item of an image, the first where several have its name. Raises `DriverError`."""
-        return next((one for one in self.listed().items if one.slug == slug), None)
+        """Return the item of an image. Raises `DriverError`."""
+        return next((one for one in usable(self.listed()) if one.slug == slug), None)
 
     # --- a template of it -------------------------------------------------------------------------
 
@@ -290,24 +290,33 @@ def _item(told: Mapping[str, Any], library: str) -> Item:
     )
 
 
+def usable(listed: Listed) -> tuple[Item, ...]:
+    """Return the items that are images, in their order: of several of one name the first that can be one."""
+    found: dict[str, Item] = {}
+    for item in listed.items:
+        if item.slug and says_cloud_init(item.description):
+            found.setdefault(item.slug, item)
+    return tuple(found.values())
+
+
 def gaps(listed: Listed, taken: Iterable[str] = ()) -> tuple[str, ...]:
     """Return what keeps items from being images, each with what mends it; `taken` are slugs of templates."""
     said = [f"vCenter shows no content library {name}" for name in listed.missing]
-    seen = set(taken)
+    others = set(taken)
+    images = {one.id for one in usable(listed) if one.slug not in others}
     for item in listed.items:
         if not item.slug:
             said.append(f"item {item.name!r}: its name has no letter or digit to call an image by")
-        elif item.slug in seen:
-            said.append(f"item {item.name}: another image is called {item.slug} already; give it another name")
         elif not says_cloud_init(item.description):
             said.append(
                 f"item {item.name}: its description does not say that cloud-init with the VMware datasource is in "
                 "it: write “cloud-init” into it where that is so"
             )
-        seen.add(item.slug)
+        elif item.id not in images:
+            said.append(f"item {item.name}: another image is called {item.slug} already; give it another name")
     return tuple(said)
 
 
 def slugs(listed: Listed, taken: Iterable[str] = ()) -> frozenset[str]:
     """Return the images that items give, beside those of templates."""
-    return frozenset(one.slug for one in listed.items if one.slug and says_cloud_init(one.description)) - set(taken)
+    return frozenset(one.slug for one in usable(listed)) - set(taken)
