@@ -58,7 +58,7 @@ from provisioners.vsphere.removal import poll_shutdown
 from provisioners.vsphere.rest import RestClient
 from provisioners.vsphere.serving import Serving
 from provisioners.vsphere.settings import Settings, settings_of
-from provisioners.vsphere.tags import Owned, Tagger
+from provisioners.vsphere.tags import Owned, Tagger, names_of
 from provisioners.vsphere.tasks import poll_of
 
 NO_NAMESPACES: Final = "a vCenter has no namespaces for people; use a machine, or a cluster"
@@ -98,7 +98,7 @@ class VSphereDriver:
         self._boundaries = Boundaries(self.ground)
         self._rest = RestClient(settings)
         self._packages = Packages(self.ground)
-        self._tagger = Tagger(self._rest, settings.root_folder)
+        self._tagger = Tagger(self._rest, names_of(settings.root_folder, settings.datacenter))
         self.libraries = Libraries(self.ground, self._rest)
         self._machines = Machines(self.ground, self.libraries)
         self._serving = Serving(self.ground, self._machines)

@@ -53,7 +53,7 @@ def rest(settings: Settings) -> Iterator[RestClient]:
 
 def shown(rest: RestClient, settings: Settings) -> dict[str, set[str]]:
     """Return our tags → ids of the objects that carry them."""
-    ours = tags.names_of(settings.root_folder)
+    ours = tags.names_of(settings.root_folder, settings.datacenter)
     categories = [each for each in rest.get(tags.CATEGORY) if rest.get(f"{tags.CATEGORY}/id:{each}")["name"] in ours]
     found = {}
     for tag in rest.get(tags.TAG) or ():
@@ -137,7 +137,7 @@ def test_what_should_carry_which_tag_is_worked_out_from_whose_it_is():
     vm, folder = MoRef("VirtualMachine", "vm-1"), MoRef("Folder", "group-1")
     owned = ((vm, Ref(Kind.MACHINE, uuid4(), TENANT)), (folder, Ref(Kind.BOUNDARY, uuid4(), TENANT)))
 
-    assert tags.wanted("ours", owned) == {
+    assert tags.wanted(tags.names_of("ours", ""), owned) == {
         ("ours-tenant", str(TENANT)): {vm, folder},
         ("ours-kind", "machine"): {vm},
         ("ours-kind", "boundary"): {folder},
