@@ -26,6 +26,7 @@ from pyVmomi import vim
 from provisioners.driver import Conflicting, Done, DriverError, TransientDriverError
 from provisioners.vsphere import datastore
 from provisioners.vsphere.client import MoRef, managed, reference
+from provisioners.vsphere.failures import fault_of
 from provisioners.vsphere.ground import Ground, HostPlace
 from provisioners.vsphere.names import IMAGE_FIELD
 from provisioners.vsphere.rest import RestClient, message_of
@@ -127,17 +128,14 @@ class Libraries:
         with self._lock:
             if self._listed is not None and time.monotonic() - self._listed[0] < LISTED_S:
                 return self._listed[1]
-        by_name: dict[str, str] = {}
-        for found in self._rest.get(LIBRARY) or ():
-            told = self._detail(f"{LIBRARY}/id:{found}")
-            by_name.setdefault(str(told.get("name", "")), str(found))
+        by_name = {name: found for name in wanted if (found := self._library(name))}
         items: list[Item] = []
-        for name in wanted:
-            if name in by_name:
-                for each in self._rest.get(ITEM, library_id=by_name[name]) or ():
-                    told = self._detail(f"{ITEM}/id:{each}")
-                    if str(told.get("type", "")) == OVF:
-                        items.append(_item(told, name))
+        for name, library in by_name.items():
+            asked = {"spec": {"library_id": library, "type": OVF}}
+            for each in self._rest.post(ITEM, asked, action="find") or ():
+                told = self._detail(f"{ITEM}/id:{each}")
+                if str(told.get("type", "")) == OVF:
+                    items.append(_item(told, name))
         listed = Listed(
             tuple(sorted(items, key=lambda one: (wanted.index(one.library), one.name, one.id))),
             tuple(name for name in wanted if name not in by_name),
@@ -146,12 +144,24 @@ class Libraries:
             self._listed = (time.monotonic(), listed)
         return listed
 
+    def _library(self, name: str) -> str:
+        """Return the id of a library, `""` where there is none; vCenter's search takes capitals for small letters."""
+        for found in self._rest.post(LIBRARY, {"spec": {"name": name}}, action="find") or ():
+            if self._detail(f"{LIBRARY}/id:{found}").get("name") == name:
+                return str(found)
+        return ""
+
     def _detail(self, path: str) -> Mapping[str, Any]:
-        """Return what is at a path; of items that stay as they are it is not asked at every look."""
+        """Return what is at a path, nothing where it has gone; what stays as it is is not asked for at every look."""
         known = self._details.get(path)
         if known is not None and time.monotonic() - known[0] < DETAILS_S:
             return known[1]
-        told = self._rest.get(path)
+        try:
+            told = self._rest.get(path)
+        except DriverError as error:
+            if fault_of(error) != "ManagedObjectNotFound":
+                raise
+            return {}  # gone since it was listed
         found = told if isinstance(told, Mapping) else {}
         self._details[path] = (time.monotonic(), found)
         return found

@@ -249,3 +249,19 @@ def test_the_pinned_certificate_alone_is_enough(rests, vcenter):
     pinned = hashlib.sha256(ssl.PEM_cert_to_DER_cert(shown)).hexdigest()
 
     assert rests(ca_pem="", thumbprint=pinned).get("/content/library")
+
+
+def test_an_item_that_goes_while_a_library_is_listed_is_left_out(driver, vcenter_control):
+    gone = f"/rest/com/vmware/content/library/item/id:{item_of(driver).id}"
+    fresh = libraries.Libraries(driver.ground, driver._rest)
+    vcenter_control.add(Rule("http", gone, status=404, count=1))
+
+    assert IMAGE not in {one.slug for one in fresh.listed().items}
+
+
+def test_other_libraries_are_not_read(drivers, vcenter_control):
+    driver = drivers(libraries=("gone",))
+    vcenter_control.forget_calls()
+
+    assert driver.libraries.listed().missing == ("gone",)
+    assert not [name for name in vcenter_control.calls() if "/content/library/id:" in name]
