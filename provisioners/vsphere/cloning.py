@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from pyVmomi import vim, vmodl
+from pyVmomi import vim
 
 from provisioners.driver import Done, DriverRejected, Handle, NotSupported, Ref, TransientDriverError
 from provisioners.vsphere import datastore, templates, vms
-from provisioners.vsphere.client import MoRef, managed, reference
+from provisioners.vsphere.client import MoRef, managed
 from provisioners.vsphere.ground import BoundaryPlace, Ground, HostPlace
 from provisioners.vsphere.hardware import EFI, options
 from provisioners.vsphere.libraries import Libraries
 from provisioners.vsphere.names import instance_uuid, vm_name
-from provisioners.vsphere.tasks import finish
+from provisioners.vsphere.tasks import alive, finish
 
 SOONEST_S: Final = 0.25
 SOON_S: Final = 2.0
@@ -37,7 +37,6 @@ _LOOKING_S: Final = 10.0
 _LOCKS: Final[dict[str, threading.Lock]] = {}
 """Of each vCenter, for all drivers of this process."""
 _LOCKS_LOCK: Final = threading.Lock()
-_Collector: Final = vmodl.query.PropertyCollector
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,42 +243,13 @@ def matched(tasks: Sequence[_Task], events: Sequence[_Event]) -> tuple[RunningCl
 
 
 def _read_tasks(session: Any) -> list[_Task]:
-    """Return the clone tasks that are queued or run, in two calls however many tasks there are; in one where none does.
-
-    Of most tasks, which have ended, only that is read: a busy vCenter tells two hundred of them.
-    """
-    manager = session.content.taskManager
-    walk = _Collector.TraversalSpec(name="recent", type=type(manager), path="recentTask", skip=False)
-    recent = _Collector.ObjectSpec(obj=manager, skip=True, selectSet=[walk])
-    alive = [one.obj for one in _pages(session, [recent], "info.state") if _is_alive(one)]
-    if not alive:
-        return []
-    asked = [_Collector.ObjectSpec(obj=task) for task in alive]
-    paths = ("info.state", "info.descriptionId", "info.entity", "info.queueTime", "info.eventChainId")
+    """Return the clone tasks that are queued or run."""
     found = []
-    for one in _pages(session, asked, *paths):
-        values = {prop.name: prop.val for prop in one.propSet}
-        if _is_alive(one) and str(values.get("info.descriptionId", "")).startswith(_CLONES):
-            entity = values.get("info.entity")
-            source = reference(entity) if isinstance(entity, vim.VirtualMachine) else None
-            queued = values.get("info.queueTime") or datetime.now(UTC)
-            found.append(_Task(one.obj._moId, source, int(values.get("info.eventChainId") or 0), queued))
+    for one in alive(session):
+        if one.what.startswith(_CLONES):
+            source = one.entity if one.entity is not None and one.entity.kind == "VirtualMachine" else None
+            found.append(_Task(one.id, source, one.chain, one.queued))
     return found
-
-
-def _is_alive(task: Any) -> bool:
-    return any(prop.name == "info.state" and str(prop.val) in {"queued", "running"} for prop in task.propSet)
-
-
-def _pages(session: Any, objects: list[Any], *paths: str) -> Iterator[Any]:
-    collector = session.content.propertyCollector
-    spec = _Collector.FilterSpec(
-        objectSet=objects, propSet=[_Collector.PropertySpec(type=vim.Task, pathSet=list(paths))]
-    )
-    page = collector.RetrievePropertiesEx([spec], _Collector.RetrieveOptions())
-    while page:
-        yield from page.objects
-        page = collector.ContinueRetrievePropertiesEx(page.token) if page.token else None
 
 
 def _read_events(session: Any, begin: datetime) -> list[_Event]:

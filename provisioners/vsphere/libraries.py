@@ -6,7 +6,8 @@ gets lost. The template's name is made of the item's id and version, so a second
 another template.
 
 Invariants: a deployed VM becomes a template only when its deployment has ended; what a worker that died left is
-adopted when vCenter is at work on it no more; a deployment delays machines of its own image only, and says how long.
+adopted when vCenter is at work on it no more, what a deployment of our own left that failed is not; a deployment delays
+machines of its own image only, says how long, and fails none for good.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from uuid import UUID, uuid5
 
 from pyVmomi import vim
 
-from provisioners.driver import Conflicting, Done, DriverError, TransientDriverError
+from provisioners.driver import Conflicting, Done, DriverError, NoCapacity, TransientDriverError
 from provisioners.vsphere import datastore
 from provisioners.vsphere.client import MoRef, managed, reference
-from provisioners.vsphere.failures import fault_of
+from provisioners.vsphere.failures import LookFirst, error_of, fault_of
 from provisioners.vsphere.ground import Ground, HostPlace
 from provisioners.vsphere.names import IMAGE_FIELD
 from provisioners.vsphere.rest import RestClient, message_of
-from provisioners.vsphere.tasks import finish
+from provisioners.vsphere.tasks import alive, finish
 from provisioners.vsphere.templates import says_cloud_init
 
 OVF: Final = "ovf"
@@ -47,6 +48,15 @@ FAILED_S: Final = 300.0
 """After so long a deployment that failed is tried again: each try may copy all of an image."""
 SETTLED: Final = timedelta(seconds=120)
 """After so long a VM that vCenter is not at work on is what a deployment has left, and not what one has begun."""
+_PATHS: Final = (
+    "name", "config.template", "config.createDate", "recentTask", "customValue", "runtime.powerState", "disabledMethod",
+)  # fmt: skip
+_CLOSED: Final = frozenset({"MarkAsTemplate", "PowerOnVM_Task"})
+"""What vCenter lets nobody call while a VM is being brought."""
+_DEPLOYS: Final = ("import", "deploy", "instantiate", "ovf")
+"""In the descriptions of tasks that bring one, as `ResourcePool.ImportVAppLRO`."""
+_NO_YEAR: Final = 1970
+"""Of the date that vCenter gives a VM that has none yet."""
 _NAMES: Final = UUID("5f6f0f0e-5a58-4f0c-9c35-4a3a4e6b4f6d")
 _GIB: Final = 2**30
 _log = logging.getLogger(__name__)
@@ -90,6 +100,8 @@ class _Deployment:
 
     began: float
     error: DriverError | None = None
+    refused: bool = False
+    """Whether vCenter itself said that it failed: what it left then is half an image."""
     ended: float = 0.0
 
     @property
@@ -117,6 +129,7 @@ class Libraries:
         self._lock = threading.Lock()
         self._listed: tuple[float, Listed] | None = None
         self._details: dict[str, tuple[float, Mapping[str, Any]]] = {}
+        self._seen: dict[MoRef, float] = {}
 
     # --- what there is ----------------------------------------------------------------------------
 
@@ -188,16 +201,16 @@ class Libraries:
             raise _wait(item, time.monotonic() - running.began)
         found = ground.child(folder, name)
         if found is None and running is not None and time.monotonic() - running.ended < FAILED_S:
-            raise running.error or TransientDriverError(f"what image {item.slug} was deployed to has gone")
+            raise _told(item, running.error)
         if found is None:
             self._begin(item, name, folder, host, vcenter)
             raise _wait(item, 0)
-        return self._finished(item, found, answered=running is not None and running.error is None)
+        return self._finished(item, found, running)
 
-    def _finished(self, item: Item, vm: MoRef, *, answered: bool) -> MoRef:
-        """Make a template of what was deployed, once vCenter is done with it."""
+    def _finished(self, item: Item, vm: MoRef, running: _Deployment | None) -> MoRef:
+        """Make a template of what was deployed, once vCenter is done with it; `running` is our own deployment."""
         client = self._ground.client
-        told = client.get(vm, "config.template", "config.createDate", "recentTask", "customValue", "runtime.powerState")
+        told = client.get(vm, *_PATHS)
         if told is None:
             raise TransientDriverError(f"what image {item.slug} was deployed to has gone")
         if told.get("config.template"):
@@ -207,10 +220,19 @@ class Libraries:
             raise Conflicting(f"the VM that is called like our copy of {item.name} is another one's")
         if told.get("runtime.powerState") != "poweredOff":
             raise Conflicting(f"our copy of {item.name} was switched on; switch it off, or remove it")
+        age = self._age(vm, told)
         tasks = [client.task(reference(one).id).state for one in told.get("recentTask") or ()]
-        born = told.get("config.createDate")
-        age = datetime.now(UTC) - born if born is not None else SETTLED
-        if "running" in tasks or "queued" in tasks or (not answered and not mark and age < SETTLED):
+        if {"running", "queued"} & set(tasks) or _CLOSED & set(told.get("disabledMethod") or ()):
+            raise _wait(item, age.total_seconds())
+        if running is not None and running.refused and not mark:
+            raise TransientDriverError(
+                f"image {item.slug} could not be deployed and left the VM {told.get('name')}; "
+                "remove it in vCenter, and the image is tried again",
+                raw="" if running.error is None else running.error.raw or running.error.detail,
+                retry_after_s=FAILED_S,
+            )
+        answered = running is not None and running.error is None
+        if not answered and not mark and (age < SETTLED or self._is_deploying(vm, str(told.get("name")))):
             raise _wait(item, age.total_seconds())
         if not mark:
             notes = vim.vm.ConfigSpec(annotation=item.description)
@@ -219,6 +241,21 @@ class Libraries:
             self._ground.set_attribute(vm, _mark(item), IMAGE_FIELD)
         client.changing(lambda si: managed(vm, si).MarkAsTemplate())
         return vm
+
+    def _age(self, vm: MoRef, told: Mapping[str, Any]) -> timedelta:
+        """Return how old a VM is; where vCenter does not tell, since when we have known it."""
+        born: datetime | None = told.get("config.createDate")
+        if born is not None and born.year > _NO_YEAR:
+            return datetime.now(UTC) - born
+        with self._lock:
+            return timedelta(seconds=time.monotonic() - self._seen.setdefault(vm, time.monotonic()))
+
+    def _is_deploying(self, vm: MoRef, name: str) -> bool:
+        """Whether vCenter is at work on a deployment that may be the one that makes this VM."""
+        ground = self._ground
+        where = {vm, ground.root_folder(), *(one.pool for one in ground.estate().clusters)}
+        running = [one for one in ground.client.reading(alive) if any(word in one.what.lower() for word in _DEPLOYS)]
+        return any(one.name == name or (one.entity is not None and one.entity in where) for one in running)
 
     # --- deploying --------------------------------------------------------------------------------
 
@@ -252,8 +289,12 @@ class Libraries:
                     deadline_s=DEPLOY_S,
                 )
                 state.error = _outcome(item, told)
+                state.refused = state.error is not None and not isinstance(state.error, LookFirst)
             except DriverError as error:
-                state.error = error
+                state.error, state.refused = error, _is_refusal(error)
+            except Exception as error:  # noqa: BLE001  nobody else would tell, and no error would mean success
+                _log.exception("image %s: the answer of vCenter was not understood", item.slug)
+                state.error = TransientDriverError(f"image {item.slug} could not be deployed", raw=repr(error))
             finally:
                 state.ended = time.monotonic()
                 rest.close()
@@ -261,6 +302,22 @@ class Libraries:
                 _log.warning("image %s was not deployed: %s %s", item.slug, state.error.detail, state.error.raw)
 
         threading.Thread(target=wait, name=f"deploy-{name}", daemon=True).start()
+
+
+def _is_refusal(error: DriverError) -> bool:
+    """Whether vCenter said that it does nothing; else nobody knows whether it does."""
+    return not isinstance(error, LookFirst) and fault_of(error) not in {"SystemError", "Timedout"}
+
+
+def _told(item: Item, error: DriverError | None) -> DriverError:
+    """Return what waiting machines are told of a deployment: nothing that is wrong with it is wrong with them."""
+    if error is None:
+        return TransientDriverError(f"what image {item.slug} was deployed to has gone")
+    if isinstance(error, TransientDriverError | NoCapacity):
+        return error
+    return TransientDriverError(
+        f"image {item.slug} could not be deployed: {error.detail}", raw=error.raw, retry_after_s=FAILED_S
+    )
 
 
 def _outcome(item: Item, told: object) -> DriverError | None:
@@ -271,6 +328,8 @@ def _outcome(item: Item, told: object) -> DriverError | None:
     errors = error.get("errors") if isinstance(error, Mapping) else None
     texts = [message_of(one.get("error")) for one in errors or () if isinstance(one, Mapping)]
     why = "; ".join(text for text in texts if text) or "vCenter gives no reason"
+    if any("already_exists" in str(one.get("error")) for one in errors or () if isinstance(one, Mapping)):
+        return error_of("AlreadyExists", why)  # another worker's, which is no failure
     return TransientDriverError(
         f"image {item.slug}: item {item.name} of content library {item.library} could not be deployed: {why}",
         retry_after_s=FAILED_S,

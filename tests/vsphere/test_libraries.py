@@ -1,11 +1,12 @@
-"""Which items of content libraries are images. Pure."""
+"""Which items of content libraries are images, and what the answer to a deployment means. Pure."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
 
-from provisioners.driver import Secret
+from provisioners.driver import Secret, TransientDriverError
 from provisioners.vsphere import acceptance, libraries
+from provisioners.vsphere.failures import LookFirst
 from provisioners.vsphere.ground import Ground
 from provisioners.vsphere.libraries import Item, Libraries, Listed
 from provisioners.vsphere.settings import settings_of
@@ -41,3 +42,14 @@ def test_hosts_are_accepted_by_the_first_item_that_can_be_used():
     listed = reading(Listed((item(1, "appliance", "nothing"), item(2, "ubuntu"), item(3, "debian"))))
 
     assert acceptance._image(SimpleNamespace(settings=listed._ground.settings), listed) == "ubuntu"
+
+
+def test_only_a_copy_that_another_worker_made_is_no_failed_deployment():
+    def answer(kind: str) -> object:
+        error = {"@class": f"com.vmware.vapi.std.errors.{kind}", "messages": [{"default_message": "words"}]}
+        return {"succeeded": False, "error": {"errors": [{"category": "SERVER", "error": error}]}}
+
+    assert isinstance(libraries._outcome(item(1), answer("already_exists")), LookFirst)
+    refused = libraries._outcome(item(1), answer("error"))
+    assert type(refused) is TransientDriverError
+    assert "could not be deployed: words" in refused.detail

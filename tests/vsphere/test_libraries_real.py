@@ -7,6 +7,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -21,6 +22,7 @@ from provisioners.vsphere.failures import AccessDenied, LookFirst, Untrusted
 from provisioners.vsphere.libraries import Item
 from provisioners.vsphere.rest import RestClient
 from provisioners.vsphere.settings import Settings
+from provisioners.vsphere.tasks import Alive
 from tests.vsphere.ground import boundary, clear, settings_for, walk
 from tests.vsphere.test_machines_real import Walk, machine, run, vm_of
 
@@ -180,6 +182,101 @@ def test_a_deployment_that_fails_is_told_with_the_reason_and_tried_again_later(
 
     assert "could not be deployed" in refused.errors[-1].detail
     assert len(copies(driver)) == 1
+
+
+@pytest.fixture
+def left(driver, spec, monkeypatch) -> MachineSpec:
+    """What a worker that died has left, long enough ago by its date."""
+    with pytest.raises(TransientDriverError):
+        driver.start(driver.steps(spec)[0])
+    settle()
+    libraries._RUNNING.clear()
+    monkeypatch.setattr(libraries, "SETTLED", libraries.SETTLED * 0)
+    return spec
+
+
+def see(driver: VSphereDriver, monkeypatch: pytest.MonkeyPatch, path: str, value: object) -> None:
+    """Let vCenter tell something else of the VM that the item was deployed to."""
+    get, [copy] = driver.client.get, copies(driver)
+
+    def told(ref, *paths):
+        return {**get(ref, *paths), path: value} if ref == copy.ref and path in paths else get(ref, *paths)
+
+    monkeypatch.setattr(driver.client, "get", told)
+
+
+def waits(driver: VSphereDriver, spec: MachineSpec) -> None:
+    with pytest.raises(TransientDriverError, match="is being brought"):
+        driver.start(driver.steps(spec)[0])
+    assert not copies(driver)[0].values["config.template"]
+
+
+@pytest.mark.parametrize("method", ["MarkAsTemplate", "PowerOnVM_Task"])
+def test_what_vcenter_lets_nobody_switch_on_is_still_being_brought(driver, left, monkeypatch, method):
+    with monkeypatch.context() as patch:
+        see(driver, patch, "disabledMethod", ["Destroy_Task", method])
+        waits(driver, left)
+
+    up(driver, left)
+
+
+def test_while_vcenter_deploys_to_our_pool_nothing_is_adopted(driver, left, monkeypatch):
+    pool = driver.ground.estate().clusters[0].pool
+    task = Alive("task-1", "ResourcePool.ImportVAppLRO", pool, "Resources", 0, datetime.now(UTC))
+    with monkeypatch.context() as patch:
+        patch.setattr(libraries, "alive", lambda _session: [task])
+        waits(driver, left)
+
+    up(driver, left)
+
+
+@pytest.mark.parametrize("born", [None, datetime(1970, 1, 1, tzinfo=UTC)])
+def test_a_vm_without_a_date_is_as_old_as_we_have_known_it(driver, left, monkeypatch, born):
+    with monkeypatch.context() as patch:
+        see(driver, patch, "config.createDate", born)
+        patch.setattr(libraries, "SETTLED", timedelta(seconds=120))
+        waits(driver, left)
+
+    up(driver, left)
+
+
+def test_what_a_deployment_that_failed_has_left_is_named_and_never_adopted(driver, spec, vcenter_control, monkeypatch):
+    monkeypatch.setattr(libraries, "SETTLED", libraries.SETTLED * 0)
+    vcenter_control.add(Rule("call", "HttpNfcLeaseComplete", fault="InvalidState", count=1))
+
+    refused = run(driver, spec, before=settle, rounds=6)
+
+    [copy] = copies(driver)
+    assert f"left the VM {copy.values['name']}; remove it" in refused.errors[-1].detail
+    assert not copy.values["config.template"]
+    driver.client.start(lambda si: managed(copy.ref, si).Destroy_Task())
+    monkeypatch.setattr(libraries, "FAILED_S", 0.0)
+    up(driver, spec)
+
+
+def test_a_deployment_that_is_refused_fails_no_machine_for_good(driver, spec, vcenter_control, monkeypatch):
+    path = f"/rest/com/vmware/vcenter/ovf/library-item/id:{item_of(driver).id}"
+    vcenter_control.add(Rule("http", path, status=400, count=1))
+
+    refused = run(driver, spec, before=settle, rounds=6)
+    monkeypatch.setattr(libraries, "FAILED_S", 0.0)
+    up(driver, spec)
+
+    assert {type(error) for error in refused.errors} == {TransientDriverError}
+    assert "refuses it as it is written" in refused.errors[-1].detail
+
+
+def test_an_answer_that_is_not_understood_is_no_success(driver, spec, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(libraries, "_outcome", lambda _item, _told: 1 / 0)
+        with pytest.raises(TransientDriverError):
+            driver.start(driver.steps(spec)[0])
+        settle()
+
+    [deployment] = libraries._RUNNING.values()
+    assert deployment.error is not None
+    monkeypatch.setattr(libraries, "SETTLED", libraries.SETTLED * 0)
+    up(driver, spec)
 
 
 def test_an_image_that_no_library_has_is_refused_by_its_field(driver, home):
