@@ -15,7 +15,7 @@ from typing import Final
 from django.db import connection
 from django.utils import timezone
 
-from provisioners import connections, opening_consoles
+from provisioners import connections
 from provisioners.boundary import people_of
 from provisioners.driver import Driver, DriverError, LetsPeopleIn
 from provisioners.specs_from_rows import ref_of
@@ -94,7 +94,6 @@ def beside(stop: threading.Event, *, clock: Clock = timezone.now) -> threading.T
         while not stop.wait(PAUSE_S):
             try:
                 answer(clock)
-                opening_consoles.answer(clock)
             except DependencyDown:
                 log.warning("the database does not answer; nobody is let in")
             except Exception:

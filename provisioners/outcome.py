@@ -156,6 +156,13 @@ class ProviderKind:
             return Reason.STEP_OVERDUE, late.sentence
         return Reason.STEP_RUNNING, steps.words(seen.step, undo=seen.undo)
 
+    def _hanging(self, row: Any, message: str, prepared: Prepared, seen: Seen, *, now: datetime) -> None:
+        """Say that a task of ours is in the way of the next step; what works goes on to."""
+        kind = ConditionType.DELETED if prepared.deleting else ConditionType.PROVISIONED
+        say(row, kind, "False", Reason.STEP_OVERDUE, message, now=now)
+        if not prepared.deleting and (seen.observed is None or not self.still_works(row, seen.observed)):
+            say(row, ConditionType.READY, "False", Reason.STEP_OVERDUE, message, now=now)
+
     def _lost(self, row: Any, engine: Engine, *, now: datetime) -> datetime:
         """Tell it once, make nothing, and look again: what was only out of sight may come back."""
         known = condition_of(row.conditions, ConditionType.PROVISIONED)
@@ -219,14 +226,13 @@ class ProviderKind:
         """The one handler of driver errors: its class decides."""
         row.failures += 1
         if isinstance(error, TransientDriverError):
-            late = None if error.retry_after_s is not None else overdue.of(self.word, row.pk, now=now)
+            late = None
+            if error.retry_after_s is None and seen.observed is not None:  # else it is the provider that is away
+                late = overdue.of(self.word, row.pk, now=now)
             if late is None:
                 self._away(row, error.detail, prepared, seen, now=now)
             else:  # what is in the way is most likely that task of ours, and not the provider
-                message = f"{late.sentence} ({error.detail})"
-                kinds = (ConditionType.PROVISIONED, ConditionType.READY)
-                for kind in (ConditionType.DELETED,) if prepared.deleting else kinds:
-                    say(row, kind, "False", Reason.STEP_OVERDUE, message, now=now)
+                self._hanging(row, f"{late.sentence} ({error.detail})", prepared, seen, now=now)
             if error.retry_after_s is not None:  # it is not broken but busy, and knows better when to come again
                 return engine.after(error.retry_after_s, now)
             return engine.backoff(row.failures, now)

@@ -7,11 +7,14 @@ it. Intents tell how long it has been: each look at it has one, and the first of
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
+
+from django.db.models import F
 
 from provisioners import steps
 from tenants import desired, findings
@@ -19,8 +22,10 @@ from tenants.findings import Seen
 from tenants.models import Intent, Provider
 from tenants.states import Reason
 
-KIND: Final = "step-overdue"
+KIND: Final = findings.STEP_OVERDUE
 ENDED: Final = "it has ended"
+MOST_LOOKS: Final = 100
+"""So many intents are read back: a step that hangs for longer is told as hanging for at least so long."""
 _OVER: Final = frozenset({"done", "seen", "failed"})
 """Outcomes after which whatever follows is another try."""
 
@@ -53,18 +58,17 @@ class Overdue:
 
 def of(kind: str, pk: UUID, *, now: datetime) -> Overdue | None:
     """Return the step of an object that has not ended although its time is over, None where there is none."""
-    rows = Intent.objects.filter(object_kind=kind, object_id=pk)
-    last = rows.order_by("-started_at", "-pk").first()
-    if last is None or last.outcome in _OVER:
+    newest = ("-started_at", F("settled_at").desc(nulls_first=True))
+    rows = list(Intent.objects.filter(object_kind=kind, object_id=pk).order_by(*newest)[:MOST_LOOKS])
+    chain = list(
+        itertools.takewhile(
+            lambda one: (one.step, one.undo) == (rows[0].step, rows[0].undo) and one.outcome not in _OVER, rows
+        )
+    )
+    if not any(one.outcome == "overdue" or (one.settled_at is None and one.deadline_at <= now) for one in chain):
         return None
-    same = rows.filter(step=last.step, undo=last.undo).exclude(outcome__in=_OVER)
-    before = rows.exclude(pk__in=same.values("pk")).order_by("-started_at", "-pk").first()
-    chain = list((same if before is None else same.filter(started_at__gte=before.started_at)).order_by("started_at"))
-    late = [one for one in chain if one.outcome == "overdue" or (one.settled_at is None and one.deadline_at <= now)]
-    if not late:
-        return None
-    handle = next((one.handle for one in reversed(chain) if one.handle), "")
-    return Overdue(last.step, last.undo, chain[0].started_at, handle, now)
+    handle = next((one.handle for one in chain if one.handle), "")
+    return Overdue(rows[0].step, rows[0].undo, chain[-1].started_at, handle, now)
 
 
 def is_said(row: Any) -> bool:
@@ -76,7 +80,7 @@ def tell(row: Any, provider: Provider, *, now: datetime) -> None:
     """Bring the finding about a row in line with its conditions, in the open transaction; the row is locked."""
     kind = desired.kind_of(row)
     prefix = f"{kind}/{row.pk}/"
-    late = of(kind, row.pk, now=now) if is_said(row) else None
+    late = of(kind, row.pk, now=now) if is_said(row) and row.released_at is None else None
     seen = [] if late is None else [Seen(KIND, prefix + late.step, _detail(row, late), data=_data(row, late))]
     findings.sync(provider.pk, seen, kinds=frozenset({KIND}), complete=True, now=now, prefix=prefix, resolution=ENDED)
 

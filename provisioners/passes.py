@@ -30,6 +30,7 @@ from provisioners.driver import (
     NoCapacity,
     NotSupported,
     Observed,
+    Presence,
     Ref,
     Spec,
     Step,
@@ -353,10 +354,21 @@ class _Visit:
             return poll
         if self.observed is None:
             self.observed = self._look()
-        self._settle("overdue" if self.intent is not None and self.intent.handle else "seen")
+        self._settle("overdue" if self._still_hangs(steps, self.observed) else "seen")
         return plan.plan(
             steps, self.observed, deleting=self.prepared.deleting, stale=self.stale, kept=self.prepared.kept
         )
+
+    def _still_hangs(self, steps: tuple[Step, ...], observed: Observed) -> bool:
+        """Whether a task whose time is over has not come to its end: many end while nobody polls."""
+        intent = self.intent
+        if intent is None or not intent.handle:
+            return False
+        part = observed.part(intent.step)
+        if intent.undo:
+            return part.presence is not Presence.ABSENT
+        wanted = next((step.want for step in steps if step.name == intent.step), part.have)
+        return part.presence is not Presence.PRESENT or part.have != wanted
 
     def _look(self) -> Observed:
         assert self.prepared.ref is not None

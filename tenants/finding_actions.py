@@ -63,6 +63,7 @@ NOT_ADOPTED: Final[Mapping[str, Text]] = {
         "Which of the two is the real one cannot be told from here; remove the copy at the provider."
     ),
     "duplicates-in-lists": _("Each entry was counted once already; there is nothing to take over."),
+    findings.STEP_OVERDUE: _("It is the provider's task that hangs: end it there, and the step goes on by itself."),
     "foreign-use-on-hold": _("It is not ours, and the room is a tenant's: nobody is evicted for it."),
     "duplicate-use": _("It would get more than was asked and paid for; ask for more on its own page, or rebuild it."),
     "unexplained-report": _NO_TRUTH,
@@ -93,6 +94,7 @@ NOT_DELETED: Final[Mapping[str, Text]] = {
         "Which of the two is the real one cannot be told from here; remove the copy at the provider."
     ),
     "duplicates-in-lists": _NOTHING_TO_DELETE,
+    findings.STEP_OVERDUE: _("Only at the provider can its task be cancelled; the finding names it."),
     findings.STRAY_USE: _NO_DELETE_THERE,
     findings.WRONG_DEVICE: _NO_DELETE_THERE,
     "foreign-use-on-hold": _NO_DELETE_FOREIGN,

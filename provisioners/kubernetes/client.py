@@ -36,6 +36,8 @@ from provisioners.kubernetes.settings import Settings
 CONNECT_DEADLINE_S: Final = 5.0
 LONGEST_HOLD_S: Final = 5.0
 """A call that the rate limit would hold back for longer fails as transient instead."""
+_LEAST_PER_S: Final = 1.0
+"""Of each process, however many share a limit: else every second call of a batch would be put off for ever."""
 DISCOVERY_LIFE_S: Final = 300.0
 DISCOVERY_AGAIN_S: Final = 5.0
 """How soon discovery is read again for something that was not there."""
@@ -135,7 +137,7 @@ class Cluster:
         self._clients = {purpose: _api_client(settings, tls) for purpose in self._deadlines}
         # A share each, so that all processes together keep the limit without a word to one another.
         limits = {False: settings.reads_per_s, True: settings.writes_per_s}
-        self._paces = {writes: _Pace(per_s / settings.processes) for writes, per_s in limits.items()}
+        self._paces = {writes: _Pace(max(_LEAST_PER_S, per_s / settings.processes)) for writes, per_s in limits.items()}
         self._served: dict[tuple[str, str], Resource] = {}
         self._served_at = 0.0
         self._discovering = threading.Lock()

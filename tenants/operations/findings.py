@@ -102,7 +102,13 @@ def _adopt_other_device(row: Finding, _actor: Actor, now: datetime) -> None:
     held = list(Hold.objects.filter(unit=unit, kind=HoldKind.TENANT.value))
     stray = _stray(unit, host)
     # Of several windows nothing says which one runs where; of one it is clear.
-    if len(held) != 1 or len(stray) != 1 or held[0].host_id != host.pk or held[0].size != stray[0].size:
+    if (
+        len(held) != 1
+        or len(stray) != 1
+        or held[0].host_id != host.pk
+        or held[0].size != stray[0].size
+        or held[0].device.product != stray[0].device.product
+    ):
         msg = f"The room that it uses on {host.name} cannot take the place of what it holds; rebuild it instead."
         raise Conflict(msg, code="not-free")
     guessed = stray[0].note.endswith(host_plans.GUESS)
@@ -120,7 +126,9 @@ def _adopt_binding(row: Finding, actor: Actor, now: datetime) -> None:
 
 
 def _live_unit(row: Finding) -> Unit:
-    unit = Unit.objects.filter(pk=row.data.get("unit"), released_at__isnull=True).select_related("allocation").first()
+    found = Unit.objects.filter(pk=row.data.get("unit"), released_at__isnull=True).select_related("allocation")
+    # locked: whoever places it somewhere else this moment is waited for
+    unit = found.select_for_update(no_key=True, of=("self",)).first()
     if unit is None:
         msg = "Whoever it belonged to has given it back; nobody is there to be given room."
         raise Conflict(msg, code="wrong-action")

@@ -8,11 +8,12 @@ is called off. Until a layout is there the ledger sells nothing but what is carv
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 
 from tenants import geometry, host_plans, layout_plans
 from tenants.actor import Actor
@@ -29,7 +30,7 @@ from tenants.transactions import operation
 SETTING: Final = "layouts"
 ON_IDLE: Final = "on-idle"
 AGAIN: Final = timedelta(hours=1)
-"""So long a host is left alone where carving came to nothing."""
+"""So long a host is left alone that was carved, or where it came to nothing."""
 MOST_ASKED: Final = 50
 """Of what waits longest; the rest has its turn when those are served."""
 
@@ -57,8 +58,10 @@ def carve(*, provider: Provider, actor: Actor, now: datetime) -> HostPlan | None
         asks = [unit.gpu for unit in spec.units if unit.gpu is not None]
         if not asks or provider.pk not in provider_ids(row, spec):
             continue
+        suits = _suits(row, spec)
         for product in sorted({ask.product for ask in asks}):
-            plan = _for(provider, product, [ask for ask in asks if ask.product == product], actor=actor, now=now)
+            fitting = [ask for ask in asks if ask.product == product]
+            plan = _for(provider, product, fitting, suits, actor=actor, now=now)
             if plan is not None:
                 return plan
     return None
@@ -68,11 +71,29 @@ def _begun(provider: Provider) -> QuerySet[HostPlan]:
     return HostPlan.objects.filter(host__provider=provider, kind=host_plans.LAYOUT, observed__has_key="on_idle")
 
 
-def _for(provider: Provider, product: str, asks: Sequence[GpuAsk], *, actor: Actor, now: datetime) -> HostPlan | None:
-    """Begin a plan on the first host with idle GPUs that can be carved as asked."""
-    tired = _begun(provider).filter(created_at__gt=now - AGAIN, state__in=["failed", "cancelled"])
+def _suits(row: Allocation, spec: AllocationSpec) -> Q:
+    """Return on which hosts something could be placed if only its layout were there."""
+    least = Q(
+        free_vcpu__gte=max(unit.vcpu for unit in spec.units),
+        free_memory_gib__gte=max(unit.memory_gib for unit in spec.units),
+    )
+    whose = Q(dedicated_tenant__isnull=True) | Q(dedicated_tenant=row.tenant_id)
+    if spec.where.kind is None:
+        return least & whose
+    return least & whose & (Q(boundary_kinds=[]) | Q(boundary_kinds__contains=[spec.where.kind.value]))
+
+
+def _for(
+    provider: Provider, product: str, asks: Sequence[GpuAsk], suits: Q, *, actor: Actor, now: datetime
+) -> HostPlan | None:
+    """Begin a plan on the first host with idle GPUs that can be carved as asked.
+
+    A host that was carved lately stays as it is, whatever came of it: two that wait for different parts would have
+    it carved to and fro without end.
+    """
+    tired = _begun(provider).filter(created_at__gt=now - AGAIN)
     hosts = Host.objects.filter(
-        provider=provider, state=HostState.OPEN.value, healthy=True, devices__product=product
+        suits, provider=provider, state=HostState.OPEN.value, healthy=True, devices__product=product
     ).exclude(pk__in=tired.values("host"))
     for host in hosts.distinct().order_by("name"):
         if HostPlan.objects.filter(host=host, state="running").exists() or _wish(host, product, asks) is None:
@@ -112,15 +133,20 @@ def _is_empty(host: Host, wanted: layout_plans.Wish) -> bool:
 
 
 def _layouts(host: Host, product: str, asks: Sequence[GpuAsk]) -> Iterator[tuple[str, list[str]]]:
-    """Yield (GPU, profiles) for as many idle GPUs as one replica needs; nothing where the host has not as many."""
+    """Yield (GPU, profiles) for as many idle GPUs as the asks need; of whole ones nothing where there are too few."""
     idle = GpuDevice.objects.filter(
         host=host, product=product, removed_at__isnull=True, placeable=True, layout_change="fixed",
         mode__in=["empty", "mig"],
     ).exclude(pk__in=Hold.objects.filter(host=host).values("device"))  # fmt: skip
     gpus = list(idle.order_by("mode", "index"))  # those that are carved for nobody yet come first
-    names = filled(product, [ask.profile for ask in asks if ask.profile])
-    if names:
-        yield from ((str(gpu.pk), names) for gpu in gpus[:1])
+    left = [ask.profile for ask in asks if ask.profile]
+    if left:
+        for gpu in gpus:
+            names = filled(product, left)
+            if not names:
+                return
+            yield str(gpu.pk), names
+            left = list((Counter(left) - Counter(names)).elements())
         return
     count = max(max(1, ask.count) for ask in asks)
     if len(gpus) >= count:

@@ -2,7 +2,7 @@
 
 Only a worker talks to a provider, so a console is asked for and read some hundred milliseconds later. Its address lets
 in whoever has it: it is sealed, shows to nobody but who asked, stands in no event and is gone after a minute.
-Lock order: machine, outbox.
+Lock order: path of tenants, machine, outbox.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from uuid import UUID
 from tenants import desired, vault
 from tenants.actor import Actor
 from tenants.errors import Conflict, Forbidden, NotVisible
+from tenants.feasibility import locked_path
 from tenants.models import Machine, MachineConsole
 from tenants.operations.guards import allow
 from tenants.transactions import operation
@@ -60,16 +61,23 @@ def refusal(machine: Machine) -> str:
 
 @operation
 def ask(*, machine: Machine, actor: Actor, now: datetime) -> MachineConsole:
-    """Ask for a machine's console. Raises `Forbidden`, `Conflict` (`deleting`, `not-supported`, `not-ready`)."""
+    """Ask for a machine's console; asked again before it was answered, it is the same asking.
+
+    Raises `Forbidden`, `Conflict` (`deleting`, `tenant-suspended`, `not-supported`, `not-ready`).
+    """
     allow(actor, machine.tenant, "machines.console")
     if actor.person_id is None:
         raise Forbidden
+    locked_path(machine.tenant)
     row = Machine.objects.select_related("boundary__provider").get(pk=machine.pk)
     if why := refusal(row):
         provider = None if row.boundary is None else row.boundary.provider
         lacks = provider is not None and not provider.capabilities.get("features", {}).get(CAPABILITY)
         is_leaving = row.deletion_requested_at is not None
         raise Conflict(why, code="deleting" if is_leaving else "not-supported" if lacks else "not-ready")
+    waiting = MachineConsole.objects.filter(machine=row, person_id=actor.person_id, answered_at=None)
+    if (open_one := waiting.first()) is not None:
+        return open_one
     return MachineConsole.objects.create(tenant_id=row.tenant_id, machine=row, person_id=actor.person_id, asked_at=now)
 
 

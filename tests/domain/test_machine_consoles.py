@@ -13,9 +13,9 @@ from provisioners import opening_consoles
 from provisioners.driver import Console, Ref, Secret, TransientDriverError
 from tenants.errors import Conflict, Forbidden, NotVisible
 from tenants.models import Boundary, Event, Machine, MachineConsole, Membership
-from tenants.operations import machine_consoles, machines
+from tenants.operations import machine_consoles, machines, tenants
 from tenants.specs import AllocationSpec, GpuAsk, MachineAsk, UnitAsk
-from tenants.states import Role
+from tenants.states import PlatformRole, Role, SuspensionDepth
 from tenants.transactions import reading
 from tests import factories
 from tests.conftest import NOW
@@ -119,7 +119,43 @@ def test_who_lost_the_role_since_is_refused(box, mia):
     answer(Screens())
 
     stored = MachineConsole.objects.get(pk=row.pk)
-    assert (stored.sealed, stored.error) == (None, "You have no role any more that opens consoles here.")
+    words = "You may not open consoles here any more: your role is gone, or the tenant is suspended."
+    assert (stored.sealed, stored.error) == (None, words)
+
+
+@pytest.mark.parametrize("depth", SuspensionDepth)
+def test_nobody_sees_the_screens_of_a_suspended_tenant(box, mia, acme, depth):
+    row = ask(box, mia)
+    ole = factories.actor(factories.person(platform=(PlatformRole.OPERATOR,)))
+    tenants.suspend(tenant=acme, depth=depth, reason="unpaid", actor=ole, now=NOW)
+
+    answer(Screens())
+
+    assert MachineConsole.objects.get(pk=row.pk).sealed is None
+    with pytest.raises(Conflict) as refusal:
+        ask(box, mia)
+    assert refusal.value.specific_code == "tenant-suspended"
+
+
+def test_asked_twice_before_the_answer_it_is_one_asking(box, mia, acme):
+    row = ask(box, mia)
+    assert ask(box, mia).pk == row.pk
+    assert ask(box, factories.member(acme)).pk != row.pk
+
+    assert answer(Screens()) == 2
+    assert ask(box, mia).pk != row.pk
+
+
+def test_one_asking_that_fails_keeps_no_other_from_its_answer(box, mia, acme):
+    """As when what the provider answers cannot be read at all."""
+    for who in (mia, factories.member(acme)):
+        ask(box, who)
+    calls = iter([Screens(ValueError("nonsense")), Screens()])
+
+    opening_consoles.answer(lambda: NOW, driver_of=lambda _provider: next(calls))  # type: ignore[arg-type,return-value]
+
+    told = {(row.error[:23], row.sealed is not None) for row in MachineConsole.objects.all()}
+    assert told == {("It could not be had. As", False), ("", True)}
 
 
 @pytest.mark.parametrize(

@@ -61,3 +61,5 @@ def test_processes_share_a_clusters_limits() -> None:
 
     assert [alone._paces[writes]._per_s for writes in (False, True)] == [20.0, 10.0]
     assert [one_of_five._paces[writes]._per_s for writes in (False, True)] == [4.0, 2.0]
+    one_of_many = Cluster(replace(settings, processes=500))
+    assert [one_of_many._paces[writes]._per_s for writes in (False, True)] == [1.0, 1.0]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from provisioners import inventory, remarks
+from provisioners import inventory, overdue, remarks
 from provisioners.sandbox import control
 from tenants import audit, finding_actions, ledger
 from tenants.actor import SYSTEM
@@ -47,7 +47,7 @@ def bound_to(binding: str) -> dict[str, Any]:
 
 
 def test_every_kind_either_has_an_action_or_says_why_not():
-    kinds = inventory.KINDS | remarks.KINDS
+    kinds = inventory.KINDS | remarks.KINDS | {overdue.KIND}
     tables = finding_actions
 
     assert tables.ADOPTED.keys() | tables.NOT_ADOPTED.keys() == kinds

@@ -32,6 +32,10 @@ class Hanging:
     """Whether a look shows the task on its part."""
     hangs: bool = True
     started: list[str] = field(default_factory=list)
+    away: bool = False
+    """Whether the provider does not answer."""
+    step: Step | None = None
+    """What was started and hangs."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.driver, name)
@@ -40,6 +44,8 @@ class Hanging:
         return self.hangs and ref == self.ref and step == "vm.power"
 
     def observe(self, ref: Ref) -> Observed:
+        if self.away and ref == self.ref:
+            raise TransientDriverError("vCenter does not answer")
         seen = self.driver.observe(ref)
         if self._is_it(ref) and self.started and self.shows:
             rest = tuple(part for part in seen.parts if part.step != "vm.power")
@@ -50,11 +56,20 @@ class Hanging:
         if not self._is_it(step.ref, step.name):
             return self.driver.start(step)
         self.started.append(step.name)
+        self.step = step
         if len(self.started) > 1:
             raise TransientDriverError("vCenter or a host is busy or away")
         return TASK
 
+    def end(self) -> None:
+        """Let the task come to its end."""
+        assert self.step is not None
+        self.hangs = False
+        self.driver.start(self.step)
+
     def poll(self, handle: Handle) -> Poll:
+        if self.away and handle == TASK:
+            raise TransientDriverError("vCenter does not answer")
         if handle != TASK:
             return self.driver.poll(handle)
         return Poll("running") if self.hangs else Poll("unknown")
@@ -170,3 +185,30 @@ def test_with_the_object_its_finding_goes(here, hanging, make):
     here.drive(is_gone(row))
 
     assert not Finding.objects.filter(kind=overdue.KIND, resolved_at__isnull=True).exists()
+
+
+def test_a_task_that_ended_while_nobody_looked_is_none_that_hangs(here, hanging, make):
+    row = stuck(here, hanging, make("stuck"))
+    hanging.end()
+    here.clock.move(3600)  # as when all workers were stopped for a night
+    here.drive(is_ready(row))
+    assert not Finding.objects.filter(kind=overdue.KIND).exists()
+
+    hanging.away = True
+    later(here, row, 86_400)
+
+    assert fresh(row).failures > 0
+    assert (said(row)[0], said(row, ConditionType.READY)[0]) == (Reason.DONE, Reason.DONE)
+    assert not Finding.objects.filter(kind=overdue.KIND).exists()
+
+
+def test_while_the_provider_does_not_answer_no_task_of_ours_is_blamed(here, hanging, make):
+    row = stuck(here, hanging, make("stuck"))
+
+    hanging.away = True
+    later(here, row, 301)
+    later(here, row, 301)
+
+    assert fresh(row).failures > 0
+    assert (said(row)[0], said(row, ConditionType.READY)[0]) == (Reason.STEP_RUNNING, Reason.PROVIDER_UNAVAILABLE)
+    assert not Finding.objects.filter(kind=overdue.KIND).exists()

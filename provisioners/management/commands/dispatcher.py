@@ -7,7 +7,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from provisioners import certifying, connections, dispatcher, examination, letting_in, listening
+from provisioners import certifying, connections, dispatcher, examination, letting_in, listening, opening_consoles
 
 
 class Command(BaseCommand):
@@ -20,7 +20,9 @@ class Command(BaseCommand):
         running = dispatcher.default()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: running.stop.set())
-        beside = tuple(each.beside(running.stop) for each in (examination, certifying, letting_in, listening))
+        beside = tuple(
+            each.beside(running.stop) for each in (examination, certifying, letting_in, opening_consoles, listening)
+        )
         try:
             running.run()
             for thread in beside:

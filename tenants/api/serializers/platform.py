@@ -19,6 +19,10 @@ from tenants.states import Binding, HostState, Phase
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$")]
 
 
+INSIDE = frozenset({"lots", "missing"})
+"""What a provider tells of itself to platform roles only."""
+
+
 class ProviderOut(Out):
     """One vCenter, one Kubernetes cluster or one sandbox estate. Credentials are never shown."""
 
@@ -51,8 +55,8 @@ class ProviderOut(Out):
             site=row.site,
             enabled=row.enabled,
             healthy=row.healthy,
-            # names of datastores and networks are no tenant's business
-            capabilities={key: told for key, told in row.capabilities.items() if inside or key != "lots"},
+            # names of datastores, networks, library items and policies are no tenant's business
+            capabilities={key: told for key, told in row.capabilities.items() if inside or key not in INSIDE},
             config=row.config if inside else None,
             phase=Phase(row.phase),
             conditions=[Condition.model_validate(each) for each in row.conditions] if inside else [],
