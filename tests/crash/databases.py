@@ -37,6 +37,10 @@ class Databases:
     def start(self) -> Self:
         """Start the server and migrate the base."""
         self.server.start()
+        with self.server.connect() as link:
+            # Hundreds of databases that live for a second: a worker would be started for one of them all the time.
+            link.execute("ALTER SYSTEM SET autovacuum = off")
+            link.execute("SELECT pg_reload_conf()")
         self.server.create_database(BASE)
         subprocess.run(
             [sys.executable, "-m", "controlplane", "migrate", "-v", "0", "--skip-checks"],

@@ -286,12 +286,13 @@ def _status(row: Any, kind: str) -> str:
 
 def everything(phase: str) -> Callable[[], bool]:
     """Return a condition: at rest, and every product shows this phase."""
-    return lambda: at_rest() and bool(products()) and all(row.phase == phase for row in products())
+    return lambda: at_rest() and {row.phase for row in products()} == {phase}
 
 
 def gone() -> bool:
     """Whether nothing lives any more."""
-    return not any(kind.model._base_manager.filter(released_at__isnull=True).exists() for kind in PASSES.values())
+    living = [kind.model._base_manager.filter(released_at__isnull=True).values("pk") for kind in PASSES.values()]
+    return not living[0].union(*living[1:], all=True).exists()
 
 
 def _revised() -> bool:

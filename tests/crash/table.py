@@ -40,6 +40,7 @@ MOST: Final = 60
 ENOUGH: Final = 8
 """More sweeps than any scenario needs whose steps are done at once: what has not ended by then has stopped."""
 AN_HOUR_S: Final = 3600.0
+A_MINUTE_S: Final = 60.0
 REMOVING: Final = 8
 PREPARING: Final = 0
 """Slot of the clock that templates are made on."""
@@ -209,6 +210,8 @@ def _prepare(here: World, scenario: Scenario) -> Said:
             msg = f"{scenario.name} cannot be prepared: {here.explain()}"
             raise AssertionError(msg)
         here.calm_down()
+    here.clock.set(here.clock.seconds() // A_MINUTE_S * A_MINUTE_S + A_MINUTE_S)
+    here.calm_down()  # this minute's housekeeping is done once, here, instead of at the beginning of every point
     scenario.act(here)
     return {}
 
