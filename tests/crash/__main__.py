@@ -47,6 +47,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=None, help="points at once: 3, where a job has a lab of its own 2")
     parser.add_argument("--real", type=int, default=1, help="real Celery workers killed per instant; 0: none")
+    parser.add_argument("--beyond", action="store_true", help="also workers that go on late, and rivals")
     parser.add_argument("--only", default="", help="only points whose line contains this")
     parser.add_argument("--scenario", default="", help="only scenarios whose name contains this")
     parser.add_argument("--verbose", action="store_true", help="print good points too")
@@ -177,10 +178,12 @@ def _points(lab: Any, chosen: Sequence[Any], options: argparse.Namespace) -> lis
 
 
 def _drawn(found: Sequence[Any], options: argparse.Namespace) -> list[Any]:
-    """Return the points to do: all, or a sample of them with every real worker."""
+    """Return the points to do: the table or (`--beyond`) all, or a sample of them with every real worker."""
+    from tests.crash.points import BEYOND
     from tests.crash.report import line_of
 
     chosen = [point for point in found if options.only in line_of(point)]
+    chosen = [point for point in chosen if options.beyond or point.mode not in BEYOND]
     if options.sample:
         real = [point for point in chosen if point.mode == "worker"]
         others = [point for point in chosen if point.mode != "worker"]

@@ -41,6 +41,11 @@ LISTS: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
     "list is stale": ("stale", {"times": 3}),
     "list is stale and says complete": ("stale", {"times": 3, "lying": True}),
 }
+BEYOND: Final = frozenset({"zombie", "late", "nudges", "rivals"})
+"""Modes in which nobody dies and nothing errs: a worker stands still while others go on, or two do the same at once.
+
+They come with `--beyond`, and in samples of it: the table is who dies where, what errs, what is sent twice or undone.
+"""
 UNDO_ERRORS: Final = frozenset({"transient", "rejected"})
 """A removal that fails in its task is tried again whatever the class: one of each side stands for all."""
 STOPPING: Final = frozenset({"rejected", "not-supported"})

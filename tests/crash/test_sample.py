@@ -17,7 +17,8 @@ def test_a_hundred_sampled_crash_points_converge_and_leave_nothing() -> None:
     seed = random.SystemRandom().randrange(1_000_000)
 
     run = subprocess.run(
-        [sys.executable, "-m", "tests.crash", "--sample", "100", "--seed", str(seed), "--real", "1", "--jobs", "2"],
+        [sys.executable, "-m", "tests.crash", "--beyond", "--sample", "100", "--seed", str(seed), "--real", "1",
+         "--jobs", "2"],
         cwd=ROOT, capture_output=True, text=True, timeout=850, check=False,
     )  # fmt: skip
 
