@@ -7,6 +7,7 @@ blocked and being gone are told, so that every kind tells them alike.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -330,6 +331,7 @@ def seen_as_json(observed: Observed, *, index_of: Mapping[UUID, int] | None = No
                 "exact": unit.exact,
                 "backend": unit.backend,
                 "ready": _works(observed, None if index_of is None else index_of.get(unit.uid)),
+                **({"engine": asdict(unit.engine)} if unit.engine is not None else {}),
             }
             for unit in observed.units
         ],

@@ -474,6 +474,13 @@ def abort(work: Work) -> None:
 
 def undo_can_finish(work: Work) -> bool:
     """Tell whether what an undo removes is really gone: a gateway's process ends in its own time."""
+    workload = work.workload() if work.bare in {"serving.replica", "vm.power", "vm.clone"} else None
+    model = None if workload is None else work.state.models.get(workload.uid)
+    if model is not None:
+        if model.wanted:
+            model.wanted = False
+            work.state.touch("models", model.uid)
+        return False
     part = work.owner.parts.get(work.step)
     if part is None or not part.gateway:
         return True
