@@ -196,7 +196,11 @@ class ProviderKind:
             say(row, ConditionType.READY, "False", Reason.UNHEALTHY, missing, now=now)
         else:
             say(row, ConditionType.READY, "False", Reason.STARTING, missing, now=now)
-        return next_poll(since(row, ConditionType.READY, now), now, engine)
+        return self.look_again(since(row, ConditionType.READY, now), now, engine)
+
+    def look_again(self, began: datetime, now: datetime, engine: Engine) -> datetime:
+        """Return when to look again at what does not work yet, or not any more, since `began`."""
+        return next_poll(began, now, engine)
 
     def _first_ready(self, row: Any, *, now: datetime) -> None:
         if row.ready_at is None:

@@ -369,8 +369,8 @@ def end_recorded(hosting: Hosting, state_dir: Path, *, grace_s: float = TERM_TO_
     end = time.monotonic() + grace_s
     for folder in running:
         while list(processes.working_in(folder)):
-            if time.monotonic() > end:
-                processes.kill(folder)
+            if time.monotonic() > end or not processes.is_alive(folders[folder]):
+                processes.kill(folder)  # what is left without its leader has nobody to end it
             _pause()
     return len(running)
 
