@@ -374,7 +374,7 @@ def models(sandbox: Path) -> list[ProcessId]:
 
 
 def stop_models(sandbox: Path, *, grace_s: float = 15.0) -> int:
-    """Stop the model servers that the sandbox started, with their children; they outlive it. Return how many processes."""
+    """Stop the model servers that the sandbox started, children included; return how many processes."""
     ours = models(sandbox)
     for process in ours:
         if processes.is_leader(process):

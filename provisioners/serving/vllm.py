@@ -71,6 +71,7 @@ class _Vllm:
         _check("model repository", revision.source, _SOURCE)
         _check("commit", revision.commit, _COMMIT)
         _check("endpoint name", revision.endpoint, _NAME)
+        arguments = _checked(revision.arguments)
         argv = [
             *_PROGRAM,
             revision.source,
@@ -80,9 +81,9 @@ class _Vllm:
             f"--host={place.host}",
             f"--port={place.port}",
             f"--tensor-parallel-size={max(1, unit.gpus)}",
-            *_flags(revision.arguments),
+            *(_flag(FLAGS[name], value) for name, value in sorted(arguments.items())),
         ]
-        if "tool_call_parser" in revision.arguments:
+        if "tool_call_parser" in arguments:
             argv.append(TOOLS)
         guarded = {} if revision.hop_key is None else {KEY_VARIABLE: revision.hop_key}
         return Rendered(tuple(argv), {**ENVIRONMENT, **place.environment}, guarded, port=place.port)
@@ -117,13 +118,12 @@ def check_call(argv: Sequence[str]) -> None:
         raise DriverRejected(msg)
 
 
-def _flags(given: Mapping[str, Any]) -> list[str]:
+def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        arguments = checked_arguments(given)
+        return checked_arguments(given)
     except InvalidSpec as error:
         msg = f"an argument is not allowed: {error.detail}"
         raise DriverRejected(msg) from error
-    return [_flag(FLAGS[name], value) for name, value in sorted(arguments.items())]
 
 
 def _flag(flag: str, value: object) -> str:

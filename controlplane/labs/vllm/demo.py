@@ -55,7 +55,7 @@ class VllmWalk(Walk):
         return {**super()._what(path), "model": MODEL, "arguments": ARGUMENTS}
 
     def _check_answer(self, answer: httpx.Response) -> None:
-        """See that no stub answered, and that the process is the one that the revision asks for. Raises `WalkFailed`."""
+        """See that no stub answered, and tell which process did. Raises `WalkFailed`."""
         said: Json = answer.json()
         name = str(said.get("system_fingerprint", ""))
         if "x-tenantry-simulated" in answer.headers or not name.startswith(f"vllm-{build.VERSION}"):
