@@ -121,6 +121,15 @@ def stop(state: State, workload: WorkloadRecord) -> None:
     _vacate(state, workload)
 
 
+def lose_replica(state: State, workload: WorkloadRecord) -> None:
+    """Take a replica away that cannot go on: a pod with its room, in a VM only what was served."""
+    if workload.is_vm:
+        workload.serving = None
+        state.touch("workloads", workload.uid)
+    else:
+        _remove(state, workload)
+
+
 def resume(work: Work, workload: WorkloadRecord) -> None:
     """Power a workload on from outside of any step. Raises what physics raises."""
     if not workload.running:

@@ -477,9 +477,12 @@ class Estate:
         owner = None if workload is None else self.state.objects.get(workload.owner)
         if workload is None or owner is None:
             return
-        if owner.parts.pop(indexed("serving.replica", workload.index), None) is not None:
-            self.state.log(owner.uid, self._clock(), f"model server lost: {reason}", "vllm")
-            self.state.touch("objects", owner.uid)
+        owner.parts.pop(indexed("serving.replica", workload.index), None)
+        effects.lose_replica(self.state, workload)
+        self.state.log(owner.uid, self._clock(), f"model server lost: {reason}", "vllm")
+        self.state.touch("objects", owner.uid)
+        if not owner.parts:
+            self.state.drop("objects", owner.uid)
 
     # --- faults ------------------------------------------------------------------------------------
 

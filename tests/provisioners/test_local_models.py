@@ -185,7 +185,29 @@ def test_one_whose_key_a_restart_has_forgotten_is_an_absent_part_and_a_new_step_
 
     part = "serving.replica[0]"
     sandbox.wait_for(lambda: driver.observe(spec.ref).part(part).presence is Presence.ABSENT)
+    assert driver.observe(spec.ref).units == ()
+    assert list(driver.snapshot().uses) == []
     assert ready(sandbox, driver, spec).part(part).ready
+    driver.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("in_vm", [False, True], ids=["namespace", "vm"])
+def test_one_that_was_lost_while_its_endpoint_goes_leaves_nothing(sandbox: SandboxProcess, *, in_vm: bool) -> None:
+    driver = sandbox.estate(models="local", gateways="simulated")
+    spec, (_, boundary) = opened(sandbox, driver, in_vm=in_vm)
+    ready(sandbox, driver, spec)
+    sandbox.kill()
+    for pid in list(model_processes(sandbox)):
+        os.kill(pid, signal.SIGKILL)
+    sandbox.start()
+    sandbox.wait_for(lambda: driver.observe(spec.ref).part("serving.replica[0]").presence is Presence.ABSENT)
+
+    sandbox.wait_for(lambda: is_gone(driver, spec))
+    sandbox.wait_for(lambda: is_gone(driver, boundary))
+
+    assert sandbox.client.get(f"{driver._address}/control/leftovers").json()["leftovers"] == []
+    assert list(driver.snapshot().uses) == []
     driver.close()
 
 
