@@ -1,7 +1,7 @@
 """What a model server really made room for, beside what was estimated for it. Pure.
 
-A figure is compared only where it means the same on both sides: cache per token always, how many tokens fit and what the
-weights take only where the server ran on the unit's own GPU. Nothing here changes an estimate.
+A figure is compared only where it means the same on both sides: cache per token always, how many tokens fit and what
+the weights take only where the server ran on the unit's own GPU. Nothing here changes an estimate.
 """
 
 from __future__ import annotations
