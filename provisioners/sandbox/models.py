@@ -97,6 +97,8 @@ class ModelKeeper:
         self._state_dir = state_dir
         self._programs = programs
         self._processes: dict[tuple[str, str], _Process] = {}
+        self._closing: set[str] = set()
+        """Estates that are being emptied: nothing is started there."""
         self._awake = asyncio.Event()
         self._loop: asyncio.Task[None] | None = None
         self._client: aiohttp.ClientSession | None = None
@@ -123,12 +125,14 @@ class ModelKeeper:
     async def stop_all(self, name: str) -> None:
         """End every model server of an estate and wait until they are gone; before the estate is removed."""
         estate = self._hosting.find(name)
-        for record in estate.state.models.values():
-            record.wanted = False
-        while estate.state.models:
-            for record in list(estate.state.models.values()):
-                await self._look(name, estate, record.uid)
-            await asyncio.sleep(0.05)
+        self._closing.add(name)
+        try:
+            while estate.state.models:
+                for record in list(estate.state.models.values()):
+                    await self._look(name, estate, record.uid)
+                await asyncio.sleep(0.05)
+        finally:
+            self._closing.discard(name)
 
     async def _keep(self) -> None:
         while True:
@@ -164,7 +168,7 @@ class ModelKeeper:
                 return
             estate.advance()
             record = estate.state.models.get(uid)
-            wanted = self._wanted(estate, uid)
+            wanted = None if name in self._closing else self._wanted(estate, uid)
             alive = record is not None and processes.is_alive(Mark(record.pid, record.started))
             if record is None:
                 if wanted is not None:

@@ -246,6 +246,19 @@ def test_in_a_machine_it_stops_with_the_machine_and_comes_back_with_it(sandbox: 
 
 
 @pytest.mark.slow
+def test_an_estate_that_is_removed_takes_its_model_servers_with_it(sandbox: SandboxProcess) -> None:
+    driver = sandbox.estate(models="local")
+    spec, _ = opened(sandbox, driver)
+    ready(sandbox, driver, spec)
+
+    gone = sandbox.client.delete(driver._address, timeout=60)
+
+    assert gone.status_code == 204
+    assert list(model_processes(sandbox)) == []
+    driver.close()
+
+
+@pytest.mark.slow
 def test_one_that_cannot_start_says_why_in_plain_words_and_runs_when_it_can(sandbox: SandboxProcess) -> None:
     (sandbox.folder / "home" / "broken").touch()
     driver = sandbox.estate(models="local")
