@@ -16,7 +16,7 @@ from django.db.models import Q, QuerySet
 
 from provisioners import gateways, plan
 from provisioners.driver import EndpointSpec, Observed, Presence, Spec, Step, UnitSpec
-from provisioners.passes import Prepared, Wait, say
+from provisioners.passes import Engine, Prepared, Wait, say
 from provisioners.product import ProductKind, in_vm
 from provisioners.specs_from_rows import endpoint_spec
 from provisioners.steps import indexed, split
@@ -31,6 +31,9 @@ DRAIN_LIMIT: Final = timedelta(seconds=30)
 FRESH: Final = timedelta(seconds=30)
 """A gateway silent for longer is not waited for."""
 DRAIN_POLL_S: Final = 0.5
+STARTING_POLL_S: Final = 1.0
+STARTING_LIMIT: Final = timedelta(minutes=15)
+"""So long a model server that starts is looked at every second; one that takes longer is looked at ever less often."""
 SERVES: Final = "serves"
 """Where an endpoint's row remembers the number of the revision that served last."""
 
@@ -138,6 +141,11 @@ class EndpointKind(ProductKind):
                 if backend.get("reachable") is False:
                     return f"Its gateway does not reach a replica. {backend.get('message', '')}".strip()
         return ""
+
+    def look_again(self, began: datetime, now: datetime, engine: Engine) -> datetime:
+        """Look every second while a model server starts: somebody waits for its first token."""
+        patient = super().look_again(began, now, engine)
+        return patient if now >= began + STARTING_LIMIT else min(patient, engine.after(STARTING_POLL_S, now))
 
     def still_works(self, row: Endpoint, observed: Observed) -> bool:
         """Whether at least one replica serves behind a published address."""

@@ -7,6 +7,7 @@ blocked and being gone are told, so that every kind tells them alike.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -195,7 +196,11 @@ class ProviderKind:
             say(row, ConditionType.READY, "False", Reason.UNHEALTHY, missing, now=now)
         else:
             say(row, ConditionType.READY, "False", Reason.STARTING, missing, now=now)
-        return next_poll(since(row, ConditionType.READY, now), now, engine)
+        return self.look_again(since(row, ConditionType.READY, now), now, engine)
+
+    def look_again(self, began: datetime, now: datetime, engine: Engine) -> datetime:
+        """Return when to look again at what does not work yet, or not any more, since `began`."""
+        return next_poll(began, now, engine)
 
     def _first_ready(self, row: Any, *, now: datetime) -> None:
         if row.ready_at is None:
@@ -330,6 +335,7 @@ def seen_as_json(observed: Observed, *, index_of: Mapping[UUID, int] | None = No
                 "exact": unit.exact,
                 "backend": unit.backend,
                 "ready": _works(observed, None if index_of is None else index_of.get(unit.uid)),
+                **({"engine": asdict(unit.engine)} if unit.engine is not None else {}),
             }
             for unit in observed.units
         ],

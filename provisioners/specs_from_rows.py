@@ -27,7 +27,7 @@ from provisioners.driver import (
     ServingSpec,
     UnitSpec,
 )
-from provisioners.serving.runtime import RevisionFacts, UnitFacts, runtime
+from provisioners.serving.runtime import PLACES, RevisionFacts, UnitFacts, runtime
 from tenants import hop_keys, ssh_ca
 from tenants.ledger import Window
 from tenants.models import Allocation, Boundary, Endpoint, Host, Machine, Namespace, Revision, Unit
@@ -139,7 +139,7 @@ def serving_spec(row: Endpoint, revision: Revision, unit: UnitSpec | Unit, bound
         hop_key=Secret(key) if key else None,
     )
     room = UnitFacts(gpus=1 if unit.profile else unit.gpu_count, profile=unit.profile, memory_gib=unit.memory_gib)
-    rendered = runtime(revision.runtime).render(facts, room, boundary)
+    rendered = runtime(revision.runtime).render(facts, room, PLACES[boundary])
     return ServingSpec(
         revision_uid=revision.pk,
         revision=revision.number,

@@ -105,6 +105,10 @@ class Walk:
     noun: str = "endpoints"
     """What is walked."""
     first_use: str = "the first 200"
+    limit_s: float = LIMIT_S
+    """From the submit to the first use, human steps aside."""
+    patience_s: float = PATIENCE_S
+    """For one phase."""
     _told: set[str] = field(default_factory=set)
     _windows: dict[tuple[str, int, int, int], Json] = field(default_factory=dict)
     """Every window the endpoint was seen to hold: a report of the provider may move it."""
@@ -128,7 +132,7 @@ class Walk:
         opened = self.open(path)
         self.give_back(opened)
         self.restore(limits_before)
-        if opened.took_s > LIMIT_S:
+        if opened.took_s > self.limit_s:
             raise WalkFailed(f"{path.title}: {opened.took_s:.1f} s from submit to the first answer")
         return opened.took_s
 
@@ -147,9 +151,9 @@ class Walk:
         key = str(made.get("key") or "")
         self._first_use(ready, key)
         took = time.monotonic() - submitted - human_s
-        verdict = "within" if took <= LIMIT_S else "MORE THAN"
+        verdict = "within" if took <= self.limit_s else "MORE THAN"
         say("tenantry", f"{took:.1f} s from submit to {self.first_use}, {human_s:.1f} s of people aside: "
-            f"{verdict} {LIMIT_S:.0f} s", style="bold green" if took <= LIMIT_S else "bold red")  # fmt: skip
+            f"{verdict} {self.limit_s:.0f} s", style="bold green" if took <= self.limit_s else "bold red")  # fmt: skip
         self._further_use(ready, key)
         return Opened(ready, key, took)
 
@@ -262,7 +266,7 @@ class Walk:
     def _until(self, made: Json, goal: str) -> Json:
         """Follow an endpoint to a phase, telling every step of it and of its boundary as it comes."""
         path, word = self._address(made), self.noun.removesuffix("s")
-        seen_phase, end = str(made.get("phase", "")), time.monotonic() + PATIENCE_S
+        seen_phase, end = str(made.get("phase", "")), time.monotonic() + self.patience_s
         while time.monotonic() < end:
             story = self.mia.get(f"{path}/explain")
             self._tell(story)
@@ -274,7 +278,7 @@ class Walk:
             if seen_phase == "Failed":
                 raise WalkFailed(f"the {word} failed: {story['why']}")
             pause(LOOK_S)
-        raise WalkFailed(f"the {word} is {seen_phase} after {PATIENCE_S:.0f} s: {story['why']}")
+        raise WalkFailed(f"the {word} is {seen_phase} after {self.patience_s:.0f} s: {story['why']}")
 
     def _tell(self, story: Json) -> None:
         """Tell what is new: windows held, the boundary, steps of both."""
@@ -347,12 +351,16 @@ class Walk:
                 raise WalkFailed(f"the gateway answers {answer.status_code}: {answer.text[:200]}")
             pause(LOOK_S)
         body = answer.json()
+        self._check_answer(answer)
         text = body["choices"][0]["message"]["content"]
         self.timeline.say(
             "gateway",
             f"200{f' at try {tries}' if tries > 1 else ''}: {' '.join(text.split())[:150]}",
             style="bold green",
         )
+
+    def _check_answer(self, answer: httpx.Response) -> None:
+        """Look at the first answer more closely; by default not. Raises `WalkFailed`."""
 
     def _chat(self, address: str, model: str, key: str) -> httpx.Response:
         body = {"model": model, "messages": [{"role": "user", "content": "Where do you run?"}], "max_tokens": 64}

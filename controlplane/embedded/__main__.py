@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from controlplane.embedded import machine, supervisor
+from controlplane.embedded import machine, roster, supervisor
 from controlplane.embedded.errors import EmbeddedError
 from controlplane.embedded.installation import ROOT, Installation
 from controlplane.embedded.places import Places
@@ -31,6 +31,8 @@ LABS = {
     "all": ("-m", "controlplane.labs.demo"),
 }
 """Name in LAB → what walks the golden path on that lab; with `--stop` it stops what it has started."""
+VLLM_WALK = ("-m", "controlplane.labs.vllm.demo")
+"""With VLLM=1: the path with a real vLLM at its end; the sandbox starts and ends it."""
 
 
 def up(asked: argparse.Namespace) -> int:
@@ -49,6 +51,10 @@ def _run(asked: argparse.Namespace, *, walk: bool) -> int:
     if lab and lab not in LABS:
         say(f"there is no lab {lab!r}; LAB is one of {', '.join(LABS)}")
         return 2
+    real_vllm = walk and not lab and os.environ.get("VLLM") == "1"
+    told: dict[str, str] = {**os.environ}
+    if real_vllm:
+        told |= _vllm()
     places = Places.from_environ(os.environ)
     findings = machine.check(root=ROOT, state=places.state, fresh=False)
     for finding in findings:
@@ -56,7 +62,7 @@ def _run(asked: argparse.Namespace, *, walk: bool) -> int:
             say(finding.line())
     if not all(finding.ok for finding in findings):
         return 1
-    installation = Installation.load({DEMO_SWITCH: "1", **LOOPBACK_WEBHOOKS, **os.environ} if walk else os.environ)
+    installation = Installation.load({DEMO_SWITCH: "1", **LOOPBACK_WEBHOOKS, **told} if walk else told)
     with supervisor.only_one(places.run):
         master = Supervisor(installation, tell=say)
         with supervisor.stopping_on_signals(master):
@@ -68,10 +74,11 @@ def _run(asked: argparse.Namespace, *, walk: bool) -> int:
                 say(f"  sandbox        {installation.sandbox_url}   (a simulated estate)")
                 if places.logins_file.exists():
                     say(f"  log-ins        {places.logins_file}")
-                status = _walk(master, installation, LABS.get(lab, WALK)) if walk else 0
+                words = VLLM_WALK if real_vllm else LABS.get(lab, WALK)
+                status = _walk(master, installation, words) if walk else 0
                 if walk and (asked.exit or os.environ.get("EXIT") == "1"):
                     return status
-                if walk and not lab and status == 0 and not master.stop_asked:
+                if walk and not lab and not real_vllm and status == 0 and not master.stop_asked:
                     _live_in(master)
                 if not master.stop_asked:
                     say("Ctrl-C stops everything; `make reset` forgets everything")
@@ -89,6 +96,14 @@ def _run(asked: argparse.Namespace, *, walk: bool) -> int:
                     )
                 say("stopped")
     return 0
+
+
+def _vllm() -> dict[str, str]:
+    """Return what tells the sandbox where vLLM is. Raises `EmbeddedError` where `make vllm` has not installed it."""
+    from controlplane.labs.vllm import build
+
+    found = build.installed()
+    return {roster.VLLM_PROGRAM: str(found.program), roster.VLLM_HOME: str(found.home)}
 
 
 def _walk(master: Supervisor, installation: Installation, words: Sequence[str]) -> int:

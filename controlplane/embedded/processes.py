@@ -97,6 +97,14 @@ def _ps_mark(pid: int) -> str | None:
     return line.split(maxsplit=1)[1]
 
 
+def is_leader(process: ProcessId) -> bool:
+    """Whether a process leads its group."""
+    try:
+        return os.getpgid(process.pid) == process.pid
+    except ProcessLookupError:
+        return False
+
+
 def working_folder(pid: int) -> Path | None:
     """Return the working folder of `pid`, None when it is gone, not ours to read, or unknown here."""
     try:

@@ -13,6 +13,9 @@ from controlplane.embedded import ports, programs
 from controlplane.embedded.installation import ROOT, Installation
 from controlplane.embedded.programs import Program
 
+VLLM_PROGRAM: Final = "TENANTRY_SANDBOX_VLLM"
+VLLM_HOME: Final = "TENANTRY_SANDBOX_HF_HOME"
+"""vLLM's program and where its weights are, for estates of the sandbox whose models are local."""
 STOP_ORDER: Final = (("dispatcher", "beat", "worker", "web"), ("sandbox",))
 """Groups that stop together, in this order; gateways and the database follow."""
 NAMES: Final = tuple(name for group in STOP_ORDER for name in group)
@@ -23,9 +26,15 @@ REPLACED: Final = tuple(name for name in NAMES if name != "sandbox")
 def sandbox(installation: Installation) -> Program:
     """The simulated estate: outlives a killed control plane, as a real provider would."""
     words = f"provisioners.sandbox serve --port {installation.ports['sandbox']} --state"
+    given = installation.given
+    vllm, home = given.get(VLLM_PROGRAM, ""), given.get(VLLM_HOME, "")
     return Program(
         name="sandbox",
-        command=(*_module(words), str(installation.places.sandbox)),
+        command=(
+            *_module(words),
+            str(installation.places.sandbox),
+            *(("--vllm", vllm, "--hf-home", home) if vllm and home else ()),
+        ),
         environ=installation.sandbox_environ(),
         ready=programs.answers(health_url(installation, "sandbox")),
         folder=ROOT,

@@ -34,6 +34,8 @@ READY_WITHIN_S: Final = 120.0
 START_TRIES: Final = 3
 """So often may a program end before it was ready, until the whole start is given up."""
 GATEWAY_MODULE: Final = "provisioners.gateway"
+MODELS: Final = "models"
+"""Folder of the sandbox's state below which its model servers work."""
 
 
 class Supervisor:
@@ -241,6 +243,7 @@ class Supervisor:
             for running in here:
                 running.end(hurry=self._hurry)
         stop_gateways(self.places.sandbox)
+        stop_models(self.places.sandbox)
         if self.database is not None:
             self.database.stop("immediate" if self._hurry else "fast")
         self.write_status("stopped")
@@ -325,6 +328,7 @@ def stop_all(installation: Installation, *, tell: Callable[[str], None] = print)
             tell(f"  {name} stopped")
             stopped = True
     stopped |= stop_gateways(places.sandbox) > 0
+    stopped |= stop_models(places.sandbox) > 0
     if installation.embeds_database and installation.database.server() is not None:
         installation.database.stop()
         tell("  PostgreSQL stopped")
@@ -358,6 +362,30 @@ def stop_gateways(sandbox: Path, *, grace_s: float = 5.0) -> int:
     return len(ours)
 
 
+def models(sandbox: Path) -> list[ProcessId]:
+    """Return the processes of model servers: they work below that sandbox's folder of models, and nobody else does."""
+    folder = (sandbox / MODELS).resolve()
+    found = []
+    for pid in processes.running_pids():
+        inside = processes.working_folder(pid)
+        if inside is not None and inside.is_relative_to(folder) and (process := processes.identify(pid)) is not None:
+            found.append(process)
+    return found
+
+
+def stop_models(sandbox: Path, *, grace_s: float = 15.0) -> int:
+    """Stop the model servers that the sandbox started, children included; return how many processes."""
+    ours = models(sandbox)
+    for process in ours:
+        if processes.is_leader(process):
+            process.send(signal.SIGTERM)
+    deadline = time.monotonic() + grace_s
+    for process in ours:
+        if not process.wait_gone(max(deadline - time.monotonic(), 0.0)):
+            process.send(signal.SIGKILL)
+    return len(ours)
+
+
 def liveness(installation: Installation) -> Mapping[str, str]:
     """Return a word about each program, by probing: `working`, `running`, `stopped` or what is wrong."""
     places = installation.places
@@ -375,4 +403,5 @@ def liveness(installation: Installation) -> Mapping[str, str]:
         else:
             shown[name] = "running" if alive else "stopped"
     shown["gateways"] = str(len(gateways(places.sandbox)))
+    shown["models"] = str(sum(processes.is_leader(process) for process in models(places.sandbox)))
     return shown

@@ -120,7 +120,7 @@ class Workshop:
         missing = [module for module in modules if not self.is_built((module,))]
         if missing:
             go = self._go_for(missing)
-            with self._locked(say):
+            with self.locked(say):
                 for module in missing:
                     if not self.is_built((module,)):  # else somebody built it while we waited
                         self._build(go, module, say)
@@ -182,7 +182,7 @@ class Workshop:
             say(f"built {name}: {size:.0f} MiB in {time.monotonic() - began:.0f} s")
 
     @contextlib.contextmanager
-    def _locked(self, say: Tell) -> Iterator[None]:
+    def locked(self, say: Tell) -> Iterator[None]:
         """Hold the cache's lock; whoever waits says so once."""
         cache = self.cache_folder()
         cache.mkdir(parents=True, exist_ok=True)

@@ -19,10 +19,10 @@ from frontend.kernel import once, outlook, stock, story
 from frontend.kernel.page import PageRequest, page
 from frontend.views import products
 from frontend.views.products import ENDPOINTS
-from tenants import queries
+from tenants import fit_checks, queries
 from tenants.errors import Conflict, InvalidSpec, NotVisible
 from tenants.feasibility import policy_of
-from tenants.models import Endpoint, EndpointKey, EndpointUsage, Revision
+from tenants.models import Endpoint, EndpointKey, EndpointUsage, Revision, Unit
 from tenants.operations import endpoints
 from tenants.operations.pricing import all_prices, currency
 from tenants.specs import RevisionAsk
@@ -49,6 +49,7 @@ def show(request: PageRequest, name: str) -> HttpResponse:
     secret = once.peek(request)
     values = frame(request, row, "overview") | products.state(row, request) | _use(row, request)
     values |= {
+        "servers": model_servers(row),
         "secret": secret,
         "twins": connect(row, ""),
         "events": story.events(row),
@@ -67,6 +68,7 @@ def state(request: PageRequest, name: str) -> HttpResponse:
     row = products.find(ENDPOINTS, request, name)
     values = products.frame(ENDPOINTS, request, row, current="overview")
     values |= products.state(row, request) | _use(row, request) | {"twins": connect(row, "")}
+    values["servers"] = model_servers(row)
     return render(request, "frontend/pages/endpoints/_state_answer.html", values)
 
 
@@ -101,6 +103,50 @@ def _use(row: Endpoint, request: PageRequest) -> dict[str, Any]:
         "requests_day": found["requests"],
         "tokens_day": None if found["requests"] is None else (found["prompt"] or 0) + (found["written"] or 0),
     }
+
+
+def model_servers(row: Endpoint) -> list[dict[str, Any]]:
+    """Return what the model servers of its replicas said of themselves, beside what was estimated; [] for none."""
+    units = {unit["unit"]: unit for unit in row.observed.get("units", ()) if unit.get("engine")}
+    if row.revision is None or not units:
+        return []
+    placed = {str(unit.pk): unit for unit in row.allocation.units.all()}
+    return [_server(row.revision, placed.get(key), seen["engine"]) for key, seen in units.items()]
+
+
+def _server(revision: Revision, unit: Unit | None, engine: dict[str, Any]) -> dict[str, Any]:
+    found = fit_checks.checks(
+        engine,
+        repository=revision.model.repository,
+        arguments=revision.arguments,
+        gpu="" if unit is None else unit.product,
+        mig_profile="" if unit is None else unit.profile,
+        gpus=1 if unit is None or unit.profile else unit.gpu_count,
+    )
+    labels = {
+        fit_checks.CACHE_TOKENS: _("Tokens its cache has room for"),
+        fit_checks.CACHE_PER_TOKEN: _("Cache for each token, bytes"),
+        fit_checks.WEIGHTS: _("Weights in memory, bytes"),
+    }
+    facts = [{"label": _("Program"), "value": engine["program"]}]
+    if engine.get("runs_on"):
+        facts.append({"label": _("Runs on"), "value": engine["runs_on"]})
+    if engine.get("load_s") is not None:
+        facts.append({"label": _("Ready after"), "value": _("%(s)s s") % {"s": numbers.number(engine["load_s"])}})
+    facts += [
+        {"label": labels[one.figure], "value": numbers.number(one.reported), "note": _estimate(one)} for one in found
+    ]
+    return {"items": facts}
+
+
+def _estimate(check: fit_checks.Check) -> str:
+    if check.estimated is None:
+        return ""
+    if not check.off_by:
+        return _("as estimated")
+    return _("estimated %(n)s, %(off)s %% off") % {
+        "n": numbers.number(check.estimated), "off": numbers.number(check.off_by * 100, 1),
+    }  # fmt: skip
 
 
 def _live_keys(row: Endpoint) -> int:

@@ -61,6 +61,7 @@ def show(request: PageRequest, name: str) -> HttpResponse:
         "usable": row.phase in USABLE and bool(row.address),
         "chat_url": reverse("frontend:endpoint-chat", kwargs={"tenant": request.tenant.name, "name": row.short_id}),
         "most_tokens": MOST_TOKENS,
+        "is_real_model": any(unit.get("engine") for unit in row.observed.get("units", ())),
     }
     return render(request, "frontend/pages/endpoints/playground.html", values)
 

@@ -70,6 +70,23 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineReport:
+    """What the program that serves a replica said of itself once it was ready; None for what it did not say."""
+
+    program: str
+    """Name and version."""
+    runs_on: str = ""
+    """What it really runs on, where that is not the unit's GPU."""
+    kv_cache_tokens: int | None = None
+    """Tokens that its cache has room for, over all requests."""
+    kv_cache_bytes: int | None = None
+    weights_bytes: int | None = None
+    """Memory that the loaded weights take."""
+    load_s: float | None = None
+    """From its start until it was ready."""
+
+
+@dataclass(frozen=True, slots=True)
 class ObservedUnit:
     """Where a unit really runs."""
 
@@ -85,6 +102,8 @@ class ObservedUnit:
     """Which of the unit's GPUs, for units with several."""
     backend: str = ""
     """Base URL (ending in `/v1`) at which a gateway reaches this replica; `""` while it has none."""
+    engine: EngineReport | None = None
+    """What its model server says of itself; None where nobody asked a real one."""
 
 
 @dataclass(frozen=True, slots=True)

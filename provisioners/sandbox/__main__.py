@@ -1,7 +1,7 @@
 """`python -m provisioners.sandbox serve | stop`: the sandbox as a process of its own.
 
 The token comes from the environment (TENANTRY_SANDBOX_TOKEN), never from argv. The process may die and
-be started again at any time: its store has all it acknowledged, its gateways go on meanwhile.
+be started again at any time: its store has all it acknowledged, its gateways and model servers go on meanwhile.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ from pathlib import Path
 from aiohttp import web
 
 from provisioners.driver import Secret
-from provisioners.sandbox import files
+from provisioners.sandbox import files, models
 from provisioners.sandbox.gateways import GatewayKeeper, end_recorded
 from provisioners.sandbox.hosting import Hosting, open_hosting
+from provisioners.sandbox.models import ModelKeeper, Programs
 from provisioners.sandbox.server import Server
 
 STORE_NAME = "sandbox.sqlite3"
 PID_NAME = "sandbox.pid"
+MODELS_NAME = "models"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -37,8 +39,10 @@ def main(arguments: list[str] | None = None) -> int:
     serve.add_argument(
         "--estate", action="append", default=[], metavar="NAME=FILE", help="make this estate if it is not there"
     )
+    serve.add_argument("--vllm", type=Path, help="vLLM's program, for estates whose models are local")
+    serve.add_argument("--hf-home", type=Path, help="where its weights are; nothing is fetched")
     serve.add_argument("--fast", action="store_true", help="survive kills, not power loss (for tests)")
-    stop = commands.add_parser("stop", help="stop the server and every gateway of a state folder")
+    stop = commands.add_parser("stop", help="stop the server and every process of a state folder")
     stop.add_argument("--state", type=Path, required=True)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
@@ -59,7 +63,9 @@ def _serve(options: argparse.Namespace) -> int:
     if not _seed(hosting, options.estate):
         return 2
     keeper = GatewayKeeper(hosting, state / "gateways")
-    server = Server(hosting, keeper, token=Secret(token))
+    programs = Programs(options.vllm, options.hf_home) if options.vllm and options.hf_home else None
+    model_keeper = ModelKeeper(hosting, state / MODELS_NAME, programs=programs)
+    server = Server(hosting, keeper, token=Secret(token), models=model_keeper)
     (state / PID_NAME).write_text(str(os.getpid()), encoding="utf-8")
     web.run_app(
         server.application(),
@@ -86,7 +92,7 @@ def _seed(hosting: Hosting, estates: list[str]) -> bool:
 
 
 def _stop(state: Path) -> int:
-    """End the server, if it runs, then every gateway that its store knows."""
+    """End the server, if it runs, then every gateway and model server that its store knows."""
     state = state.resolve()
     pid_file = state / PID_NAME
     if pid_file.exists():
@@ -100,6 +106,7 @@ def _stop(state: Path) -> int:
     if (state / STORE_NAME).exists():
         hosting = open_hosting(state / STORE_NAME, url="")
         end_recorded(hosting, state / "gateways")
+        models.end_recorded(hosting, state / MODELS_NAME)
         hosting.close()
     return 0
 

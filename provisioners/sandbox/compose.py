@@ -27,7 +27,7 @@ from provisioners.driver import (
     UnitSpec,
     layout_ref,
 )
-from provisioners.sandbox.estate import TOKEN_FIELD
+from provisioners.sandbox.estate import KEY_FIELD, TOKEN_FIELD
 from provisioners.sandbox.stub import KEY_DIGEST, KEY_VARIABLE
 from provisioners.steps import in_order, indexed, make
 
@@ -110,7 +110,7 @@ def _endpoint(spec: EndpointSpec) -> list[Step]:
     told = serving if key is None else {**serving, KEY_DIGEST: hashlib.sha256(key.reveal().encode()).hexdigest()}
     found: list[Step] = []
     if not in_vm:
-        # The simulated runtime needs no secret's text, so it never leaves the worker; of its key a digest does.
+        # No secret's text is needed but the key's, which a real model server starts with; a stub goes by its digest.
         secret = {"names": sorted(spec.serving.secrets), "revision": str(spec.serving.revision_uid)}
         found.append(make(spec.ref, "serving.secret", secret, common | secret))
     gateways = {gateway.uid: gateway for gateway in spec.gateways}
@@ -130,6 +130,8 @@ def _endpoint(spec: EndpointSpec) -> list[Step]:
             dormant = False
             replica = {"unit": _placed(unit), "serving": serving, "power": str(spec.power)}
             payload = {**common, "serving": told, "unit": _unit(unit), "power": str(spec.power)}
+        if key is not None:
+            payload[KEY_FIELD] = key
         found.append(make(spec.ref, indexed("serving.replica", unit.index), replica, payload, dormant=dormant))
     service = {"model": spec.serving.model, "cut_off": spec.cut_off}
     found.append(make(spec.ref, "serving.service", service, common | service))

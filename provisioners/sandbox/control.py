@@ -21,6 +21,7 @@ _CHOICES = {
     "policy": frozenset(POLICIES),
     "report_detail": frozenset({"window", "device", "never"}),
     "gateways": frozenset({"real", "simulated"}),
+    "models": frozenset({"local", "stub"}),
 }
 
 

@@ -34,7 +34,7 @@ from provisioners.driver import (
     TransientDriverError,
 )
 from provisioners.sandbox import compose, connection
-from provisioners.sandbox.estate import TOKEN_FIELD, Estate
+from provisioners.sandbox.estate import SECRET_FIELDS, Estate
 from provisioners.sandbox.faults import Hanging, error_from_json
 
 DEADLINE_S: Final = 10.0
@@ -270,9 +270,9 @@ class SandboxDriver(_Composing):
 
 
 def step_as_json(step: Step) -> dict[str, Any]:
-    """Return a step for the wire; its one secret stands apart from the payload."""
+    """Return a step for the wire; its secrets stand apart from the payload."""
     payload = dict(step.payload or {})
-    token = payload.pop(TOKEN_FIELD, None)
+    secrets = {name: payload.pop(name, None) for name in SECRET_FIELDS}
     return {
         "ref": {"kind": str(step.ref.kind), "uid": str(step.ref.uid), "tenant_uid": str(step.ref.tenant_uid)},
         "name": step.name,
@@ -281,7 +281,7 @@ def step_as_json(step: Step) -> dict[str, Any]:
         "limit_s": step.limit_s,
         "undo": step.undo,
         "payload": payload,
-        "secrets": {TOKEN_FIELD: token.reveal()} if isinstance(token, Secret) else {},
+        "secrets": {name: secret.reveal() for name, secret in secrets.items() if isinstance(secret, Secret)},
     }
 
 

@@ -121,6 +121,15 @@ def stop(state: State, workload: WorkloadRecord) -> None:
     _vacate(state, workload)
 
 
+def lose_replica(state: State, workload: WorkloadRecord) -> None:
+    """Take a replica away that cannot go on: a pod with its room, in a VM only what was served."""
+    if workload.is_vm:
+        workload.serving = None
+        state.touch("workloads", workload.uid)
+    else:
+        _remove(state, workload)
+
+
 def resume(work: Work, workload: WorkloadRecord) -> None:
     """Power a workload on from outside of any step. Raises what physics raises."""
     if not workload.running:
@@ -474,6 +483,13 @@ def abort(work: Work) -> None:
 
 def undo_can_finish(work: Work) -> bool:
     """Tell whether what an undo removes is really gone: a gateway's process ends in its own time."""
+    workload = work.workload() if work.bare in {"serving.replica", "vm.power", "vm.clone"} else None
+    model = None if workload is None else work.state.models.get(workload.uid)
+    if model is not None:
+        if model.wanted:
+            model.wanted = False
+            work.state.touch("models", model.uid)
+        return False
     part = work.owner.parts.get(work.step)
     if part is None or not part.gateway:
         return True

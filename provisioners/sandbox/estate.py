@@ -35,12 +35,15 @@ from provisioners.driver import (
     TransientDriverError,
 )
 from provisioners.sandbox import effects, faults, views
-from provisioners.sandbox.records import ObjectRecord, PartRecord, TaskRecord, WorkloadRecord
+from provisioners.sandbox.records import ModelRecord, ObjectRecord, PartRecord, TaskRecord, WorkloadRecord
 from provisioners.sandbox.state import State
-from provisioners.steps import split
+from provisioners.steps import indexed, split
 
 TOKEN_FIELD: Final = "enrolment_token"  # noqa: S105  the field's name
-"""Payload field that holds the one `Secret` a step can carry; it never reaches a record."""
+KEY_FIELD: Final = "hop_key"
+"""What a real model server wants to be shown; an estate of stubs forgets it at once and goes by its digest."""
+SECRET_FIELDS: Final = (TOKEN_FIELD, KEY_FIELD)
+"""Payload fields that hold a `Secret`; they never reach a record."""
 DEFAULT_DELAY_S: Final = 0.2
 BUSY_RETRY_S: Final = 0.5
 _PRUNE_EVERY_S: Final = 60.0
@@ -57,6 +60,8 @@ class Estate:
         self.url = url.rstrip("/")
         self.tokens: dict[str, Secret] = {}
         """Gateway uid → one-time token, until its gateway has enrolled or ended."""
+        self.keys: dict[str, Secret] = {}
+        """Unit uid → key of its model server, while that is a real one."""
         self.late_s = 0.0
         """How much later the answer of the last call is to go out; whoever serves it waits and sets it to 0."""
         self._clock = clock
@@ -152,9 +157,9 @@ class Estate:
         part = owner.parts.get(step.name)
         if part is not None and part.changing:
             return self._at_work(step, part)
-        payload, token = _without_token(step.payload)
+        payload, secrets = _without_secrets(step.payload)
         if part is not None and part.have == step.want:
-            self._hand_over(payload, token)
+            self._hand_over(payload, secrets)
             return Done()
         delay = self._delay_s(step)
         work = self._work(owner, step.name, payload, now, now + delay)
@@ -171,7 +176,7 @@ class Estate:
         unit = payload.get("unit", {}) if isinstance(payload.get("unit", {}), dict) else {}
         part = owner.parts.setdefault(step.name, PartRecord(unit=unit.get("uid", "")))
         part.unit = unit.get("uid", part.unit)
-        self._hand_over(payload, token)
+        self._hand_over(payload, secrets)
         return self._run(step, owner, part, payload, now, delay, refused=refused, reserved=reserved)
 
     def _begin_undo(self, step: Step, now: float) -> Handle | Done:
@@ -330,9 +335,11 @@ class Estate:
     ) -> effects.Work:
         return effects.Work(self.state, owner, step, payload, now, ends_at, self.draw)
 
-    def _hand_over(self, payload: Mapping[str, Any], token: Secret | None) -> None:
-        if token is not None:
-            self.tokens[str(payload["gateway"])] = token
+    def _hand_over(self, payload: Mapping[str, Any], secrets: Mapping[str, Secret]) -> None:
+        if TOKEN_FIELD in secrets:
+            self.tokens[str(payload["gateway"])] = secrets[TOKEN_FIELD]
+        if KEY_FIELD in secrets and self.state.settings.models == "local":
+            self.keys[str(payload["unit"]["uid"])] = secrets[KEY_FIELD]
 
     # --- operations beside steps -------------------------------------------------------------------
 
@@ -450,6 +457,33 @@ class Estate:
         if not owner.parts:
             self.state.drop("objects", owner.uid)
 
+    # --- model servers, as their keeper sees them --------------------------------------------------
+
+    def model_seen(self, record: ModelRecord) -> None:
+        """Note what a replica's model server is doing."""
+        self.state.put("models", record.uid, record)
+
+    def model_gone(self, uid: str) -> None:
+        """Note that a model server that nobody wants has ended and its files are removed."""
+        self.state.drop("models", uid)
+        if uid not in self.state.workloads:
+            self.keys.pop(uid, None)
+        self.advance()
+
+    def model_lost(self, uid: str, reason: str) -> None:
+        """Note that a model server cannot be started again as it is: its part is gone and will be made anew."""
+        self.state.drop("models", uid)
+        workload = self.state.workloads.get(uid)
+        owner = None if workload is None else self.state.objects.get(workload.owner)
+        if workload is None or owner is None:
+            return
+        owner.parts.pop(indexed("serving.replica", workload.index), None)
+        effects.lose_replica(self.state, workload)
+        self.state.log(owner.uid, self._clock(), f"model server lost: {reason}", "vllm")
+        self.state.touch("objects", owner.uid)
+        if not owner.parts:
+            self.state.drop("objects", owner.uid)
+
     # --- faults ------------------------------------------------------------------------------------
 
     def _answer(self, call: str, act: Callable[[], T]) -> T:
@@ -470,10 +504,9 @@ class Estate:
         raise TransientDriverError(msg)
 
 
-def _without_token(payload: Any) -> tuple[dict[str, Any], Secret | None]:
+def _without_secrets(payload: Any) -> tuple[dict[str, Any], dict[str, Secret]]:
     if not isinstance(payload, Mapping):
         msg = "a step without payload can only be undone"
         raise DriverRejected(msg)
-    public = {name: value for name, value in payload.items() if name != TOKEN_FIELD}
-    token = payload.get(TOKEN_FIELD)
-    return public, token if isinstance(token, Secret) else None
+    public = {name: value for name, value in payload.items() if name not in SECRET_FIELDS}
+    return public, {name: payload[name] for name in SECRET_FIELDS if isinstance(payload.get(name), Secret)}

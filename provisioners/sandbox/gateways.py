@@ -13,10 +13,8 @@ import asyncio
 import contextlib
 import logging
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -31,6 +29,7 @@ import provisioners
 from provisioners.driver import Secret
 from provisioners.sandbox.estate import Estate
 from provisioners.sandbox.hosting import Hosting, UnknownEstate
+from provisioners.sandbox.ports import free_port, is_free
 from provisioners.sandbox.records import GatewayRecord
 
 ROUND_S: Final = 0.5
@@ -158,7 +157,7 @@ class GatewayKeeper:
         if time.monotonic() - process.started_at < backoff_s:
             return
         taken = {other.port for other in self._all_gateways() if other.uid != gateway.uid}
-        port = gateway.port if _is_free(gateway.port) else _free_port(taken)
+        port = gateway.port if is_free(gateway.port) else free_port(PORTS, taken)
         environment = _environment(gateway, token)
         process.child = _spawn(self._python, folder, port, environment)
         process.token, process.started_at, process.asked_to_end_at = token, time.monotonic(), 0.0
@@ -283,24 +282,6 @@ def _end(pid: int, process: _Process) -> None:
         return
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, number)
-
-
-def _is_free(port: int) -> bool:
-    if port == 0:
-        return False
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
-
-
-def _free_port(taken: set[int]) -> int:
-    """Return a port that nobody listens on and no other gateway has."""
-    candidates = random.sample(PORTS, 200)
-    return next(port for port in candidates if port not in taken and _is_free(port))
 
 
 def end_recorded(hosting: Hosting, state_dir: Path) -> int:

@@ -132,6 +132,28 @@ class GatewayRecord:
 
 
 @dataclass(slots=True)
+class ModelRecord:
+    """One real model server of a replica, where the estate runs them; its uid is the unit's."""
+
+    uid: str
+    owner: str
+    call: str
+    """Digest of what it was started for."""
+    wanted: bool = True
+    pid: int = 0
+    """0 while none runs."""
+    started: str = ""
+    """Mark of the process's start: a pid alone is given out again."""
+    port: int = 0
+    ready: bool = False
+    message: str = ""
+    began_at: float = 0.0
+    restarts: int = 0
+    told: dict[str, Any] = field(default_factory=dict)
+    """What it said of itself when it was ready."""
+
+
+@dataclass(slots=True)
 class TaskRecord:
     """One asynchronous task of the provider."""
 
@@ -231,6 +253,8 @@ class Settings:
     policy: str = "first"
     """How the provider chooses a device: `first`, `spread`, `random`, `adversarial`."""
     seed: int = 1
+    models: str = "stub"
+    """`local` starts a real model server on this machine for each replica, `stub` answers in its place."""
     gateways: str = "simulated"
     """`real` starts the gateway program as a process of its own, `simulated` does not."""
     enforce_limits: bool = True

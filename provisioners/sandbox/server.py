@@ -15,7 +15,8 @@ Driver side, bearer token, all under `/estates/<name>/`:
 Control side (`control.py`), same token: `control/settings` (GET, PATCH), `control/no-delays` (POST),
 `control/faults` (GET, POST, DELETE; `control/faults/<uid>` DELETE), `control/gpus/<device>` and
 `control/hosts/<host>` (POST {healthy, message}), `control/foreign-uses` and `control/foreign-objects`
-(POST; `…/<name>` DELETE), `control/objects/<uid>` (DELETE), `control/truth`, `control/leftovers` (GET).
+(POST; `…/<name>` DELETE), `control/objects/<uid>` (DELETE), `control/models`, `control/truth`,
+`control/leftovers` (GET).
 
 Without a token: `/healthz`, `replicas/<unit>/…` (`stub.py`) and `gateways/<uid>/v1/…` (simulated gateways).
 
@@ -54,10 +55,11 @@ from provisioners.driver import (
     Step,
 )
 from provisioners.sandbox import control, files, views
-from provisioners.sandbox.estate import TOKEN_FIELD, Estate
+from provisioners.sandbox.estate import SECRET_FIELDS, Estate
 from provisioners.sandbox.faults import Hanging, error_as_json
 from provisioners.sandbox.gateways import GatewayKeeper
 from provisioners.sandbox.hosting import Hosting, UnknownEstate
+from provisioners.sandbox.models import ModelKeeper
 from provisioners.sandbox.records import as_row
 from provisioners.sandbox.stub import Stub, place_of
 
@@ -90,10 +92,13 @@ class _Ready(bytes):
 class Server:
     """The HTTP side of one hosting; `application()` is what aiohttp runs."""
 
-    def __init__(self, hosting: Hosting, keeper: GatewayKeeper, *, token: Secret) -> None:
-        """Serve `hosting` to whoever bears `token`."""
+    def __init__(
+        self, hosting: Hosting, keeper: GatewayKeeper, *, token: Secret, models: ModelKeeper | None = None
+    ) -> None:
+        """Serve `hosting` to whoever bears `token`; without `models` no model server is started."""
         self._hosting = hosting
         self._keeper = keeper
+        self._models = models
         self._token = token
         self._stub = Stub()
 
@@ -115,7 +120,11 @@ class Server:
 
     async def _keeping(self, _app: web.Application) -> Any:
         await self._keeper.start()
+        if self._models is not None:
+            await self._models.start()
         yield
+        if self._models is not None:
+            await self._models.stop()
         await self._keeper.stop()
         self._hosting.close()
 
@@ -156,6 +165,8 @@ class Server:
                 return _problem({"error": "rejected", "detail": str(error)}, 400)
             finally:
                 self._keeper.wake()
+                if self._models is not None:
+                    self._models.wake()
             if hang is not None:
                 await asyncio.sleep(min(hang.seconds, LONGEST_HANG_S))
                 return _problem({"error": "transient", "detail": "the sandbox was told to hang"}, 504)
@@ -193,7 +204,7 @@ class Server:
         if body is None or not isinstance(body.get("records"), list):
             return _problem({"error": "rejected", "detail": "records are a list of [table, key, record]"}, 400)
         if name in self._hosting.names():
-            await self._keeper.stop_all(name)
+            await self._stop_all(name)
         try:
             self._hosting.adopt(name, [(str(table), str(key), row) for table, key, row in body["records"]])
         except (files.BadEstate, TypeError, ValueError) as error:
@@ -202,9 +213,15 @@ class Server:
 
     async def _remove(self, request: web.Request) -> web.Response:
         name = request.match_info["estate"]
-        await self._keeper.stop_all(name)
+        await self._stop_all(name)
         self._hosting.remove(name)
         return web.Response(status=204)
+
+    async def _stop_all(self, name: str) -> None:
+        """End every process of an estate."""
+        await self._keeper.stop_all(name)
+        if self._models is not None:
+            await self._models.stop_all(name)
 
     # --- what a tenant's traffic reaches -----------------------------------------------------------
 
@@ -278,9 +295,8 @@ def step_from_json(value: Mapping[str, Any]) -> Step:
     try:
         ref = value["ref"]
         payload: dict[str, Any] = dict(value["payload"])
-        token = value.get("secrets", {}).get(TOKEN_FIELD)
-        if token is not None:
-            payload[TOKEN_FIELD] = Secret(str(token))
+        given = value.get("secrets", {})
+        payload |= {name: Secret(str(given[name])) for name in SECRET_FIELDS if given.get(name) is not None}
         return Step(
             name=str(value["name"]),
             key=str(value["key"]),
@@ -320,6 +336,10 @@ def _change_settings(estate: Estate, _request: web.Request, body: dict[str, Any]
 def _no_delays(estate: Estate, _request: web.Request, _body: dict[str, Any]) -> dict[str, Any]:
     control.no_delays(estate)
     return as_row(estate.state.settings)
+
+
+def _models(estate: Estate, _request: web.Request, _body: dict[str, Any]) -> dict[str, Any]:
+    return {"models": [as_row(record) for record in estate.state.models.values()]}
 
 
 def _faults(estate: Estate, _request: web.Request, _body: dict[str, Any]) -> dict[str, Any]:
@@ -423,6 +443,7 @@ _ROUTES: Final[tuple[tuple[str, str, Act], ...]] = (
     ("POST", "control/foreign-objects", _add_foreign_object),
     ("DELETE", "control/foreign-objects/{name}", _remove_foreign_object),
     ("DELETE", "control/objects/{uid}", _remove_object),
+    ("GET", "control/models", _models),
     ("GET", "control/truth", _truth),
     ("GET", "control/leftovers", _leftovers),
 )

@@ -20,6 +20,7 @@ from provisioners.sandbox.records import (
     GpuRecord,
     HostRecord,
     LogRecord,
+    ModelRecord,
     ObjectRecord,
     Settings,
     TaskRecord,
@@ -50,6 +51,7 @@ class State:
     objects: dict[str, ObjectRecord] = field(default_factory=dict)
     workloads: dict[str, WorkloadRecord] = field(default_factory=dict)
     gateways: dict[str, GatewayRecord] = field(default_factory=dict)
+    models: dict[str, ModelRecord] = field(default_factory=dict)
     tasks: dict[str, TaskRecord] = field(default_factory=dict)
     foreign_uses: dict[str, ForeignUse] = field(default_factory=dict)
     foreign_objects: dict[str, ForeignObject] = field(default_factory=dict)
@@ -190,6 +192,7 @@ _READERS: Final[Mapping[str, Callable[[Mapping[str, Any]], Any]]] = {
     "objects": object_from_row,
     "workloads": lambda row: WorkloadRecord(**row),
     "gateways": lambda row: GatewayRecord(**row),
+    "models": lambda row: ModelRecord(**row),
     "tasks": lambda row: TaskRecord(**row),
     "foreign_uses": lambda row: ForeignUse(**row),
     "foreign_objects": lambda row: ForeignObject(**row),

@@ -22,7 +22,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from provisioners.sandbox.estate import Estate
-from provisioners.sandbox.records import WorkloadRecord
+from provisioners.sandbox.views import is_cut_off
 
 SIMULATED: Final = {"x-tenantry-simulated": "true"}
 KEY_VARIABLE: Final = "VLLM_API_KEY"
@@ -79,9 +79,11 @@ def place_of(estate: Estate, unit: str) -> tuple[Place | None, str]:
     if workload is None or workload.serving is None or not workload.running:
         return None, "no such replica"
     state = estate.state
+    if state.settings.models == "local":
+        return None, "a real model server answers for this replica, on a port of its own"
     if not state.hosts[workload.host].healthy or any(not state.gpus[w[0]].healthy for w in workload.windows):
         return None, "the replica is down"
-    if _is_cut_off(estate, workload):
+    if is_cut_off(estate.state, workload):
         return None, "the replica's network is cut off"
     if now < max(workload.ready_at, workload.serving["ready_at"]):
         return None, "the replica is loading its model"
@@ -100,12 +102,6 @@ def place_of(estate: Estate, unit: str) -> tuple[Place | None, str]:
         tokens_s=float(serving["tokens_s"]),
     )
     return place, ""
-
-
-def _is_cut_off(estate: Estate, workload: WorkloadRecord) -> bool:
-    owner = estate.state.objects[workload.owner]
-    boundary = estate.state.objects.get(owner.boundary)
-    return workload.cut_off or owner.cut_off or (boundary is not None and boundary.cut_off)
 
 
 # --- metrics --------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ applied in `_reported`, the only place between the truth and what anybody sees.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 from uuid import UUID
 
@@ -19,6 +19,7 @@ from provisioners.driver import (
     BoundaryKind,
     Capabilities,
     DriverRejected,
+    EngineReport,
     Kind,
     Observed,
     ObservedGpu,
@@ -71,6 +72,8 @@ def capabilities(state: State) -> Capabilities:
         "cluster": "the sandbox simulates no clusters inside clusters; use a namespace or vm boundary",
         "console": "machines of the sandbox are simulated and have no screen",
     }
+    if state.settings.models != "local":
+        missing["local-models"] = 'model servers answer as stubs; set the estate\'s setting "models" to "local"'
     if state.settings.gateways != "real":
         missing["real-gateways"] = 'set the estate\'s setting "gateways" to "real"'
     return Capabilities(
@@ -83,6 +86,7 @@ def capabilities(state: State) -> Capabilities:
             "cluster": False,
             "console": False,
             "real-gateways": "real-gateways" not in missing,
+            "local-models": "local-models" not in missing,
         },
         missing=missing,
         simulated=True,
@@ -285,8 +289,8 @@ def _waiting_for(state: State, bare: str, part: PartRecord, workload: WorkloadRe
             return ""
         if bare == "vm.power" and now < workload.ready_at:
             return "booting"
-        if bare == "serving.replica" and workload.serving and now < workload.serving["ready_at"]:
-            return "loading the model"
+        if bare == "serving.replica" and workload.serving:
+            return _waiting_for_model(state, workload, now)
     if part.gateway:
         gateway = _gateway(state, part)
         if not gateway.enrolled:
@@ -296,16 +300,63 @@ def _waiting_for(state: State, bare: str, part: PartRecord, workload: WorkloadRe
     return ""
 
 
+def _waiting_for_model(state: State, workload: WorkloadRecord, now: float) -> str:
+    """Return why a replica's model server, a stub or a real one, does not answer yet, or ""."""
+    if state.settings.models != "local":
+        return "loading the model" if workload.serving and now < workload.serving["ready_at"] else ""
+    record = state.models.get(workload.uid)
+    if record is None or record.call != call_of(workload):
+        return "vLLM is starting"
+    return "" if record.ready else record.message
+
+
+def call_of(workload: WorkloadRecord) -> str:
+    """Return what a replica serves and how, as a digest: a model server of another call makes way."""
+    serving = workload.serving or {}
+    return intent_hash({name: serving.get(name) for name in ("revision_uid", "argv", "environment", "key_digest")})
+
+
+def _backend(state: State, workload: WorkloadRecord, url: str) -> str:
+    """Return where gateways reach a replica; of a real model server "" while it does not run or is cut off."""
+    if not workload.serving or not workload.running:
+        return ""
+    if state.settings.models != "local":
+        return f"{url}/replicas/{workload.uid}/v1"
+    record = state.models.get(workload.uid)
+    is_there = (
+        record is not None and record.pid and record.call == call_of(workload) and not is_cut_off(state, workload)
+    )
+    return f"http://127.0.0.1:{record.port}/v1" if record is not None and is_there else ""
+
+
+def is_cut_off(state: State, workload: WorkloadRecord) -> bool:
+    """Whether a workload's network is taken away, by itself or with what it is in."""
+    owner = state.objects[workload.owner]
+    boundary = state.objects.get(owner.boundary)
+    return workload.cut_off or owner.cut_off or (boundary is not None and boundary.cut_off)
+
+
+def _engine(state: State, workload: WorkloadRecord) -> EngineReport | None:
+    """Return what a replica's real model server said of itself; a stub says nothing."""
+    record = state.models.get(workload.uid)
+    if record is None or not record.ready or not record.told:
+        return None
+    known = {field.name for field in fields(EngineReport)}
+    told = {name: value for name, value in record.told.items() if name in known}
+    return EngineReport(**told, runs_on="this machine's CPU; its GPU is simulated")
+
+
 def _units(state: State, workloads: list[WorkloadRecord], now: float, url: str) -> Iterable[ObservedUnit]:
     for workload in workloads:
-        backend = f"{url}/replicas/{workload.uid}/v1" if workload.serving and workload.running else ""
+        backend, engine = _backend(state, workload, url), _engine(state, workload)
         shown = _reported(state, workload, now) if workload.running else []
         if not shown:
             yield ObservedUnit(
-                UUID(workload.uid), workload.host, "", None, workload.profile, exact=False, backend=backend
-            )
+                UUID(workload.uid), workload.host, "", None, workload.profile, exact=False, backend=backend,
+                engine=engine,
+            )  # fmt: skip
         for index, (device, start, _size, profile, exact) in enumerate(shown):
-            yield ObservedUnit(UUID(workload.uid), workload.host, device, start, profile, exact, index, backend)
+            yield ObservedUnit(UUID(workload.uid), workload.host, device, start, profile, exact, index, backend, engine)
 
 
 def _reported(state: State, workload: WorkloadRecord, now: float) -> list[tuple[str, int | None, int, str, bool]]:
@@ -386,5 +437,6 @@ def leftovers(state: State) -> list[str]:
     found = [line for line in found if not line.startswith("layout ")]
     found += [f"workload {workload.name} on {workload.host}" for workload in state.workloads.values()]
     found += [f"gateway {gateway.uid}" for gateway in state.gateways.values()]
+    found += [f"model server of {record.uid}" for record in state.models.values()]
     found += [f"task {task.step}" for task in state.tasks.values() if task.state == "running"]
     return sorted(found)

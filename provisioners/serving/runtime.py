@@ -6,7 +6,7 @@ into what runs in a VM. `RUNTIMES` is the only list. Adding one: a module beside
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 from uuid import UUID
@@ -47,6 +47,25 @@ class UnitFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where one replica listens, and what its machine has to add: an input of rendering, no part of a revision."""
+
+    host: str
+    """Address it listens at."""
+    port: int = 8000
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Over the runtime's own, without secrets: where weights lie, that there is no hub."""
+
+
+PLACES: Final[Mapping[BoundaryKind, Place]] = {
+    BoundaryKind.VM: Place("127.0.0.1"),
+    BoundaryKind.NAMESPACE: Place("0.0.0.0"),  # noqa: S104 - inside the pod's network
+    BoundaryKind.CLUSTER: Place("0.0.0.0"),  # noqa: S104 - inside the pod's network
+}
+"""Where a replica listens in each kind of boundary: beside its gateway in a VM, on its own address in a pod."""
+
+
+@dataclass(frozen=True, slots=True)
 class Rendered:
     """A program's call. No value of a tenant's becomes a flag, and no secret stands in `argv`."""
 
@@ -66,8 +85,16 @@ class Runtime(Protocol):
 
     name: str
 
-    def render(self, revision: RevisionFacts, unit: UnitFacts, boundary: BoundaryKind) -> Rendered:
+    def render(self, revision: RevisionFacts, unit: UnitFacts, place: Place) -> Rendered:
         """Return the call for one replica; pure. Raises `NotSupported`, `DriverRejected`."""
+        ...
+
+    def moved(self, argv: Sequence[str], environment: Mapping[str, str], place: Place) -> Rendered:
+        """Return a rendered call as it would have been rendered for another place; its secrets are the caller's.
+
+        For providers that choose the place of each replica themselves. Raises `DriverRejected` for a call that this
+        runtime renders never.
+        """
         ...
 
 

@@ -10,11 +10,11 @@ part of its routes and knows one key: the gateway's, so that nobody inside the b
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from provisioners.driver import BoundaryKind, DriverRejected
-from provisioners.serving.runtime import Rendered, RevisionFacts, UnitFacts
+from provisioners.driver import DriverRejected
+from provisioners.serving.runtime import Place, Rendered, RevisionFacts, UnitFacts
 from tenants.errors import InvalidSpec
 from tenants.serving_arguments import checked_arguments
 
@@ -35,6 +35,7 @@ FLAGS: Final[Mapping[str, str]] = {
     "enforce_eager": "--enforce-eager",
 }
 """Argument of the typed allow-list → flag; booleans have a `--no-` form."""
+BOOLEANS: Final = frozenset({"enable_prefix_caching", "enable_chunked_prefill", "enforce_eager"})
 ENVIRONMENT: Final[Mapping[str, str]] = {
     "HF_HUB_OFFLINE": "0",
     "VLLM_NO_USAGE_STATS": "1",
@@ -45,6 +46,19 @@ KEY_VARIABLE: Final = "VLLM_API_KEY"
 _SOURCE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _COMMIT: Final = re.compile(r"[0-9a-f]{40,64}")
 _NAME: Final = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?")
+_HOST: Final = re.compile(r"[0-9.]{7,15}")
+_VALUE: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_OWN: Final[Mapping[str, re.Pattern[str]]] = {
+    "--revision": _COMMIT,
+    "--tokenizer-revision": _COMMIT,
+    "--served-model-name": _NAME,
+    "--host": _HOST,
+    "--port": re.compile(r"[1-9][0-9]{0,4}"),
+    "--tensor-parallel-size": re.compile(r"[1-9][0-9]{0,2}"),
+}
+"""Flags that only we set, from rows of ours, and what they take."""
+TOOLS: Final = "--enable-auto-tool-choice"
+_PROGRAM: Final = ("vllm", "serve")
 
 
 class _Vllm:
@@ -52,46 +66,78 @@ class _Vllm:
 
     name = "vllm"
 
-    def render(self, revision: RevisionFacts, unit: UnitFacts, boundary: BoundaryKind) -> Rendered:
+    def render(self, revision: RevisionFacts, unit: UnitFacts, place: Place) -> Rendered:
         """Return the call for one replica. Raises `DriverRejected` for what no catalogue or operation lets through."""
         _check("model repository", revision.source, _SOURCE)
         _check("commit", revision.commit, _COMMIT)
         _check("endpoint name", revision.endpoint, _NAME)
+        arguments = _checked(revision.arguments)
         argv = [
-            "vllm",
-            "serve",
+            *_PROGRAM,
             revision.source,
             f"--revision={revision.commit}",
             f"--tokenizer-revision={revision.commit}",
             f"--served-model-name={revision.endpoint}",
-            f"--host={'127.0.0.1' if boundary is BoundaryKind.VM else '0.0.0.0'}",  # noqa: S104 - inside the pod's network
-            f"--port={PORT}",
+            f"--host={place.host}",
+            f"--port={place.port}",
             f"--tensor-parallel-size={max(1, unit.gpus)}",
-            *_flags(revision.arguments),
+            *(_flag(FLAGS[name], value) for name, value in sorted(arguments.items())),
         ]
-        if "tool_call_parser" in revision.arguments:
-            argv.append("--enable-auto-tool-choice")
+        if "tool_call_parser" in arguments:
+            argv.append(TOOLS)
         guarded = {} if revision.hop_key is None else {KEY_VARIABLE: revision.hop_key}
-        return Rendered(tuple(argv), dict(ENVIRONMENT), guarded, port=PORT)
+        return Rendered(tuple(argv), {**ENVIRONMENT, **place.environment}, guarded, port=place.port)
+
+    def moved(self, argv: Sequence[str], environment: Mapping[str, str], place: Place) -> Rendered:
+        """Return the same call at another place. Raises `DriverRejected` for one that `render` never gives."""
+        check_call(argv)
+        there = {"--host": place.host, "--port": str(place.port)}
+        names = [word.partition("=")[0] for word in argv]
+        words = [f"{name}={there[name]}" if name in there else word for name, word in zip(names, argv, strict=True)]
+        return Rendered(tuple(words), {**environment, **place.environment}, port=place.port)
 
 
-def _flags(given: Mapping[str, Any]) -> list[str]:
+def check_call(argv: Sequence[str]) -> None:
+    """See that a command line is one that `render` can give, word by word. Raises `DriverRejected`."""
+    if tuple(argv[:2]) != _PROGRAM or len(argv) < 3:
+        msg = "this is no call of vLLM"
+        raise DriverRejected(msg)
+    _check("model repository", argv[2], _SOURCE)
+    booleans = {word for name in BOOLEANS for word in (FLAGS[name], _off(FLAGS[name]))} | {TOOLS}
+    valued = {**{flag: _VALUE for name, flag in FLAGS.items() if name not in BOOLEANS}, **_OWN}
+    seen: set[str] = set()
+    for word in argv[3:]:
+        flag, mark, value = word.partition("=")
+        good = value.startswith("-") is False and valued[flag].fullmatch(value) if mark and flag in valued else None
+        if not (good or word in booleans) or flag in seen:
+            msg = f"vLLM is not called with {word[:60]!r}"
+            raise DriverRejected(msg)
+        seen.add(flag)
+    if missing := _OWN.keys() - seen:
+        msg = f"a call of vLLM lacks {min(missing)}"
+        raise DriverRejected(msg)
+
+
+def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        arguments = checked_arguments(given)
+        return checked_arguments(given)
     except InvalidSpec as error:
         msg = f"an argument is not allowed: {error.detail}"
         raise DriverRejected(msg) from error
-    return [_flag(FLAGS[name], value) for name, value in sorted(arguments.items())]
 
 
 def _flag(flag: str, value: object) -> str:
     if isinstance(value, bool):
-        return flag if value else f"--no-{flag.removeprefix('--')}"
+        return flag if value else _off(flag)
     text = str(value)
-    if text.startswith("-") or not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", text):
+    if text.startswith("-") or not _VALUE.fullmatch(text):
         msg = f"{flag} does not take {text[:40]!r}"
         raise DriverRejected(msg)
     return f"{flag}={text}"
+
+
+def _off(flag: str) -> str:
+    return f"--no-{flag.removeprefix('--')}"
 
 
 def _check(what: str, text: str, pattern: re.Pattern[str]) -> None:

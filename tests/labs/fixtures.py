@@ -1,8 +1,8 @@
-"""Plugin (`-p tests.labs.fixtures`): the labs' clusters and vCenters for any test that asks for one.
+"""Plugin (`-p tests.labs.fixtures`): the labs' clusters, vCenters and vLLM for any test that asks for one.
 
-Mark such a test `real` and `kube_apiserver`, or `real` and `vcsim`. Without the built programs it is skipped with the
+Mark such a test `real` and `kube_apiserver`, `vcsim` or `vllm`. Without the built programs it is skipped with the
 reason; with TENANTRY_LAB_BUILD=1 (`make test-real`) they are built before the first test, twelve minutes cold, and
-with TENANTRY_LAB_NODE=real those of the real node too.
+with TENANTRY_LAB_NODE=real those of the real node too, and with TENANTRY_LAB_VLLM=1 vLLM (6 GB).
 TENANTRY_TEST_CLUSTER=NAME (or its folder) takes a cluster that runs, and leaves it running: for the tenth run of the
 same test; TENANTRY_TEST_VCENTER does so with a vCenter. Every test makes its own namespaces and nodes, or folders
 and VMs, and takes them away; the cluster and the vCenter are shared.
@@ -25,6 +25,7 @@ from tests import environment
 if TYPE_CHECKING:  # importing them costs every run a tenth of a second
     from controlplane.labs.kubernetes.client import Api
     from controlplane.labs.kubernetes.cluster import Cluster
+    from controlplane.labs.vllm.build import Installed
     from controlplane.labs.vsphere.control import Control
     from controlplane.labs.vsphere.vcenter import VCenter
 
@@ -68,6 +69,12 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
         with contextlib.suppress(NoProgram):  # then `vsphere_program` skips and says why
             vsphere.ensure()
+    if os.environ.get("TENANTRY_LAB_VLLM") == "1" and any(item.get_closest_marker("vllm") for item in session.items):
+        from controlplane.labs.errors import NotBuilt as NoVllm
+        from controlplane.labs.vllm import build as vllm
+
+        with contextlib.suppress(NoVllm):  # then `vllm_lab` skips and says why
+            vllm.ensure()
     if any(item.get_closest_marker("kube_apiserver") for item in session.items):
         from controlplane.labs.kubernetes import build
         from controlplane.labs.kubernetes.errors import NotBuilt
@@ -166,6 +173,16 @@ def kube_namespace(kube_api: Api) -> Iterator[str]:
     kube_api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
     yield name
     kube_api.delete("v1", "Namespace", name)
+
+
+@pytest.fixture(scope="session")
+def vllm_lab() -> Installed:
+    """Where the real vLLM and its small model are; skip where they are not installed."""
+    from controlplane.labs.vllm import build
+
+    if not build.is_built():
+        pytest.skip(build.why_not_here() or build.MISSING)
+    return build.installed()
 
 
 @pytest.fixture(scope="session")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from uuid import UUID
 
 import pytest
 
 from provisioners.driver import BoundaryKind, DriverRejected, NotSupported, Secret
-from provisioners.serving.runtime import RevisionFacts, UnitFacts, runtime
+from provisioners.serving.runtime import PLACES, Place, RevisionFacts, UnitFacts, runtime
 from provisioners.serving.vllm import FLAGS
 from tenants.serving_arguments import ServingArguments
 
@@ -21,7 +22,7 @@ WHOLE = UnitFacts(gpus=2, profile="", memory_gib=64)
 
 
 def argv(revision: RevisionFacts = REVISION, unit: UnitFacts = WHOLE) -> tuple[str, ...]:
-    return runtime("vllm").render(revision, unit, BoundaryKind.NAMESPACE).argv
+    return runtime("vllm").render(revision, unit, PLACES[BoundaryKind.NAMESPACE]).argv
 
 
 def test_the_call_names_the_pinned_model_and_the_endpoint() -> None:
@@ -40,8 +41,8 @@ def test_the_call_names_the_pinned_model_and_the_endpoint() -> None:
 
 @pytest.mark.parametrize("boundary", [BoundaryKind.NAMESPACE, BoundaryKind.VM])
 def test_the_key_of_the_last_hop_is_a_secret_variable_and_stands_in_no_command_line(boundary: BoundaryKind) -> None:
-    guarded = runtime("vllm").render(replace(REVISION, hop_key=Secret("hop-key")), WHOLE, boundary)
-    open_ = runtime("vllm").render(REVISION, WHOLE, boundary)
+    guarded = runtime("vllm").render(replace(REVISION, hop_key=Secret("hop-key")), WHOLE, PLACES[boundary])
+    open_ = runtime("vllm").render(REVISION, WHOLE, PLACES[boundary])
 
     assert guarded.secrets == {"VLLM_API_KEY": Secret("hop-key")}
     assert open_.secrets == {}
@@ -73,7 +74,7 @@ def test_a_tool_parser_switches_tools_on() -> None:
 
 
 def test_in_a_vm_it_listens_on_loopback_only() -> None:
-    assert "--host=127.0.0.1" in runtime("vllm").render(REVISION, WHOLE, BoundaryKind.VM).argv
+    assert "--host=127.0.0.1" in runtime("vllm").render(REVISION, WHOLE, PLACES[BoundaryKind.VM]).argv
 
 
 def test_every_argument_of_the_allow_list_has_a_flag() -> None:
@@ -118,3 +119,50 @@ def test_names_that_could_be_flags_or_paths_are_refused(change: dict[str, str]) 
 def test_another_runtime_is_not_supported() -> None:
     with pytest.raises(NotSupported):
         runtime("kserve")
+
+
+ARGUMENTS = {"max_model_len": 1024, "enforce_eager": True, "enable_prefix_caching": False, "tool_call_parser": "hermes"}
+
+
+@pytest.mark.parametrize("boundary", [BoundaryKind.NAMESPACE, BoundaryKind.VM])
+@pytest.mark.parametrize("given", [{}, ARGUMENTS], ids=["plain", "arguments"])
+def test_a_call_moved_to_a_place_is_the_one_rendered_there(boundary: BoundaryKind, given: dict[str, object]) -> None:
+    vllm, revision = runtime("vllm"), replace(REVISION, arguments=given)
+    place = Place("127.0.0.1", 18123, {"HF_HUB_OFFLINE": "1", "HF_HOME": "/models"})
+    here = vllm.render(revision, WHOLE, PLACES[boundary])
+
+    assert vllm.moved(here.argv, here.environment, place) == vllm.render(revision, WHOLE, place)
+
+
+def test_a_place_is_named_by_exactly_two_words_and_its_environment() -> None:
+    place = Place("127.0.0.1", 18123, {"HF_HUB_OFFLINE": "1"})
+    here, there = (runtime("vllm").render(REVISION, WHOLE, each) for each in (PLACES[BoundaryKind.NAMESPACE], place))
+
+    assert [pair for pair in zip(here.argv, there.argv, strict=True) if pair[0] != pair[1]] == [
+        ("--host=0.0.0.0", "--host=127.0.0.1"),
+        ("--port=8000", "--port=18123"),
+    ]
+    assert there.environment == {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    assert there.port == 18123
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda call: ["sh", "-c", *call],
+        lambda call: call[:2],
+        lambda call: [*call, "--trust-remote-code"],
+        lambda call: [*call, "--api-key=x"],
+        lambda call: [*call, "--port=1"],
+        lambda call: [*call, "--dtype=--config"],
+        lambda call: [*call, "--dtype"],
+        lambda call: [*call, "--enforce-eager=x"],
+        lambda call: [*call, "--middleware=evil.module"],
+        lambda call: [*call, "second/model"],
+        lambda call: [*call[:2], "/models/mine", *call[3:]],
+        lambda call: [word for word in call if not word.startswith("--revision=")],
+    ],
+)
+def test_a_call_that_was_never_rendered_is_not_moved(change: Callable[[list[str]], list[str]]) -> None:
+    with pytest.raises(DriverRejected):
+        runtime("vllm").moved(change(list(argv())), {}, Place("127.0.0.1", 18123))

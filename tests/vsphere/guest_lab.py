@@ -42,7 +42,7 @@ from provisioners.driver import (
 from provisioners.gateway import keys
 from provisioners.gateway.protocol import Backend, EndpointConfig, EndpointKey, EnrolRequest, ServingAnswer, parse
 from provisioners.serving import replica
-from provisioners.serving.runtime import RevisionFacts, UnitFacts
+from provisioners.serving.runtime import PLACES, RevisionFacts, UnitFacts
 from provisioners.serving.vllm import VLLM
 from provisioners.steps import indexed, split
 from provisioners.vsphere.driver import VSphereDriver
@@ -68,7 +68,7 @@ def serving(number: int = 1, **arguments: Any) -> ServingSpec:
         uid=uuid4(), number=number, endpoint="alpha", source="org/model", commit="a" * 40, quantisation="",
         arguments=arguments, hop_key=Secret(f"hop-{uuid4().hex}"),
     )  # fmt: skip
-    made = VLLM.render(facts, UnitFacts(1, "3g.40gb", 16), BoundaryKind.VM)
+    made = VLLM.render(facts, UnitFacts(1, "3g.40gb", 16), PLACES[BoundaryKind.VM])
     return ServingSpec(
         facts.uid, number, "alpha", facts.source, facts.commit, "vllm", made.argv, made.environment, made.secrets
     )
