@@ -83,6 +83,7 @@ ROUTES |= {
 }
 ROUTES |= {
     "costs.list": view(),
+    "endpoint-calls.list": view(Role.MEMBER),
     "endpoint-keys.list": view(Role.MEMBER),
     "events.list": view(),
     "members.list": view(),

@@ -125,6 +125,8 @@ class ControlPlane(Server):
         self.batches: dict[UUID, UsageBatch] = {}
         self.batches_received = 0
         self.refuse_usage_with = 0
+        self.lose_usage_answers = 0
+        """So many batches are kept and their answers lost."""
         self.reports: list[Report] = []
         self.answer_all_with = 0
         """Status for every call of an enrolled gateway (401 revoked, 410 removed); 0 answers properly."""
@@ -208,6 +210,9 @@ class ControlPlane(Server):
         batch = parse(UsageBatch, body)
         self.batches_received += 1
         assert self.batches.setdefault(batch.id, batch) == batch, "one id, two contents"
+        if self.lose_usage_answers:
+            self.lose_usage_answers -= 1
+            return web.Response(status=503)
         return web.Response(status=204)
 
     async def _report(self, request: web.Request) -> web.Response:

@@ -137,6 +137,10 @@ ALL: Final[tuple[Noun, ...]] = (
     _noun("notices", "notice", "both", "WHEN=at:moment TENANT=tenant KIND=kind TEXT=text:why"),
     _noun("suspensions", "suspension", "tenant",
           "TENANT=tenant DEPTH=depth SINCE=created_at:ago UNTIL=until:until ENDED=ended_at:ago REASON=reason:why"),
+    _noun("calls", "calls", "tenant",
+          "KEY=key NAME=key_name REVISION=revision MODEL=model REQUESTS=requests ERRORS=errors PROMPT=prompt_tokens "
+          "COMPLETION=completion_tokens TTFT_P50=ttft_p50_s TTFT_P99=ttft_p99_s BETWEEN_P50=between_p50_s "
+          "BETWEEN_P99=between_p99_s", child_of="endpoints", paged=False),
     _noun("keys", "key", "tenant",
           "ID=id NAME=name EXPIRES=expires_at:until REVOKED=revoked_at:ago LAST_USED=last_used_at:ago "
           "AGE=created_at:ago", child_of="endpoints"),

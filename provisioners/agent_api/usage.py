@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
-from provisioners.gateway.protocol import BadDocument, UsageBatch, UsageRecord
+from provisioners.gateway.protocol import BadDocument, RequestOutcome, UsageBatch, UsageRecord
 from tenants.operations.agents import UsageLine, UsageTotals
+from tenants.usage_times import BETWEEN_BOUNDS_US, TTFT_BOUNDS_MS, added, counted
 
 MOST_TOKENS: Final = 100_000_000
 """Tokens of one request; beyond it the record is nonsense, not work."""
 MOST_REVISION: Final = 2**31 - 1
+LONGEST_MS: Final = 7 * 86_400_000
+"""Longest time of one request that is believed; as µs, the longest between two tokens (10 minutes)."""
+_BROKEN: Final = frozenset({RequestOutcome.BACKEND_BROKE, RequestOutcome.GATEWAY_DIED})
+"""Errors whatever the status was that the answer began with."""
 OLDEST: Final = timedelta(days=366)
 """Usage from before that is a clock that was never set; it counts in the oldest hour."""
 
@@ -31,12 +36,30 @@ def summed(batch: UsageBatch, *, now: datetime) -> UsageTotals:
         lines[key] = replace(
             line,
             requests=line.requests + 1,
-            errors=line.errors + (record.status >= 500),
+            errors=line.errors + (record.status >= 500 or record.outcome in _BROKEN),
             prompt_tokens=line.prompt_tokens + record.prompt_tokens,
             completion_tokens=line.completion_tokens + record.completion_tokens,
+            duration_ms=line.duration_ms + min(record.duration_ms, LONGEST_MS),
+            **_times(line, record),
         )
         used[record.key_id] = max(ended, used.get(record.key_id, ended))
     return UsageTotals(batch.id, tuple(lines.values()), used)
+
+
+def _times(line: UsageLine, record: UsageRecord) -> dict[str, Any]:
+    """Return what a record adds to a line's times, with what is there."""
+    found: dict[str, Any] = {}
+    if record.ttft_ms is not None:
+        ttft = min(record.ttft_ms, LONGEST_MS)
+        found["ttft_ms"] = line.ttft_ms + ttft
+        found["ttft_counts"] = tuple(added(line.ttft_counts, counted([ttft], TTFT_BOUNDS_MS)))
+    gaps = record.completion_tokens - 1
+    if record.itl_us is not None and gaps > 0:
+        between = min(record.itl_us, LONGEST_MS)
+        found["between_us"] = line.between_us + between * gaps
+        found["gaps"] = line.gaps + gaps
+        found["between_counts"] = tuple(added(line.between_counts, counted([between], BETWEEN_BOUNDS_US)))
+    return found
 
 
 def _ended(started: datetime, duration_ms: int, now: datetime) -> datetime:

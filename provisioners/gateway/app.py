@@ -26,6 +26,7 @@ from provisioners.driver import Secret
 from provisioners.gateway import refusals
 from provisioners.gateway.backends import Backends
 from provisioners.gateway.home import Home, Link, Removed, TokenRefused
+from provisioners.gateway.journal import Journal
 from provisioners.gateway.metrics import Metrics
 from provisioners.gateway.paths import Route
 from provisioners.gateway.protocol import (
@@ -36,7 +37,7 @@ from provisioners.gateway.protocol import (
     Report,
     UsageRecord,
 )
-from provisioners.gateway.proxy import KEY_REFUSED, Proxy, bearer
+from provisioners.gateway.proxy import KEY_REFUSED, MAX_IN_FLIGHT, Proxy, bearer
 from provisioners.gateway.routing import Routing
 from provisioners.gateway.spool import Spool
 from provisioners.gateway.state import StateFolder
@@ -87,6 +88,8 @@ class Gateway:
         """The port really listened on, once `run` has opened it."""
         self._state = StateFolder(settings.state, settings.gateway_uid, settings.token)
         self._spool = Spool(settings.state / "usage")
+        self._journal = Journal(settings.state / "journal", slots=MAX_IN_FLIGHT)
+        self._settle_what_was_left()
         self._metrics = Metrics()
         self._backends = Backends()
         self._proxy: Proxy
@@ -112,6 +115,7 @@ class Gateway:
                 upstream=self._upstream,
                 backends=self._backends,
                 metrics=self._metrics,
+                journal=self._journal,
                 settle=self._settle,
                 own=self._own_page,
             )
@@ -139,6 +143,7 @@ class Gateway:
                 await asyncio.gather(at_home, return_exceptions=True)
                 await self._home.flush(timeout_s=FLUSH_S)
                 self._spool.close()
+                self._journal.close()
                 self._state.close()
 
     def stop(self) -> None:
@@ -284,6 +289,21 @@ class Gateway:
         }
 
     # --- usage and reports --------------------------------------------------------------------------
+
+    def _settle_what_was_left(self) -> None:
+        """Settle what was being answered when an earlier process was killed; what cannot be kept waits for the next."""
+        count = 0
+        try:
+            for slot, record in self._journal.left():
+                # Its record may have been written in the moment before the kill, and its slot not been given back.
+                if record.uid is None or not self._spool.has(record.uid):
+                    self._spool.append(record)
+                slot.close()
+                count += 1
+        except OSError as error:
+            log.error("what the last process left cannot be settled yet: %s", error.strerror)  # noqa: TRY400
+        if count:
+            log.warning("settled %d requests that were cut off when the gateway last ended", count)
 
     def _settle(self, record: UsageRecord) -> None:
         try:

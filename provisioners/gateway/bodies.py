@@ -15,14 +15,23 @@ from aiohttp import web
 
 from provisioners.gateway import refusals
 from provisioners.gateway.paths import Route
+from provisioners.gateway.streams import UsageWish
 
 MAX_BODY_BYTES: Final = 16 << 20
 """Room for a few images as data URLs."""
 STRANGER_BODY_BYTES: Final = 64 << 10
 """As much is read from a caller without a good key, so that refusing costs little and looks alike."""
 MAX_DEPTH: Final = 64
+COMPLETION_TOKENS: Final = 16
+LIKELY_TOKENS: Final = 256
+BYTES_A_TOKEN: Final = 4
+TEMPLATE_TOKENS: Final = 256
+"""Room for what a chat template adds to what stands in the body."""
+_NO_TEXT: Final = (b'"image_url"', b'"input_audio"', b'"audio_url"', b'"video_url"', b'"image_embeds"', b'"file"')
+"""What makes tokens that are not in the body; a word of the caller would have its quotes escaped."""
 BODY_TIMEOUT_S: Final = 60.0
 _STREAMING: Final = frozenset({Route.CHAT, Route.COMPLETIONS})
+_USAGE_ASKED: Final = {"include_usage": True, "continuous_usage_stats": True}
 
 
 @dataclass(slots=True)
@@ -31,10 +40,24 @@ class Asked:
 
     model: str
     streamed: bool
-    wants_usage: bool
-    """Whether the caller asked for a usage event himself."""
+    usage_wish: UsageWish
+    """What the caller himself asked to be told of usage in a stream."""
+    answers: int
+    """How many answers are asked for each prompt."""
+    prompts: int
+    """How many prompts there are; each is answered so often."""
+    most_tokens: int | None
+    """Most tokens of one answer, as far as the caller says; None: as many as the model can."""
+    most_prompt_tokens: int | None
+    """Most tokens that all prompts can be: no token is less than a byte. None: not known (pictures, sound)."""
     content: bytes
     """The body to send on."""
+
+    @property
+    def likely_tokens(self) -> int:
+        """Return what a rate is charged with before the answer is there: about what is asked, settled afterwards."""
+        likely = LIKELY_TOKENS if self.most_tokens is None else self.most_tokens
+        return len(self.content) // BYTES_A_TOKEN + self.prompts * self.answers * likely
 
 
 async def read(request: web.BaseRequest, *, limit: int) -> bytes:
@@ -72,21 +95,53 @@ def understand(body: bytes, route: Route) -> Asked:
     streamed = content.get("stream")
     if streamed not in (None, True, False) or (isinstance(streamed, int | float) and not isinstance(streamed, bool)):
         raise refusals.bad_request("invalid_type", "`stream` must be true or false.")
-    wants_usage = True
+    wish = UsageWish.NOTHING
     if streamed and route in _STREAMING:
         options = content.get("stream_options")
         if options is None:
             options = {}
         if not isinstance(options, dict):
             raise refusals.bad_request("invalid_type", "`stream_options` must be an object.")
-        wants_usage = options.get("include_usage") is True
-        if not wants_usage:
-            content["stream_options"] = {**options, "include_usage": True}
+        if options.get("include_usage") is True:
+            wish = UsageWish.EVERY if options.get("continuous_usage_stats") is True else UsageWish.LAST
+        content["stream_options"] = {**options, **_USAGE_ASKED}
     try:
         text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except ValueError:
         raise refusals.bad_request("invalid_json", "The body holds a number or text that JSON cannot carry.") from None
-    return Asked(model, bool(streamed), wants_usage, text)
+    return Asked(
+        model,
+        bool(streamed),
+        wish,
+        max(1, *(_number(content, name) or 1 for name in ("n", "best_of"))),
+        _prompts(content) if route is not Route.CHAT else 1,
+        0 if route is Route.EMBEDDINGS else _most_tokens(content, route),
+        None if any(word in text for word in _NO_TEXT) else len(text) + TEMPLATE_TOKENS,
+        text,
+    )
+
+
+# What these three cannot read is the runtime's to refuse.
+
+
+def _number(content: dict[str, Any], name: str) -> int | None:
+    found = content.get(name)
+    return found if type(found) is int and found > 0 else None
+
+
+def _prompts(content: dict[str, Any]) -> int:
+    """Return how many prompts a body holds: one text or list of token ids is one, a list of those is several."""
+    given = content.get("prompt", content.get("input"))
+    if not isinstance(given, list) or not given or type(given[0]) is int:
+        return 1
+    return len(given)
+
+
+def _most_tokens(content: dict[str, Any], route: Route) -> int | None:
+    """Return the most tokens of one answer; vLLM and OpenAI make 16 of a completion that names no number."""
+    if route is Route.COMPLETIONS:
+        return _number(content, "max_tokens") or (None if "max_tokens" in content else COMPLETION_TOKENS)
+    return _number(content, "max_completion_tokens") or _number(content, "max_tokens")
 
 
 def _parsed(body: bytes) -> dict[str, Any]:

@@ -164,6 +164,13 @@ class Backend(_FromControlPlane):
     """Share of new requests relative to the endpoint's other backends; 0 drains this one."""
 
 
+class RateLimits(_FromControlPlane):
+    """How much may be asked in a minute; None: not limited. A gateway's own part where several serve the same."""
+
+    requests_per_minute: Annotated[int, Field(ge=1)] | None = None
+    tokens_per_minute: Annotated[int, Field(ge=1)] | None = None
+
+
 class EndpointKey(_FromControlPlane):
     """One endpoint key, by its digest."""
 
@@ -173,8 +180,7 @@ class EndpointKey(_FromControlPlane):
     scopes: tuple[KeyScope, ...] = (KeyScope.INFERENCE,)
     expires_at: AwareDatetime | None = None
     revoked_at: AwareDatetime | None = None
-    limits: dict[str, int] = Field(default_factory=dict)
-    """Reserved for rates and budgets; ignored by this version."""
+    rates: RateLimits = RateLimits()
 
 
 class EndpointConfig(_FromControlPlane):
@@ -195,8 +201,6 @@ class EndpointConfig(_FromControlPlane):
     """Bearer keys that its backends ask for, the newest revision's first: while a revision takes over, each backend
     takes one of them. Empty: they ask for none. As the control plane keeps a document, these are ids of revisions."""
     keys: tuple[EndpointKey, ...] = ()
-    limits: dict[str, int] = Field(default_factory=dict)
-    """Reserved for rates and budgets; ignored by this version."""
 
 
 class SigningKey(_FromControlPlane):
@@ -216,6 +220,8 @@ class ConfigDocument(_FromControlPlane):
     gateway_uid: UUID
     issued_at: AwareDatetime
     endpoints: tuple[EndpointConfig, ...] = ()
+    rates: RateLimits = RateLimits()
+    """Of the tenant, over all its keys."""
     report_interval_s: float = Field(default=10.0, ge=1, le=300)
     signing_keys: tuple[SigningKey, ...] = ()
     """Where not empty: the set of keys to trust from now on (rotation: first both, then the new one)."""
@@ -245,9 +251,12 @@ class TokenSource(StrEnum):
     """Where the token counts of a record come from."""
 
     REPORTED = "reported"
-    """The runtime said so in its usage object."""
+    """The runtime said so in its usage object, of the whole answer."""
+    LAST_SEEN = "last-seen"
+    """The stream ended early: what the runtime had said so far."""
     COUNTED = "counted"
-    """The stream ended early: events passed on, one token each; prompt tokens unknown (0)."""
+    """The stream ended early, of a runtime that says nothing before its end: events passed on, one token each; prompt
+    tokens unknown (0)."""
     NONE = "none"
     """No answer with tokens came."""
 
@@ -259,6 +268,8 @@ class RequestOutcome(StrEnum):
     CLIENT_DROPPED = "client-dropped"
     BACKEND_BROKE = "backend-broke"
     NO_BACKEND = "no-backend"
+    GATEWAY_DIED = "gateway-died"
+    """The gateway ended in the middle; settled at its next start from its journal."""
 
 
 class UsageRecord(_FromGateway):
@@ -280,6 +291,10 @@ class UsageRecord(_FromGateway):
     duration_ms: Count
     ttft_ms: Count | None = None
     """Request read to first event passed on; None where nothing was streamed."""
+    itl_us: Count | None = None
+    """Mean time between two tokens of a stream; None with less than two."""
+    uid: UUID | None = None
+    """Ours, one for each request: a record that is written twice around a kill is seen to be one."""
     status: int
     outcome: RequestOutcome
 

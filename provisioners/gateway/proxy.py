@@ -16,7 +16,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Final
@@ -28,6 +28,8 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from provisioners.gateway import bodies, refusals
 from provisioners.gateway.backends import Backends, Health
+from provisioners.gateway.journal import Journal, Opening, Slot, between_us
+from provisioners.gateway.limits import Admission, Rates
 from provisioners.gateway.metrics import Metrics
 from provisioners.gateway.paths import SCOPE_OF, Match, Route, match
 from provisioners.gateway.protocol import (
@@ -49,6 +51,9 @@ MAX_TRIES: Final = 3
 _WHOLE_ANSWER_BYTES: Final = 1 << 20
 """Answers of a known length up to this are read whole and written at once."""
 _TAIL_BYTES: Final = 1 << 16
+_DRAIN_S: Final = 0.25
+_DRAIN_GAP_S: Final = 0.005
+"""What is on its way already comes without gaps; what comes after one is being made, and the backend is to stop."""
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
 _BROKE: Final = "The model's answer broke off."
 KEY_REFUSED: Final = "the replica refuses the gateway's key"
@@ -71,6 +76,7 @@ _NOT_RETURNED: Final = frozenset(
         "alt-svc",
         "strict-transport-security",
         "x-request-id",
+        *(f"x-ratelimit-{word}-{kind}" for word in ("limit", "remaining", "reset") for kind in ("requests", "tokens")),
     ]
 )
 
@@ -88,16 +94,76 @@ class Call:
     began_at: datetime
     backend: Backend | None = None
     usage: Usage | None = None
+    counted_whole: bool = False
+    """Whether `usage` is that of the whole answer."""
     events: int = 0
     first_event_at: float | None = None
+    last_event_at: float | None = None
     status: int = 0
     outcome: RequestOutcome = RequestOutcome.NO_BACKEND
+    uid: UUID = field(default_factory=uuid4)
+    slot: Slot | None = None
+    """Its place in the journal, from the moment a backend is asked."""
+    admission: Admission | None = None
+    limit_headers: Mapping[str, str] = field(default_factory=dict)
+
+    def opening(self) -> Opening:
+        """Return what the journal keeps before `backend` is asked."""
+        assert self.backend is not None
+        return Opening(
+            uid=self.uid,
+            request_id=self.request_id,
+            key_id=self.grant.key_id,
+            endpoint_uid=self.grant.endpoint.uid,
+            unit_uid=self.backend.unit_uid,
+            revision=self.backend.revision,
+            route=self.route.value,
+            model=self.model,
+            streamed=self.streamed,
+            started_at=self.began_at,
+        )
+
+    def came(self, events: EventStream, now: float) -> None:
+        """Note how far a stream has come."""
+        if self.first_event_at is None:
+            self.first_event_at = now
+        self.last_event_at = now
+        self.read(events)
+        if self.slot is not None:
+            usage = self.usage or Usage(0, 0)
+            self.slot.progress(
+                status=self.status,
+                prompt=usage.prompt_tokens,
+                completion=usage.completion_tokens,
+                events=self.events,
+                first_us=self._us(self.first_event_at),
+                last_us=self._us(now),
+            )
+
+    @property
+    def used(self) -> int | None:
+        """Return the tokens that it used; None where nobody said."""
+        if self.usage is not None:
+            return self.usage.prompt_tokens + self.usage.completion_tokens
+        return 0 if self.outcome is RequestOutcome.NO_BACKEND or self.status >= HTTPStatus.BAD_REQUEST else None
+
+    def read(self, events: EventStream) -> None:
+        """Take over what a stream has said so far."""
+        self.usage, self.counted_whole, self.events = events.usage, events.counted_whole, events.data_events
+
+    def _us(self, moment: float) -> int:
+        return max(1, round((moment - self.began) * 1_000_000))
 
     def record(self, now: float) -> UsageRecord:
         """Return the record at monotonic time `now`."""
-        source = TokenSource.REPORTED if self.usage else TokenSource.COUNTED if self.events else TokenSource.NONE
+        source = TokenSource.COUNTED if self.events else TokenSource.NONE
+        if self.usage is not None:
+            whole = self.counted_whole or self.outcome is RequestOutcome.COMPLETED
+            source = TokenSource.REPORTED if whole else TokenSource.LAST_SEEN
         usage = self.usage or Usage(0, self.events)
+        first, last = self.first_event_at, self.last_event_at
         return UsageRecord(
+            uid=self.uid,
             request_id=self.request_id,
             key_id=self.grant.key_id,
             endpoint_uid=self.grant.endpoint.uid,
@@ -111,14 +177,17 @@ class Call:
             token_source=source,
             started_at=self.began_at,
             duration_ms=round((now - self.began) * 1000),
-            ttft_ms=None if self.first_event_at is None else round((self.first_event_at - self.began) * 1000),
+            ttft_ms=None if first is None else round((first - self.began) * 1000),
+            itl_us=None
+            if first is None or last is None
+            else between_us(self._us(first), self._us(last), usage.completion_tokens),
             status=self.status,
             outcome=self.outcome,
         )
 
 
 class Proxy:
-    """Answers requests by the current routing. `routing` is swapped whole by whoever applies configurations."""
+    """Answers requests by the current routing, which is swapped whole by whoever applies configurations."""
 
     def __init__(
         self,
@@ -126,11 +195,12 @@ class Proxy:
         upstream: aiohttp.ClientSession,
         backends: Backends,
         metrics: Metrics,
+        journal: Journal,
         settle: Callable[[UsageRecord], None],
         own: Callable[[Route], web.Response | None],
     ) -> None:
         """`settle` keeps a usage record; `own` answers the gateway's own pages (None: not on this port)."""
-        self.routing: Routing | None = None
+        self._routing: Routing | None = None
         self.closed_by: Refusal | None = None
         """Set while the gateway takes no requests at all (draining, removed)."""
         self.in_flight = 0
@@ -141,8 +211,21 @@ class Proxy:
         self._upstream = upstream
         self._backends = backends
         self._metrics = metrics
+        self._journal = journal
+        self._rates = Rates()
         self._settle = settle
         self._own = own
+
+    @property
+    def routing(self) -> Routing | None:
+        """Return what is served now."""
+        return self._routing
+
+    @routing.setter
+    def routing(self, routing: Routing | None) -> None:
+        self._routing = routing
+        if routing is not None:
+            self._rates.keep_only(routing.rate_scopes)
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; the one place where errors become answers."""
@@ -242,7 +325,9 @@ class Proxy:
         if not grant.allows(SCOPE_OF[route]):
             raise refusals.scope_missing(route.value)
         _check_open(grant.endpoint)
-        call = Call(request_id, route, grant, asked.model, asked.streamed, began, began_at)
+        admission = self._rates.admit((routing.tenant_rates, grant.rates), asked.likely_tokens)
+        call = Call(request_id, route, grant, asked.model, asked.streamed, began, began_at, admission=admission)
+        call.limit_headers = admission.headers()
         try:
             return await self._forward(request, asked, call)
         except Refusal as refusal:
@@ -263,6 +348,7 @@ class Proxy:
             call.backend, health = backend, self._backends.health(backend)
             health.in_flight += 1
             health.requests += 1
+            self._open(call)
             try:
                 answer = await self._asked(endpoint, backend, call.route, asked, headers)
             except aiohttp.SocketTimeoutError:
@@ -289,6 +375,12 @@ class Proxy:
             "No replica of this endpoint is ready." if not tried else "No replica of this endpoint can be reached."
         )
         raise refusals.unavailable("no_backend_ready", message, retry_after_s=2 if tried else 5)
+
+    def _open(self, call: Call) -> None:
+        """Write down that a backend is about to be asked, whichever is tried now."""
+        if call.slot is not None:
+            call.slot.close()
+        call.slot = self._journal.open(call.opening())
 
     async def _asked(
         self,
@@ -322,6 +414,7 @@ class Proxy:
             health.failures += 1
         headers = _returned(answer.headers)
         headers.update(_signature(call.request_id))
+        headers.update(call.limit_headers)
         response: web.StreamResponse | None = None
         try:
             length = answer.content_length
@@ -357,18 +450,20 @@ class Proxy:
     async def _relay_events(
         self, answer: aiohttp.ClientResponse, response: web.StreamResponse, asked: bodies.Asked, call: Call
     ) -> None:
-        events = EventStream(drop_usage=not asked.wants_usage)
+        events = EventStream(wish=asked.usage_wish, choices=asked.answers)
         try:
             async for chunk in answer.content.iter_any():
                 whole = events.feed(chunk)
                 if whole:
-                    if call.first_event_at is None:
-                        call.first_event_at = time.monotonic()
+                    call.came(events, time.monotonic())
                     await response.write(whole)
             if rest := events.rest():
                 await response.write(rest)
+        except BaseException:
+            await _drain(answer, events)
+            raise
         finally:
-            call.usage, call.events = events.usage, events.data_events
+            call.read(events)
 
     async def _relay_bytes(self, answer: aiohttp.ClientResponse, response: web.StreamResponse, call: Call) -> None:
         tail = b""
@@ -392,7 +487,20 @@ class Proxy:
         if call.usage is not None:
             self._metrics.tokens.labels(endpoint, "prompt").inc(call.usage.prompt_tokens)
             self._metrics.tokens.labels(endpoint, "completion").inc(call.usage.completion_tokens)
+        if call.admission is not None:
+            call.admission.settle(call.used)
         self._settle(call.record(now))
+        if call.slot is not None:
+            call.slot.close()
+
+
+async def _drain(answer: aiohttp.ClientResponse, events: EventStream) -> None:
+    """Read what the backend has sent already: a caller who left may not have taken all that was made for him."""
+    with contextlib.suppress(aiohttp.ClientError, TimeoutError, ConnectionError):
+        async with asyncio.timeout(_DRAIN_S):
+            while not answer.content.at_eof():
+                async with asyncio.timeout(_DRAIN_GAP_S):
+                    events.feed(await answer.content.readany())
 
 
 def bearer(key: str) -> dict[str, str]:

@@ -7,7 +7,9 @@ foreign one, and an unknown model are all `unauthorized()`, byte for byte.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from http import HTTPStatus
 
 
@@ -18,19 +20,27 @@ class Refusal(Exception):
     status: HTTPStatus
     code: str
     message: str
-    retry_after_s: int | None = None
+    retry_after_s: float | None = None
     close: bool = False
     """Whether the connection ends: the request's body was not read to its end."""
+    kind: str = ""
+    """OpenAI's `type` of the error; "" for the one of its status."""
+    more: Mapping[str, str] = field(default_factory=dict)
+    """Further headers."""
+    details: Mapping[str, object] = field(default_factory=dict)
+    """Further fields of the error, for programs."""
 
     def body(self) -> bytes:
         """Return the JSON body."""
-        kind = "invalid_request_error" if self.status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
-        error = {"message": self.message, "type": kind, "param": None, "code": self.code}
+        usual = "invalid_request_error" if self.status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
+        error = {"message": self.message, "type": self.kind or usual, "param": None, "code": self.code, **self.details}
         return json.dumps({"error": error}).encode()
 
     def headers(self) -> dict[str, str]:
         """Return the headers that belong to this refusal."""
-        found = {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
+        found = dict(self.more)
+        if self.retry_after_s is not None:
+            found["Retry-After"] = str(max(math.ceil(self.retry_after_s), 1))
         if self.status == HTTPStatus.UNAUTHORIZED:
             found["WWW-Authenticate"] = "Bearer"
         return found
@@ -77,6 +87,18 @@ def not_open(state: str, reason: str) -> Refusal:
     """The endpoint takes no requests by someone's wish."""
     words = f"This endpoint is {state}" + (f": {reason}" if reason else ".")
     return Refusal(HTTPStatus.FORBIDDEN, state, words)
+
+
+def rate_exceeded(whose: str, what: str, limit: int, *, retry_after_s: float, headers: Mapping[str, str]) -> Refusal:
+    """More in a minute than the limit; `retry-after-ms` is what OpenAI's own clients look at first."""
+    return Refusal(
+        HTTPStatus.TOO_MANY_REQUESTS,
+        "rate_limit_exceeded",
+        f"Rate limit reached for {whose}: {limit} {what} per minute. Try again in {retry_after_s:.1f} seconds.",
+        retry_after_s=retry_after_s,
+        kind=what,
+        more={**headers, "retry-after-ms": str(math.ceil(retry_after_s * 1000))},
+    )
 
 
 def unavailable(code: str, message: str, *, retry_after_s: int, close: bool = False) -> Refusal:

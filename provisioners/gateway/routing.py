@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from provisioners.gateway import keys
+from provisioners.gateway.limits import Scope
 from provisioners.gateway.protocol import ConfigDocument, EndpointConfig, EndpointKey, KeyScope
 
 _NOBODY: Final = "0" * 64
@@ -26,6 +27,12 @@ class Grant:
     ends_at: float
     """Unix seconds at which it stops opening anything (expiry or revocation); infinity without one."""
     endpoint: EndpointConfig
+    key: EndpointKey
+
+    @property
+    def rates(self) -> Scope:
+        """Return the key's own limits."""
+        return Scope(f"key:{self.key_id}", "this key", self.key.rates)
 
     def allows(self, scope: KeyScope) -> bool:
         """Say whether the key may do `scope`."""
@@ -40,6 +47,7 @@ class Routing:
         self.version: Final = document.version
         self.issued_at: Final = document.issued_at
         self.endpoints: Final = document.endpoints
+        self.tenant_rates: Final = Scope("tenant", "this tenant", document.rates)
         self._by_model: dict[str, EndpointConfig] = {}
         self._by_host: dict[str, EndpointConfig] = {}
         grants: dict[str, list[Grant]] = {}
@@ -51,6 +59,7 @@ class Routing:
             for key in endpoint.keys:
                 grants.setdefault(key.id, []).append(_grant(key, endpoint))
         self._grants: Final = {key_id: tuple(found) for key_id, found in grants.items()}
+        self.rate_scopes: Final = frozenset({"tenant", *(f"key:{key_id}" for key_id in grants)})
         self._nothing: Final = tuple(
             _grant(EndpointKey(id="-", digest=_NOBODY), endpoint) for endpoint in document.endpoints[:1]
         )
@@ -96,4 +105,4 @@ def _host_name(host: str) -> str:
 
 def _grant(key: EndpointKey, endpoint: EndpointConfig) -> Grant:
     ends = [moment.timestamp() for moment in (key.expires_at, key.revoked_at) if moment is not None]
-    return Grant(key.id, key.digest, frozenset(key.scopes), min(ends, default=float("inf")), endpoint)
+    return Grant(key.id, key.digest, frozenset(key.scopes), min(ends, default=float("inf")), endpoint, key)

@@ -50,6 +50,11 @@ class Spool:
         if self._open_records >= MAX_BATCH_RECORDS:
             self.seal()
 
+    def has(self, uid: UUID) -> bool:
+        """Say whether a sealed segment holds the record of request `uid`."""
+        text = str(uid).encode()
+        return any(text in self._file(batch_id).read_bytes() for batch_id in self._sealed)
+
     def seal(self) -> None:
         """Close the open segment: from here on its content and its id belong together."""
         if self._open is None:

@@ -166,18 +166,21 @@ class ReplicaMetrics:
         finally:
             running.dec()
 
-    def answered(self, *, prompt: int, generated: int, reason: str, first_s: float, whole_s: float) -> None:
-        """Count one answer."""
-        amounts = {
-            "vllm:prefix_cache_queries": prompt,
-            "vllm:prompt_tokens": prompt,
-            "vllm:generation_tokens": generated,
-        }
-        for name, amount in amounts.items():
-            self._counters[name].labels(**self._labels).inc(amount)
+    def prefilled(self, prompt: int) -> None:
+        """Count a prompt, whatever becomes of its answer."""
+        for name in ("vllm:prefix_cache_queries", "vllm:prompt_tokens"):
+            self._counters[name].labels(**self._labels).inc(prompt)
+
+    def generated(self, tokens: int) -> None:
+        """Count tokens as they are made, whether or not anybody reads them."""
+        self._counters["vllm:generation_tokens"].labels(**self._labels).inc(tokens)
+
+    def finished(self, reply: Reply, *, first_s: float, whole_s: float) -> None:
+        """Count an answer that came to its end."""
+        generated = len(reply.tokens)
         per_token = (whole_s - first_s) / max(generated - 1, 1)
         seen = {
-            "vllm:request_prompt_tokens": float(prompt),
+            "vllm:request_prompt_tokens": float(reply.prompt_tokens),
             "vllm:request_generation_tokens": float(generated),
             "vllm:time_to_first_token_seconds": first_s,
             "vllm:request_time_per_output_token_seconds": per_token,
@@ -189,7 +192,7 @@ class ReplicaMetrics:
         between = self._histograms["vllm:inter_token_latency_seconds"].labels(**self._labels)
         for _ in range(generated - 1):
             between.observe(per_token)
-        self._finished.labels(**self._labels, finished_reason=reason).inc()
+        self._finished.labels(**self._labels, finished_reason=reply.reason).inc()
 
 
 # --- answers --------------------------------------------------------------------------------------
@@ -206,7 +209,10 @@ class Reply:
     @property
     def usage(self) -> dict[str, int]:
         """Return the usage block of the answer."""
-        generated = len(self.tokens)
+        return self.usage_at(len(self.tokens))
+
+    def usage_at(self, generated: int) -> dict[str, int]:
+        """Return the usage block after so many tokens."""
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": generated,
@@ -312,18 +318,13 @@ class Stub:
         shape = _Shape(place, chat=chat)
         with metrics.request():
             if body.get("stream"):
-                options = body.get("stream_options") or {}
-                return await _stream(request, shape, reply, metrics, usage=bool(options.get("include_usage")))
+                return await _stream(request, shape, reply, metrics, *_usage_asked(body.get("stream_options")))
             began = time.perf_counter()
             await asyncio.sleep(_pace_s(place) * len(reply.tokens))
             whole_s = time.perf_counter() - began
-            metrics.answered(
-                prompt=reply.prompt_tokens,
-                generated=len(reply.tokens),
-                reason=reply.reason,
-                first_s=min(_pace_s(place), whole_s),
-                whole_s=whole_s,
-            )
+            metrics.prefilled(reply.prompt_tokens)
+            metrics.generated(len(reply.tokens))
+            metrics.finished(reply, first_s=min(_pace_s(place), whole_s), whole_s=whole_s)
             return _json(shape.whole(reply))
 
 
@@ -375,31 +376,45 @@ class _Shape:
         return {**self._frame(kind, []), "usage": reply.usage}
 
 
+def _usage_asked(options: Any) -> tuple[bool, bool]:
+    """Return whether usage is asked for at the end, and in each event: that only beside the former, as in vLLM."""
+    given = options if isinstance(options, Mapping) else {}
+    at_end = bool(given.get("include_usage"))
+    return at_end, at_end and bool(given.get("continuous_usage_stats"))
+
+
 async def _stream(
-    request: web.Request, shape: _Shape, reply: Reply, metrics: ReplicaMetrics, *, usage: bool
+    request: web.Request,
+    shape: _Shape,
+    reply: Reply,
+    metrics: ReplicaMetrics,
+    at_end: bool,  # noqa: FBT001 - given in one go, as it is read
+    in_each: bool,  # noqa: FBT001
 ) -> web.StreamResponse:
+    """Send the answer token by token. What was made is counted also where the caller leaves, as vLLM counts it."""
     response = web.StreamResponse(
         headers={**SIMULATED, "Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
     )
     began = time.perf_counter()
-    first_s = 0.0
+    first_s, made = 0.0, 0
+
+    async def say(event: dict[str, Any]) -> None:
+        await _send(response, {**event, "usage": reply.usage_at(made)} if in_each else event)
+
     await response.prepare(request)
-    for at, token in enumerate(reply.tokens):
+    metrics.prefilled(reply.prompt_tokens)
+    for token in reply.tokens:
         await asyncio.sleep(_pace_s(shape.place))
-        await _send(response, shape.chunk(token, first=at == 0))
+        made += 1
+        metrics.generated(1)
+        await say(shape.chunk(token, first=made == 1))
         first_s = first_s or time.perf_counter() - began
-    await _send(response, shape.chunk(None, reason=reply.reason))
-    if usage:
+    await say(shape.chunk(None, reason=reply.reason))
+    if at_end:
         await _send(response, shape.usage(reply))
     await response.write(b"data: [DONE]\n\n")
     await response.write_eof()
-    metrics.answered(
-        prompt=reply.prompt_tokens,
-        generated=len(reply.tokens),
-        reason=reply.reason,
-        first_s=first_s,
-        whole_s=time.perf_counter() - began,
-    )
+    metrics.finished(reply, first_s=first_s, whole_s=time.perf_counter() - began)
     return response
 
 

@@ -12,6 +12,7 @@ from django.urls import path
 
 from tenants.api.stream import EventStream
 from tenants.api.views import (
+    accounting,
     capacity,
     costs,
     layouts,
@@ -38,6 +39,7 @@ PRODUCTS: list[Any] = [
     *_both("endpoints", products.EndpointsAnywhere, products.Endpoints),
     path(f"{TENANT}/endpoints/<str:name>", products.EndpointItem.as_view()),
     path(f"{TENANT}/endpoints/<str:name>/revisions", products.Revisions.as_view()),
+    path(f"{TENANT}/endpoints/<str:name>/calls", accounting.Calls.as_view()),
     path(f"{TENANT}/endpoints/<str:name>/keys", products.Keys.as_view()),
     path(f"{TENANT}/endpoints/<str:name>/keys/<str:key>", products.KeyItem.as_view()),
     path(f"{TENANT}/endpoints/<str:name>/keys/<str:key>/roll", products.KeyRoll.as_view()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import F, Q
 
@@ -244,6 +245,18 @@ class EndpointUsage(models.Model):
     errors = models.BigIntegerField()
     prompt_tokens = models.BigIntegerField()
     completion_tokens = models.BigIntegerField()
+    duration_ms = models.BigIntegerField(default=0, db_default=0)
+    """Of all requests together."""
+    ttft_ms = models.BigIntegerField(default=0, db_default=0)
+    """Request to first event, of all streams together."""
+    between_us = models.BigIntegerField(default=0, db_default=0)
+    """First to last token, of all streams together."""
+    gaps = models.BigIntegerField(default=0, db_default=0)
+    """Pairs of neighbouring tokens in that time."""
+    ttft_counts = ArrayField(models.BigIntegerField(), default=list, db_default=[])
+    """Histogram by `tenants.usage_times.TTFT_BOUNDS_MS`; empty: no stream."""
+    between_counts = ArrayField(models.BigIntegerField(), default=list, db_default=[])
+    """Histogram of streams' mean times between tokens, by `tenants.usage_times.BETWEEN_BOUNDS_US`."""
 
     class Meta:
         constraints: ClassVar[list[Any]] = [

@@ -8,7 +8,7 @@ outbox, chain head, and the gateway's own row last, as everybody who bumps it do
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID, uuid4
@@ -26,6 +26,17 @@ from tenants.transactions import operation
 
 USED_EVERY: Final = timedelta(minutes=1)
 """`last_used_at` of a key moves no more often than this."""
+_SUMMED: Final = (
+    *("requests", "errors", "prompt_tokens", "completion_tokens"),
+    *("duration_ms", "ttft_ms", "between_us", "gaps"),
+)
+_HISTOGRAMS: Final = ("ttft_counts", "between_counts")
+_COLUMNS: Final = ("id", "tenant_id", "endpoint_id", "key_id", "revision", "hour", *_SUMMED, *_HISTOGRAMS)
+_ADDED: Final = (
+    "CASE WHEN cardinality(u.{name}) = 0 THEN excluded.{name} WHEN cardinality(excluded.{name}) = 0 THEN u.{name} "
+    "ELSE (SELECT array_agg(a + b ORDER BY i) FROM unnest(u.{name}, excluded.{name}) WITH ORDINALITY AS t(a, b, i)) END"
+)
+"""Sum of two histograms of the same bounds; an empty one adds nothing."""
 _WAITING: Final = (Phase.PROVISIONING.value, Phase.DELETING.value)
 
 
@@ -54,6 +65,15 @@ class UsageLine:
     errors: int
     prompt_tokens: int
     completion_tokens: int
+    duration_ms: int = 0
+    ttft_ms: int = 0
+    """Of all streams together."""
+    between_us: int = 0
+    """First to last token of all streams together, with so many `gaps` between tokens."""
+    gaps: int = 0
+    ttft_counts: tuple[int, ...] = ()
+    """Histograms by the bounds of `tenants.usage_times`; empty: no stream."""
+    between_counts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +198,7 @@ def count_usage(*, gateway: UUID, totals: UsageTotals, actor: Actor, now: dateti
     if not _first_time(batch):
         return False
     known = _use_keys(totals.keys_used)
-    _add(row.tenant_id, [line if line.key in known else _without_key(line) for line in totals.lines])
+    _add(row.tenant_id, [line if line.key in known else replace(line, key="") for line in totals.lines])
     return True
 
 
@@ -210,28 +230,21 @@ def _use_keys(used: Mapping[str, datetime]) -> set[str]:
     return known
 
 
-def _without_key(line: UsageLine) -> UsageLine:
-    return UsageLine(
-        line.endpoint, "", line.revision, line.hour, line.requests, line.errors, line.prompt_tokens,
-        line.completion_tokens,
-    )  # fmt: skip
-
-
 def _add(tenant: UUID, lines: Sequence[UsageLine]) -> None:
     """Add lines to the sums, in one order for all, so that two batches never wait for each other in a ring."""
     ordered = sorted(lines, key=lambda line: (line.endpoint, line.key, line.revision, line.hour))
     with connection.cursor() as cursor:
         cursor.executemany(
-            "INSERT INTO tenants_endpointusage AS u (id, tenant_id, endpoint_id, key_id, revision, hour, requests, "
-            "errors, prompt_tokens, completion_tokens) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s) "
+            f"INSERT INTO tenants_endpointusage AS u ({', '.join(_COLUMNS)}) "  # noqa: S608 - ours
+            f"VALUES ({', '.join(['%s'] * len(_COLUMNS))}) "
             "ON CONFLICT (endpoint_id, key_id, revision, hour, tenant_id) DO UPDATE SET "
-            "requests = u.requests + excluded.requests, errors = u.errors + excluded.errors, "
-            "prompt_tokens = u.prompt_tokens + excluded.prompt_tokens, "
-            "completion_tokens = u.completion_tokens + excluded.completion_tokens",
+            + ", ".join(f"{name} = u.{name} + excluded.{name}" for name in _SUMMED)
+            + "".join(f", {name} = {_ADDED.format(name=name)}" for name in _HISTOGRAMS),
             [
                 [
-                    uuid4(), tenant, line.endpoint, line.key, line.revision, line.hour, line.requests, line.errors,
-                    line.prompt_tokens, line.completion_tokens,
+                    uuid4(), tenant, line.endpoint, line.key, line.revision, line.hour,
+                    *(getattr(line, name) for name in _SUMMED),
+                    *(list(getattr(line, name)) for name in _HISTOGRAMS),
                 ]
                 for line in ordered
             ],

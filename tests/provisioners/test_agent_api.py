@@ -38,6 +38,7 @@ from tenants.operations import endpoints, tenants
 from tenants.specs import AllocationSpec, EndpointAsk, GpuAsk, RevisionAsk, UnitAsk
 from tenants.states import PlatformRole, Role, SuspensionDepth
 from tenants.transactions import acting
+from tenants.usage_times import BETWEEN_BOUNDS_US, TTFT_BOUNDS_MS, counted
 from tests import factories
 
 pytestmark = pytest.mark.usefixtures("db")
@@ -565,6 +566,22 @@ def test_a_batch_counts_once_however_often_it_comes(world: SimpleNamespace) -> N
     assert set(EndpointUsage.objects.values_list("tenant_id", "endpoint_id", "key_id")) == {
         (world.tenant.pk, world.endpoint.pk, world.key.public_id)
     }
+
+
+def test_times_of_streams_add_up_by_key_and_revision_whatever_order_batches_come_in(world: SimpleNamespace) -> None:
+    world.gateway.enrol()
+    stream = {"streamed": True, "completion_tokens": 11, "ttft_ms": 120, "itl_us": 20_000, "duration_ms": 320}
+    slow = {**stream, "ttft_ms": 900, "itl_us": 50_000, "outcome": "backend-broke"}
+    batches = [(uuid4(), (record(world, **stream), record(world))), (uuid4(), (record(world, **slow),))]
+
+    for batch, records in (batches[1], batches[0], *batches):
+        assert world.gateway.usage(*records, batch=batch).status_code == 204
+
+    row = EndpointUsage.objects.get()
+    assert (row.requests, row.errors, row.completion_tokens) == (3, 1, 25)
+    assert (row.ttft_ms, row.between_us, row.gaps) == (1020, 700_000, 20)
+    assert row.ttft_counts == counted([120, 900], TTFT_BOUNDS_MS)
+    assert row.between_counts == counted([20_000, 50_000], BETWEEN_BOUNDS_US)
 
 
 def test_last_used_moves_at_most_once_a_minute_and_never_into_the_future(world: SimpleNamespace) -> None:

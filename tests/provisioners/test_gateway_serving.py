@@ -77,7 +77,8 @@ async def test_usage_is_asked_for_always_and_passed_on_only_where_the_caller_ask
     usage = event_of(choices=[], usage={"prompt_tokens": 7, "completion_tokens": 2})
     assert unasked == b"data: [DONE]\n\n"
     assert asked == usage + b"data: [DONE]\n\n"
-    assert [body["stream_options"] for _, body in lab.model.seen] == [{"include_usage": True}] * 2
+    every = {"include_usage": True, "continuous_usage_stats": True}
+    assert [body["stream_options"] for _, body in lab.model.seen] == [every] * 2
     records = await until(lambda: _records(lab), lambda found: len(found) == 2)
     assert [(r.prompt_tokens, r.completion_tokens, r.streamed) for r in records] == [(7, 2, True)] * 2
 

@@ -32,7 +32,7 @@ class Costs(ApiView):
 
         Billed is from an object's first ready to the asking for its deletion. At most 93 days at once.
         """
-        start, end = _period(call.query, call.now)
+        start, end = period_of(call.query, call.now)
         lines = costs.cost_lines(call.home, start, end, now=call.now)
         return CostsOut.of(lines, start=start, end=end, currency=currency())
 
@@ -75,7 +75,8 @@ class BudgetItem(ApiView):
         return budgets.remove(budget=call.target, actor=call.actor, now=call.now, version=call.version)
 
 
-def _period(query: CostQuery, now: datetime) -> tuple[datetime, datetime]:
+def period_of(query: CostQuery, now: datetime) -> tuple[datetime, datetime]:
+    """Return the time that is asked for, of the present month by default. Raises `InvalidSpec`."""
     start = query.start or month_of(now).start
     end = query.end or month_of(start).end
     assert end is not None

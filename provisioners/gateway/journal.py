@@ -1,0 +1,180 @@
+"""What is being answered, kept so that a gateway that is killed settles it at its next start.
+
+One file of fixed slots, mapped into memory: a request takes a slot before a backend is asked, notes there how far its
+answer has come, and gives the slot back after its usage record is in the spool. Writing to the map is writing to the
+kernel's page cache: it costs no system call and outlives SIGKILL at any instruction, so a stream that is cut by a kill
+is settled to the last event read. The machine's own death loses what the kernel had not written yet. The file is
+allocated whole at the start: a full disk is found there, not in the middle of an answer.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+from uuid import UUID
+
+from provisioners.gateway.protocol import RequestOutcome, TokenSource, UsageRecord
+
+SLOT_BYTES: Final = 1024
+_STATE: Final = struct.Struct("<Q")
+_HEAD: Final = struct.Struct("<II")
+"""Length and CRC-32 of the opening."""
+_PROGRESS: Final = struct.Struct("<QQQQQQ")
+"""Status, prompt tokens, completion tokens, events, first event and last event in µs since the beginning (0: none).
+
+Aligned, and only growing, so that a kill between two of them leaves each at its old or its new value."""
+_FREE: Final = 0
+_TAKEN: Final = 1
+_AT_HEAD: Final = 8
+_AT_PROGRESS: Final = 16
+_AT_OPENING: Final = _AT_PROGRESS + _PROGRESS.size
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """A request as it goes to a backend."""
+
+    uid: UUID
+    request_id: str
+    key_id: str
+    endpoint_uid: UUID
+    unit_uid: UUID
+    revision: int
+    route: str
+    model: str
+    streamed: bool
+    started_at: datetime
+
+    def as_bytes(self) -> bytes:
+        """Return it as JSON; what people use to find it is shortened where it would not fit."""
+        fields: dict[str, Any] = asdict(self)
+        text = _json(fields)
+        if len(text) > SLOT_BYTES - _AT_OPENING:
+            text = _json({**fields, "request_id": self.request_id[:64], "model": self.model[:64]})
+        return text
+
+
+class Slot:
+    """One request's place. Used by the event loop only."""
+
+    __slots__ = ("_at", "_journal")
+
+    def __init__(self, journal: Journal, at: int) -> None:
+        self._journal = journal
+        self._at = at
+
+    def progress(self, *, status: int, prompt: int, completion: int, events: int, first_us: int, last_us: int) -> None:
+        """Note how far the answer has come."""
+        self._journal.note(self._at, status, prompt, completion, events, first_us, last_us)
+
+    def close(self) -> None:
+        """Give the slot back: the request is settled."""
+        self._journal.free(self._at)
+
+
+class Journal:
+    """The file of slots."""
+
+    def __init__(self, path: Path, *, slots: int) -> None:
+        """Open or make `path` with room for `slots` requests at once. Raises `OSError` where there is no room."""
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            content = path.read_bytes()
+            self._left = list(_taken(content))
+            size = max(slots * SLOT_BYTES, len(content))
+            os.posix_fallocate(file, 0, size)
+            self._map = mmap.mmap(file, size)
+        finally:
+            os.close(file)
+        taken = {at for at, _ in self._left}
+        self._free = [at for at in range(size - SLOT_BYTES, -1, -SLOT_BYTES) if at not in taken]
+
+    def left(self) -> Iterator[tuple[Slot, UsageRecord]]:
+        """Yield what an earlier process left open, as far as it had come; its slot is taken until it is closed."""
+        for at, record in self._left:
+            yield Slot(self, at), record
+        self._left = []
+
+    def open(self, opening: Opening) -> Slot | None:
+        """Take a slot; None where all are taken (the request is then counted only if we live to its end)."""
+        if not self._free:
+            return None
+        at = self._free.pop()
+        text = opening.as_bytes()
+        _HEAD.pack_into(self._map, at + _AT_HEAD, len(text), zlib.crc32(text))
+        _PROGRESS.pack_into(self._map, at + _AT_PROGRESS, 0, 0, 0, 0, 0, 0)
+        start = at + _AT_OPENING
+        self._map[start : start + len(text)] = text
+        _STATE.pack_into(self._map, at, _TAKEN)  # last: a slot is taken once all of it is there
+        return Slot(self, at)
+
+    def note(self, at: int, *numbers: int) -> None:
+        """Write the progress of the slot at `at`."""
+        _PROGRESS.pack_into(self._map, at + _AT_PROGRESS, *numbers)
+
+    def free(self, at: int) -> None:
+        """Free the slot at `at`."""
+        _STATE.pack_into(self._map, at, _FREE)
+        self._free.append(at)
+
+    def close(self) -> None:
+        """Unmap the file."""
+        self._map.close()
+
+
+def _json(fields: dict[str, Any]) -> bytes:
+    return json.dumps(fields, default=lambda value: value.isoformat() if isinstance(value, datetime) else str(value),
+                      separators=(",", ":")).encode()  # fmt: skip
+
+
+def _taken(content: bytes) -> Iterator[tuple[int, UsageRecord]]:
+    """Yield (place, request) of each taken slot of a file; a slot that does not hold up is nothing."""
+    for at in range(0, len(content) - SLOT_BYTES + 1, SLOT_BYTES):
+        if _STATE.unpack_from(content, at)[0] != _TAKEN:
+            continue
+        length, checksum = _HEAD.unpack_from(content, at + _AT_HEAD)
+        text = content[at + _AT_OPENING : at + _AT_OPENING + min(length, SLOT_BYTES - _AT_OPENING)]
+        if zlib.crc32(text) != checksum:
+            continue
+        yield at, _record(json.loads(text), *_PROGRESS.unpack_from(content, at + _AT_PROGRESS))
+
+
+def _record(
+    opening: dict[str, Any], status: int, prompt: int, completion: int, events: int, first_us: int, last_us: int
+) -> UsageRecord:
+    source = TokenSource.LAST_SEEN if prompt or completion else TokenSource.COUNTED if events else TokenSource.NONE
+    return UsageRecord(
+        uid=UUID(opening["uid"]),
+        request_id=opening["request_id"],
+        key_id=opening["key_id"],
+        endpoint_uid=UUID(opening["endpoint_uid"]),
+        unit_uid=UUID(opening["unit_uid"]),
+        revision=opening["revision"],
+        route=opening["route"],
+        model=opening["model"],
+        streamed=opening["streamed"],
+        prompt_tokens=prompt,
+        completion_tokens=completion if source is not TokenSource.COUNTED else events,
+        token_source=source,
+        started_at=datetime.fromisoformat(opening["started_at"]).astimezone(UTC),
+        duration_ms=last_us // 1000,
+        ttft_ms=first_us // 1000 if first_us else None,
+        itl_us=between_us(first_us, last_us, completion),
+        status=status,
+        outcome=RequestOutcome.GATEWAY_DIED,
+    )
+
+
+def between_us(first_us: int, last_us: int, completion_tokens: int) -> int | None:
+    """Return the mean time between two tokens of a stream; None with less than two."""
+    if not first_us or completion_tokens < 2:
+        return None
+    return max(last_us - first_us, 0) // (completion_tokens - 1)
