@@ -86,6 +86,7 @@ urlpatterns: list[Any] = [
     path(f"{ENDPOINT}/keys", endpoints.keys, name="endpoint-keys"),
     path(f"{ENDPOINT}/keys/new", endpoints.create_key, name="endpoint-key-new"),
     path(f"{ENDPOINT}/keys/<str:key>/roll", endpoints.roll_key, name="endpoint-key-roll"),
+    path(f"{ENDPOINT}/keys/<str:key>/limits", endpoints.limit_key, name="endpoint-key-limit"),
     path(f"{ENDPOINT}/keys/<str:key>/revoke", endpoints.revoke_key, name="endpoint-key-revoke"),
     path(f"{ENDPOINT}/revisions", endpoints.revisions, name="endpoint-revisions"),
     path(f"{ENDPOINT}/revisions/new", endpoints.revise, name="endpoint-revise"),

@@ -25,6 +25,7 @@ from tenants.errors import DependencyDown
 from tenants.models import (
     Allocation,
     Boundary,
+    BudgetLease,
     Checkpoint,
     Endpoint,
     GatewayReplica,
@@ -47,6 +48,8 @@ IDEMPOTENCY_LIFE: Final = timedelta(hours=24)
 RELEASED_LIFE: Final = timedelta(days=90)
 BATCH_LIFE: Final = timedelta(days=90)
 """So long a batch of usage that comes again is known."""
+LEASE_LIFE: Final = timedelta(days=90)
+"""Since a budget's period began, which is a month at most."""
 INTENT_LIFE: Final = timedelta(days=7)
 ATTEMPT_LIFE: Final = timedelta(days=1)
 AT_ONCE: Final = 500
@@ -146,6 +149,11 @@ def purge_batches(now: datetime) -> int:
     return _purge(lambda: GatewayUsage.objects.filter(received_at__lt=now - BATCH_LIFE))
 
 
+def purge_leases(now: datetime) -> int:
+    """Forget gateways' parts of budgets of periods that are long over."""
+    return _purge(lambda: BudgetLease.objects.filter(period_start__lt=now - LEASE_LIFE))
+
+
 def purge_released(now: datetime) -> int:
     """Remove released products, then allocations nobody owns, then boundaries nobody is in."""
     before = now - RELEASED_LIFE
@@ -215,6 +223,7 @@ JOBS: Final[Mapping[str, Job]] = {
     "ssh-certificates-purged": purge_ssh_certificates,
     "intents-purged": purge_intents,
     "batches-purged": purge_batches,
+    "leases-purged": purge_leases,
     "usage-rolled": usage_days.roll_all,
     "released-purged": purge_released,
 }

@@ -109,7 +109,7 @@ HELP: Final[Mapping[str, str]] = MappingProxyType(
         "unknown-dimension": _(
             "A quota or price speaks of something that does not exist. Dimensions are "
             "`gpu.<product>.slices`, `gpu.<product>.<profile>`, `vcpu`, `memory_gib`, `storage_gib`, `machines`, "
-            "`boundaries`, `endpoints` and `spend_month`."
+            "`boundaries`, `endpoints`, `spend_month`, `tokens_month` and `token_spend_month`."
         ),
         "link-closed": _(
             "The link was used, withdrawn, is over, or is for somebody else. Ask whoever made it for a new one."
@@ -189,6 +189,9 @@ HELP: Final[Mapping[str, str]] = MappingProxyType(
         "not-placed": _("It stands on no provider: it has no place yet, or none any more."),
         "resolved": _("The finding is resolved already."),
         "key-ended": _("The key is revoked or expired. Make a new one."),
+        "stale-lease": _(
+            "A gateway's later word about its parts of budgets was heard already. It asks again by itself."
+        ),
         "too-many-keys": _("The endpoint has as many live keys as it may. Revoke some."),
         "too-many-webhooks": _("The tenant has as many webhooks as it may. Remove some."),
         "too-many-tokens": _("There are as many live tokens as allowed. Revoke some."),

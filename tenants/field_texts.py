@@ -141,6 +141,11 @@ PLAIN: Final[Mapping[str, Entry]] = {
     "runtimes": (_("The programs that may serve models; left out: all."), ["vllm"]),
     "logins": (_("How people may log in to machines; left out: certificates only."), ["certificate", "key"]),
     "longest_s": (_("The longest time something may be given for, in seconds."), 90 * DAY_S),
+    "requests_per_minute": (_("How many requests may be sent in a minute; left out: any number."), 600),
+    "tokens_per_minute": (_("How many tokens may be used in a minute; left out: any number."), 200_000),
+    "budget_tokens": (_("How many tokens may be used in each period; left out: any number."), 5_000_000),
+    "budget_money": (_("What its tokens may cost in each period; left out: any amount."), "250.00"),
+    "budget_period": (_("When its budgets begin anew, in UTC: each day, each Monday, or each month."), "month"),
     "approvals": (_("Who decides each kind of request, in order."), {"quota": ["tenant-owner", "platform-approver"]}),
     "depth": (_("How deep the suspension cuts: keys, network or power; each includes the ones before it."), "keys"),
     # -- requests and decisions --------------------------------------------------------------------------

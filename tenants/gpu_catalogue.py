@@ -151,6 +151,8 @@ PLAIN_DIMENSIONS: Final[Mapping[str, str]] = MappingProxyType(
         "boundaries": "boundaries",
         "endpoints": "endpoints",
         "spend_month": "money per calendar month",
+        "tokens_month": "tokens of endpoints per calendar month",
+        "token_spend_month": "money for tokens of endpoints per calendar month",
     }
 )
 """Dimensions that are no GPU: name → what is counted."""
@@ -276,14 +278,18 @@ def parse_dimension(text: str) -> GpuDimension | str:
         raise BadDimension(msg) from error
 
 
+TOKEN_DIMENSIONS: Final = frozenset({"tokens_month", "token_spend_month"})
+"""Kept by gateways, request by request, and limited only where somebody set a limit."""
+
+
 @lru_cache(maxsize=4096)
 def is_optional(dimension: str) -> bool:
     """Tell whether a tenant without a limit here is unlimited here rather than at zero.
 
-    Only counts per profile are optional: their slices are limited in any case. Raises `BadDimension`.
+    Counts per profile are optional, their slices are limited in any case; and tokens. Raises `BadDimension`.
     """
     parsed = parse_dimension(dimension)
-    return isinstance(parsed, GpuDimension) and parsed.profile is not None
+    return parsed in TOKEN_DIMENSIONS or (isinstance(parsed, GpuDimension) and parsed.profile is not None)
 
 
 # --- reading --------------------------------------------------------------------------------------

@@ -146,6 +146,7 @@ ROUTES |= {
     "endpoints.revise": tenant(Role.MEMBER),
     "endpoints.create_key": tenant(Role.MEMBER),
     "endpoints.roll_key": tenant(Role.MEMBER),
+    "endpoints.limit_key": tenant(Role.MEMBER),
     "endpoints.revoke_key": tenant(Role.MEMBER, P.OPERATOR),
     "machines.create": tenant(Role.MEMBER),
     "machines.update": tenant(Role.MEMBER),
@@ -266,6 +267,7 @@ ROUTES |= {
     "agents.config": AGENT,
     "agents.ssh_revoked": PUBLIC,
     "agents.serving": AGENT,
+    "agents.lease": AGENT,
     "agents.usage": AGENT,
     "agents.report": AGENT,
 }

@@ -13,7 +13,10 @@ from typing import Any, Final
 from tenants.states import Login
 
 LIST_KEYS: Final = ("sites", "tiers", "products", "models", "runtimes", "logins")
-KEYS: Final = (*LIST_KEYS, "longest_s")
+RATE_KEYS: Final = ("requests_per_minute", "tokens_per_minute")
+"""How much may be asked of all endpoints of one tenant together; a tenant above says it of each one below."""
+NUMBER_KEYS: Final = ("longest_s", *RATE_KEYS)
+KEYS: Final = (*LIST_KEYS, *NUMBER_KEYS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +40,32 @@ STANDARD: Final[Mapping[str, Rule]] = {"logins": Rule("logins", "", (Login.CERTI
 
 
 @dataclass(frozen=True, slots=True)
+class Most:
+    """The smallest of a number's limits on a path, and who set it."""
+
+    number: int
+    tenant: str
+
+
+@dataclass(frozen=True, slots=True)
 class EffectivePolicy:
     """What a path of tenants allows."""
 
     rules: Mapping[str, Rule] = field(default_factory=dict)
-    longest_s: int | None = None
-    longest_by: str = ""
+    most: Mapping[str, Most] = field(default_factory=dict)
+    """By key of `NUMBER_KEYS`; absent: no limit."""
+
+    @property
+    def longest_s(self) -> int | None:
+        """Return the longest term; None for any."""
+        found = self.most.get("longest_s")
+        return found.number if found is not None else None
+
+    @property
+    def longest_by(self) -> str:
+        """Return who says so; `""` for nobody."""
+        found = self.most.get("longest_s")
+        return found.tenant if found is not None else ""
 
     def forbids(self, key: str, value: str) -> Rule | None:
         """Return the rule that forbids a value, None when it is allowed."""
@@ -55,10 +78,9 @@ class EffectivePolicy:
 
 
 def effective_policy(levels: Sequence[tuple[str, Mapping[str, Any]]]) -> EffectivePolicy:
-    """Fold (tenant name, policy) from the root down into what is allowed; lists intersect, terms take the shortest."""
+    """Fold (tenant name, policy) from the root down into what is allowed: lists intersect, numbers take the least."""
     rules: dict[str, Rule] = {}
-    longest: int | None = None
-    longest_by = ""
+    most: dict[str, Most] = {}
     for name, policy in levels:
         for key in LIST_KEYS:
             if key not in policy:
@@ -68,6 +90,8 @@ def effective_policy(levels: Sequence[tuple[str, Mapping[str, Any]]]) -> Effecti
             if before is not None:
                 allowed = tuple(v for v in allowed if v in before.allowed)
             rules[key] = Rule(key, name, allowed)
-        if policy.get("longest_s") is not None and (longest is None or policy["longest_s"] < longest):
-            longest, longest_by = int(policy["longest_s"]), name
-    return EffectivePolicy(rules, longest, longest_by)
+        for key in NUMBER_KEYS:
+            number = policy.get(key)
+            if number is not None and (key not in most or number < most[key].number):
+                most[key] = Most(int(number), name)
+    return EffectivePolicy(rules, most)

@@ -103,6 +103,15 @@ class BoundaryKind(StrEnum):
     CLUSTER = "cluster"
 
 
+class BudgetPeriod(StrEnum):
+    """After what time a budget begins anew; all begin in UTC."""
+
+    DAY = "day"
+    WEEK = "week"
+    """Begins on Monday."""
+    MONTH = "month"
+
+
 class Login(StrEnum):
     """How people get into machines."""
 

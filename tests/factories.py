@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 from uuid import uuid4
 
@@ -11,11 +12,15 @@ from django.db import connection
 
 from tenants.actor import Actor, Kind
 from tenants.models import (
+    Boundary,
+    GatewayReplica,
     GpuDevice,
     Host,
     Membership,
     Person,
     PlatformMembership,
+    Price,
+    PriceList,
     Provider,
     Quota,
     ServedModel,
@@ -176,3 +181,15 @@ def served_model(name: str = "llama-3-1-8b") -> ServedModel:
     return ServedModel.objects.create(
         name=name, repository="meta-llama/Llama-3.1-8B-Instruct", commit="0" * 39 + "1", created_at=NOW
     )
+
+
+def gateway(of: Tenant, **values: Any) -> GatewayReplica:
+    """Make one more gateway of a tenant, in a boundary of its own at a provider of its own."""
+    boundary = Boundary.objects.create(tenant=of, provider=provider(), kind="namespace", tier="shared", created_at=NOW)
+    return GatewayReplica.objects.create(tenant=of, boundary=boundary, created_at=NOW, **values)
+
+
+def token_price(amount: Decimal, *, valid_from: datetime) -> None:
+    """Publish what a token costs everywhere from a moment on, whatever came before."""
+    row = PriceList.objects.create(name=f"prices-{next(_numbers)}", valid_from=valid_from, created_at=valid_from)
+    Price.objects.create(price_list=row, item="token", amount=amount)

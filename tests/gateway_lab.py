@@ -33,6 +33,9 @@ from provisioners.gateway.protocol import (
     EnrolAnswer,
     EnrolRequest,
     Envelope,
+    Lease,
+    LeaseAnswer,
+    LeaseRequest,
     Report,
     Signer,
     UsageBatch,
@@ -127,6 +130,11 @@ class ControlPlane(Server):
         self.refuse_usage_with = 0
         self.lose_usage_answers = 0
         """So many batches are kept and their answers lost."""
+        self.budgets: dict[str, int] = {}
+        """Budget → all of it, whatever the period; this gateway has it for itself."""
+        self.spent: dict[str, int] = {}
+        self.lease_serial = 0
+        self.refuse_leases_with = 0
         self.reports: list[Report] = []
         self.answer_all_with = 0
         """Status for every call of an enrolled gateway (401 revoked, 410 removed); 0 answers properly."""
@@ -136,6 +144,7 @@ class ControlPlane(Server):
             web.post("/agent/v1/enrol", self._enrol),
             web.get("/agent/v1/config", self._config),
             web.post("/agent/v1/usage", self._usage),
+            web.post("/agent/v1/leases", self._leases),
             web.post("/agent/v1/report", self._report),
         ]
 
@@ -214,6 +223,25 @@ class ControlPlane(Server):
             self.lose_usage_answers -= 1
             return web.Response(status=503)
         return web.Response(status=204)
+
+    async def _leases(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        if status := self._refused(request):
+            return web.Response(status=status)
+        if self.refuse_leases_with:
+            return web.Response(status=self.refuse_leases_with)
+        asked = parse(LeaseRequest, body)
+        if asked.serial <= self.lease_serial:
+            return web.json_response({"data": {"serial": self.lease_serial}}, status=409)
+        self.lease_serial = asked.serial
+        leases = []
+        for ask in asked.asks:
+            self.spent[ask.budget] = ask.spent
+            limit = self.budgets.get(ask.budget)
+            granted = None if limit is None else max(ask.keep, min(ask.want, limit))
+            leases.append(Lease(budget=ask.budget, period_start=ask.period_start, granted=granted, left=0))
+        answer = LeaseAnswer(leases=tuple(leases))
+        return web.Response(body=answer.model_dump_json().encode(), content_type="application/json")
 
     async def _report(self, request: web.Request) -> web.Response:
         if status := self._refused(request):

@@ -184,6 +184,31 @@ def typed_pairs(words: Sequence[str]) -> Json:
     return {key.replace("-", "_"): _typed(value) for key, value in pairs(words).items()}
 
 
+def key_limits(words: Sequence[str]) -> Json:
+    """Return `--limit` words as the body of a key's limits. Raises `UsageFault`."""
+    found: Json = {}
+    for key, value in pairs(words).items():
+        if key in {"requests_per_minute", "tokens_per_minute"}:
+            found[key] = whole(value, key)
+        elif key == "tokens":
+            found["budget_tokens"] = whole(value, key)
+        elif key == "money":
+            found["budget_money"] = value
+        elif key == "per":
+            found["budget_period"] = value
+        else:
+            known = "requests_per_minute, tokens_per_minute, tokens, money, per"
+            raise UsageFault(f"a key has no limit {key!r}; there are: {known}")
+    return found
+
+
+def whole(text: str, name: str) -> int:
+    """Return a whole number. Raises `UsageFault` naming what it is for."""
+    if not text.isdigit():
+        raise UsageFault(f"{name} is a whole number, not {text!r}")
+    return int(text)
+
+
 def limits(words: Sequence[str]) -> dict[str, int]:
     """Return `dimension=amount` words as whole numbers. Raises `UsageFault`."""
     found: dict[str, int] = {}

@@ -142,8 +142,9 @@ ALL: Final[tuple[Noun, ...]] = (
           "COMPLETION=completion_tokens TTFT_P50=ttft_p50_s TTFT_P99=ttft_p99_s BETWEEN_P50=between_p50_s "
           "BETWEEN_P99=between_p99_s", child_of="endpoints", paged=False),
     _noun("keys", "key", "tenant",
-          "ID=id NAME=name EXPIRES=expires_at:until REVOKED=revoked_at:ago LAST_USED=last_used_at:ago "
-          "AGE=created_at:ago", child_of="endpoints"),
+          "ID=id NAME=name REQUESTS/MIN=requests_per_minute TOKENS/MIN=tokens_per_minute TOKENS=budget_tokens "
+          "MONEY=budget_money PER=budget_period EXPIRES=expires_at:until REVOKED=revoked_at:ago "
+          "LAST_USED=last_used_at:ago AGE=created_at:ago", child_of="endpoints"),
     _noun("revisions", "revision", "tenant",
           "NR=number MODEL=model RUNTIME=runtime ARGUMENTS=arguments:pairs AGE=created_at:ago", child_of="endpoints"),
     _noun("tenants", "tenant", "platform",

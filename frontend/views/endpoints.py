@@ -15,7 +15,7 @@ from django.utils.translation import gettext as _
 
 from frontend.design import numbers
 from frontend.forms import wishes
-from frontend.kernel import once, outlook, stock, story
+from frontend.kernel import key_use, once, outlook, stock, story
 from frontend.kernel.page import PageRequest, page
 from frontend.views import products
 from frontend.views.products import ENDPOINTS
@@ -204,7 +204,12 @@ def keys(request: PageRequest, name: str) -> HttpResponse:
     row = products.find(ENDPOINTS, request, name)
     secret = once.peek(request)
     found = list(EndpointKey.objects.filter(endpoint=row).select_related("replaced_by").order_by("-created_at")[:200])
+    used = key_use.used(row, found, now=request.now)
+    for key in found:
+        key.told = used[key.public_id]  # type: ignore[attr-defined]  # for the page
     values = frame(request, row, "keys") | {
+        "currency": currency(),
+        "periods": [{"value": value, "label": label} for value, label in key_use.periods()],
         "keys": [key for key in found if _is_live(key, request)],
         "ended": [key for key in found if not _is_live(key, request)],
         "no_keys": not any(_is_live(key, request) for key in found),
@@ -212,6 +217,8 @@ def keys(request: PageRequest, name: str) -> HttpResponse:
             {"key": "name", "label": _("Name")},
             {"key": "made", "label": _("Made")},
             {"key": "used", "label": _("Last used")},
+            {"key": "calls", "label": _("Last 30 days")},
+            {"key": "limits", "label": _("Limits")},
             {"key": "ends", "label": _("Ends")},
             {"key": "actions", "label": _("Actions"), "hidden_label": True},
         ],
@@ -270,6 +277,20 @@ def roll_key(request: PageRequest, name: str, key: str) -> HttpResponse:
         return response
     once.put(request, response, secret, path=response["Location"])
     return response
+
+
+@page("endpoints.limit_key", methods=("POST",))
+def limit_key(request: PageRequest, name: str, key: str) -> HttpResponse:
+    """Replace a key's rates and budgets."""
+    row, found = _key_of(request, name, key)
+    try:
+        limits = key_use.read(request.POST)
+        endpoints.limit_key(endpoint=row, key=found, limits=limits, actor=request.actor, now=request.now)
+    except (InvalidSpec, Conflict) as error:
+        messages.error(request, error.detail)
+    else:
+        messages.success(request, _("The limits of %(name)s hold within seconds.") % {"name": found.name})
+    return products.back(ENDPOINTS, request, row, "keys")
 
 
 @page("endpoints.revoke_key", methods=("POST",))

@@ -89,6 +89,12 @@ def _narrowed(policy: Mapping[str, Any]) -> Any:
             yield {"label": str(RULES[key]), "text": ", ".join(policy[key]) or _("none")}
     if policy.get("longest_s") is not None:
         yield {"label": _("Longest term"), "text": numbers.duration(policy["longest_s"])}
+    for key, label in (
+        ("requests_per_minute", _("Requests per minute")),
+        ("tokens_per_minute", _("Tokens per minute")),
+    ):
+        if policy.get(key) is not None:
+            yield {"label": label, "text": numbers.number(policy[key])}
     for kind, stages in (policy.get("approvals") or {}).items():
         text = ", ".join(outlook.decider(stage) for stage in stages)
         yield {"label": _("%(kind)s is approved by") % {"kind": asks.KINDS.get(kind, kind)}, "text": text}

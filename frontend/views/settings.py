@@ -28,7 +28,7 @@ from tenants.models import Host, Provider, ServedModel, Suspension, Tenant
 from tenants.models.tenant import MAX_DEPTH
 from tenants.operations import tenants
 from tenants.policies import ROUTES
-from tenants.policy import LIST_KEYS, STANDARD, effective_policy
+from tenants.policy import LIST_KEYS, RATE_KEYS, STANDARD, effective_policy
 from tenants.states import Login, StockVisibility, SuspensionDepth, Tier
 from tenants.transactions import reading
 
@@ -83,9 +83,11 @@ DEPTHS: Final[Mapping[SuspensionDepth, tuple[str | Promise, str | Promise]]] = {
         gettext_lazy("Network cut, and everything is stopped. Its GPUs stay reserved for it."),
     ),
 }
-FIELDS: Final[Mapping[str, str]] = {"display_name": "title", "policy.longest_s": "longest_days"}
+FIELDS: Final[Mapping[str, str]] = {
+    "display_name": "title", "policy.longest_s": "longest_days", **{f"policy.{key}": key for key in RATE_KEYS},
+}  # fmt: skip
 AT_FIELDS: Final = frozenset(
-    {"title", "description", "labels", "longest_days", *(f"policy.{key}" for key in LIST_KEYS)}
+    {"title", "description", "labels", "longest_days", *RATE_KEYS, *(f"policy.{key}" for key in LIST_KEYS)}
 )
 """Fields whose errors stand beside them; those of dialogs stand above the page."""
 DEEDS: Final = {
@@ -132,6 +134,7 @@ def _page(request: PageRequest, *, errors: Mapping[str, str] | None = None, stat
         "rules": _rules(tenant, above, errors or {}),
         "longest_days": given.get("longest_days", str(tenant.policy.get("longest_s", 0) // DAY_S or "")),
         "longest_sentence": _longest(tenant, above),
+        "rates": _rates(tenant, above, given, errors or {}),
         "approvals": _approvals(tenant, above),
         "children": _children(tenant),
         "child_columns": [
@@ -162,6 +165,7 @@ def _rule_words(policy: Mapping[str, Any]) -> str:
     """Return the lists and the term of a policy as the command line takes them, an example for an empty one."""
     found = [f"{key}={','.join(policy[key])}" for key in LIST_KEYS if key in policy]
     found += [f"longest={policy['longest_s'] // DAY_S}d"] if "longest_s" in policy else []
+    found += [f"{key}={policy[key]}" for key in RATE_KEYS if key in policy]
     return " ".join(found) or "sites=berlin longest=90d"
 
 
@@ -272,6 +276,27 @@ def _longest(tenant: Tenant, above: list[Tenant]) -> str:
     return _("At most %(days)s days, as %(tenant)s says.") % {"days": days, "tenant": found.longest_by}
 
 
+def _rates(
+    tenant: Tenant, above: list[Tenant], given: Mapping[str, Any], errors: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """Return the rates of all endpoints together: as form, and what holds now in a sentence."""
+    found = effective_policy([(row.display_name, row.policy) for row in (*above, tenant)])
+    rates = []
+    for key, label in (
+        ("requests_per_minute", _("Requests per minute")),
+        ("tokens_per_minute", _("Tokens per minute")),
+    ):
+        most = found.most.get(key)
+        sentence = _("Of all endpoints together. No limit.")
+        if most is not None:
+            sentence = _("Of all endpoints together. At most %(n)s, as %(tenant)s says.") % {
+                "n": numbers.number(most.number), "tenant": most.tenant,
+            }  # fmt: skip
+        value = given.get(key, str(tenant.policy.get(key, "")))
+        rates.append({"key": key, "label": label, "value": value, "sentence": sentence, "error": errors.get(key, "")})
+    return rates
+
+
 def _approvals(tenant: Tenant, above: list[Tenant]) -> list[dict[str, str]]:
     """Return who decides which kind of request, in words."""
     found = []
@@ -333,6 +358,9 @@ def _given_policy(tenant: Tenant, given: QueryDict) -> dict[str, Any]:
     days = given.get("longest_days", "").strip()
     if days:
         policy["longest_s"] = read_number(days, field="policy.longest_s") * DAY_S
+    for key in RATE_KEYS:
+        if rate := given.get(key, "").strip():
+            policy[key] = read_number(rate, field=f"policy.{key}")
     return policy
 
 

@@ -20,6 +20,7 @@ from django.db.models.fields.json import KeyTextTransform
 from django.db.models.functions import Cast, Coalesce, Least
 from pydantic import ValidationError
 
+from provisioners.agent_api import accounting
 from provisioners.gateway.protocol import (
     Backend,
     BadDocument,
@@ -79,7 +80,7 @@ def documents(gateways: Sequence[GatewayReplica], *, now: datetime) -> dict[UUID
     in_machines = Q(allocation_id__in=list(allocations.values()))
     endpoints = list(
         models.Endpoint.objects.filter(in_namespaces | in_machines, released_at__isnull=True)
-        .select_related("revision")
+        .select_related("revision__model", "boundary__provider")
         .order_by("name", "pk")
     )
     keys: dict[UUID, list[models.EndpointKey]] = {}
@@ -88,11 +89,21 @@ def documents(gateways: Sequence[GatewayReplica], *, now: datetime) -> dict[UUID
         keys.setdefault(key.endpoint_id, []).append(key)
     serving = _revisions(endpoints)
     depths = _suspended({gateway.tenant_id for gateway in gateways})
+    limits = accounting.limits_of({gateway.tenant_id for gateway in gateways})
+    sharers = accounting.sharers(gateways)
+    prices = accounting.Prices()
     signing = trusted()
     made: dict[UUID, ConfigDocument] = {}
     for gateway in gateways:
         mine = tuple(
-            _endpoint(row, keys.get(row.pk, ()), serving.get(row.pk, ()), gateway, depths.get(row.tenant_id, ""))
+            _endpoint(
+                row,
+                accounting.keys_of(row, keys.get(row.pk, ()), sharers, prices, of_unit=gateway.unit_id is not None),
+                serving.get(row.pk, ()),
+                gateway,
+                depths.get(row.tenant_id, ""),
+                prices,
+            )
             for row in endpoints
             if (
                 row.allocation_id == allocations.get(gateway.unit_id)
@@ -107,6 +118,8 @@ def documents(gateways: Sequence[GatewayReplica], *, now: datetime) -> dict[UUID
             gateway_uid=gateway.pk,
             issued_at=now,
             endpoints=mine,
+            rates=limits[gateway.tenant_id].rates(sharers.of_tenant(gateway.tenant_id)),
+            budgets=limits[gateway.tenant_id].budgets(prices),
             report_interval_s=REPORT_WHILE_ENDING_S if ending else REPORT_S,
             signing_keys=signing,
         )
@@ -167,10 +180,11 @@ def _revisions(endpoints: Sequence[models.Endpoint]) -> dict[UUID, list[UUID]]:
 
 def _endpoint(
     row: models.Endpoint,
-    keys: Sequence[models.EndpointKey],
+    keys: tuple[EndpointKey, ...],
     serving: Sequence[UUID],
     gateway: GatewayReplica,
     depth: str,
+    prices: accounting.Prices,
 ) -> EndpointConfig:
     state, reason = EndpointState.OPEN, ""
     if row.deletion_requested_at is not None:
@@ -186,7 +200,9 @@ def _endpoint(
         models=(row.name,),
         backends=_backends(row, only=gateway.unit_id),
         hop_keys=tuple(str(revision) for revision in serving),
-        keys=tuple(EndpointKey(id=key.public_id, digest=key.digest, expires_at=key.expires_at) for key in keys),
+        keys=keys,
+        context_tokens=accounting.context_tokens(row),
+        token_prices=prices.of(row),
     )
 
 

@@ -5,12 +5,13 @@ from typing import Any
 from django.urls import path
 
 from provisioners.agent_api.ssh import RevokedView
-from provisioners.agent_api.views import ConfigView, EnrolView, ReportView, ServingView, UsageView
+from provisioners.agent_api.views import ConfigView, EnrolView, LeasesView, ReportView, ServingView, UsageView
 
 urlpatterns: list[Any] = [
     path("enrol", EnrolView.as_view()),
     path("config", ConfigView.as_view()),
     path("serving", ServingView.as_view()),
+    path("leases", LeasesView.as_view()),
     path("usage", UsageView.as_view()),
     path("report", ReportView.as_view()),
     path("ssh/<uuid:authority>/revoked", RevokedView.as_view()),

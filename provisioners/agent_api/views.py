@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import Any, ClassVar, Final, TypeVar
 from uuid import UUID
@@ -27,8 +27,12 @@ from provisioners.agent_api.watch import look
 from provisioners.gateway import keys
 from provisioners.gateway.protocol import (
     BadDocument,
+    BudgetPeriod,
     EnrolAnswer,
     EnrolRequest,
+    Lease,
+    LeaseAnswer,
+    LeaseRequest,
     Report,
     UsageBatch,
     parse,
@@ -36,8 +40,10 @@ from provisioners.gateway.protocol import (
 from tenants import problems
 from tenants.actor import Actor
 from tenants.errors import ControlPlaneError, Gone, InvalidSpec, MethodNotAllowed, Unauthenticated, UnsupportedMediaType
-from tenants.operations import agents
+from tenants.operations import agents, budget_leases
 
+CLOCKS: Final = timedelta(hours=1)
+"""How far a gateway's clock may be from ours, and how early it asks for the next period's parts."""
 _NUL: Final = re.compile(rb"\\u0000|\x00")
 Shape = TypeVar("Shape", bound=BaseModel)
 
@@ -190,6 +196,33 @@ class UsageView(AgentView):
         return HttpResponse(status=HTTPStatus.NO_CONTENT)
 
 
+class LeasesView(AgentView):
+    """Where a gateway gets its parts of budgets."""
+
+    operations: ClassVar[dict[str, str]] = {"POST": "agents.lease"}
+
+    def post(self, request: HttpRequest) -> HttpResponse:
+        """Give a gateway its parts. 409 for a word that is older than one that was heard."""
+        actor = authenticated(request)
+        asked = document(request, LeaseRequest)
+        _refuse_other(asked.gateway_uid, actor)
+        asks = [
+            budget_leases.Ask(each.budget, each.period_start, each.spent, each.keep, each.need, each.want)
+            for each in asked.asks
+        ]
+        now = datetime.now(UTC)
+        for each in asks:
+            _check_period(each, now)
+        parts = budget_leases.lease(
+            gateway=asked.gateway_uid, serial=asked.serial, memory=asked.memory, asks=asks, actor=actor, now=now
+        )
+        leases = (
+            Lease(budget=part.budget, period_start=part.period_start, granted=part.granted, left=part.left)
+            for part in parts
+        )
+        return as_json(LeaseAnswer(leases=tuple(leases)))
+
+
 class ReportView(AgentView):
     """Where a gateway says how it is."""
 
@@ -208,6 +241,17 @@ class ReportView(AgentView):
             now=datetime.now(UTC),
         )
         return HttpResponse(status=HTTPStatus.NO_CONTENT)
+
+
+def _check_period(ask: budget_leases.Ask, now: datetime) -> None:
+    """Raise `InvalidSpec` for a period that is none of today's, or amounts that contradict each other."""
+    periods = {period.start(at) for period in BudgetPeriod for at in (now - CLOCKS, now + CLOCKS)}
+    if ask.period_start not in periods:
+        msg = "No period of now begins there."
+        raise InvalidSpec(msg, field="asks.period_start")
+    if not ask.spent <= ask.keep <= ask.need <= ask.want:
+        msg = "What is spent is kept, what is kept is needed, and what is needed is wanted."
+        raise InvalidSpec(msg, field="asks.keep")
 
 
 def _refuse_other(named: UUID, actor: Actor) -> None:

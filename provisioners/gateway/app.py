@@ -25,6 +25,7 @@ from aiohttp import web
 from provisioners.driver import Secret
 from provisioners.gateway import refusals
 from provisioners.gateway.backends import Backends
+from provisioners.gateway.budgets import Budgets
 from provisioners.gateway.home import Home, Link, Removed, TokenRefused
 from provisioners.gateway.journal import Journal
 from provisioners.gateway.metrics import Metrics
@@ -38,7 +39,7 @@ from provisioners.gateway.protocol import (
     UsageRecord,
 )
 from provisioners.gateway.proxy import KEY_REFUSED, MAX_IN_FLIGHT, Proxy, bearer
-from provisioners.gateway.routing import Routing
+from provisioners.gateway.routing import Routing, budgets_of
 from provisioners.gateway.spool import Spool
 from provisioners.gateway.state import StateFolder
 
@@ -89,6 +90,7 @@ class Gateway:
         self._state = StateFolder(settings.state, settings.gateway_uid, settings.token)
         self._spool = Spool(settings.state / "usage")
         self._journal = Journal(settings.state / "journal", slots=MAX_IN_FLIGHT)
+        self._budgets = Budgets(settings.state / "budgets")
         self._settle_what_was_left()
         self._metrics = Metrics()
         self._backends = Backends()
@@ -116,6 +118,7 @@ class Gateway:
                 backends=self._backends,
                 metrics=self._metrics,
                 journal=self._journal,
+                budgets=self._budgets,
                 settle=self._settle,
                 own=self._own_page,
             )
@@ -130,6 +133,7 @@ class Gateway:
                 have=self._resume(),
                 apply=self._apply,
                 report=self._report,
+                budgets=self._budgets,
                 gives_up=self.settings.ends_when_hopeless,
                 machine_uuid=self.settings.machine_uuid,
             )
@@ -144,6 +148,7 @@ class Gateway:
                 await self._home.flush(timeout_s=FLUSH_S)
                 self._spool.close()
                 self._journal.close()
+                self._budgets.close()
                 self._state.close()
 
     def stop(self) -> None:
@@ -168,6 +173,7 @@ class Gateway:
 
     def _apply(self, document: ConfigDocument) -> None:
         self._proxy.routing = Routing(document)
+        self._budgets.configure(budgets_of(document))
         self._backends.keep_only(document.endpoints)
         self._metrics.config_version.set(document.version)
         log.info("serving configuration %d with %d endpoints", document.version, len(document.endpoints))
@@ -294,10 +300,11 @@ class Gateway:
         """Settle what was being answered when an earlier process was killed; what cannot be kept waits for the next."""
         count = 0
         try:
-            for slot, record in self._journal.left():
+            for slot, left in self._journal.left():
                 # Its record may have been written in the moment before the kill, and its slot not been given back.
-                if record.uid is None or not self._spool.has(record.uid):
-                    self._spool.append(record)
+                if left.record.uid is None or not self._spool.has(left.record.uid):
+                    self._spool.append(left.record)
+                self._budgets.settle_left(left.charges, left.tokens)
                 slot.close()
                 count += 1
         except OSError as error:

@@ -24,6 +24,8 @@ STRANGER_BODY_BYTES: Final = 64 << 10
 MAX_DEPTH: Final = 64
 COMPLETION_TOKENS: Final = 16
 LIKELY_TOKENS: Final = 256
+LONGEST_TOKENS: Final = 32_768
+"""Of prompt and answer together, where nobody says what the model takes."""
 BYTES_A_TOKEN: Final = 4
 TEMPLATE_TOKENS: Final = 256
 """Room for what a chat template adds to what stands in the body."""
@@ -52,6 +54,17 @@ class Asked:
     """Most tokens that all prompts can be: no token is less than a byte. None: not known (pictures, sound)."""
     content: bytes
     """The body to send on."""
+
+    def at_most(self, context: int | None, prompt: int | None = None) -> int:
+        """Return the most tokens that prompts and answers together can be, in a context of so many tokens.
+
+        `prompt` is what all prompts really are, where that is known by now.
+        """
+        longest = context or LONGEST_TOKENS
+        prompts = prompt if prompt is not None else self.most_prompt_tokens
+        known = longest * self.prompts if prompts is None else min(prompts, longest * self.prompts)
+        answer = longest if self.most_tokens is None else min(self.most_tokens, longest)
+        return min(known + self.prompts * self.answers * answer, self.prompts * self.answers * longest)
 
     @property
     def likely_tokens(self) -> int:

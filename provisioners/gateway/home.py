@@ -8,6 +8,8 @@ least every two seconds, so that a revocation holds within five seconds of its r
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import logging
 import random
 import time
@@ -20,9 +22,11 @@ from uuid import UUID
 import aiohttp
 from pydantic import BaseModel
 
+from provisioners.gateway.budgets import Budgets
 from provisioners.gateway.protocol import (
     CONFIG_PATH,
     ENROL_PATH,
+    LEASES_PATH,
     LONGEST_WAIT_S,
     REPORT_PATH,
     USAGE_PATH,
@@ -30,6 +34,9 @@ from provisioners.gateway.protocol import (
     EnrolAnswer,
     EnrolRequest,
     Envelope,
+    LeaseAnswer,
+    LeaseAsk,
+    LeaseRequest,
     ProtocolError,
     Report,
     parse,
@@ -43,6 +50,7 @@ FIRST_RETRY_S: Final = 0.2
 LONGEST_RETRY_S: Final = 2.0
 ENROL_RETRY_S: Final = 30.0
 USAGE_LONGEST_RETRY_S: Final = 15.0
+LEASE_INTERVAL_S: Final = 5.0
 _CALL: Final = aiohttp.ClientTimeout(total=10, sock_connect=3)
 _LONG_POLL: Final = aiohttp.ClientTimeout(total=LONGEST_WAIT_S + 5, sock_connect=3)
 _MAX_ANSWER_BYTES: Final = 64 << 20
@@ -81,6 +89,7 @@ class Home:
         have: ConfigDocument | None,
         apply: Callable[[ConfigDocument], None],
         report: Callable[[], Awaitable[Report]],
+        budgets: Budgets,
         gives_up: bool = False,
         machine_uuid: UUID | None = None,
     ) -> None:
@@ -102,6 +111,8 @@ class Home:
         self._have = have
         self._apply = apply
         self._report = report
+        self._budgets = budgets
+        self._lease_serial = 0
         self._gateway_uid: Final = UUID(state.identity.gateway_uid)
 
     async def run(self) -> None:
@@ -112,6 +123,7 @@ class Home:
                 tasks.create_task(self._follow_config())
                 tasks.create_task(self._send_usage())
                 tasks.create_task(self._send_reports())
+                tasks.create_task(self._keep_leases())
         except BaseExceptionGroup as group:
             removed, others = group.split(Removed)
             if removed is not None and others is None:
@@ -261,6 +273,44 @@ class Home:
                 return False
         return True
 
+    async def _keep_leases(self) -> None:
+        """Ask for parts of budgets as they are used, and at once when a request waits for one."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LEASE_INTERVAL_S * random.uniform(0.8, 1.0)):  # noqa: S311 - spreads load
+                    await self._budgets.wanted.wait()
+            asks = self._budgets.asks()
+            try:
+                if asks and not await self._lease(asks):
+                    self._budgets.failed()
+            except (aiohttp.ClientError, TimeoutError, ProtocolError) as error:
+                log.debug("parts of budgets are not renewed: %s", _words(error))
+                self._budgets.failed()
+                await asyncio.sleep(FIRST_RETRY_S)
+
+    async def _lease(self, asks: list[LeaseAsk]) -> bool:
+        """Ask once; False where it is not answered properly."""
+        self._lease_serial = max(self._lease_serial + 1, time.time_ns())
+        request = LeaseRequest(
+            gateway_uid=self._gateway_uid,
+            serial=self._lease_serial,
+            memory=self._budgets.memory,
+            asks=tuple(asks),
+        )
+        status, body = await self._post(LEASES_PATH, request)
+        match status:
+            case HTTPStatus.OK:
+                self._budgets.answered(asks, parse(LeaseAnswer, body).leases)
+                return True
+            case HTTPStatus.GONE:
+                raise Removed
+            case HTTPStatus.CONFLICT:  # our clock was set back since the last word of ours
+                self._lease_serial = max(self._lease_serial, _serial_in(body))
+                self._budgets.wanted.set()
+            case _:
+                log.warning("parts of budgets: answered with %d", status)
+        return False
+
     async def _send_reports(self) -> None:
         while True:
             try:
@@ -315,6 +365,15 @@ async def _read(answer: aiohttp.ClientResponse) -> bytes:
     while len(body) < _MAX_ANSWER_BYTES and (more := await answer.content.read(_MAX_ANSWER_BYTES - len(body))):
         body += more
     return body
+
+
+def _serial_in(body: bytes) -> int:
+    """Return the number of the last word that was heard, of a problem document; 0 where it names none."""
+    try:
+        found = json.loads(body)["data"]["serial"]
+    except (ValueError, LookupError, TypeError):
+        return 0
+    return found if isinstance(found, int) else 0
 
 
 def _words(error: Exception) -> str:

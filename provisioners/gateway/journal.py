@@ -23,7 +23,7 @@ from uuid import UUID
 
 from provisioners.gateway.protocol import RequestOutcome, TokenSource, UsageRecord
 
-SLOT_BYTES: Final = 1024
+SLOT_BYTES: Final = 2048
 _STATE: Final = struct.Struct("<Q")
 _HEAD: Final = struct.Struct("<II")
 """Length and CRC-32 of the opening."""
@@ -52,6 +52,8 @@ class Opening:
     model: str
     streamed: bool
     started_at: datetime
+    charges: tuple[tuple[str, int], ...] = ()
+    """Accounts of budgets (`provisioners.gateway.budgets`) and what a token is there, to be counted if we die."""
 
     def as_bytes(self) -> bytes:
         """Return it as JSON; what people use to find it is shortened where it would not fit."""
@@ -60,6 +62,19 @@ class Opening:
         if len(text) > SLOT_BYTES - _AT_OPENING:
             text = _json({**fields, "request_id": self.request_id[:64], "model": self.model[:64]})
         return text
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A request that was being answered when its gateway died."""
+
+    record: UsageRecord
+    charges: tuple[tuple[str, int], ...]
+
+    @property
+    def tokens(self) -> int:
+        """Return what it used, as far as it had come."""
+        return self.record.prompt_tokens + self.record.completion_tokens
 
 
 class Slot:
@@ -97,10 +112,10 @@ class Journal:
         taken = {at for at, _ in self._left}
         self._free = [at for at in range(size - SLOT_BYTES, -1, -SLOT_BYTES) if at not in taken]
 
-    def left(self) -> Iterator[tuple[Slot, UsageRecord]]:
+    def left(self) -> Iterator[tuple[Slot, Left]]:
         """Yield what an earlier process left open, as far as it had come; its slot is taken until it is closed."""
-        for at, record in self._left:
-            yield Slot(self, at), record
+        for at, found in self._left:
+            yield Slot(self, at), found
         self._left = []
 
     def open(self, opening: Opening) -> Slot | None:
@@ -135,7 +150,7 @@ def _json(fields: dict[str, Any]) -> bytes:
                       separators=(",", ":")).encode()  # fmt: skip
 
 
-def _taken(content: bytes) -> Iterator[tuple[int, UsageRecord]]:
+def _taken(content: bytes) -> Iterator[tuple[int, Left]]:
     """Yield (place, request) of each taken slot of a file; a slot that does not hold up is nothing."""
     for at in range(0, len(content) - SLOT_BYTES + 1, SLOT_BYTES):
         if _STATE.unpack_from(content, at)[0] != _TAKEN:
@@ -144,7 +159,9 @@ def _taken(content: bytes) -> Iterator[tuple[int, UsageRecord]]:
         text = content[at + _AT_OPENING : at + _AT_OPENING + min(length, SLOT_BYTES - _AT_OPENING)]
         if zlib.crc32(text) != checksum:
             continue
-        yield at, _record(json.loads(text), *_PROGRESS.unpack_from(content, at + _AT_PROGRESS))
+        opening = json.loads(text)
+        charges = tuple((str(name), int(units)) for name, units in opening.get("charges", ()))
+        yield at, Left(_record(opening, *_PROGRESS.unpack_from(content, at + _AT_PROGRESS)), charges)
 
 
 def _record(

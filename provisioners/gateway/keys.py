@@ -64,14 +64,14 @@ def make(env: str = "live") -> NewKey:
         raise ValueError(message)
     key_id = _random(_ID_LENGTH)
     body = f"tnt_{env}_{key_id}_{_random(_SECRET_LENGTH)}"
-    plain = body + _crc(body)
+    plain = body + checksum(body)
     return NewKey(plain, key_id, digest(plain))
 
 
 def parse(plain: str) -> PresentedKey:
     """Read an endpoint key. Raises `MalformedKey` when form or checksum is wrong."""
     found = _KEY.fullmatch(plain)
-    if found is None or plain[-_CRC_LENGTH:] != _crc(plain[:-_CRC_LENGTH]):
+    if found is None or plain[-_CRC_LENGTH:] != checksum(plain[:-_CRC_LENGTH]):
         message = "not a well-formed endpoint key"
         raise MalformedKey(message)
     return PresentedKey(found[1], found[2], digest(plain))
@@ -113,7 +113,8 @@ def _random(length: int) -> str:
     return "".join(secrets.choice(_ALPHABET) for _ in range(length))
 
 
-def _crc(text: str) -> str:
+def checksum(text: str) -> str:
+    """Return what ends a key, of all that stands before it."""
     number, digits = zlib.crc32(text.encode()), ""
     for _ in range(_CRC_LENGTH):
         number, digit = divmod(number, len(_ALPHABET))

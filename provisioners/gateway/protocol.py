@@ -13,6 +13,7 @@ import binascii
 import hashlib
 import json
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Final, Literal, Self, TypeVar
 from urllib.parse import urlsplit
@@ -30,9 +31,13 @@ USAGE_PATH: Final = "/agent/v1/usage"
 REPORT_PATH: Final = "/agent/v1/report"
 SERVING_PATH: Final = "/agent/v1/serving"
 """Asked by the program that keeps an endpoint's machine, with its gateway's credential."""
+LEASES_PATH: Final = "/agent/v1/leases"
 LONGEST_WAIT_S: Final = 20
 """Longest `wait` a gateway asks for at `CONFIG_PATH`; the control plane answers 204 when it has passed."""
 MAX_BATCH_RECORDS: Final = 500
+MAX_LEASES: Final = 200
+NANO: Final = 10**9
+"""Money is counted in billionths of the currency, so that it is whole."""
 _Shape = TypeVar("_Shape", bound=BaseModel)
 _SIGNED_AS: Final = b"tenantry.gateway.config.v1\n"
 """Put before the payload when signing, so that a signature for one purpose is none for another."""
@@ -67,6 +72,7 @@ def _base_url(value: str) -> str:
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 Sha256Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0)]
+Amount = Annotated[int, Field(ge=0, le=2**62)]
 
 
 class _FromControlPlane(BaseModel):
@@ -171,6 +177,55 @@ class RateLimits(_FromControlPlane):
     tokens_per_minute: Annotated[int, Field(ge=1)] | None = None
 
 
+class BudgetUnit(StrEnum):
+    """What a budget counts."""
+
+    TOKENS = "tokens"
+    MONEY = "money"
+    """Billionths of the currency, by the price of a token when the request began."""
+
+
+class BudgetPeriod(StrEnum):
+    """After what time a budget begins anew; all begin in UTC."""
+
+    DAY = "day"
+    WEEK = "week"
+    """Begins on Monday."""
+    MONTH = "month"
+
+    def start(self, at: datetime) -> datetime:
+        """Return when the period began that holds `at` (aware)."""
+        day = at.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+        if self is BudgetPeriod.DAY:
+            return day
+        return day - timedelta(days=day.weekday()) if self is BudgetPeriod.WEEK else day.replace(day=1)
+
+    def end(self, at: datetime) -> datetime:
+        """Return when the period ends that holds `at`."""
+        start = self.start(at)
+        days = {BudgetPeriod.DAY: 1, BudgetPeriod.WEEK: 7}.get(self)
+        return start + timedelta(days=days) if days else (start + timedelta(days=32)).replace(day=1)
+
+
+class BudgetConfig(_FromControlPlane):
+    """One budget. Requests are let through within the part of it that was leased to the gateway."""
+
+    id: str = Field(min_length=1, max_length=60)
+    """`tenant:<unit>` or `key:<id>:<unit>`."""
+    unit: BudgetUnit
+    period: BudgetPeriod
+    amount: Count | None = None
+    """Of a period; None where it is not the caller's to know."""
+    currency: str = ""
+
+
+class TokenPrice(_FromControlPlane):
+    """What a token costs from a moment on, in billionths of the currency."""
+
+    starts_at: AwareDatetime
+    nano: Count
+
+
 class EndpointKey(_FromControlPlane):
     """One endpoint key, by its digest."""
 
@@ -180,7 +235,10 @@ class EndpointKey(_FromControlPlane):
     scopes: tuple[KeyScope, ...] = (KeyScope.INFERENCE,)
     expires_at: AwareDatetime | None = None
     revoked_at: AwareDatetime | None = None
+    limits_id: str = ""
+    """Key whose limits it shares: the one that it was rolled from. `""`: its own."""
     rates: RateLimits = RateLimits()
+    budgets: tuple[BudgetConfig, ...] = ()
 
 
 class EndpointConfig(_FromControlPlane):
@@ -201,6 +259,10 @@ class EndpointConfig(_FromControlPlane):
     """Bearer keys that its backends ask for, the newest revision's first: while a revision takes over, each backend
     takes one of them. Empty: they ask for none. As the control plane keeps a document, these are ids of revisions."""
     keys: tuple[EndpointKey, ...] = ()
+    context_tokens: Count | None = None
+    """Most tokens of prompt and answer together; None: not known."""
+    token_prices: tuple[TokenPrice, ...] = ()
+    """By their start; none: tokens cost nothing."""
 
 
 class SigningKey(_FromControlPlane):
@@ -222,6 +284,8 @@ class ConfigDocument(_FromControlPlane):
     endpoints: tuple[EndpointConfig, ...] = ()
     rates: RateLimits = RateLimits()
     """Of the tenant, over all its keys."""
+    budgets: tuple[BudgetConfig, ...] = ()
+    """Of the tenant and those above it."""
     report_interval_s: float = Field(default=10.0, ge=1, le=300)
     signing_keys: tuple[SigningKey, ...] = ()
     """Where not empty: the set of keys to trust from now on (rotation: first both, then the new one)."""
@@ -308,6 +372,48 @@ class UsageBatch(_FromGateway):
     id: UUID
     gateway_uid: UUID
     records: tuple[UsageRecord, ...] = Field(max_length=MAX_BATCH_RECORDS)
+
+
+class LeaseAsk(_FromGateway):
+    """What a gateway has of one budget in one period, and what it would like: all of the period together."""
+
+    budget: str = Field(max_length=60)
+    period_start: AwareDatetime
+    spent: Amount
+    keep: Amount
+    """What it goes on counting on, spent included; what it had beyond is given back with this."""
+    need: Amount
+    """With which all that waits could begin."""
+    want: Amount
+    """With which it could go on for a while without us."""
+
+
+class LeaseRequest(_FromGateway):
+    """Body of POST `LEASES_PATH`. Answers: 200 `LeaseAnswer`; 409 a later word was heard already; 401, 410."""
+
+    gateway_uid: UUID
+    serial: Amount
+    """Rises with each request of a gateway, also across its restarts."""
+    memory: UUID
+    """What it keeps its parts in: with another one it has lost count, and what it had is counted as spent."""
+    asks: tuple[LeaseAsk, ...] = Field(max_length=MAX_LEASES)
+
+
+class Lease(_FromControlPlane):
+    """A gateway's part of one budget in one period."""
+
+    budget: str
+    period_start: AwareDatetime
+    granted: Count | None
+    """All of the period together; None: the budget is not limited (any more)."""
+    left: Count | None = None
+    """Of the whole budget, not leased to anybody; None where it is not the caller's to know."""
+
+
+class LeaseAnswer(_FromControlPlane):
+    """What a gateway was granted, for each that it asked for."""
+
+    leases: tuple[Lease, ...]
 
 
 class BackendReport(_FromGateway):

@@ -28,6 +28,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from provisioners.gateway import bodies, refusals
 from provisioners.gateway.backends import Backends, Health
+from provisioners.gateway.budgets import Budgets, Hold
 from provisioners.gateway.journal import Journal, Opening, Slot, between_us
 from provisioners.gateway.limits import Admission, Rates
 from provisioners.gateway.metrics import Metrics
@@ -41,7 +42,7 @@ from provisioners.gateway.protocol import (
     UsageRecord,
 )
 from provisioners.gateway.refusals import Refusal
-from provisioners.gateway.routing import Grant, Routing
+from provisioners.gateway.routing import Grant, Routing, nano_at
 from provisioners.gateway.streams import EventStream, Usage, usage_in
 
 log = logging.getLogger("tenantry.gateway")
@@ -106,6 +107,7 @@ class Call:
     """Its place in the journal, from the moment a backend is asked."""
     admission: Admission | None = None
     limit_headers: Mapping[str, str] = field(default_factory=dict)
+    hold: Hold = field(default_factory=Hold)
 
     def opening(self) -> Opening:
         """Return what the journal keeps before `backend` is asked."""
@@ -121,6 +123,7 @@ class Call:
             model=self.model,
             streamed=self.streamed,
             started_at=self.began_at,
+            charges=self.hold.charges(),
         )
 
     def came(self, events: EventStream, now: float) -> None:
@@ -196,6 +199,7 @@ class Proxy:
         backends: Backends,
         metrics: Metrics,
         journal: Journal,
+        budgets: Budgets,
         settle: Callable[[UsageRecord], None],
         own: Callable[[Route], web.Response | None],
     ) -> None:
@@ -212,6 +216,7 @@ class Proxy:
         self._backends = backends
         self._metrics = metrics
         self._journal = journal
+        self._budgets = budgets
         self._rates = Rates()
         self._settle = settle
         self._own = own
@@ -329,9 +334,22 @@ class Proxy:
         call = Call(request_id, route, grant, asked.model, asked.streamed, began, began_at, admission=admission)
         call.limit_headers = admission.headers()
         try:
+            call.hold = await self._budgets.hold(
+                (*routing.tenant_budgets, *grant.key.budgets),
+                tokens=asked.at_most(grant.endpoint.context_tokens),
+                nano=nano_at(grant.endpoint, began_at),
+            )
+        except BaseException:
+            admission.settle(0)
+            raise
+        try:
             return await self._forward(request, asked, call)
         except Refusal as refusal:
             call.status = refusal.status
+            raise
+        except asyncio.CancelledError:
+            if call.backend is not None and call.outcome is RequestOutcome.NO_BACKEND:
+                call.outcome = RequestOutcome.CLIENT_DROPPED  # before the backend's answer began
             raise
         finally:
             self._account(call)
@@ -455,6 +473,8 @@ class Proxy:
             async for chunk in answer.content.iter_any():
                 whole = events.feed(chunk)
                 if whole:
+                    if call.first_event_at is None and (said := events.usage) is not None:
+                        call.hold.at_most(asked.at_most(call.grant.endpoint.context_tokens, said.prompt_tokens))
                     call.came(events, time.monotonic())
                     await response.write(whole)
             if rest := events.rest():
@@ -490,6 +510,7 @@ class Proxy:
         if call.admission is not None:
             call.admission.settle(call.used)
         self._settle(call.record(now))
+        call.hold.settle(call.used or 0)
         if call.slot is not None:
             call.slot.close()
 

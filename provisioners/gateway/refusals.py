@@ -10,7 +10,10 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from http import HTTPStatus
+
+from provisioners.gateway.protocol import NANO, BudgetConfig, BudgetUnit
 
 
 @dataclass(eq=False)
@@ -99,6 +102,28 @@ def rate_exceeded(whose: str, what: str, limit: int, *, retry_after_s: float, he
         kind=what,
         more={**headers, "retry-after-ms": str(math.ceil(retry_after_s * 1000))},
     )
+
+
+def budget_exhausted(budget: BudgetConfig, *, needed: int, left: int, ends_at: datetime) -> Refusal:
+    """What the request may use does not fit into what is left; `left` is not said where it is not the caller's."""
+    whose = "this key" if budget.id.startswith("key:") else "this tenant"
+    shown = budget.amount is not None
+    again = ends_at.strftime("%Y-%m-%dT%H:%M:%SZ")
+    words = f"The budget of {whose} has no room for this request, which may use up to {_said(budget, needed)}"
+    words += f": {_said(budget, left)} of {_said(budget, budget.amount or 0)} are left" if shown else ""
+    words += f" until it begins anew at {again}. Ask for fewer tokens (max_tokens), or for a larger budget."
+    facts = {"unit": budget.unit.value, "period": budget.period.value, "needed": _number(budget, needed)}
+    facts |= {"amount": _number(budget, budget.amount or 0), "left": _number(budget, left)} if shown else {}
+    details = {"budget": {**facts, "currency": budget.currency or None, "resets_at": again}}
+    return Refusal(HTTPStatus.PAYMENT_REQUIRED, "budget_exhausted", words, kind="insufficient_quota", details=details)
+
+
+def _number(budget: BudgetConfig, units: int) -> int | float:
+    return units if budget.unit is BudgetUnit.TOKENS else round(units / NANO, 6)
+
+
+def _said(budget: BudgetConfig, units: int) -> str:
+    return f"{units:,} tokens" if budget.unit is BudgetUnit.TOKENS else f"{units / NANO:,.4f} {budget.currency}"
 
 
 def unavailable(code: str, message: str, *, retry_after_s: int, close: bool = False) -> Refusal:

@@ -5,13 +5,14 @@ Built once per configuration and swapped whole, so a request sees one version fr
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 from provisioners.gateway import keys
 from provisioners.gateway.limits import Scope
-from provisioners.gateway.protocol import ConfigDocument, EndpointConfig, EndpointKey, KeyScope
+from provisioners.gateway.protocol import BudgetConfig, ConfigDocument, EndpointConfig, EndpointKey, KeyScope
 
 _NOBODY: Final = "0" * 64
 """Compared with when no key was shown or its id is unknown, so that both take the same time."""
@@ -32,7 +33,7 @@ class Grant:
     @property
     def rates(self) -> Scope:
         """Return the key's own limits."""
-        return Scope(f"key:{self.key_id}", "this key", self.key.rates)
+        return Scope(f"key:{self.key.limits_id or self.key_id}", "this key", self.key.rates)
 
     def allows(self, scope: KeyScope) -> bool:
         """Say whether the key may do `scope`."""
@@ -59,7 +60,10 @@ class Routing:
             for key in endpoint.keys:
                 grants.setdefault(key.id, []).append(_grant(key, endpoint))
         self._grants: Final = {key_id: tuple(found) for key_id, found in grants.items()}
-        self.rate_scopes: Final = frozenset({"tenant", *(f"key:{key_id}" for key_id in grants)})
+        self.rate_scopes: Final = frozenset(
+            {"tenant", *(f"key:{key.limits_id or key.id}" for endpoint in document.endpoints for key in endpoint.keys)}
+        )
+        self.tenant_budgets: Final = document.budgets
         self._nothing: Final = tuple(
             _grant(EndpointKey(id="-", digest=_NOBODY), endpoint) for endpoint in document.endpoints[:1]
         )
@@ -96,6 +100,19 @@ class Routing:
         """Say whether `host` is the name of another endpoint than `endpoint`."""
         named = self._by_host.get(_host_name(host))
         return named is not None and named.uid != endpoint.uid
+
+
+def budgets_of(document: ConfigDocument) -> Iterator[BudgetConfig]:
+    """Yield every budget that a configuration names."""
+    yield from document.budgets
+    for endpoint in document.endpoints:
+        for key in endpoint.keys:
+            yield from key.budgets
+
+
+def nano_at(endpoint: EndpointConfig, moment: datetime) -> int:
+    """Return what a token costs at an endpoint, in billionths of the currency."""
+    return next((price.nano for price in reversed(endpoint.token_prices) if price.starts_at <= moment), 0)
 
 
 def _host_name(host: str) -> str:

@@ -43,6 +43,7 @@ PRODUCTS: list[Any] = [
     path(f"{TENANT}/endpoints/<str:name>/keys", products.Keys.as_view()),
     path(f"{TENANT}/endpoints/<str:name>/keys/<str:key>", products.KeyItem.as_view()),
     path(f"{TENANT}/endpoints/<str:name>/keys/<str:key>/roll", products.KeyRoll.as_view()),
+    path(f"{TENANT}/endpoints/<str:name>/keys/<str:key>/limits", products.KeyLimits.as_view()),
     *_both("machines", products.MachinesAnywhere, products.Machines),
     path(f"{TENANT}/machines/<str:name>", products.MachineItem.as_view()),
     path(f"{TENANT}/machines/<str:name>/power", products.MachinePower.as_view()),

@@ -5,7 +5,7 @@ Every tenant-owned table has its own `tenant` column: row-level security compare
 
 from tenants.models.account import AccountLink
 from tenants.models.allocation import Allocation, Boundary, QuotaCharge, Unit
-from tenants.models.budget import Budget
+from tenants.models.budget import Budget, BudgetLease
 from tenants.models.credential import MachineConsole, NamespaceCredential
 from tenants.models.event import ChainHead, Checkpoint, Event, IdempotencyRecord, Outbox
 from tenants.models.inventory import Finding, GpuDevice, Host, MigDevice, Provider, ProviderCredential
@@ -57,6 +57,7 @@ __all__ = [
     "AutoApprovalRule",
     "Boundary",
     "Budget",
+    "BudgetLease",
     "ChainHead",
     "Checkpoint",
     "Decision",

@@ -1,4 +1,4 @@
-"""What a tenant means to spend in a calendar month; a wish that is watched, never a limit."""
+"""What a tenant means to spend in a calendar month, which is watched; and the parts of budgets that gateways have."""
 
 from __future__ import annotations
 
@@ -31,3 +31,38 @@ class Budget(models.Model):
             models.CheckConstraint(condition=Q(currency__regex="^[A-Z]{3}$"), name="budget_currency"),
         ]
         indexes: ClassVar[list[models.Index]] = [models.Index(fields=["looked_at"], name="budget_looked_at")]
+
+
+class BudgetLease(models.Model):
+    """One gateway's part of one budget in one period: it lets requests through within it, whether we are there or not.
+
+    Budgets are named as the protocol names them (`tenant:tokens`, `key:<id>:money`). Parts are counted as used until
+    the period ends; of a gateway that is gone for a while only what it said it had spent.
+    """
+
+    id = primary_key()
+    tenant = models.ForeignKey("tenants.Tenant", on_delete=models.CASCADE, related_name="+")
+    gateway = models.ForeignKey("tenants.GatewayReplica", on_delete=models.CASCADE, related_name="+")
+    budget = models.CharField(max_length=60)
+    period_start = models.DateTimeField()
+    granted = models.BigIntegerField()
+    """Tokens, or billionths of the currency; all of the period together."""
+    spent = models.BigIntegerField(default=0)
+    """Of it, as the gateway said last."""
+    memory = models.UUIDField(null=True, blank=True)
+    """What the gateway keeps its parts in; another one knows nothing of what was spent from this."""
+    lost = models.BigIntegerField(default=0, db_default=0)
+    """Parts that went with an earlier memory: counted as spent, since nobody can say what of them was."""
+    updated_at = models.DateTimeField()
+
+    class Meta:
+        constraints: ClassVar[list[Any]] = [
+            models.UniqueConstraint(fields=["gateway", "budget", "period_start"], name="budget_lease_unique"),
+            models.CheckConstraint(
+                condition=Q(granted__gte=0) & Q(spent__gte=0) & Q(lost__gte=0), name="budget_lease_amounts"
+            ),
+        ]
+        indexes: ClassVar[list[models.Index]] = [
+            models.Index(fields=["tenant", "budget", "period_start"], name="budget_lease_tenant"),
+            models.Index(fields=["period_start"], name="budget_lease_period"),
+        ]

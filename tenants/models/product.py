@@ -9,8 +9,9 @@ from django.db import models
 from django.db.models import F, Q
 
 from tenants.models.allocation import Allocation, Boundary
-from tenants.models.fields import SlugField, primary_key, short_id, slug_check
+from tenants.models.fields import SlugField, WordField, choice_check, primary_key, short_id, slug_check
 from tenants.models.reconciled import Reconciled, reconciled_constraints, reconciled_indexes
+from tenants.states import BudgetPeriod
 
 
 class ServedModel(models.Model):
@@ -128,11 +129,33 @@ class EndpointKey(models.Model):
     revoked_at = models.DateTimeField(null=True, blank=True)
     last_used_at = models.DateTimeField(null=True, blank=True)
     replaced_by = models.ForeignKey("self", null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
+    lineage = models.CharField(max_length=16, blank=True, default="", db_default="")
+    """Public id of the first key of those that were rolled into this one: they share limits. `""`: its own."""
+    requests_per_minute = models.PositiveIntegerField(null=True, blank=True)
+    tokens_per_minute = models.PositiveBigIntegerField(null=True, blank=True)
+    budget_tokens = models.PositiveBigIntegerField(null=True, blank=True)
+    """In each period."""
+    budget_money = models.DecimalField(max_digits=12, decimal_places=2, null=True, blank=True)
+    """What its tokens may cost in each period, in the currency of all prices."""
+    budget_period = WordField(default=BudgetPeriod.MONTH, db_default="month")
 
     class Meta:
         constraints: ClassVar[list[Any]] = [
             models.CheckConstraint(condition=Q(digest__regex=r"^[0-9a-f]{64}$"), name="endpoint_key_digest"),
+            choice_check("endpoint_key_period", "budget_period", BudgetPeriod),
+            models.CheckConstraint(
+                condition=(Q(requests_per_minute__isnull=True) | Q(requests_per_minute__gt=0))
+                & (Q(tokens_per_minute__isnull=True) | Q(tokens_per_minute__gt=0))
+                & (Q(budget_tokens__isnull=True) | Q(budget_tokens__gt=0))
+                & (Q(budget_money__isnull=True) | Q(budget_money__gt=0)),
+                name="endpoint_key_limits",
+            ),
         ]
+
+    @property
+    def limits_id(self) -> str:
+        """Return whose limits hold for it: its own, or those of the key that it was rolled from."""
+        return str(self.lineage or self.public_id)
 
 
 class Machine(Product):
@@ -199,6 +222,8 @@ class GatewayReplica(models.Model):
     """Version that `rendered` is; one version has one content for good, also across upgrades of ours."""
     rendered = models.TextField(blank=True, default="")
     """The configuration as last rendered (`provisioners.gateway.protocol.ConfigDocument`, JSON, not signed)."""
+    lease_serial = models.BigIntegerField(default=0, db_default=0)
+    """Of the last word about its parts of budgets; one that comes later and is older is not heard."""
     reported_version = models.BigIntegerField(default=0)
     report = models.JSONField(default=dict, blank=True)
     removed_at = models.DateTimeField(null=True, blank=True)

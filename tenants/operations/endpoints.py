@@ -8,12 +8,13 @@ from typing import Any
 from uuid import uuid4
 
 from django.conf import settings
-from django.db.models import Max
+from django.db.models import Max, Q
 
 from tenants import access, credentials, desired, hop_keys
 from tenants.actor import Actor
 from tenants.errors import Conflict, InvalidSpec, NotVisible
 from tenants.feasibility import locked_path
+from tenants.key_limits import KeyLimits
 from tenants.models import Endpoint, EndpointKey, Revision, ServedModel, Tenant
 from tenants.operations import products
 from tenants.operations.allocations import expect_version
@@ -108,7 +109,13 @@ def _add_revision(row: Endpoint, model: ServedModel, ask: RevisionAsk, *, actor:
 
 
 def _new_key(
-    row: Endpoint, name: str, *, actor: Actor, now: datetime, expires_at: datetime | None
+    row: Endpoint,
+    name: str,
+    *,
+    actor: Actor,
+    now: datetime,
+    expires_at: datetime | None,
+    limits: KeyLimits | None = None,
 ) -> tuple[EndpointKey, str]:
     made = credentials.make(settings.TENANTRY_ENVIRONMENT)
     key = EndpointKey.objects.create(
@@ -120,6 +127,7 @@ def _new_key(
         author_id=actor.person_id,
         created_at=now,
         expires_at=expires_at,
+        **(limits or KeyLimits()).as_fields(),
     )
     return key, made.plain
 
@@ -172,17 +180,25 @@ def delete(*, endpoint: Endpoint, actor: Actor, now: datetime, version: int | No
 
 @operation
 def create_key(
-    *, endpoint: Endpoint, name: str, expires_at: datetime | None, actor: Actor, now: datetime
+    *,
+    endpoint: Endpoint,
+    name: str,
+    expires_at: datetime | None,
+    actor: Actor,
+    now: datetime,
+    limits: KeyLimits | None = None,
 ) -> tuple[EndpointKey, str]:
-    """Make another key; returns it with its plain text, shown once."""
+    """Make another key; returns it with its plain text, shown once. Raises `InvalidSpec`, `Conflict`."""
     row = _locked(endpoint, "endpoints.create_key", actor)
+    if limits is not None:
+        limits.check()
     if expires_at is not None and expires_at <= now:
         msg = "This time is over already."
         raise InvalidSpec(msg, field="expires_at")
     if EndpointKey.objects.filter(endpoint=row, revoked_at=None).count() >= MAX_KEYS:
         msg = f"An endpoint has at most {MAX_KEYS} live keys; revoke one first."
         raise Conflict(msg, code="too-many-keys")
-    key, secret = _new_key(row, name, actor=actor, now=now, expires_at=expires_at)
+    key, secret = _new_key(row, name, actor=actor, now=now, expires_at=expires_at, limits=limits)
     desired.happened(row, "endpoint.key-created", actor=actor, at=now, key=key.public_id, name=name)
     products.touch_gateways([row.boundary_id], now=now)
     return key, secret
@@ -192,7 +208,7 @@ def create_key(
 def roll_key(
     *, endpoint: Endpoint, key: EndpointKey, overlap_s: int, actor: Actor, now: datetime
 ) -> tuple[EndpointKey, str]:
-    """Replace a key: the old one goes on for `overlap_s` seconds."""
+    """Replace a key: the old one goes on for `overlap_s` seconds. Both have the old one's limits, together."""
     row = _locked(endpoint, "endpoints.roll_key", actor)
     old = EndpointKey.objects.select_for_update(no_key=True).filter(pk=key.pk, endpoint=row).first()
     if old is None:
@@ -203,7 +219,9 @@ def roll_key(
     if not 0 <= overlap_s <= LONGEST_OVERLAP.total_seconds():
         msg = "The overlap lasts 0 seconds to 30 days."
         raise InvalidSpec(msg, field="overlap_s")
-    made, secret = _new_key(row, old.name, actor=actor, now=now, expires_at=old.expires_at)
+    made, secret = _new_key(row, old.name, actor=actor, now=now, expires_at=old.expires_at, limits=KeyLimits.of(old))
+    made.lineage = old.limits_id
+    made.save(update_fields=["lineage"])
     end = now + timedelta(seconds=overlap_s)
     old.expires_at = min(end, old.expires_at) if old.expires_at else end
     old.replaced_by = made
@@ -213,6 +231,27 @@ def roll_key(
     desired.happened(row, "endpoint.key-rolled", actor=actor, at=now, key=old.public_id, new=made.public_id)
     products.touch_gateways([row.boundary_id], now=now)
     return made, secret
+
+
+@operation
+def limit_key(*, endpoint: Endpoint, key: EndpointKey, limits: KeyLimits, actor: Actor, now: datetime) -> EndpointKey:
+    """Replace a key's limits; those that it was rolled from or into share them. Raises `InvalidSpec`, `Conflict`."""
+    row = _locked(endpoint, "endpoints.limit_key", actor)
+    limits.check()
+    found = EndpointKey.objects.select_for_update(no_key=True).filter(pk=key.pk, endpoint=row).first()
+    if found is None:
+        raise NotVisible
+    before, whose = KeyLimits.of(found), found.limits_id
+    if before != limits:
+        of_them = Q(lineage=whose) | Q(public_id=whose)
+        EndpointKey.objects.filter(of_them, endpoint=row).update(**limits.as_fields())
+        desired.happened(
+            row, "endpoint.key-limited", actor=actor, at=now, key=found.public_id, before=before.as_json(),
+            limits=limits.as_json(),
+        )  # fmt: skip
+        products.touch_gateways([row.boundary_id], now=now)
+        found.refresh_from_db()
+    return found
 
 
 @operation

@@ -14,11 +14,11 @@ from uuid import UUID
 
 from django.db import connection
 
-from tenants import desired, quota
+from tenants import desired, gateway_config, quota
 from tenants.actor import Actor
 from tenants.errors import Conflict, InvalidSpec, QuotaExceeded
-from tenants.gpu_catalogue import BadDimension, parse_dimension
-from tenants.models import Quota, Request, Tenant
+from tenants.gpu_catalogue import TOKEN_DIMENSIONS, BadDimension, is_optional, parse_dimension
+from tenants.models import Boundary, Quota, Request, Tenant
 from tenants.operations.guards import allow, expect_version, lock_path, locked
 from tenants.states import PlatformRole
 from tenants.transactions import operation
@@ -394,6 +394,7 @@ def _put(
         desired.created(
             row, "quota.set", actor=actor, at=now, dimension=dimension, amount=amount, inherit=inherit, until=until
         )
+        _tell_gateways(tenant, dimension, now=now)
         return row
     expect_version(row, version)
     before = row.amount
@@ -403,6 +404,7 @@ def _put(
         row, "quota.set", actor=actor, at=now, dimension=dimension, amount=amount, before=before, inherit=inherit,
         until=until,
     )  # fmt: skip
+    _tell_gateways(tenant, dimension, now=now)
     return row
 
 
@@ -419,6 +421,14 @@ def _take_away(row: Quota, *, actor: Actor, now: datetime) -> None:
         row, "quota.removed", actor=actor, at=now, dimension=row.dimension, amount=row.amount, until=row.until
     )
     row.delete()
+    _tell_gateways(row.tenant, row.dimension, now=now)
+
+
+def _tell_gateways(tenant: Tenant, dimension: str, *, now: datetime) -> None:
+    """Have gateways below look again where they keep the limit."""
+    if dimension in TOKEN_DIMENSIONS:
+        boundaries = Boundary.objects.filter(tenant__path__contains=[tenant.pk], released_at__isnull=True)
+        gateway_config.bump(list(boundaries.values_list("pk", flat=True)), now=now)
 
 
 def raise_limit(
@@ -453,6 +463,7 @@ def raise_limit(
         )
         kind = "quota.granted"
         desired.created(row, kind, actor=actor, at=now, dimension=dimension, amount=total, before=0, until=until)
+        _tell_gateways(tenant, dimension, now=now)
         return row
     before, row.amount = row.amount, total
     row.granted_by = request
@@ -460,6 +471,7 @@ def raise_limit(
     desired.changed(
         row, "quota.granted", actor=actor, at=now, dimension=dimension, amount=total, before=before, until=until
     )
+    _tell_gateways(tenant, dimension, now=now)
     return row
 
 
@@ -472,6 +484,12 @@ def _check_amount(amount: int, field: str) -> None:
 def _within_parent(tenant: Tenant, dimension: str, amount: int, *, now: datetime) -> None:
     """An owner of the parent may give a child what the parent itself has, no more."""
     levels = path_limits(tenant, [dimension])[:-1]
+    if levels and is_optional(dimension):
+        bound = [quota.limit_at(level, dimension, now) for level in levels if level.limits]
+        if bound and amount > min(bound):
+            msg = f"The limit of {dimension} above is {min(bound)}; a child cannot get more."
+            raise InvalidSpec(msg, field="amount", code="beyond-parent", limit=min(bound))
+        return
     own = next(
         (level for level in reversed(levels) if dimension not in level.inherits),
         None,

@@ -32,7 +32,7 @@ from tenants.models.tenant import MAX_DEPTH
 from tenants.operations.guards import allow, clean_labels, clean_text, lock_path, locked
 from tenants.operations.members import join
 from tenants.operations.people import active_person_by_email
-from tenants.policy import LIST_KEYS, STANDARD, effective_policy
+from tenants.policy import LIST_KEYS, NUMBER_KEYS, RATE_KEYS, STANDARD, effective_policy
 from tenants.states import (
     DEPTH_ORDER,
     Login,
@@ -60,6 +60,12 @@ RESERVED: Final = frozenset(
 _FOLDS: Final = str.maketrans({"0": "o", "1": "l", "i": "l", "5": "s", "8": "b", "-": ""})
 _SLUG: Final = re.compile(SLUG_PATTERN)
 LONGEST_S: Final = 5 * 366 * 86400
+NUMBERS: Final[Mapping[str, tuple[int, int, str]]] = {
+    "longest_s": (60, LONGEST_S, "The longest term, in seconds,"),
+    "requests_per_minute": (1, 10**9, "A rate of requests"),
+    "tokens_per_minute": (1, 10**12, "A rate of tokens"),
+}
+"""Rule of a policy → least and most, and what it is called."""
 LIVE: Final = (Endpoint, Machine, Namespace, Allocation, Boundary)
 
 
@@ -219,7 +225,7 @@ def update(
 def set_policy(
     *, tenant: Tenant, policy: Mapping[str, Any], actor: Actor, now: datetime, version: int | None = None
 ) -> Tenant:
-    """Replace a tenant's policy: the lists of `tenants.policy`, `longest_s`, `approvals`.
+    """Replace a tenant's policy: the lists and numbers of `tenants.policy`, `approvals`.
 
     A child narrows what its parents allow. An owner of the tenant itself may only narrow what stands; an
     operator or an owner above may widen it within the parents'. What runs already is left alone. Raises
@@ -246,6 +252,8 @@ def set_policy(
     before, row.policy = row.policy, checked
     row.save(update_fields=["policy"])
     desired.changed(row, "tenant.policy-set", actor=actor, at=now, policy=checked, before=before)
+    if any(before.get(key) != checked.get(key) for key in RATE_KEYS):
+        bump_gateways_below(row, now=now)
     return row
 
 
@@ -264,10 +272,11 @@ def _checked_policy(policy: Mapping[str, Any]) -> dict[str, Any]:
         field = f"policy.{key}"
         if key in LIST_KEYS:
             checked[key] = _checked_list(value, known[key], field)
-        elif key == "longest_s":
-            if isinstance(value, bool) or not isinstance(value, int) or not 60 <= value <= LONGEST_S:
-                msg = f"The longest term is a whole number of seconds from 60 to {LONGEST_S}."
-                raise InvalidSpec(msg, field=field)
+        elif key in NUMBERS:
+            least, most, words = NUMBERS[key]
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+                msg = f"{words} is a whole number from {least} to {most}."
+                raise InvalidSpec(msg, field=field, code="out-of-range")
             checked[key] = value
         elif key == "approvals":
             wrong = approvals_error(value)
@@ -317,12 +326,12 @@ def _refuse_wider(levels: Sequence[tuple[str, Mapping[str, Any]]], policy: Mappi
                     f"{rule.sentence} A policy below it can only narrow that.",
                     field=f"policy.{key}", code="policy-widens", rule=key, tenant=rule.tenant, allowed=rule.allowed,
                 )  # fmt: skip
-    longest = policy.get("longest_s")
-    if limits.longest_s is not None and longest is not None and longest > limits.longest_s:
-        msg = f"{limits.longest_by} allows at most {limits.longest_s} s. A policy below it can only narrow that."
-        raise InvalidSpec(
-            msg, field="policy.longest_s", code="policy-widens", rule="longest_s", tenant=limits.longest_by
-        )
+    for key in NUMBER_KEYS:
+        number, limit = policy.get(key), limits.most.get(key)
+        if limit is not None and number is not None and number > limit.number:
+            unit = " s" if key == "longest_s" else ""
+            msg = f"{limit.tenant} allows at most {limit.number}{unit}. A policy below it can only narrow that."
+            raise InvalidSpec(msg, field=f"policy.{key}", code="policy-widens", rule=key, tenant=limit.tenant)
     for name, level in levels:
         for kind, stages in policy.get("approvals", {}).items():
             if not narrows(kind, stages, level.get("approvals", {})):
@@ -426,6 +435,12 @@ def wake_subtree(tenant: Tenant, *, now: datetime) -> None:
                 [desired.kind_of(model()), now, below],
             )
     _bump_gateways(below, now=now)
+
+
+def bump_gateways_below(tenant: Tenant, *, now: datetime) -> None:
+    """Have the gateways of a tenant and of all below it look for another configuration."""
+    below = Tenant.objects.filter(path__contains=[tenant.pk]).values_list("pk", flat=True)
+    _bump_gateways(list(below), now=now)
 
 
 def _bump_gateways(tenant_ids: Sequence[UUID], *, now: datetime) -> None:

@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 
 from tenants.models import Endpoint, EndpointKey, EndpointUsage
-from tenants.states import Role
+from tenants.states import PlatformRole, Role
 from tenants.usage_times import BETWEEN_BOUNDS_US, TTFT_BOUNDS_MS, counted
 from tests import factories
 
@@ -77,3 +77,82 @@ def test_who_may_not_list_keys_may_not_see_what_they_asked(me, api, tenant):
 
     assert viewer.get("tenants/acme/endpoints/chat/calls").status == 403
     assert stranger.get("tenants/acme/endpoints/chat/calls").status == 404
+
+
+# --- limits of keys ---------------------------------------------------------------------------------
+
+
+LIMITS = {
+    "requests_per_minute": 60, "tokens_per_minute": 9000, "budget_tokens": 10**6, "budget_money": "250.00",
+    "budget_period": "week",
+}  # fmt: skip
+
+
+def test_a_key_is_made_with_limits_and_gets_others(me):
+    made = me.post("tenants/acme/endpoints/chat/keys", {"name": "ci", **LIMITS})
+    path = f"tenants/acme/endpoints/chat/keys/{made.body['id']}/limits"
+
+    changed = me.put(path, {"requests_per_minute": 5})
+    listed = me.get("tenants/acme/endpoints/chat/keys").body["items"]
+
+    assert {name: made.body[name] for name in LIMITS} == LIMITS
+    assert changed.status == 200, changed
+    shown = next(key for key in listed if key["id"] == made.body["id"])
+    assert {name: shown[name] for name in LIMITS} == {
+        "requests_per_minute": 5, "tokens_per_minute": None, "budget_tokens": None, "budget_money": None,
+        "budget_period": "month",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("requests_per_minute", 0), ("requests_per_minute", 1.5), ("requests_per_minute", True),
+        ("tokens_per_minute", -1), ("tokens_per_minute", 10**13), ("budget_tokens", "5"), ("budget_money", "0"),
+        ("budget_money", "1.005"), ("budget_money", "1e3"), ("budget_money", 5), ("budget_money", "9999999999"),
+        ("budget_period", "year"), ("other", 1),
+    ],
+)  # fmt: skip
+def test_a_limit_that_cannot_be_is_named_and_changes_nothing(me, field, value):
+    key = EndpointKey.objects.get()
+
+    answer = me.put(f"tenants/acme/endpoints/chat/keys/{key.public_id}/limits", {"budget_tokens": 7, field: value})
+
+    assert answer.status == 400, answer
+    assert answer.body["errors"][0]["field"] == field
+    key.refresh_from_db()
+    assert key.budget_tokens is None
+
+
+def test_rates_of_a_tenant_are_a_rule_of_its_policy_that_those_below_can_only_narrow(api, tenant):
+    operator = api(factories.person(platform=(PlatformRole.OPERATOR,)))
+    owner = api(factories.member(tenant, Role.OWNER))
+    path = "tenants/acme/policy"
+
+    def put(who, policy):
+        return who.put(path, policy, if_match=who.get("tenants/acme").headers["ETag"])
+
+    assert put(operator, {"requests_per_minute": 100, "tokens_per_minute": 50_000}).status == 200
+    narrowed = put(owner, {"requests_per_minute": 50, "tokens_per_minute": 50_000})
+    wider = put(owner, {"requests_per_minute": 51, "tokens_per_minute": 50_000})
+    nonsense = put(operator, {"tokens_per_minute": 0})
+
+    assert narrowed.status == 200, narrowed
+    assert (wider.status, wider.body["code"]) == (400, "policy-widens")
+    assert wider.body["errors"][0]["field"] == "policy.requests_per_minute"
+    assert nonsense.status == 400
+
+
+def test_tokens_of_a_month_are_asked_for_and_granted_like_every_other_limit(api, tenant):
+    member, owner = api(factories.member(tenant)), api(factories.member(tenant, Role.OWNER))
+    approver = api(factories.person(platform=(PlatformRole.APPROVER,)))
+
+    asked = member.post("tenants/acme/requests", {"payload": {"limits": {"tokens_month": 5_000_000}}})
+    assert asked.status == 201, asked
+    for who in (owner, approver):
+        path = f"requests/{asked.body['id']}"
+        decided = who.post(f"{path}/decide", {"verdict": "approve", "version": who.get(path).body["version"]})
+        assert decided.status == 200, decided
+    limits = owner.get("tenants/acme/quotas").body["items"]
+
+    assert [row["amount"] for row in limits if row["dimension"] == "tokens_month"] == [5_000_000]

@@ -52,6 +52,7 @@ BODIES: dict[str, Any] = {
     "endpoints.revise": {"model": "llama-3-1-8b"},
     "endpoints.create_key": {"name": "laptop"},
     "endpoints.roll_key": {"overlap_s": 60},
+    "endpoints.limit_key": {"requests_per_minute": 60},
     "machines.create": MACHINE,
     "machines.put": without(MACHINE),
     "machines.update": {"description": "new"},

@@ -1,7 +1,7 @@
 """`make bench`: every bench, one after another, in one run. Single readings: compare the rows of one run.
 
 python -m tests.benchmarks [claims|api|passes|gateway|portal|streams|estate|boundaries|clones|
-                            refresh …]
+                            refresh|key_refusals …]
 """
 
 from __future__ import annotations
@@ -9,7 +9,19 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHES = ("claims", "api", "passes", "gateway", "portal", "streams", "estate", "boundaries", "clones", "refresh")
+BENCHES = (
+    "claims",
+    "api",
+    "passes",
+    "gateway",
+    "portal",
+    "streams",
+    "estate",
+    "boundaries",
+    "clones",
+    "refresh",
+    "key_refusals",
+)
 
 
 def main() -> int:

@@ -18,6 +18,7 @@ from tenants.models import (
     AutoApprovalRule,
     Boundary,
     Budget,
+    BudgetLease,
     ChainHead,
     Checkpoint,
     Decision,
@@ -91,11 +92,11 @@ from tests.conftest import NOW
 pytestmark = pytest.mark.usefixtures("db")
 
 OWNED: tuple[type[models.Model], ...] = (
-    AccountLink, Allocation, ApiToken, Boundary, Budget, ChainHead, Decision, Delegation, Delivery, DeliveryAttempt,
-    Endpoint, EndpointKey, EndpointUsage, Event, GatewayReplica, GatewayUsage, Hold, Intent, Machine, Membership,
-    Namespace, Notice, Person, PlatformMembership, Quota, QuotaCharge, Request, RequestComment, RequestStage, Revision,
-    ServiceAccount, SshAuthority, SshCertificate, Suspension, Tenant, Unit, UnitSize, UsageChange, UsageDay,
-    UsageRecord, UsageRollup, UsageStanding, UsageSubject, Vlan, Webhook,
+    AccountLink, Allocation, ApiToken, Boundary, Budget, BudgetLease, ChainHead, Decision, Delegation, Delivery,
+    DeliveryAttempt, Endpoint, EndpointKey, EndpointUsage, Event, GatewayReplica, GatewayUsage, Hold, Intent, Machine,
+    Membership, Namespace, Notice, Person, PlatformMembership, Quota, QuotaCharge, Request, RequestComment,
+    RequestStage, Revision, ServiceAccount, SshAuthority, SshCertificate, Suspension, Tenant, Unit, UnitSize,
+    UsageChange, UsageDay, UsageRecord, UsageRollup, UsageStanding, UsageSubject, Vlan, Webhook,
 )  # fmt: skip
 """Every table with rows of tenants or people that an operator sees, too."""
 OPERATORS_ONLY: tuple[type[models.Model], ...] = (
@@ -168,6 +169,7 @@ def world():
         GatewayUsage, id=gateway.pk, tenant=tenant, gateway=gateway, requests=1, prompt_tokens=1, completion_tokens=1,
         received_at=NOW,
     )  # fmt: skip
+    insert(BudgetLease, tenant=tenant, gateway=gateway, budget="x", period_start=NOW, granted=1, updated_at=NOW)
     unit = Unit.objects.get(allocation=allocation)
     assert ledger.resize(unit, vcpu=2, memory_gib=1, disk_before_gib=0, now=NOW) == "done"
     insert(Vlan, provider=provider, number=1200, boundary=boundary, tenant=tenant, taken_at=NOW)

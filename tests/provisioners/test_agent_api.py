@@ -49,7 +49,11 @@ BACKEND = "http://127.0.0.1:9999/v1"
 
 @pytest.fixture
 def world() -> SimpleNamespace:
-    """An endpoint with one replica that is ready, in a namespace boundary with its gateway and a fresh token."""
+    return make_world()
+
+
+def make_world() -> SimpleNamespace:
+    """Return an endpoint with one replica that is ready, in a namespace boundary, its gateway and a fresh token."""
     provider = factories.provider(capabilities={"boundary_kinds": ["namespace"], "bindings": ["device"]})
     factories.host(provider, gpus=2)
     parent = factories.tenant()

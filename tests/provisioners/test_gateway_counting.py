@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from provisioners.gateway.journal import SLOT_BYTES
 from provisioners.gateway.protocol import Backend, RequestOutcome, TokenSource, UsageRecord
 from provisioners.sandbox.stub import Place, Stub
 from tests.gateway_lab import Lab, Server, scenario, until
@@ -212,7 +213,7 @@ async def test_a_record_that_was_written_in_the_moment_of_the_kill_is_not_writte
     journal = lab.state / "journal"
     taken = bytearray(journal.read_bytes())
     await lab.kill(process)
-    at = next(at for at in range(0, len(taken), 1024) if taken[at + 8])
+    at = next(at for at in range(0, len(taken), SLOT_BYTES) if taken[at + 8])
     taken[at] = 1  # the slot as it was before it was given back
     journal.write_bytes(taken)
     await lab.spawn(token=False)

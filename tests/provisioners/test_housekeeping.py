@@ -17,6 +17,7 @@ from tenants.actor import SYSTEM
 from tenants.models import (
     Allocation,
     Boundary,
+    BudgetLease,
     Checkpoint,
     Endpoint,
     EndpointKey,
@@ -133,16 +134,20 @@ def test_what_is_a_day_a_week_or_a_quarter_old_goes_and_the_rest_stays(now: date
             id=uuid4(), tenant_id=replica.tenant_id, gateway=replica, requests=1, prompt_tokens=1,
             completion_tokens=1, received_at=now - age,
         )  # fmt: skip
+        BudgetLease.objects.create(
+            tenant_id=replica.tenant_id, gateway=replica, budget="x", period_start=now - age, granted=1,
+            updated_at=now,
+        )  # fmt: skip
         Session.objects.create(session_key=str(age), session_data="", expire_date=now + timedelta(days=90) - age)
 
     done = housekeeping.run(now)
 
     assert done is not None
     assert {name: done[name] for name in done if name.endswith("purged")} == {
-        "idempotency-purged": 1, "sessions-purged": 1, "intents-purged": 1, "batches-purged": 1, "released-purged": 0,
-        "ssh-certificates-purged": 0,
+        "idempotency-purged": 1, "sessions-purged": 1, "intents-purged": 1, "batches-purged": 1, "leases-purged": 1,
+        "released-purged": 0, "ssh-certificates-purged": 0,
     }  # fmt: skip
-    assert [m.objects.count() for m in (IdempotencyRecord, Intent, GatewayUsage)] == [1, 1, 1]
+    assert [m.objects.count() for m in (IdempotencyRecord, Intent, GatewayUsage, BudgetLease)] == [1] * 4
 
 
 def test_released_rows_go_after_90_days_and_events_usage_and_costs_stay(now: datetime) -> None:

@@ -49,7 +49,8 @@ def test_a_request_that_was_open_comes_back_as_far_as_it_had_come(path: Path) ->
     other.close()
     journal.close()
 
-    ((_, record),) = Journal(path, slots=4).left()
+    ((_, left),) = Journal(path, slots=4).left()
+    record = left.record
 
     assert (record.uid, record.request_id, record.key_id, record.revision) == (UUID(int=1), "r1", "k1", 2)
     assert (record.prompt_tokens, record.completion_tokens, record.token_source) == (7, 5, TokenSource.LAST_SEEN)
@@ -72,7 +73,7 @@ def test_what_is_left_stays_until_it_is_closed_and_its_place_is_not_given_away(p
         slot.close()
     third.close()
 
-    assert {record.uid for _, record in found} == {UUID(int=1), UUID(int=2)}
+    assert {left.record.uid for _, left in found} == {UUID(int=1), UUID(int=2)}
     assert list(Journal(path, slots=2).left()) == []
 
 
@@ -91,7 +92,8 @@ def test_a_long_name_is_shortened_rather_than_the_request_forgotten(path: Path) 
     journal.open(opening(request_id="r" * 128, model="m" * 900))
     journal.close()
 
-    ((_, record),) = Journal(path, slots=1).left()
+    ((_, left),) = Journal(path, slots=1).left()
+    record = left.record
 
     assert (record.request_id, record.model, record.uid) == ("r" * 64, "m" * 64, UUID(int=1))
 
@@ -127,6 +129,7 @@ def test_progress_outlives_sigkill_at_any_instruction(path: Path) -> None:
         told = struct.unpack("<Q", more[-8:])[0]
     os.close(reading)
 
-    ((_, record),) = Journal(path, slots=1).left()
+    ((_, left),) = Journal(path, slots=1).left()
+    record = left.record
 
     assert told <= record.completion_tokens <= told + 1000

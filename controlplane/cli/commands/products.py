@@ -18,6 +18,10 @@ from controlplane.cli.words import chat_command
 
 create = typer.Typer(help="Ask for an endpoint, a machine, a namespace, or bare capacity.", no_args_is_help=True)
 key = typer.Typer(help="Keys of an endpoint.", no_args_is_help=True)
+KeyLimit = Annotated[
+    list[str] | None,
+    typer.Option("--limit", help="requests_per_minute=60 tokens_per_minute=… tokens=5000000 money=250.00 per=month"),
+]
 resize = typer.Typer(help="Give a machine that is off another size.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="A DNS label: a-z, 0-9, '-'; unique in the tenant.")]
@@ -309,10 +313,12 @@ def key_create(
     endpoint: Annotated[str, typer.Argument(help="The endpoint.")],
     name: Annotated[str, typer.Option(help="What the key is for.")] = "key",
     lasts: Annotated[str, typer.Option("--for", help="How long it lasts; default: as long as the endpoint.")] = "",
+    limit: KeyLimit = None,
 ) -> None:
     """Make another key; its text is printed once, alone on standard output."""
     here = session.of(ctx)
-    body: Json = {"name": name, **({"expires_at": asks.instant(f"+{lasts}")} if lasts else {})}
+    until: Json = {"expires_at": asks.instant(f"+{lasts}")} if lasts else {}
+    body: Json = {"name": name, **until, **asks.key_limits(limit or ())}
     _show_key(here, here.client.post(f"{_keys_of(here, endpoint)}", body).body)
 
 
@@ -334,6 +340,19 @@ def key_roll(
     here = session.of(ctx)
     made = here.client.post(f"{_keys_of(here, endpoint)}/{key_id}/roll", {"overlap_s": asks.seconds(overlap)}).body
     _show_key(here, made)
+
+
+@key.command("limit")
+def key_limit(
+    ctx: typer.Context,
+    endpoint: Annotated[str, typer.Argument(help="The endpoint.")],
+    key_id: Annotated[str, typer.Argument(help="The key's id: `tenantry key list`.")],
+    limit: KeyLimit = None,
+) -> None:
+    """Replace a key's rates and budgets; what is not named is not limited."""
+    here = session.of(ctx)
+    made = here.client.put(f"{_keys_of(here, endpoint)}/{key_id}/limits", asks.key_limits(limit or ())).body
+    here.screen.rows(noun("keys"), [made])
 
 
 @key.command("revoke")

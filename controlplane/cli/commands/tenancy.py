@@ -94,6 +94,8 @@ def tenant_policy(
     for key, value in asks.pairs(rules).items():
         if key in {"longest", "longest_s"}:
             body["longest_s"] = int(value) if value.isdigit() else asks.seconds(value)
+        elif key in {"requests_per_minute", "tokens_per_minute"}:
+            body[key] = asks.whole(value, key)
         else:
             body[key] = [word for word in value.split(",") if word]
     version = here.client.get(f"/tenants/{name}")["version"]

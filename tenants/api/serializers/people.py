@@ -310,6 +310,8 @@ class PolicyIn(In):
     runtimes: PolicyWords | None = None
     logins: Annotated[list[Login], Field(max_length=2)] | None = None
     longest_s: Annotated[int, Field(ge=60, le=10 * 366 * 86400)] | None = None
+    requests_per_minute: Annotated[int, Field(ge=1, le=10**9)] | None = None
+    tokens_per_minute: Annotated[int, Field(ge=1, le=10**12)] | None = None
     approvals: (
         Annotated[
             dict[

@@ -18,6 +18,7 @@ from tenants.api.serializers.products import (
     EndpointOut,
     EndpointPut,
     KeyIn,
+    KeyLimitsIn,
     KeyOut,
     MachineIn,
     MachineOut,
@@ -255,7 +256,12 @@ class Keys(KeyView):
     def post(self, call: Call) -> Any:
         """Create a key; the answer holds its plain text, once."""
         return endpoints.create_key(
-            endpoint=call.target, name=call.body.name, expires_at=call.body.expires_at, actor=call.actor, now=call.now
+            endpoint=call.target,
+            name=call.body.name,
+            expires_at=call.body.expires_at,
+            limits=call.body.limits(),
+            actor=call.actor,
+            now=call.now,
         )
 
 
@@ -278,6 +284,20 @@ class KeyRoll(KeyChange):
         """Replace a key; the old one goes on for `overlap_s`. The answer holds the new plain text, once."""
         return endpoints.roll_key(
             endpoint=call.target, key=self.found, overlap_s=call.body.overlap_s, actor=call.actor, now=call.now
+        )
+
+
+class KeyLimits(KeyChange):
+    """What one key may use."""
+
+    @writes("endpoints.limit_key", body=KeyLimitsIn, answers=KeyOut, plannable=False)
+    def put(self, call: Call) -> Any:
+        """Replace a key's rates and budgets; gateways follow within seconds.
+
+        Keys that were rolled from or into it share them. What was used in the present period stays counted.
+        """
+        return endpoints.limit_key(
+            endpoint=call.target, key=self.found, limits=call.body.limits(), actor=call.actor, now=call.now
         )
 
 

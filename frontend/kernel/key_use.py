@@ -1,0 +1,122 @@
+"""Keys of an endpoint as people see them: their limits in words, what they used, and limits read from a form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal, InvalidOperation
+from typing import Final
+
+from django.db.models import F, Sum
+from django.utils.translation import gettext as _
+
+from frontend.design import numbers
+from tenants import endpoint_calls
+from tenants.budget_periods import start_of
+from tenants.errors import InvalidSpec
+from tenants.key_limits import KeyLimits
+from tenants.models import BudgetLease, Endpoint, EndpointKey
+from tenants.operations.pricing import currency
+from tenants.states import BudgetPeriod
+
+SHOWN: Final = timedelta(days=30)
+NANO: Final = 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class KeyUse:
+    """One key: calls of the last 30 days, and its limits in words."""
+
+    requests: int
+    errors: int
+    tokens: int
+    limits: tuple[str, ...]
+
+
+def used(row: Endpoint, keys: Sequence[EndpointKey], *, now: datetime) -> dict[str, KeyUse]:
+    """Return public id → what is said of each key."""
+    calls: dict[str, list[endpoint_calls.Calls]] = {}
+    for each in endpoint_calls.calls(row, now - SHOWN, now):
+        calls.setdefault(each.key, []).append(each)
+    spent = _spent(row, keys, now=now)
+    return {
+        key.public_id: KeyUse(
+            requests=sum(each.requests for each in calls.get(key.public_id, ())),
+            errors=sum(each.errors for each in calls.get(key.public_id, ())),
+            tokens=sum(each.prompt_tokens + each.completion_tokens for each in calls.get(key.public_id, ())),
+            limits=tuple(_limits(key, spent, now=now)),
+        )
+        for key in keys
+    }
+
+
+def _spent(row: Endpoint, keys: Sequence[EndpointKey], *, now: datetime) -> dict[tuple[str, datetime], int]:
+    named = {f"key:{key.limits_id}:{unit}" for key in keys for unit in ("tokens", "money")}
+    starts = {start_of(period, now) for period in BudgetPeriod}
+    rows = BudgetLease.objects.filter(tenant_id=row.tenant_id, budget__in=named, period_start__in=starts)
+    sums = rows.values_list("budget", "period_start").annotate(n=Sum(F("spent") + F("lost"))).order_by()
+    return {(budget, start): int(n) for budget, start, n in sums}
+
+
+def _limits(key: EndpointKey, spent: Mapping[tuple[str, datetime], int], *, now: datetime) -> list[str]:
+    words = []
+    if key.requests_per_minute is not None:
+        words.append(_("%(n)s requests a minute") % {"n": numbers.number(key.requests_per_minute)})
+    if key.tokens_per_minute is not None:
+        words.append(_("%(n)s tokens a minute") % {"n": numbers.number(key.tokens_per_minute)})
+    start = start_of(BudgetPeriod(key.budget_period), now)
+    per = dict(periods())[key.budget_period]
+    if key.budget_tokens is not None:
+        n = spent.get((f"key:{key.limits_id}:tokens", start), 0)
+        words.append(
+            _("%(used)s of %(most)s tokens, %(per)s")
+            % {"used": numbers.number(n), "most": numbers.number(key.budget_tokens), "per": per}
+        )
+    if key.budget_money is not None:
+        n = spent.get((f"key:{key.limits_id}:money", start), 0)
+        amount = (Decimal(n) / NANO).quantize(Decimal("0.01"))
+        words.append(
+            _("%(used)s of %(most)s %(currency)s, %(per)s")
+            % {"used": amount, "most": key.budget_money, "currency": currency(), "per": per}
+        )
+    return words
+
+
+def periods() -> list[tuple[str, str]]:
+    """Return the periods of budgets and how they are called."""
+    return [
+        (BudgetPeriod.DAY.value, _("each day")),
+        (BudgetPeriod.WEEK.value, _("each week")),
+        (BudgetPeriod.MONTH.value, _("each month")),
+    ]
+
+
+def read(given: Mapping[str, str]) -> KeyLimits:
+    """Return the limits of a form; an empty field is no limit. Raises `InvalidSpec` naming the field."""
+    return KeyLimits(
+        requests_per_minute=_whole(given, "requests_per_minute"),
+        tokens_per_minute=_whole(given, "tokens_per_minute"),
+        budget_tokens=_whole(given, "budget_tokens"),
+        budget_money=_money(given, "budget_money"),
+        budget_period=given.get("budget_period", BudgetPeriod.MONTH.value),
+    )
+
+
+def _whole(given: Mapping[str, str], name: str) -> int | None:
+    text = given.get(name, "").strip()
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= 13):
+        raise InvalidSpec(_("Give a whole number, or nothing for no limit."), field=name)
+    return int(text)
+
+
+def _money(given: Mapping[str, str], name: str) -> Decimal | None:
+    text = given.get(name, "").strip()
+    if not text:
+        return None
+    try:
+        return Decimal(text)
+    except InvalidOperation as error:
+        raise InvalidSpec(_("Give an amount such as 250.00, or nothing for no limit."), field=name) from error
