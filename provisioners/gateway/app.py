@@ -40,6 +40,7 @@ from provisioners.gateway.proxy import KEY_REFUSED, Proxy, bearer
 from provisioners.gateway.routing import Routing
 from provisioners.gateway.spool import Spool
 from provisioners.gateway.state import StateFolder
+from provisioners.gateway.waking import WaitingRoom
 
 log = logging.getLogger("tenantry.gateway")
 
@@ -92,6 +93,7 @@ class Gateway:
         self._proxy: Proxy
         self._home: Home
         self._upstream: aiohttp.ClientSession
+        self._waiting_room = WaitingRoom(somebody_waits=self._somebody_waits)
         self._stopping = asyncio.Event()
         self.hopeless = ""
         """Why it ended by itself: only a fresh token helps. "" else."""
@@ -114,6 +116,7 @@ class Gateway:
                 metrics=self._metrics,
                 settle=self._settle,
                 own=self._own_page,
+                waiting_room=self._waiting_room,
             )
             self._metrics.watch(in_flight=lambda: self._proxy.in_flight, spooled=lambda: self._spool.records)
             self._home = Home(
@@ -126,6 +129,7 @@ class Gateway:
                 have=self._resume(),
                 apply=self._apply,
                 report=self._report,
+                waiting=self._waiting_room.waiting,
                 gives_up=self.settings.ends_when_hopeless,
                 machine_uuid=self.settings.machine_uuid,
             )
@@ -164,8 +168,12 @@ class Gateway:
     def _apply(self, document: ConfigDocument) -> None:
         self._proxy.routing = Routing(document)
         self._backends.keep_only(document.endpoints)
+        self._waiting_room.changed()
         self._metrics.config_version.set(document.version)
         log.info("serving configuration %d with %d endpoints", document.version, len(document.endpoints))
+
+    def _somebody_waits(self, endpoint: UUID) -> None:
+        self._home.somebody_waits(endpoint)
 
     def _close_for_good(self) -> None:
         self._proxy.routing = None
@@ -307,7 +315,10 @@ class Gateway:
             in_flight=self._proxy.in_flight,
             refused=self._proxy.refused,
             spooled_records=self._spool.records,
-            endpoints=tuple(self._backends.report(endpoint) for endpoint in endpoints),
+            endpoints=tuple(
+                self._backends.report(endpoint, waiting=self._waiting_room.waiting(endpoint.uid))
+                for endpoint in endpoints
+            ),
         )
 
     async def _look(self, endpoint: EndpointConfig, backend: Backend) -> None:

@@ -28,11 +28,14 @@ ENROL_PATH: Final = "/agent/v1/enrol"
 CONFIG_PATH: Final = "/agent/v1/config"
 USAGE_PATH: Final = "/agent/v1/usage"
 REPORT_PATH: Final = "/agent/v1/report"
+WAKE_PATH: Final = "/agent/v1/wake"
 SERVING_PATH: Final = "/agent/v1/serving"
 """Asked by the program that keeps an endpoint's machine, with its gateway's credential."""
 LONGEST_WAIT_S: Final = 20
 """Longest `wait` a gateway asks for at `CONFIG_PATH`; the control plane answers 204 when it has passed."""
 MAX_BATCH_RECORDS: Final = 500
+LATENCY_MS: Final = (25, 50, 100, 200, 400, 800, 1_500, 3_000, 6_000, 12_000, 30_000, 60_000)
+"""Upper bounds of the counts of `RevisionReport.latency`; one more count holds what took longer."""
 _Shape = TypeVar("_Shape", bound=BaseModel)
 _SIGNED_AS: Final = b"tenantry.gateway.config.v1\n"
 """Put before the payload when signing, so that a signature for one purpose is none for another."""
@@ -177,6 +180,16 @@ class EndpointKey(_FromControlPlane):
     """Reserved for rates and budgets; ignored by this version."""
 
 
+class Waiting(_FromControlPlane):
+    """How requests wait while no replica takes any: of an endpoint at zero, or while replicas make way for others."""
+
+    limit: Count = 256
+    """Requests that may wait at once at one gateway; the next is refused."""
+    timeout_s: float = Field(default=300.0, gt=0, le=3600)
+    wakes: bool = False
+    """Whether the control plane is to be told that somebody waits (`WAKE_PATH`)."""
+
+
 class EndpointConfig(_FromControlPlane):
     """One endpoint as the gateway serves it."""
 
@@ -191,6 +204,8 @@ class EndpointConfig(_FromControlPlane):
     models: tuple[str, ...]
     """Values of `model` that choose this endpoint: its name, later its adapters."""
     backends: tuple[Backend, ...] = ()
+    waiting: Waiting | None = None
+    """Set while requests are to wait for a replica instead of being refused."""
     hop_keys: tuple[str, ...] = Field(default=(), repr=False)
     """Bearer keys that its backends ask for, the newest revision's first: while a revision takes over, each backend
     takes one of them. Empty: they ask for none. As the control plane keeps a document, these are ids of revisions."""
@@ -308,6 +323,18 @@ class BackendReport(_FromGateway):
     """Connections that failed or broke, and 5xx answers, since the gateway started."""
 
 
+class RevisionReport(_FromGateway):
+    """What came of the requests that one revision got, since the gateway started. Counts only rise."""
+
+    revision: Count
+    requests: Count = 0
+    """Tries that have ended: one that failed and was made again elsewhere counts for both revisions."""
+    errors: Count = 0
+    """Of these: not reachable, silent, broken off, or answered with 5xx."""
+    latency: tuple[Count, ...] = Field(default=(), max_length=len(LATENCY_MS) + 1)
+    """Tries by the time from asking the replica to its answer, of streams to the first event (`LATENCY_MS`)."""
+
+
 class EndpointReport(_FromGateway):
     """One endpoint as the gateway serves it now."""
 
@@ -315,6 +342,19 @@ class EndpointReport(_FromGateway):
     state: EndpointState
     in_flight: Count = 0
     backends: tuple[BackendReport, ...] = ()
+    revisions: tuple[RevisionReport, ...] = ()
+    waiting: Count = 0
+    """Requests that wait for a replica."""
+    last_request_at: AwareDatetime | None = None
+    """When the last request with a good key came; None: none since the gateway started."""
+
+
+class WakeRequest(_FromGateway):
+    """Body of POST `WAKE_PATH`: somebody waits for an endpoint at zero. 204; told again while he waits."""
+
+    gateway_uid: UUID
+    endpoint_uid: UUID
+    waiting: Count = 1
 
 
 class Report(_FromGateway):

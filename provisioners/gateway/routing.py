@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
+from uuid import UUID
 
 from provisioners.gateway import keys
 from provisioners.gateway.protocol import ConfigDocument, EndpointConfig, EndpointKey, KeyScope
@@ -42,6 +43,7 @@ class Routing:
         self.endpoints: Final = document.endpoints
         self._by_model: dict[str, EndpointConfig] = {}
         self._by_host: dict[str, EndpointConfig] = {}
+        self._by_uid: Final = {endpoint.uid: endpoint for endpoint in document.endpoints}
         grants: dict[str, list[Grant]] = {}
         for endpoint in document.endpoints:
             for model in endpoint.models:
@@ -82,6 +84,10 @@ class Routing:
         if by_host is not None:
             return by_host if model in by_host.models else None
         return self._by_model.get(model)
+
+    def endpoint(self, uid: UUID) -> EndpointConfig | None:
+        """Return an endpoint by its id; None where it is not served any more."""
+        return self._by_uid.get(uid)
 
     def host_is_foreign(self, host: str, endpoint: EndpointConfig) -> bool:
         """Say whether `host` is the name of another endpoint than `endpoint`."""
