@@ -20,6 +20,7 @@ from django.db.models.fields.json import KeyTextTransform
 from django.db.models.functions import Cast, Coalesce, Least
 from pydantic import ValidationError
 
+from provisioners import zero
 from provisioners.gateway.protocol import (
     Backend,
     BadDocument,
@@ -29,11 +30,14 @@ from provisioners.gateway.protocol import (
     EndpointState,
     Signer,
     SigningKey,
+    Waiting,
     canonical,
     parse,
 )
 from tenants import hop_keys, models, vault
 from tenants.models import GatewayReplica, Unit
+from tenants.operations import rollouts
+from tenants.rollouts import weights
 
 log = logging.getLogger(__name__)
 
@@ -86,13 +90,26 @@ def documents(gateways: Sequence[GatewayReplica], *, now: datetime) -> dict[UUID
     rows = models.EndpointKey.objects.filter(endpoint__in=endpoints, revoked_at__isnull=True).order_by("public_id")
     for key in rows:
         keys.setdefault(key.endpoint_id, []).append(key)
-    serving = _revisions(endpoints)
+    rolling = {
+        row.endpoint_id: row
+        for row in models.Rollout.objects.select_related("before", "revision").filter(
+            endpoint__in=endpoints, ended_at__isnull=True
+        )
+    }
+    serving = _revisions(endpoints, rolling)
     depths = _suspended({gateway.tenant_id for gateway in gateways})
     signing = trusted()
     made: dict[UUID, ConfigDocument] = {}
     for gateway in gateways:
         mine = tuple(
-            _endpoint(row, keys.get(row.pk, ()), serving.get(row.pk, ()), gateway, depths.get(row.tenant_id, ""))
+            _endpoint(
+                row,
+                keys.get(row.pk, ()),
+                serving.get(row.pk, ()),
+                gateway,
+                depths.get(row.tenant_id, ""),
+                rolling.get(row.pk),
+            )
             for row in endpoints
             if (
                 row.allocation_id == allocations.get(gateway.unit_id)
@@ -100,7 +117,8 @@ def documents(gateways: Sequence[GatewayReplica], *, now: datetime) -> dict[UUID
                 else row.boundary_id == gateway.boundary_id
             )
         )
-        ending = any(endpoint.state is EndpointState.CLOSED for endpoint in mine)
+        # While an endpoint drains or rolls out, what comes next waits for what gateways say.
+        ending = any(endpoint.state is EndpointState.CLOSED or endpoint.uid in rolling for endpoint in mine)
         made[gateway.pk] = ConfigDocument(
             version=gateway.config_version,
             boundary_uid=gateway.boundary_id,
@@ -149,7 +167,7 @@ def _changed(gateway: GatewayReplica, fresh: ConfigDocument) -> bool:
     return canonical(same_words) != canonical(fresh)
 
 
-def _revisions(endpoints: Sequence[models.Endpoint]) -> dict[UUID, list[UUID]]:
+def _revisions(endpoints: Sequence[models.Endpoint], rolling: Mapping[UUID, models.Rollout]) -> dict[UUID, list[UUID]]:
     """Return endpoint → revisions with a key that a replica of it may run: the wanted, the oldest seen, those between.
 
     From the oldest seen on, whatever is wanted: replicas are started anew one after the other.
@@ -159,9 +177,11 @@ def _revisions(endpoints: Sequence[models.Endpoint]) -> dict[UUID, list[UUID]]:
     found: dict[UUID, list[tuple[bool, bool, int, UUID]]] = {}
     seen = {row.pk: row.observed.get("revision") for row in endpoints}
     now = {row.revision_id for row in endpoints}
-    rows = models.Revision.objects.filter(number__gte=oldest, endpoint__in=endpoints, hop_key_sealed__isnull=False)
+    beside = {key for row in rolling.values() for key in (row.before_id, row.revision_id)}
+    wanted_now = Q(number__gte=oldest) | Q(pk__in=beside)
+    rows = models.Revision.objects.filter(wanted_now, endpoint__in=endpoints, hop_key_sealed__isnull=False)
     for key, endpoint, number in rows.values_list("pk", "endpoint_id", "number"):
-        found.setdefault(endpoint, []).append((key not in now, number != seen[endpoint], -number, key))
+        found.setdefault(endpoint, []).append((key not in now | beside, number != seen[endpoint], -number, key))
     return {endpoint: [key for *_, key in sorted(several)[:MOST_HOP_KEYS]] for endpoint, several in found.items()}
 
 
@@ -171,6 +191,7 @@ def _endpoint(
     serving: Sequence[UUID],
     gateway: GatewayReplica,
     depth: str,
+    rolling: models.Rollout | None,
 ) -> EndpointConfig:
     state, reason = EndpointState.OPEN, ""
     if row.deletion_requested_at is not None:
@@ -184,14 +205,23 @@ def _endpoint(
         state=state,
         reason=reason,
         models=(row.name,),
-        backends=_backends(row, only=gateway.unit_id),
+        backends=() if row.slept_at is not None else _backends(row, rolling, only=gateway.unit_id),
+        waiting=_waiting(row, rolling),
         hop_keys=tuple(str(revision) for revision in serving),
         keys=tuple(EndpointKey(id=key.public_id, digest=key.digest, expires_at=key.expires_at) for key in keys),
     )
 
 
-def _backends(row: models.Endpoint, *, only: UUID | None) -> tuple[Backend, ...]:
-    """Return the replicas that are ready, one for each unit, with equal weights."""
+def _waiting(row: models.Endpoint, rolling: models.Rollout | None) -> Waiting | None:
+    """Return how requests wait: for one at zero, for one that was woken, while another revision takes over."""
+    asleep = row.slept_at is not None
+    if not asleep and rolling is None and not zero.is_waking(row):
+        return None
+    return Waiting(timeout_s=row.wake_wait_s, wakes=asleep)
+
+
+def _backends(row: models.Endpoint, rolling: models.Rollout | None, *, only: UUID | None) -> tuple[Backend, ...]:
+    """Return the replicas that are ready, one for each unit: of equal weights, or as a rollout shares requests out."""
     revision = row.observed.get("revision")
     if not isinstance(revision, int):
         revision = row.revision.number if row.revision is not None else 0
@@ -203,9 +233,12 @@ def _backends(row: models.Endpoint, *, only: UUID | None) -> tuple[Backend, ...]
         if only is not None and uid != only:
             continue
         try:
-            found[uid] = Backend(unit_uid=uid, url=unit["backend"], revision=revision)
+            found[uid] = Backend(unit_uid=uid, url=unit["backend"], revision=unit.get("revision") or revision)
         except ValidationError:  # a driver's fault must not keep the other endpoints from their news
             log.error("a backend address is not usable", extra={"endpoint": row.pk, "unit": uid})  # noqa: TRY400
+    if rolling is not None:
+        share = weights(rollouts.course_of(rolling), rollouts.plan_of(rolling), sorted(found))
+        found = {uid: backend.model_copy(update={"weight": share[uid]}) for uid, backend in found.items()}
     return tuple(found[uid] for uid in sorted(found))
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from django.urls import path
 
 from provisioners.agent_api.ssh import RevokedView
-from provisioners.agent_api.views import ConfigView, EnrolView, ReportView, ServingView, UsageView
+from provisioners.agent_api.views import ConfigView, EnrolView, ReportView, ServingView, UsageView, WakeView
 
 urlpatterns: list[Any] = [
     path("enrol", EnrolView.as_view()),
@@ -13,5 +13,6 @@ urlpatterns: list[Any] = [
     path("serving", ServingView.as_view()),
     path("usage", UsageView.as_view()),
     path("report", ReportView.as_view()),
+    path("wake", WakeView.as_view()),
     path("ssh/<uuid:authority>/revoked", RevokedView.as_view()),
 ]

@@ -31,12 +31,13 @@ from provisioners.gateway.protocol import (
     EnrolRequest,
     Report,
     UsageBatch,
+    WakeRequest,
     parse,
 )
 from tenants import problems
 from tenants.actor import Actor
 from tenants.errors import ControlPlaneError, Gone, InvalidSpec, MethodNotAllowed, Unauthenticated, UnsupportedMediaType
-from tenants.operations import agents
+from tenants.operations import agents, idling
 
 _NUL: Final = re.compile(rb"\\u0000|\x00")
 Shape = TypeVar("Shape", bound=BaseModel)
@@ -187,6 +188,26 @@ class UsageView(AgentView):
         except BadDocument as error:
             raise InvalidSpec(f"The batch is not usable: {error}.") from error
         agents.count_usage(gateway=batch.gateway_uid, totals=totals, actor=actor, now=now)
+        return HttpResponse(status=HTTPStatus.NO_CONTENT)
+
+
+class WakeView(AgentView):
+    """Where a gateway says that requests wait for an endpoint at zero."""
+
+    operations: ClassVar[dict[str, str]] = {"POST": "agents.wake"}
+
+    def post(self, request: HttpRequest) -> HttpResponse:
+        """Wake it. 204, also where it is awake already."""
+        actor = authenticated(request)
+        asked = document(request, WakeRequest)
+        _refuse_other(asked.gateway_uid, actor)
+        idling.somebody_waits(
+            gateway=asked.gateway_uid,
+            endpoint=asked.endpoint_uid,
+            waiting=asked.waiting,
+            actor=actor,
+            now=datetime.now(UTC),
+        )
         return HttpResponse(status=HTTPStatus.NO_CONTENT)
 
 

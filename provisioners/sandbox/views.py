@@ -42,7 +42,7 @@ from provisioners.steps import in_order, split
 VERSION: Final = "sandbox/1"
 IMAGES: Final = frozenset({"debian-12", "ubuntu-22.04", "ubuntu-24.04"})
 """What a simulated machine can be made of."""
-FEATURES: Final = ("isolate", "power", "layout-change", "logs", "evacuate", "acceptance", "faults")
+FEATURES: Final = ("isolate", "power", "layout-change", "logs", "evacuate", "acceptance", "faults", "canary", "zero")
 PROVIDER: Final = TypeAdapter(ObservedProvider)
 """Snapshot ↔ JSON."""
 
@@ -299,13 +299,17 @@ def _waiting_for(state: State, bare: str, part: PartRecord, workload: WorkloadRe
 def _units(state: State, workloads: list[WorkloadRecord], now: float, url: str) -> Iterable[ObservedUnit]:
     for workload in workloads:
         backend = f"{url}/replicas/{workload.uid}/v1" if workload.serving and workload.running else ""
+        revision = int(workload.serving["revision"]) if workload.serving else None
         shown = _reported(state, workload, now) if workload.running else []
         if not shown:
             yield ObservedUnit(
-                UUID(workload.uid), workload.host, "", None, workload.profile, exact=False, backend=backend
-            )
+                UUID(workload.uid), workload.host, "", None, workload.profile, exact=False, backend=backend,
+                revision=revision,
+            )  # fmt: skip
         for index, (device, start, _size, profile, exact) in enumerate(shown):
-            yield ObservedUnit(UUID(workload.uid), workload.host, device, start, profile, exact, index, backend)
+            yield ObservedUnit(
+                UUID(workload.uid), workload.host, device, start, profile, exact, index, backend, revision
+            )
 
 
 def _reported(state: State, workload: WorkloadRecord, now: float) -> list[tuple[str, int | None, int, str, bool]]:

@@ -19,7 +19,7 @@ from django.db.models import F, Q
 from tenants import access, desired
 from tenants.actor import Actor
 from tenants.errors import Gone, Unauthenticated
-from tenants.models import Endpoint, EndpointKey, GatewayReplica, GatewayUsage
+from tenants.models import Endpoint, EndpointKey, GatewayReplica, GatewayUsage, Rollout
 from tenants.policies import ROUTES
 from tenants.states import Phase
 from tenants.transactions import operation
@@ -246,6 +246,13 @@ def report(*, gateway: UUID, body: Mapping[str, Any], version: int, actor: Actor
     if row is None:
         raise Gone
     before, after = health_of(row.report), health_of(body)
+    rolling = set(
+        Rollout.objects.filter(endpoint__boundary_id=row.boundary_id, ended_at=None).values_list(
+            "endpoint_id", flat=True
+        )
+    )
+    if rolling:
+        before, after = _with_counts(before, row.report, rolling), _with_counts(after, body, rolling)
     changed = [uid for uid in {*before, *after} if before.get(uid) != after.get(uid)]
     mine = Endpoint.objects.filter(pk__in=changed, boundary_id=row.boundary_id, released_at=None).order_by("pk")
     for endpoint in mine:
@@ -256,6 +263,20 @@ def report(*, gateway: UUID, body: Mapping[str, Any], version: int, actor: Actor
         # A version beyond ours is of a time before a backup was restored; the next configuration goes past it.
         reported_version=version if version <= row.config_version else F("reported_version"),
     )
+
+
+def _with_counts(health: Mapping[UUID, Any], body: Mapping[str, Any], rolling: set[UUID]) -> dict[UUID, Any]:
+    """Return health with what a rollout looks at besides, of endpoints that are in one: what runs, and what came of it.
+
+    Which configuration it is about belongs to it: what is drained waits for a report of the present one.
+    """
+    found = dict(health)
+    for endpoint in body.get("endpoints", ()):
+        uid = UUID(str(endpoint["uid"]))
+        if uid in rolling:
+            runs = [(backend["unit_uid"], backend["in_flight"]) for backend in endpoint["backends"]]
+            found[uid] = (health.get(uid), runs, endpoint.get("revisions"), body.get("config_version"))
+    return found
 
 
 def health_of(body: Mapping[str, Any]) -> dict[UUID, Any]:
