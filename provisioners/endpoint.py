@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from provisioners import gateways, granted_room, lease, plan, rollouts, zero
+from provisioners import busy, gateways, granted_room, lease, plan, rollouts, zero
 from provisioners.driver import (
     BoundaryKind,
     DriverError,
@@ -38,13 +38,15 @@ from tenants.operations import rollouts as operations
 from tenants.operations import surges
 from tenants.operations.products import touch_gateways
 from tenants.specs import AllocationSpec
-from tenants.states import ConditionType, Reason, RolloutState, SuspensionDepth, condition_of
+from tenants.states import ConditionType, IdleUnits, Reason, RolloutState, SuspensionDepth, condition_of
 
 KEYS_OFF_WAIT: Final = timedelta(seconds=5)
 """So long a deletion waits for gateways that are there to take the configuration without its keys."""
 DRAIN_LIMIT: Final = timedelta(seconds=30)
 """So long it waits for running requests."""
 DRAIN_POLL_S: Final = 0.5
+LEAVING, RESTING, ROOM = "leaving", "resting", "room"
+"""Chores of a pass (`EndpointKind.chores`)."""
 SERVES: Final = "serves"
 """Where an endpoint's row remembers the number of the revision that served last."""
 
@@ -55,6 +57,17 @@ class EndpointKind(ProductKind):
     word = "endpoint"
     model = Endpoint
 
+    def chores(self, row: Endpoint) -> frozenset[str]:
+        """Return whether a rollout's unit may leave, units may be given back for a while, or are to be asked for."""
+        found = set()
+        if row.slept_at is not None and row.idle_units == IdleUnits.RELEASE.value:
+            found.add(RESTING)
+        if zero.is_waking(row):
+            found.add(ROOM)
+        if _rolling(row) is not None:
+            found.add(LEAVING)
+        return frozenset(found)
+
     def resting(self, row: Endpoint) -> Wait | None:
         """Return what an endpoint at zero says whose units were given back."""
         if row.slept_at is None or Unit.objects.filter(allocation_id=row.allocation_id, host__isnull=False).exists():
@@ -63,7 +76,7 @@ class EndpointKind(ProductKind):
 
     def usable(self, row: Endpoint, units: list[Unit], *, now: datetime) -> list[Unit]:
         """Go on with a rollout; a unit that is to go runs nothing more, one beside nothing before it has its room."""
-        live = operations.live_of(row)
+        live = _rolling(row)
         if live is None:
             return units
         rollouts.go_on(row, live, units, now=now)
@@ -87,7 +100,7 @@ class EndpointKind(ProductKind):
         """Return the spec of the wanted revision. Raises `NotSupported`, `DriverRejected` for what cannot be served."""
         if row.revision_id is None or not units:
             return Wait(ConditionType.READY, Reason.WAITING_FOR_PLACEMENT, "It has nothing to serve yet.", None)
-        live = operations.live_of(row)
+        live = _rolling(row)
         if rollouts.is_canary(live):
             self._try_rendering(row, boundary, live, units, now=now)
         revision = Revision.objects.select_related("model").get(pk=row.revision_id)
@@ -144,7 +157,9 @@ class EndpointKind(ProductKind):
         super().before_conclude(claim, prepared, seen, now=now)
         if prepared.deleting:
             return
-        zero.ask_for_room(claim.pk, now=now)
+        chores = prepared.facts.chores
+        if ROOM in chores:
+            zero.ask_for_room(claim.pk, now=now)
         if seen.observed is None:
             return
         observed = seen.observed
@@ -165,15 +180,18 @@ class EndpointKind(ProductKind):
                 row, "endpoint.unit-given-back", actor=SYSTEM, at=now, nudge=False, unit=unit.pk, index=unit.index
             )
 
-        in_transaction(give_back)
-        zero.give_back(claim, observed, now=now)
+        if LEAVING in chores:
+            in_transaction(give_back)
+        if RESTING in chores:
+            zero.give_back(claim, observed, now=now)
 
     def conclude(self, row: Any, prepared: Prepared, seen: Seen, *, engine: Engine, now: datetime) -> datetime | None:
         """Tell what was seen; go on with a rollout, or back from one whose revision the provider does not take."""
-        live = None if row.deletion_requested_at is not None else operations.live_of(row)
+        live = row.rolling = None if row.deletion_requested_at is not None else operations.live_of(row)
         if live is None:
             due_at = super().conclude(row, prepared, seen, engine=engine, now=now)
-            return zero.told(row, prepared, seen, due_at, now=now)
+            due_at = zero.told(row, prepared, seen, due_at, is_rolling=False, now=now)
+            return due_at if row.deletion_requested_at is not None else busy.told(row, due_at, now=now)
         if rollouts.is_canary(live) and (why := _refused(seen, live, prepared)):
             rollouts.give_up(row, live, why, now=now)
             return now
@@ -183,7 +201,7 @@ class EndpointKind(ProductKind):
         rollouts.go_on(row, live, list(held), now=now)
         if _stage(live) != before:
             return now
-        due_at = zero.told(row, prepared, seen, due_at, now=now)
+        due_at = zero.told(row, prepared, seen, due_at, is_rolling=True, now=now)
         if prepared.refused is not None or prepared.provider is None:
             return due_at  # nothing can be done before somebody changes something
         return min(rollouts.due_at(live, now=now), due_at or datetime.max.replace(tzinfo=UTC))
@@ -203,7 +221,7 @@ class EndpointKind(ProductKind):
 
     def readiness(self, row: Any, observed: Observed, action: plan.Nothing, prepared: Prepared) -> str:
         """An endpoint can be used when its replicas work and its address is known."""
-        live = operations.live_of(row)
+        live = _rolling(row)
         if rollouts.is_canary(live) and observed.address and _enough_work(row):
             return ""  # one that comes or goes beside those that serve is no trouble of theirs
         missing = self._missing(row, observed, action, prepared)
@@ -288,6 +306,14 @@ class EndpointKind(ProductKind):
             units = list(Unit.objects.filter(allocation_id=row.allocation_id).values_list("pk", flat=True))
             gateways.removed(row.boundary_id, units=units, now=now)
             touch_gateways([row.boundary_id], now=now)
+
+
+def _rolling(row: Endpoint) -> Rollout | None:
+    """Return the rollout that an endpoint is in, as it was read once for this row."""
+    if not hasattr(row, "rolling"):
+        row.rolling = operations.live_of(row)  # type: ignore[attr-defined]
+    live: Rollout | None = row.rolling  # type: ignore[attr-defined]
+    return live
 
 
 def _beside(

@@ -22,7 +22,6 @@ from tenants.actor import SYSTEM
 from tenants.models import Allocation, Endpoint, QuotaCharge, Unit
 from tenants.operations import allocations, idling
 from tenants.operations.products import touch_gateways
-from tenants.operations.rollouts import live_of
 from tenants.rollouts import DRAIN_LIMIT
 from tenants.states import ConditionType, IdleUnits, Reason, condition_of
 
@@ -110,7 +109,9 @@ def ask_for_room(endpoint: UUID, *, now: datetime) -> None:
 # --- telling ----------------------------------------------------------------------------------------------
 
 
-def told(row: Any, prepared: Prepared, seen: Seen, due_at: datetime | None, *, now: datetime) -> datetime | None:
+def told(
+    row: Any, prepared: Prepared, seen: Seen, due_at: datetime | None, *, is_rolling: bool, now: datetime
+) -> datetime | None:
     """Say of an endpoint what is so with zero; put one to sleep that nobody uses. Returns when to look again."""
     if row.deletion_requested_at is not None or prepared.refused is not None:
         return due_at
@@ -124,7 +125,7 @@ def told(row: Any, prepared: Prepared, seen: Seen, due_at: datetime | None, *, n
             say(row, ConditionType.READY, "False", Reason.WAKING, f"{WAKING} {now_so}".strip(), now=now)
             row.conditions = [c for c in row.conditions if c["type"] != ConditionType.HEALTHY]
         return due_at
-    return due_at if live_of(row) is not None else _idle(row, due_at, now=now)
+    return due_at if is_rolling else _idle(row, due_at, now=now)
 
 
 def _asleep(row: Any, seen: Seen, due_at: datetime | None, *, now: datetime) -> datetime | None:

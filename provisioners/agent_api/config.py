@@ -38,6 +38,7 @@ from tenants import hop_keys, models, vault
 from tenants.models import GatewayReplica, Unit
 from tenants.operations import rollouts
 from tenants.rollouts import weights
+from tenants.states import RolloutStrategy
 
 log = logging.getLogger(__name__)
 
@@ -177,7 +178,8 @@ def _revisions(endpoints: Sequence[models.Endpoint], rolling: Mapping[UUID, mode
     found: dict[UUID, list[tuple[bool, bool, int, UUID]]] = {}
     seen = {row.pk: row.observed.get("revision") for row in endpoints}
     now = {row.revision_id for row in endpoints}
-    beside = {key for row in rolling.values() for key in (row.before_id, row.revision_id)}
+    canaries = [row for row in rolling.values() if row.strategy == RolloutStrategy.CANARY.value]
+    beside = {key for row in canaries for key in (row.before_id, row.revision_id)}
     wanted_now = Q(number__gte=oldest) | Q(pk__in=beside)
     rows = models.Revision.objects.filter(wanted_now, endpoint__in=endpoints, hop_key_sealed__isnull=False)
     for key, endpoint, number in rows.values_list("pk", "endpoint_id", "number"):

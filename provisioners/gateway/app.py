@@ -7,6 +7,7 @@ SIGINT: no new connections or requests, running ones get up to 30 s, usage is se
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.metadata
 import json
 import logging
@@ -23,7 +24,7 @@ import aiohttp
 from aiohttp import web
 
 from provisioners.driver import Secret
-from provisioners.gateway import refusals
+from provisioners.gateway import engine, refusals
 from provisioners.gateway.backends import Backends
 from provisioners.gateway.home import Home, Link, Removed, TokenRefused
 from provisioners.gateway.metrics import Metrics
@@ -336,10 +337,28 @@ class Gateway:
                     health.message = "" if health.reachable else f"GET /models answered with {answer.status}"
                 if answer.status != HTTPStatus.UNAUTHORIZED:
                     health.hop_key = key
+                    health.load = await self._load_of(backend)
                     return
             health.message = KEY_REFUSED
         except (aiohttp.ClientError, TimeoutError) as error:
             health.reachable, health.message = False, type(error).__name__
+
+    async def _load_of(self, backend: Backend) -> engine.Load | None:
+        """Ask a model server how busy it is; one that does not say is none the worse for it."""
+        with contextlib.suppress(aiohttp.ClientError, TimeoutError, UnicodeDecodeError):
+            async with self._upstream.get(
+                engine.address_of(backend.url),
+                headers={"Accept-Encoding": "identity"},
+                timeout=aiohttp.ClientTimeout(total=LOOK_TIMEOUT_S),
+                allow_redirects=False,
+            ) as answer:
+                body = b""
+                async for chunk in answer.content.iter_any():
+                    body += chunk
+                    if len(body) > engine.LONGEST_BYTES:
+                        return None
+                return engine.load_in(body.decode()) if answer.status == HTTPStatus.OK else None
+        return None
 
 
 def version() -> str:

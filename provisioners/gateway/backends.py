@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
 
+from provisioners.gateway.engine import Load
 from provisioners.gateway.protocol import Backend, BackendReport, EndpointConfig, EndpointReport
 from provisioners.gateway.revisions import Tallies
 from provisioners.gateway.weights import Turns
@@ -30,6 +31,8 @@ class Health:
     in_flight: int = 0
     requests: int = 0
     failures: int = 0
+    load: Load | None = None
+    """What its model server said of itself at the last look."""
     hop_key: str = field(default="", repr=False)
     """The key that it took last."""
 
@@ -108,6 +111,9 @@ class Backends:
                     in_flight=health.in_flight,
                     requests=health.requests,
                     failures=health.failures,
+                    running=health.load.running if health.load is not None else None,
+                    queued=health.load.waiting if health.load is not None else None,
+                    kv_cache=health.load.kv_cache if health.load is not None else None,
                 )
             )
         return EndpointReport(

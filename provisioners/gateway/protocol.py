@@ -36,6 +36,8 @@ LONGEST_WAIT_S: Final = 20
 MAX_BATCH_RECORDS: Final = 500
 LATENCY_MS: Final = (25, 50, 100, 200, 400, 800, 1_500, 3_000, 6_000, 12_000, 30_000, 60_000)
 """Upper bounds of the counts of `RevisionReport.latency`; one more count holds what took longer."""
+MOST_COUNT: Final = 1_000_000
+"""Largest number that is believed of a model server's own counts."""
 _Shape = TypeVar("_Shape", bound=BaseModel)
 _SIGNED_AS: Final = b"tenantry.gateway.config.v1\n"
 """Put before the payload when signing, so that a signature for one purpose is none for another."""
@@ -321,6 +323,12 @@ class BackendReport(_FromGateway):
     requests: Count = 0
     failures: Count = 0
     """Connections that failed or broke, and 5xx answers, since the gateway started."""
+    running: Count | None = None
+    """Requests that its model server says it works on; None while it does not say."""
+    queued: Count | None = None
+    """Requests that wait in its model server."""
+    kv_cache: float | None = Field(default=None, ge=0, le=1)
+    """Share of its KV cache that is in use."""
 
 
 class RevisionReport(_FromGateway):

@@ -24,6 +24,8 @@ from tenants.policies import ROUTES
 from tenants.states import Phase
 from tenants.transactions import operation
 
+BUSY_FROM: Final = 4
+"""Fewer requests that wait in a model server are no trouble, however few it works on."""
 USED_EVERY: Final = timedelta(minutes=1)
 """`last_used_at` of a key moves no more often than this."""
 _WAITING: Final = (Phase.PROVISIONING.value, Phase.DELETING.value)
@@ -279,12 +281,18 @@ def _with_counts(health: Mapping[UUID, Any], body: Mapping[str, Any], rolling: s
     return found
 
 
+def is_busy(backend: Mapping[str, Any]) -> bool:
+    """Whether a model server has as many requests waiting as it works on, by its own word."""
+    queued, running = backend.get("queued"), backend.get("running")
+    return queued is not None and running is not None and queued >= max(BUSY_FROM, running)
+
+
 def health_of(body: Mapping[str, Any]) -> dict[UUID, Any]:
     """Return endpoint → what passes look at in a report: its state and which backends answer."""
     return {
         UUID(str(endpoint["uid"])): (
             endpoint["state"],
-            {str(backend["unit_uid"]): backend["reachable"] for backend in endpoint["backends"]},
+            {str(backend["unit_uid"]): (backend["reachable"], is_busy(backend)) for backend in endpoint["backends"]},
         )
         for endpoint in body.get("endpoints", ())
     }
