@@ -59,7 +59,8 @@ class AllocationKind:
         if row.deletion_requested_at is not None:
             return self._leaving(row, product, engine, now=now)
         placed = condition_of(row.conditions, ConditionType.PLACED)
-        if placed is None or placed["status"] != "True":
+        rests = placed is not None and placed["reason"] == Reason.ASLEEP
+        if placed is None or (placed["status"] != "True" and not rests):
             return None  # the queue or a decision brings it back
         self._mirror(row, product, now=now)
         if row.ready_at is None:

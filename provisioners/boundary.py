@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from django.db.models import Q
+from django.db.models import Exists, OuterRef, Q
 
 from provisioners import gateways, granted_room, lease, outcome, plan, suspensions
 from provisioners.driver import BoundaryKind, BoundarySpec, Observed, Spec, Step
@@ -29,6 +29,7 @@ from tenants.vlan_ranges import vlan_ranges
 KEPT = (
     "granted",
     granted_room.SIZES,
+    granted_room.BESIDE,
     "suspended",
     certificates.ASKED,
     certificates.LAST,
@@ -51,6 +52,10 @@ class Facts:
     suspended: str
     sizes: Mapping[str, list[int]]
     """Allocation → vCPU and memory GiB that it has room for; of those whose units were resized."""
+    beside: tuple[str, ...] = ()
+    """Units beside others that the spec has room for."""
+    beside_of: tuple[UUID, ...] = ()
+    """Their allocations."""
 
 
 class BoundaryKindPass(outcome.ProviderKind):
@@ -101,7 +106,13 @@ class BoundaryKindPass(outcome.ProviderKind):
             rooms=rooms,
         )
         granted = tuple(sorted(str(a.pk) for a in allocations))
-        return spec, Facts(granted, "" if depth is None else depth.value, granted_room.sizes(units, rooms))
+        return spec, Facts(
+            granted,
+            "" if depth is None else depth.value,
+            granted_room.sizes(units, rooms),
+            beside=granted_room.beside(units),
+            beside_of=granted_room.allocations_beside(units),
+        )
 
     def arm(self, row: Boundary, step: Step, prepared: Prepared, *, now: datetime) -> Spec | None:
         """Make the one-time token of a gateway about to start."""
@@ -141,6 +152,10 @@ class BoundaryKindPass(outcome.ProviderKind):
         resized = {pk for pk, size in facts.sizes.items() if sizes.get(pk) != size}
         if facts.sizes or sizes:
             row.observed = {**row.observed, granted_room.SIZES: dict(facts.sizes)}
+        if facts.beside or granted_room.BESIDE in row.observed:
+            if set(facts.beside) - set(row.observed.get(granted_room.BESIDE, ())):
+                resized |= {str(pk) for pk in facts.beside_of}
+            row.observed = {**row.observed, granted_room.BESIDE: list(facts.beside)}
         changed = [UUID(pk) for pk in sorted((before ^ set(facts.granted)) | resized)]
         if changed:
             wake(changed, now=now)
@@ -210,13 +225,14 @@ def live(boundary: UUID) -> bool:
 
 
 def granting(boundary: UUID) -> list[Allocation]:
-    """Return the allocations that a boundary must have room for, oldest first.
+    """Return the allocations that a boundary must have room for, oldest first: not those that hold nothing now.
 
     People's own capacity goes with the asking for its deletion; a replica's room stays until it is gone.
     """
     rows = Allocation.objects.filter(boundary_id=boundary, released_at__isnull=True)
     leaving = Q(deletion_requested_at__isnull=False, product_kind__in=PEOPLES)
-    return list(rows.exclude(leaving).order_by("created_at", "pk"))
+    placed = Unit.objects.filter(allocation=OuterRef("pk"), host__isnull=False)
+    return list(rows.exclude(leaving).filter(Exists(placed)).order_by("created_at", "pk"))
 
 
 def people_of(row: Boundary) -> tuple[tuple[str, str], ...]:

@@ -1,39 +1,55 @@
 """The endpoint pass: replicas of a revision on placed units, in a namespace or in VMs of its own.
 
 Deleting goes keys off (with the asking) → drain → replicas gone, by exact look. Whatever a gateway must
-know (backends that came or went, the end) bumps the configuration of the boundary's gateways.
+know (backends that came or went, the end) bumps the configuration of the boundary's gateways. While one revision takes
+over from another (`provisioners.rollouts`) each unit has the one that it is to run, and one unit more is held.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from django.db.models import Q, QuerySet
-
-from provisioners import gateways, plan
-from provisioners.driver import EndpointSpec, Observed, Presence, Spec, Step, UnitSpec
-from provisioners.passes import Engine, Prepared, Wait, say
+from provisioners import busy, gateways, granted_room, lease, plan, rollouts, zero
+from provisioners.driver import (
+    BoundaryKind,
+    DriverError,
+    EndpointSpec,
+    Observed,
+    Presence,
+    Spec,
+    Step,
+    TransientDriverError,
+    UnitSpec,
+)
+from provisioners.lease import Claim
+from provisioners.passes import Engine, Prepared, Seen, Wait, in_transaction, say
 from provisioners.product import ProductKind, in_vm
-from provisioners.specs_from_rows import endpoint_spec
+from provisioners.rollouts import FRESH, gateways_of, shown
+from provisioners.specs_from_rows import endpoint_spec, serving_spec
 from provisioners.steps import indexed, split
-from tenants.models import Boundary, Endpoint, GatewayReplica, Revision, Unit
+from tenants import desired, usage
+from tenants.actor import SYSTEM
+from tenants.models import Boundary, Endpoint, GatewayReplica, Revision, Rollout, Unit
+from tenants.operations import rollouts as operations
+from tenants.operations import surges
 from tenants.operations.products import touch_gateways
-from tenants.states import ConditionType, Reason, SuspensionDepth, condition_of
+from tenants.specs import AllocationSpec
+from tenants.states import ConditionType, IdleUnits, Reason, RolloutState, SuspensionDepth, condition_of
 
 KEYS_OFF_WAIT: Final = timedelta(seconds=5)
 """So long a deletion waits for gateways that are there to take the configuration without its keys."""
 DRAIN_LIMIT: Final = timedelta(seconds=30)
 """So long it waits for running requests."""
-FRESH: Final = timedelta(seconds=30)
-"""A gateway silent for longer is not waited for."""
 DRAIN_POLL_S: Final = 0.5
 STARTING_POLL_S: Final = 1.0
 STARTING_LIMIT: Final = timedelta(minutes=15)
 """So long a model server that starts is looked at every second; one that takes longer is looked at ever less often."""
+LEAVING, RESTING, ROOM = "leaving", "resting", "room"
+"""Chores of a pass (`EndpointKind.chores`)."""
 SERVES: Final = "serves"
 """Where an endpoint's row remembers the number of the revision that served last."""
 
@@ -43,6 +59,36 @@ class EndpointKind(ProductKind):
 
     word = "endpoint"
     model = Endpoint
+
+    def chores(self, row: Endpoint) -> frozenset[str]:
+        """Return whether a rollout's unit may leave, units may be given back for a while, or are to be asked for."""
+        found = set()
+        if row.slept_at is not None and row.idle_units == IdleUnits.RELEASE.value:
+            found.add(RESTING)
+        if zero.is_waking(row):
+            found.add(ROOM)
+        if _rolling(row) is not None:
+            found.add(LEAVING)
+        return frozenset(found)
+
+    def resting(self, row: Endpoint) -> Wait | None:
+        """Return what an endpoint at zero says whose units were given back."""
+        if row.slept_at is None or Unit.objects.filter(allocation_id=row.allocation_id, host__isnull=False).exists():
+            return None
+        return Wait(ConditionType.READY, Reason.ASLEEP, zero.GIVEN_BACK, None)
+
+    def usable(self, row: Endpoint, units: list[Unit], *, now: datetime) -> list[Unit]:
+        """Go on with a rollout; a unit that is to go runs nothing more, one beside nothing before it has its room."""
+        live = _rolling(row)
+        if live is None:
+            return units
+        rollouts.go_on(row, live, units, now=now)
+        boundary = row.boundary
+        waiting = [] if boundary is None else granted_room.without_room(boundary, units)
+        if waiting and boundary is not None and boundary.due_at is None and boundary.lease_expires_at is None:
+            lease.nudge(boundary, at=now)
+        gone = live.leaving if live.ended_at is None else None
+        return [unit for unit in units if unit.pk != gone and unit not in waiting]
 
     def spec(
         self,
@@ -57,7 +103,11 @@ class EndpointKind(ProductKind):
         """Return the spec of the wanted revision. Raises `NotSupported`, `DriverRejected` for what cannot be served."""
         if row.revision_id is None or not units:
             return Wait(ConditionType.READY, Reason.WAITING_FOR_PLACEMENT, "It has nothing to serve yet.", None)
+        live = _rolling(row)
+        if rollouts.is_canary(live):
+            self._try_rendering(row, boundary, live, units, now=now)
         revision = Revision.objects.select_related("model").get(pk=row.revision_id)
+        other, on_other = _beside(live, revision, units)
         replicas = gateways.of_units(boundary, rows, now=now) if in_vm(boundary) else []
         return endpoint_spec(
             row,
@@ -66,7 +116,21 @@ class EndpointKind(ProductKind):
             units=units,
             gateways=tuple(gateways.spec_of(replica) for replica in replicas),
             depth=depth,
+            beside=other,
+            on_beside=on_other,
+            at_zero=row.slept_at is not None and zero.may_stop(row, now=now),
         )
+
+    def _try_rendering(
+        self, row: Endpoint, boundary: Boundary, live: Rollout | None, units: Sequence[UnitSpec], *, now: datetime
+    ) -> None:
+        """Give a rollout up whose revision cannot be served here at all; what serves must not wait for it."""
+        assert live is not None
+        try:
+            revision = Revision.objects.select_related("model").get(pk=live.revision_id)
+            serving_spec(row, revision, units[0], BoundaryKind(boundary.kind))
+        except DriverError as error:
+            rollouts.give_up(row, live, error.detail, now=now)
 
     def arm(self, row: Endpoint, step: Step, prepared: Prepared, *, now: datetime) -> Spec | None:
         """Make the one-time token of a VM's gateway about to start."""
@@ -89,9 +153,65 @@ class EndpointKind(ProductKind):
             if replica.unit is not None and gateways.too_late(replica, now=now)
         )
 
+    # --- rollouts -------------------------------------------------------------------------------------------
+
+    def before_conclude(self, claim: Claim, prepared: Prepared, seen: Seen, *, now: datetime) -> None:
+        """Give back a unit that a rollout needs no more, or those of an endpoint at zero, once nothing runs there."""
+        super().before_conclude(claim, prepared, seen, now=now)
+        if prepared.deleting:
+            return
+        chores = prepared.facts.chores
+        if ROOM in chores:
+            zero.ask_for_room(claim.pk, now=now)
+        if seen.observed is None:
+            return
+        observed = seen.observed
+
+        def give_back() -> None:
+            live = Rollout.objects.filter(endpoint_id=claim.pk, ended_at__isnull=True, leaving__isnull=False).first()
+            if live is None or live.leaving is None:
+                return
+            found = rollouts.unit_of(Endpoint.objects.get(pk=claim.pk), live.leaving)
+            if found is None:
+                return
+            allocation, unit = found
+            if any((split(part.step)[1] or 0) == unit.index for part in observed.parts if "[" in part.step):
+                return
+            surges.give_back(allocation, unit, now=now)
+            row = claim.lock()
+            desired.happened(
+                row, "endpoint.unit-given-back", actor=SYSTEM, at=now, nudge=False, unit=unit.pk, index=unit.index
+            )
+
+        if LEAVING in chores:
+            in_transaction(give_back)
+        if RESTING in chores:
+            zero.give_back(claim, observed, now=now)
+
+    def conclude(self, row: Any, prepared: Prepared, seen: Seen, *, engine: Engine, now: datetime) -> datetime | None:
+        """Tell what was seen; go on with a rollout, or back from one whose revision the provider does not take."""
+        live = row.rolling = None if row.deletion_requested_at is not None else operations.live_of(row)
+        if live is None:
+            due_at = super().conclude(row, prepared, seen, engine=engine, now=now)
+            due_at = zero.told(row, prepared, seen, due_at, is_rolling=False, now=now)
+            return due_at if row.deletion_requested_at is not None else busy.told(row, due_at, now=now)
+        if rollouts.is_canary(live) and (why := _refused(seen, live, prepared)):
+            rollouts.give_up(row, live, why, now=now)
+            return now
+        due_at = super().conclude(row, prepared, seen, engine=engine, now=now)
+        before = _stage(live)
+        held = Unit.objects.filter(allocation_id=row.allocation_id, released_at__isnull=True).order_by("index")
+        rollouts.go_on(row, live, list(held), now=now)
+        if _stage(live) != before:
+            return now
+        due_at = zero.told(row, prepared, seen, due_at, is_rolling=True, now=now)
+        if prepared.refused is not None or prepared.provider is None:
+            return due_at  # nothing can be done before somebody changes something
+        return min(rollouts.due_at(live, now=now), due_at or datetime.max.replace(tzinfo=UTC))
+
     def fields(self) -> list[str]:
         """Return the endpoint's own columns."""
-        return ["address", "reachable_from"]
+        return ["address", "reachable_from", "slept_at"]
 
     def looked(self, row: Endpoint, observed: Observed, prepared: Prepared, *, now: datetime) -> None:
         """Keep address and backends; tell the gateways when those change."""
@@ -104,6 +224,9 @@ class EndpointKind(ProductKind):
 
     def readiness(self, row: Any, observed: Observed, action: plan.Nothing, prepared: Prepared) -> str:
         """An endpoint can be used when its replicas work and its address is known."""
+        live = _rolling(row)
+        if rollouts.is_canary(live) and observed.address and _enough_work(row):
+            return ""  # one that comes or goes beside those that serve is no trouble of theirs
         missing = self._missing(row, observed, action, prepared)
         before = row.observed.get(SERVES)
         if not missing or before is None or not isinstance(prepared.spec, EndpointSpec):
@@ -111,7 +234,7 @@ class EndpointKind(ProductKind):
         wanted = prepared.spec.serving.revision
         if wanted == before:
             return missing
-        # The ledger holds no unit beside those of the endpoint, so the old replica makes way for the new one.
+        # Nothing is held beside the units of the endpoint, so the old replica makes way for the new one.
         return f"Revision {wanted} takes over; revision {before} stopped first, as no room is held for both: {missing}"
 
     def _missing(self, row: Any, observed: Observed, action: plan.Nothing, prepared: Prepared) -> str:
@@ -137,7 +260,7 @@ class EndpointKind(ProductKind):
             behind = replica.reported_version < replica.config_version
             if behind and (ready is None or ready["status"] != "True"):
                 return "Its gateway is taking the configuration."
-            for backend in _shown(replica, row).get("backends", ()):
+            for backend in shown(replica, row.pk).get("backends", ()):
                 if backend.get("reachable") is False:
                     return f"Its gateway does not reach a replica. {backend.get('message', '')}".strip()
         return ""
@@ -159,9 +282,11 @@ class EndpointKind(ProductKind):
     def became_ready(self, row: Endpoint, prepared: Prepared, *, now: datetime) -> None:
         """Say that it serves."""
         super().became_ready(row, prepared, now=now)
+        usage.units_ready(row.allocation, _working(row), now=now)
         say(row, ConditionType.SERVING, "True", Reason.DONE, "", now=now)
         if isinstance(prepared.spec, EndpointSpec):
             row.observed = {**row.observed, SERVES: prepared.spec.serving.revision}
+        zero.is_awake(row, now=now)
 
     def drained(self, row: Endpoint, *, now: datetime) -> Wait | None:
         """Wait, for a bounded time, until gateways refuse the keys and running requests have ended."""
@@ -173,7 +298,7 @@ class EndpointKind(ProductKind):
         for replica in gateways_of(row).filter(last_seen_at__gt=now - FRESH):
             if replica.reported_version < replica.config_version and now < asked + KEYS_OFF_WAIT:
                 return _draining("Its keys are being switched off.")
-            in_flight += int(_shown(replica, row).get("in_flight", 0))
+            in_flight += int(shown(replica, row.pk).get("in_flight", 0))
         if in_flight:
             return _draining(f"{in_flight} running requests are being finished.")
         return None
@@ -182,22 +307,61 @@ class EndpointKind(ProductKind):
         """End the gateways of its VMs, and take it out of the configuration of the others."""
         super().gone(row, prepared, now=now)
         row.address = ""
+        Rollout.objects.filter(endpoint=row, ended_at__isnull=True).update(
+            state=RolloutState.ABORTED.value, ended_at=now, reason="The endpoint was deleted."
+        )
         if row.boundary_id is not None:
             units = list(Unit.objects.filter(allocation_id=row.allocation_id).values_list("pk", flat=True))
             gateways.removed(row.boundary_id, units=units, now=now)
             touch_gateways([row.boundary_id], now=now)
 
 
-def gateways_of(row: Endpoint) -> QuerySet[GatewayReplica]:
-    """Return the live gateways in front of an endpoint: its boundary's, or those in its VMs."""
-    mine = Q(unit__isnull=True) | Q(unit__allocation_id=row.allocation_id)
-    return GatewayReplica.objects.filter(mine, boundary_id=row.boundary_id or UUID(int=0), removed_at__isnull=True)
+def _rolling(row: Endpoint) -> Rollout | None:
+    """Return the rollout that an endpoint is in, as it was read once for this row."""
+    if not hasattr(row, "rolling"):
+        row.rolling = operations.live_of(row)  # type: ignore[attr-defined]
+    live: Rollout | None = row.rolling  # type: ignore[attr-defined]
+    return live
 
 
-def _shown(replica: GatewayReplica, row: Endpoint) -> Mapping[str, Any]:
-    """Return what a gateway last reported of an endpoint."""
-    endpoints = replica.report.get("endpoints", ()) if isinstance(replica.report, dict) else ()
-    return next((shown for shown in endpoints if shown.get("uid") == str(row.pk)), {})
+def _beside(
+    live: Rollout | None, serves: Revision, units: Sequence[UnitSpec]
+) -> tuple[Revision | None, frozenset[UUID]]:
+    """Return the other revision of a rollout, and the units that are to run it instead of what serves."""
+    if live is None or live.ended_at is not None:
+        return None, frozenset()
+    on_new = {UUID(text) for text in live.on_new}
+    is_new = serves.pk == live.revision_id
+    on_other = frozenset(unit.uid for unit in units if (unit.uid in on_new) is not is_new)
+    if not on_other:
+        return None, on_other
+    other = live.before_id if is_new else live.revision_id
+    return Revision.objects.select_related("model").get(pk=other), on_other
+
+
+def _refused(seen: Seen, live: Rollout, prepared: Prepared) -> str:
+    """Return what the provider has against the new revision's replica, `""` where it has nothing or may take it yet."""
+    error = seen.error
+    if error is None or isinstance(error, TransientDriverError) or seen.moved or not seen.step:
+        return ""
+    bare, index = split(seen.step)
+    unit = next((unit for unit in prepared.facts.units if unit.index == index), None)
+    is_new = unit is not None and str(unit.pk) in live.on_new
+    return error.detail if is_new and bare == "serving.replica" else ""
+
+
+def _stage(live: Rollout) -> tuple[object, ...]:
+    return (live.state, live.step, live.draining, live.leaving, tuple(live.on_new), live.ended_at)
+
+
+def _working(row: Endpoint) -> set[UUID]:
+    """Return the units whose replicas work, as the last look showed them."""
+    return {UUID(str(unit["unit"])) for unit in row.observed.get("units", ()) if unit["ready"] and unit["backend"]}
+
+
+def _enough_work(row: Endpoint) -> bool:
+    """Whether as many replicas work as it should have, whichever they are."""
+    return len(_working(row)) >= len(AllocationSpec.from_json(row.allocation.spec).units)
 
 
 def _draining(message: str) -> Wait:
@@ -207,7 +371,11 @@ def _draining(message: str) -> Wait:
 def _routes(observed: Mapping[str, Any]) -> tuple[object, ...]:
     """Return what a gateway routes by: the backends of units that work, and the revision they serve."""
     units = observed.get("units", ())
-    working = sorted((str(unit["unit"]), str(unit["backend"])) for unit in units if unit["backend"] and unit["ready"])
+    working = sorted(
+        (str(unit["unit"]), str(unit["backend"]), unit.get("revision", 0))
+        for unit in units
+        if unit["backend"] and unit["ready"]
+    )
     return (working, observed.get("revision") if working else None)
 
 

@@ -14,10 +14,13 @@ from uuid import UUID
 
 from tenants import unit_sizes
 from tenants.models import Allocation, Boundary, Machine, Unit
+from tenants.operations.surges import ROLE
 from tenants.unit_sizes import Size
 
 SIZES: Final = "sizes"
 """In `Boundary.observed`: allocation → [vCPU, memory GiB]."""
+BESIDE: Final = "beside"
+"""In `Boundary.observed`: the units claimed beside others for a rollout that it has room for."""
 
 
 def covers(boundary: Boundary, allocation: Allocation, units: Sequence[Unit]) -> bool:
@@ -29,6 +32,22 @@ def covers(boundary: Boundary, allocation: Allocation, units: Sequence[Unit]) ->
     vcpu, memory_gib = boundary.observed.get(SIZES, {}).get(str(allocation.pk), (0, 0))
     wanted = sum(unit.vcpu for unit in units), sum(unit.memory_gib for unit in units)
     return bool(vcpu >= wanted[0] and memory_gib >= wanted[1])
+
+
+def without_room(boundary: Boundary, units: Sequence[Unit]) -> list[Unit]:
+    """Return the units beside others that a boundary has no room for yet: those may run meanwhile."""
+    granted = boundary.observed.get(BESIDE, ())
+    return [unit for unit in units if unit.role == ROLE and str(unit.pk) not in granted]
+
+
+def allocations_beside(units: Sequence[Unit]) -> tuple[UUID, ...]:
+    """Return the allocations that hold a unit beside theirs."""
+    return tuple({unit.allocation_id for unit in units if unit.role == ROLE})
+
+
+def beside(units: Sequence[Unit]) -> tuple[str, ...]:
+    """Return what is to be kept of the room for units beside others."""
+    return tuple(sorted(str(unit.pk) for unit in units if unit.role == ROLE))
 
 
 def needed(units: Sequence[Unit]) -> dict[UUID, Size]:

@@ -334,6 +334,7 @@ def seen_as_json(observed: Observed, *, index_of: Mapping[UUID, int] | None = No
                 "profile": unit.profile,
                 "exact": unit.exact,
                 "backend": unit.backend,
+                **({} if unit.revision is None else {"revision": unit.revision}),
                 "ready": _works(observed, None if index_of is None else index_of.get(unit.uid)),
                 **({"engine": asdict(unit.engine)} if unit.engine is not None else {}),
             }

@@ -43,6 +43,8 @@ class Facts:
     """Its owner or a suspension wants it powered off."""
     size: int = 0
     """Which of its sizes the spec has (`Machine.resizes`)."""
+    chores: frozenset[str] = frozenset()
+    """What this pass may have to do beside its steps, under earlier locks than the row's (`ProductKind.chores`)."""
 
 
 class ProductKind(outcome.ProviderKind):
@@ -62,6 +64,21 @@ class ProductKind(outcome.ProviderKind):
     ) -> Spec | Wait:
         """Return the spec of a placed product in a boundary that has room for it."""
         raise NotImplementedError
+
+    def chores(self, row: Any) -> frozenset[str]:
+        """Return what a pass may have to do in `before_conclude`, as far as its beginning shows; by default nothing."""
+        del row
+        return frozenset()
+
+    def resting(self, row: Any) -> Wait | None:
+        """Return what to say of a product that holds nothing now and is not meant to; by default none."""
+        del row
+        return None
+
+    def usable(self, row: Any, units: list[Unit], *, now: datetime) -> list[Unit]:
+        """Return those of its units, by index, that are to run something now; by default all."""
+        del row, now
+        return units
 
     def stale(self, row: Any, *, now: datetime) -> frozenset[str]:
         """Return the parts that will never work as they are; by default none."""
@@ -92,7 +109,11 @@ class ProductKind(outcome.ProviderKind):
             return self._prepare_leaving(row, facts, now=now)
         if outcome.stopped(row):
             return Prepared(deleting=False, facts=facts)
-        units = list(Unit.objects.filter(allocation=allocation, released_at__isnull=True).order_by("index"))
+        facts = replace(facts, chores=self.chores(row))
+        if (resting := self.resting(row)) is not None:
+            return Prepared(deleting=False, wait=resting, facts=facts)
+        held = list(Unit.objects.filter(allocation=allocation, released_at__isnull=True).order_by("index"))
+        units = self.usable(row, held, now=now)
         boundary = row.boundary
         if boundary is None or any(unit.host_id is None for unit in units):
             return Prepared(deleting=False, wait=_for_placement(allocation), facts=facts)

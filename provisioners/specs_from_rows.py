@@ -161,8 +161,11 @@ def endpoint_spec(
     units: tuple[UnitSpec, ...],
     gateways: tuple[GatewaySpec, ...],
     depth: SuspensionDepth | None,
+    beside: Revision | None = None,
+    on_beside: frozenset[UUID] = frozenset(),
+    at_zero: bool = False,
 ) -> EndpointSpec:
-    """Return an endpoint on its placed units (at least one)."""
+    """Return an endpoint on its placed units (at least one), of which `on_beside` run `beside`."""
     kind = BoundaryKind(boundary.kind)
     return EndpointSpec(
         ref=ref_of(row),
@@ -172,8 +175,10 @@ def endpoint_spec(
         serving=serving_spec(row, revision, units[0], kind),
         units=units,
         gateways=gateways,
-        power=power_of(depth),
+        power=power_of(depth, "off" if at_zero else "on"),
         cut_off=cut_off(depth),
+        beside=None if beside is None else serving_spec(row, beside, units[0], kind),
+        on_beside=on_beside,
     )
 
 

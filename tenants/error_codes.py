@@ -163,6 +163,16 @@ HELP: Final[Mapping[str, str]] = MappingProxyType(
             "is switched off, and ask again."
         ),
         "term-over": _("The term is over and what is left is grace: renew it first."),
+        "rollout-running": _(
+            "Another revision is taking over at this endpoint; `data` has its number. Promote it or abort it first."
+        ),
+        "no-rollout": _("No revision is taking over at this endpoint, so there is nothing to promote, hold or abort."),
+        "no-revision-before": _("This endpoint has served no other revision, so there is none to go back to."),
+        "serves-already": _("The endpoint serves that revision already. Nothing has to be done."),
+        "no-room": _(
+            "There is no room, or no quota, for a unit beside those of the endpoint, and the rollout was to be refused "
+            "then. Ask without `must_have_room`: the old replicas stop before the new ones start."
+        ),
         "host-full": _(
             "The host where the machine is has no room for the new size; `data` says how large it can become there. "
             "Ask for less, or make a new machine and delete this one."

@@ -78,6 +78,30 @@ PLAIN: Final[Mapping[str, Entry]] = {
     "overlap_s": (_("How long the old one goes on working, in seconds; 0 stops it at once."), DAY_S),
     "overlap": (_("How long the old key goes on working."), "24 hours"),
     # -- endpoints, machines, keys -----------------------------------------------------------------------
+    "rollout": (
+        _("How another revision takes over."),
+        {"strategy": "canary", "steps": [{"weight": 10, "seconds": 300}]},
+    ),
+    "strategy": (
+        _("canary: beside the old one, on a unit of its own; recreate: the old replicas stop first."),
+        "canary",
+    ),
+    "steps": (
+        _("The steps of a canary; none: it takes over as soon as it is ready."),
+        [{"weight": 10, "seconds": 300}, {"weight": 50, "seconds": 300}],
+    ),
+    "weight": (_("How many of 100 requests the new revision gets."), 10),
+    "must_have_room": (_("Refuse a canary without room for its unit, instead of stopping the old one first."), False),
+    "error_rate": (_("The share of its requests that may fail before it is aborted by itself."), 0.05),
+    "latency_ms": (_("What 95 of 100 of its answers must keep to, in milliseconds."), 1500),
+    "min_requests": (_("So many requests of a step are looked at before anything is concluded."), 20),
+    "revision": (_("The number of a revision; left out: the one that served before."), 2),
+    "after_s": (_("Without a request for so long it goes to zero, in seconds; left out: never."), 1800),
+    "wait_s": (_("How long a request waits for it to wake, in seconds, before it is refused."), 300),
+    "way": (_("Whether the old one goes on beside the new one, and how the requests move over."), "10-50"),
+    "minutes": (_("How many minutes."), 5),
+    "errors": (_("How many of 100 requests of the new one may fail before it is aborted by itself."), 5),
+    "wait": (_("How many minutes a request waits for it to wake before it is refused."), 5),
     "model": (_("The model that answers, by its name in the list of models."), "llama-3-1-8b"),
     "arguments": (_("How the model is served: context, users at once, precision."), {"max_model_len": 8192}),
     "max_model_len": (_("How many tokens one conversation may have."), 8192),
@@ -202,6 +226,11 @@ PLAIN: Final[Mapping[str, Entry]] = {
 """Field → sentence and example."""
 SHAPED: Final[Mapping[str, Entry]] = {
     # -- where a name means something else ---------------------------------------------------------------
+    "IdleIn.units": (_("Whether its GPUs are kept while it sleeps, and billed, or given back."), "release"),
+    "RolloutIn.limits": (_("What the new revision may cost its callers."), {"error_rate": 0.05, "min_requests": 20}),
+    "RolloutStepIn.seconds": (_("How long the step lasts; left out: until somebody promotes."), 300),
+    "DiffQuery.before": (_("The number of the older revision; left out: the one before."), 1),
+    "DiffQuery.after": (_("The number of the newer revision; left out: the one that serves."), 2),
     "BudgetIn.amount": (_("How much money one month may cost before people are told."), "5000.00"),
     "TenantRequestIn.payload": (_("What the new tenant is called and may use at first."), {"name": "aurora-lab"}),
     "UsageQuery.allocation": (_("Only what this one used, by its id."), SOME_ID),

@@ -92,6 +92,8 @@ ROUTES |= {
     "requests.list": view(),
     "requests.read": view(),
     "revisions.list": view(),
+    "revisions.diff": view(),
+    "rollouts.list": view(),
     "service-accounts.list": view(),
     "service-accounts.read": view(),
     "service-account-tokens.list": view(Role.OWNER),
@@ -144,6 +146,14 @@ ROUTES |= {
     "endpoints.update": tenant(Role.MEMBER),
     "endpoints.delete": tenant(Role.MEMBER, P.OPERATOR),
     "endpoints.revise": tenant(Role.MEMBER),
+    "endpoints.sleep": tenant(Role.MEMBER),
+    "endpoints.wake": tenant(Role.MEMBER),
+    "endpoints.set_idle": tenant(Role.MEMBER),
+    "endpoints.promote": tenant(Role.MEMBER),
+    "endpoints.hold": tenant(Role.MEMBER),
+    "endpoints.resume": tenant(Role.MEMBER),
+    "endpoints.abort": tenant(Role.MEMBER, P.OPERATOR),
+    "endpoints.rollback": tenant(Role.MEMBER, P.OPERATOR),
     "endpoints.create_key": tenant(Role.MEMBER),
     "endpoints.roll_key": tenant(Role.MEMBER),
     "endpoints.limit_key": tenant(Role.MEMBER),
@@ -270,6 +280,7 @@ ROUTES |= {
     "agents.lease": AGENT,
     "agents.usage": AGENT,
     "agents.report": AGENT,
+    "agents.wake": AGENT,
 }
 
 # Providers, hosts, plans over hosts, findings.

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final, Self
 
-from tenants.states import BoundaryKind, OnShortage, Priority, ServiceClass, Tier
+from tenants.states import BoundaryKind, OnShortage, Priority, RolloutStrategy, ServiceClass, Tier
 
 SPEC_VERSION: Final = 1
 MOST_VCPU: Final = 1024
@@ -146,6 +146,40 @@ class RevisionAsk:
     """Name of a served model of the catalogue."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
     runtime: str = "vllm"
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutStep:
+    """One step of a canary."""
+
+    weight: int
+    """Percent of the requests that the new revision gets."""
+    seconds: int | None
+    """How long, at least 1; None: until somebody promotes."""
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutLimits:
+    """What a new revision may cost its callers before its rollout ends by itself; None: not looked at."""
+
+    error_rate: float | None = 0.05
+    """Share of its requests that may fail, from 0 to 1."""
+    latency_ms: int | None = None
+    """What 95 of 100 of its answers (of streams: first events) must keep to."""
+    min_requests: int = 20
+    """So many requests of a step are looked at before anything is concluded."""
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutAsk:
+    """How another revision is to take over."""
+
+    strategy: RolloutStrategy = RolloutStrategy.RECREATE
+    steps: tuple[RolloutStep, ...] = ()
+    """Of a canary; none: it takes over as soon as it is ready."""
+    limits: RolloutLimits = RolloutLimits()
+    must_have_room: bool = False
+    """Whether a canary without room for a unit of its own is refused, instead of becoming a recreate."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,6 +162,39 @@ class ProductKind(StrEnum):
     BARE = "bare"
 
 
+class RolloutStrategy(StrEnum):
+    """How another revision takes over."""
+
+    RECREATE = "recreate"
+    """The old replicas stop first; requests wait meanwhile, for as long as they may."""
+    CANARY = "canary"
+    """It runs beside the old one on a unit of its own and gets more and more of the requests."""
+
+
+class RolloutState(StrEnum):
+    """Life of a rollout; drawn in `tenants.rollouts`."""
+
+    DRAINING = "draining"
+    PREPARING = "preparing"
+    STEPPING = "stepping"
+    PROMOTING = "promoting"
+    ABORTING = "aborting"
+    DONE = "done"
+    ABORTED = "aborted"
+
+
+ROLLOUT_FINAL: Final = frozenset({RolloutState.DONE, RolloutState.ABORTED})
+
+
+class IdleUnits(StrEnum):
+    """What becomes of the units of an endpoint at zero."""
+
+    KEEP = "keep"
+    """Held and billed: waking takes as long as the model loads."""
+    RELEASE = "release"
+    """Given back: waking queues for room like any other."""
+
+
 class RequestKind(StrEnum):
     """What a tenant may ask people for."""
 
@@ -268,6 +301,9 @@ class Reason(StrEnum):
     UNHEALTHY = "Unhealthy"
     HOST_LOST = "HostLost"
     LOST = "Lost"
+    ASLEEP = "Asleep"
+    WAKING = "Waking"
+    OVERLOADED = "Overloaded"
     WRITTEN_OFF = "WrittenOff"
 
 
@@ -331,7 +367,7 @@ def phase_of(  # noqa: PLR0911 - a decision table reads best flat
         return Phase.SUSPENDED
     if any(status[t] == "False" and reason[t] in STOPPING_REASONS for t in status):
         return Phase.FAILED
-    if status.get(ConditionType.PLACED) == "False":
+    if status.get(ConditionType.PLACED) == "False" and reason[ConditionType.PLACED] != Reason.ASLEEP:
         return Phase.WAITING
     if status.get(ConditionType.EXPIRING) == "True":
         return Phase.EXPIRING

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
+from uuid import UUID
 
 from django.db.models import F
 from django.db.models.functions import Greatest
@@ -23,6 +25,14 @@ def first_ready(allocation: Allocation, *, now: datetime) -> None:
         allocation.ready_at, allocation.expires_at = now, end
         # What was granted for it was dated when people decided; building takes time, and its term counts from Ready.
         Quota.objects.filter(granted_by__allocation_id=allocation.pk, until__lt=end).update(until=end)
+
+
+def units_ready(allocation: Allocation, units: Collection[UUID], *, now: datetime) -> None:
+    """Start billing units that work, of an allocation that is billed already: claimed beside others, or anew."""
+    if allocation.ready_at is None or allocation.deletion_requested_at is not None:
+        return
+    records = UsageRecord.objects.filter(allocation_id=allocation.pk, unit_id__in=list(units), held_to=None)
+    records.filter(billable_from=None).update(billable_from=Greatest(F("held_from"), now))
 
 
 def deletion_asked(allocation: Allocation, *, now: datetime) -> None:

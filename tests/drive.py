@@ -126,6 +126,7 @@ def inventory_of(estate: Estate) -> dict[str, Any]:
     return {
         "boundary_kinds": sorted(str(kind) for kind in shown.boundary_kinds),
         "bindings": sorted(str(binding) for binding in shown.bindings),
+        "features": dict(shown.features),
     }
 
 

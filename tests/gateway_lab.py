@@ -40,6 +40,8 @@ from provisioners.gateway.protocol import (
     Signer,
     UsageBatch,
     UsageRecord,
+    Waiting,
+    WakeRequest,
     parse,
 )
 
@@ -136,6 +138,8 @@ class ControlPlane(Server):
         self.lease_serial = 0
         self.refuse_leases_with = 0
         self.reports: list[Report] = []
+        self.wakes: list[WakeRequest] = []
+        self.woken = asyncio.Event()
         self.answer_all_with = 0
         """Status for every call of an enrolled gateway (401 revoked, 410 removed); 0 answers properly."""
 
@@ -146,6 +150,7 @@ class ControlPlane(Server):
             web.post("/agent/v1/usage", self._usage),
             web.post("/agent/v1/leases", self._leases),
             web.post("/agent/v1/report", self._report),
+            web.post("/agent/v1/wake", self._wake),
         ]
 
     def publish(self, *endpoints: EndpointConfig, version: int | None = None, **fields: Any) -> ConfigDocument:
@@ -247,6 +252,13 @@ class ControlPlane(Server):
         if status := self._refused(request):
             return web.Response(status=status)
         self.reports.append(parse(Report, await request.read()))
+        return web.Response(status=204)
+
+    async def _wake(self, request: web.Request) -> web.Response:
+        if status := self._refused(request):
+            return web.Response(status=status)
+        self.wakes.append(parse(WakeRequest, await request.read()))
+        self.woken.set()
         return web.Response(status=204)
 
 
@@ -364,6 +376,11 @@ class Lab:
         return EndpointConfig(
             name=name, tenant=uuid4(), models=(name,), backends=backends or (self.model.backend(),), **fields
         )
+
+    def asleep(self, *, limit: int = 256, timeout_s: float = PATIENCE_S, **fields: Any) -> EndpointConfig:
+        """Return the endpoint at zero: no replica, and requests wait for one."""
+        waiting = Waiting(limit=limit, timeout_s=timeout_s, wakes=True)
+        return self.endpoint(**fields).model_copy(update={"backends": (), "waiting": waiting})
 
     async def model_beside(self, name: str) -> Model:
         """Start one more replica."""

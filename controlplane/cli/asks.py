@@ -209,6 +209,18 @@ def whole(text: str, name: str) -> int:
     return int(text)
 
 
+def canary(text: str, max_errors: float, max_latency_ms: int, *, must_have_room: bool) -> Json:
+    """Return a canary as the API takes it: `10:5m,50:5m`, `10,50:5m`, or `now` for one without steps."""
+    steps: list[Json] = []
+    for word in text.split(",") if text.strip() != "now" else ():
+        weight, _, lasts = word.strip().rstrip("%").partition(":")
+        if not re.fullmatch(r"[0-9]{1,3}", weight.rstrip("%")):
+            raise UsageFault(f"{word!r} is no step: write 10:5m (percent and how long), or 10 (until it is promoted)")
+        steps.append({"weight": int(weight.rstrip("%")), **({"seconds": seconds(lasts)} if lasts else {})})
+    watched: Json = {"error_rate": max_errors / 100, **({"latency_ms": max_latency_ms} if max_latency_ms else {})}
+    return {"strategy": "canary", "steps": steps, "limits": watched, "must_have_room": must_have_room}
+
+
 def limits(words: Sequence[str]) -> dict[str, int]:
     """Return `dimension=amount` words as whole numbers. Raises `UsageFault`."""
     found: dict[str, int] = {}

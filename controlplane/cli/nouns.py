@@ -147,6 +147,9 @@ ALL: Final[tuple[Noun, ...]] = (
           "LAST_USED=last_used_at:ago AGE=created_at:ago", child_of="endpoints"),
     _noun("revisions", "revision", "tenant",
           "NR=number MODEL=model RUNTIME=runtime ARGUMENTS=arguments:pairs AGE=created_at:ago", child_of="endpoints"),
+    _noun("rollouts", "rollout", "tenant",
+          "FROM=before TO=revision STRATEGY=strategy STATE=state WEIGHT=weight HELD=held SINCE=since:ago "
+          "NOTE=note:why REASON=reason:why", child_of="endpoints"),
     _noun("tenants", "tenant", "platform",
           "NAME=name TITLE=display_name PARENT=parent STATUS=status SUSPENDED=suspended YOU_ARE=role "
           "AGE=created_at:ago ID=short_id"),

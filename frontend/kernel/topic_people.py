@@ -19,7 +19,8 @@ ACCOUNT: Final = _("You can, in your account; an operator can help you back in."
 REASONS: Final[Mapping[str, str | Promise]] = {
     "Done": NOBODY, "AwaitingDecision": DECIDER, "Denied": DECIDER, "OverQuota": OWNER, "NoCapacity": YOURSELF,
     "HeldByOthers": NOBODY, "PolicyForbids": OWNER, "WaitingForPlacement": NOBODY, "WaitingForBoundary": NOBODY,
-    "StepRunning": NOBODY, "StepOverdue": OPERATOR, "Starting": NOBODY, "Replacing": NOBODY,
+    "StepRunning": NOBODY, "StepOverdue": OPERATOR, "Starting": NOBODY,
+    "Asleep": YOURSELF, "Waking": NOBODY, "Overloaded": YOURSELF, "Replacing": NOBODY,
     "ProviderUnavailable": OPERATOR,
     "ProviderError": OPERATOR, "Rejected": YOURSELF, "NotSupported": YOURSELF, "NameTaken": OPERATOR,
     "Blocked": NOBODY, "InternalError": OPERATOR, "Unhealthy": NOBODY, "HostLost": OPERATOR, "Lost": YOURSELF,

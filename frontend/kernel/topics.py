@@ -45,6 +45,15 @@ REASONS: Final[Mapping[str, tuple[Text, Text]]] = {
         _("A step takes far longer than it should. It is waited for, and nothing else waits with it."),
         _("An operator looks at the provider's task, and cancels it there if it hangs."),
     ),
+    "Asleep": (
+        _("No replica runs, by its owner's wish or because nobody asked for long. The next request wakes it."),
+        _("Nothing to do; wake it beforehand where its first answer must be quick."),
+    ),
+    "Waking": (_("Somebody woke it, and requests wait for it."), _("Nothing to do.")),
+    "Overloaded": (
+        _("It works, and has more to do than it can: requests wait in its model server. The message has the numbers."),
+        _("Give it more replicas, a shorter context, or fewer users."),
+    ),
     "Starting": (_("It starts, or loads its model."), _("Nothing to do.")),
     "Replacing": (_("A part of it moves to another place."), _("Nothing to do.")),
     "ProviderUnavailable": (

@@ -1,4 +1,4 @@
-"""Endpoints: list, and the page of one with its tabs: overview, keys, revisions, cost, what was built."""
+"""Endpoints: list, and the page of one with its tabs: overview, keys, cost, what was built (revisions: `rollouts`)."""
 
 from __future__ import annotations
 
@@ -15,17 +15,15 @@ from django.utils.translation import gettext as _
 
 from frontend.design import numbers
 from frontend.forms import wishes
-from frontend.kernel import key_use, once, outlook, stock, story
+from frontend.kernel import key_use, once, outlook, story
 from frontend.kernel.page import PageRequest, page
-from frontend.views import products
+from frontend.views import idling, products
 from frontend.views.products import ENDPOINTS
 from tenants import fit_checks, queries
 from tenants.errors import Conflict, InvalidSpec, NotVisible
-from tenants.feasibility import policy_of
 from tenants.models import Endpoint, EndpointKey, EndpointUsage, Revision, Unit
 from tenants.operations import endpoints
 from tenants.operations.pricing import all_prices, currency
-from tenants.specs import RevisionAsk
 from tenants.transactions import reading
 
 OVERLAPS: Final = (0, 3600, 86400, 7 * 86400)
@@ -48,7 +46,7 @@ def show(request: PageRequest, name: str) -> HttpResponse:
     row = products.find(ENDPOINTS, request, name)
     secret = once.peek(request)
     values = frame(request, row, "overview") | products.state(row, request) | _use(row, request)
-    values |= {
+    values |= idling.offered(row) | {
         "servers": model_servers(row),
         "secret": secret,
         "twins": connect(row, ""),
@@ -311,50 +309,7 @@ def _key_of(request: PageRequest, name: str, key: str) -> tuple[Endpoint, Endpoi
     return row, found
 
 
-# --- revisions, cost, what was built ------------------------------------------------------------------
-
-
-@page("revisions.list")
-def revisions(request: PageRequest, name: str) -> HttpResponse:
-    """List what an endpoint served, and offer to serve something else."""
-    row = products.find(ENDPOINTS, request, name)
-    present = row.revision
-    values = frame(request, row, "revisions") | {
-        "revisions": Revision.objects.filter(endpoint=row).select_related("model").order_by("-number")[:50],
-        "models": [{"value": one.name, "label": one.name} for one in stock.models(policy_of(request.tenant))],
-        "revision_columns": [
-            {"key": "number", "label": _("Revision")},
-            {"key": "model", "label": _("Model")},
-            {"key": "settings", "label": _("Settings")},
-            {"key": "made", "label": _("Made")},
-        ],
-        "model": present.model.name if present is not None else "",
-        "arguments": present.arguments if present is not None else {},
-    }
-    return render(request, "frontend/pages/endpoints/revisions.html", values)
-
-
-@page("endpoints.revise", methods=("POST",))
-def revise(request: PageRequest, name: str) -> HttpResponse:
-    """Serve something else."""
-    with reading(request.actor):
-        row = products.find(ENDPOINTS, request, name)
-        arguments = dict(row.revision.arguments) if row.revision is not None else {}
-    for field in ("max_model_len", "max_num_seqs"):
-        if request.POST.get(field):
-            arguments[field] = wishes.number(request.POST.get(field), 0, least=1, most=2_097_152)
-    try:
-        made = endpoints.revise(
-            endpoint=row,
-            ask=RevisionAsk(request.POST.get("model", ""), arguments),
-            actor=request.actor,
-            now=request.now,
-        )
-    except (InvalidSpec, Conflict) as error:
-        messages.error(request, error.detail)
-    else:
-        messages.success(request, _("Revision %(n)d takes over.") % {"n": made.number})
-    return products.back(ENDPOINTS, request, row, "revisions")
+# --- cost, what was built -----------------------------------------------------------------------------
 
 
 @page("costs.list")

@@ -20,6 +20,7 @@ from django.db.models.fields.json import KeyTextTransform
 from django.db.models.functions import Cast, Coalesce, Least
 from pydantic import ValidationError
 
+from provisioners import zero
 from provisioners.agent_api import accounting
 from provisioners.gateway.protocol import (
     Backend,
@@ -30,11 +31,15 @@ from provisioners.gateway.protocol import (
     EndpointState,
     Signer,
     SigningKey,
+    Waiting,
     canonical,
     parse,
 )
 from tenants import hop_keys, models, vault
 from tenants.models import GatewayReplica, Unit
+from tenants.operations import rollouts
+from tenants.rollouts import weights
+from tenants.states import RolloutStrategy
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +92,13 @@ def documents(gateways: Sequence[GatewayReplica], *, now: datetime) -> dict[UUID
     rows = models.EndpointKey.objects.filter(endpoint__in=endpoints, revoked_at__isnull=True).order_by("public_id")
     for key in rows:
         keys.setdefault(key.endpoint_id, []).append(key)
-    serving = _revisions(endpoints)
+    rolling = {
+        row.endpoint_id: row
+        for row in models.Rollout.objects.select_related("before", "revision").filter(
+            endpoint__in=endpoints, ended_at__isnull=True
+        )
+    }
+    serving = _revisions(endpoints, rolling)
     depths = _suspended({gateway.tenant_id for gateway in gateways})
     limits = accounting.limits_of({gateway.tenant_id for gateway in gateways})
     sharers = accounting.sharers(gateways)
@@ -103,6 +114,7 @@ def documents(gateways: Sequence[GatewayReplica], *, now: datetime) -> dict[UUID
                 gateway,
                 depths.get(row.tenant_id, ""),
                 prices,
+                rolling.get(row.pk),
             )
             for row in endpoints
             if (
@@ -111,7 +123,8 @@ def documents(gateways: Sequence[GatewayReplica], *, now: datetime) -> dict[UUID
                 else row.boundary_id == gateway.boundary_id
             )
         )
-        ending = any(endpoint.state is EndpointState.CLOSED for endpoint in mine)
+        # While an endpoint drains or rolls out, what comes next waits for what gateways say.
+        ending = any(endpoint.state is EndpointState.CLOSED or endpoint.uid in rolling for endpoint in mine)
         made[gateway.pk] = ConfigDocument(
             version=gateway.config_version,
             boundary_uid=gateway.boundary_id,
@@ -162,7 +175,7 @@ def _changed(gateway: GatewayReplica, fresh: ConfigDocument) -> bool:
     return canonical(same_words) != canonical(fresh)
 
 
-def _revisions(endpoints: Sequence[models.Endpoint]) -> dict[UUID, list[UUID]]:
+def _revisions(endpoints: Sequence[models.Endpoint], rolling: Mapping[UUID, models.Rollout]) -> dict[UUID, list[UUID]]:
     """Return endpoint → revisions with a key that a replica of it may run: the wanted, the oldest seen, those between.
 
     From the oldest seen on, whatever is wanted: replicas are started anew one after the other.
@@ -172,9 +185,12 @@ def _revisions(endpoints: Sequence[models.Endpoint]) -> dict[UUID, list[UUID]]:
     found: dict[UUID, list[tuple[bool, bool, int, UUID]]] = {}
     seen = {row.pk: row.observed.get("revision") for row in endpoints}
     now = {row.revision_id for row in endpoints}
-    rows = models.Revision.objects.filter(number__gte=oldest, endpoint__in=endpoints, hop_key_sealed__isnull=False)
+    canaries = [row for row in rolling.values() if row.strategy == RolloutStrategy.CANARY.value]
+    beside = {key for row in canaries for key in (row.before_id, row.revision_id)}
+    wanted_now = Q(number__gte=oldest) | Q(pk__in=beside)
+    rows = models.Revision.objects.filter(wanted_now, endpoint__in=endpoints, hop_key_sealed__isnull=False)
     for key, endpoint, number in rows.values_list("pk", "endpoint_id", "number"):
-        found.setdefault(endpoint, []).append((key not in now, number != seen[endpoint], -number, key))
+        found.setdefault(endpoint, []).append((key not in now | beside, number != seen[endpoint], -number, key))
     return {endpoint: [key for *_, key in sorted(several)[:MOST_HOP_KEYS]] for endpoint, several in found.items()}
 
 
@@ -185,6 +201,7 @@ def _endpoint(
     gateway: GatewayReplica,
     depth: str,
     prices: accounting.Prices,
+    rolling: models.Rollout | None,
 ) -> EndpointConfig:
     state, reason = EndpointState.OPEN, ""
     if row.deletion_requested_at is not None:
@@ -198,7 +215,8 @@ def _endpoint(
         state=state,
         reason=reason,
         models=(row.name,),
-        backends=_backends(row, only=gateway.unit_id),
+        backends=() if row.slept_at is not None else _backends(row, rolling, only=gateway.unit_id),
+        waiting=_waiting(row, rolling),
         hop_keys=tuple(str(revision) for revision in serving),
         keys=keys,
         context_tokens=accounting.context_tokens(row),
@@ -206,8 +224,16 @@ def _endpoint(
     )
 
 
-def _backends(row: models.Endpoint, *, only: UUID | None) -> tuple[Backend, ...]:
-    """Return the replicas that are ready, one for each unit, with equal weights."""
+def _waiting(row: models.Endpoint, rolling: models.Rollout | None) -> Waiting | None:
+    """Return how requests wait: for one at zero, for one that was woken, while another revision takes over."""
+    asleep = row.slept_at is not None
+    if not asleep and rolling is None and not zero.is_waking(row):
+        return None
+    return Waiting(timeout_s=row.wake_wait_s, wakes=asleep)
+
+
+def _backends(row: models.Endpoint, rolling: models.Rollout | None, *, only: UUID | None) -> tuple[Backend, ...]:
+    """Return the replicas that are ready, one for each unit: of equal weights, or as a rollout shares requests out."""
     revision = row.observed.get("revision")
     if not isinstance(revision, int):
         revision = row.revision.number if row.revision is not None else 0
@@ -219,9 +245,12 @@ def _backends(row: models.Endpoint, *, only: UUID | None) -> tuple[Backend, ...]
         if only is not None and uid != only:
             continue
         try:
-            found[uid] = Backend(unit_uid=uid, url=unit["backend"], revision=revision)
+            found[uid] = Backend(unit_uid=uid, url=unit["backend"], revision=unit.get("revision") or revision)
         except ValidationError:  # a driver's fault must not keep the other endpoints from their news
             log.error("a backend address is not usable", extra={"endpoint": row.pk, "unit": uid})  # noqa: TRY400
+    if rolling is not None:
+        share = weights(rollouts.course_of(rolling), rollouts.plan_of(rolling), sorted(found))
+        found = {uid: backend.model_copy(update={"weight": share[uid]}) for uid, backend in found.items()}
     return tuple(found[uid] for uid in sorted(found))
 
 

@@ -5,7 +5,15 @@ from typing import Any
 from django.urls import path
 
 from provisioners.agent_api.ssh import RevokedView
-from provisioners.agent_api.views import ConfigView, EnrolView, LeasesView, ReportView, ServingView, UsageView
+from provisioners.agent_api.views import (
+    ConfigView,
+    EnrolView,
+    LeasesView,
+    ReportView,
+    ServingView,
+    UsageView,
+    WakeView,
+)
 
 urlpatterns: list[Any] = [
     path("enrol", EnrolView.as_view()),
@@ -14,5 +22,6 @@ urlpatterns: list[Any] = [
     path("leases", LeasesView.as_view()),
     path("usage", UsageView.as_view()),
     path("report", ReportView.as_view()),
+    path("wake", WakeView.as_view()),
     path("ssh/<uuid:authority>/revoked", RevokedView.as_view()),
 ]

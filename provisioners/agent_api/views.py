@@ -35,12 +35,13 @@ from provisioners.gateway.protocol import (
     LeaseRequest,
     Report,
     UsageBatch,
+    WakeRequest,
     parse,
 )
 from tenants import problems
 from tenants.actor import Actor
 from tenants.errors import ControlPlaneError, Gone, InvalidSpec, MethodNotAllowed, Unauthenticated, UnsupportedMediaType
-from tenants.operations import agents, budget_leases
+from tenants.operations import agents, budget_leases, idling
 
 CLOCKS: Final = timedelta(hours=1)
 """How far a gateway's clock may be from ours, and how early it asks for the next period's parts."""
@@ -221,6 +222,26 @@ class LeasesView(AgentView):
             for part in parts
         )
         return as_json(LeaseAnswer(leases=tuple(leases)))
+
+
+class WakeView(AgentView):
+    """Where a gateway says that requests wait for an endpoint at zero."""
+
+    operations: ClassVar[dict[str, str]] = {"POST": "agents.wake"}
+
+    def post(self, request: HttpRequest) -> HttpResponse:
+        """Wake it. 204, also where it is awake already."""
+        actor = authenticated(request)
+        asked = document(request, WakeRequest)
+        _refuse_other(asked.gateway_uid, actor)
+        idling.somebody_waits(
+            gateway=asked.gateway_uid,
+            endpoint=asked.endpoint_uid,
+            waiting=asked.waiting,
+            actor=actor,
+            now=datetime.now(UTC),
+        )
+        return HttpResponse(status=HTTPStatus.NO_CONTENT)
 
 
 class ReportView(AgentView):

@@ -102,6 +102,8 @@ class ObservedUnit:
     """Which of the unit's GPUs, for units with several."""
     backend: str = ""
     """Base URL (ending in `/v1`) at which a gateway reaches this replica; `""` while it has none."""
+    revision: int | None = None
+    """Number of the revision that its replica runs, where it is told; while another one takes over they differ."""
     engine: EngineReport | None = None
     """What its model server says of itself; None where nobody asked a real one."""
 

@@ -100,6 +100,19 @@ class EndpointSpec:
     """One per unit in a `vm` boundary, empty in a namespace (the boundary's own gateway serves it)."""
     power: Power = Power.ON
     cut_off: bool = False
+    beside: ServingSpec | None = None
+    """Another revision, for as long as one takes over from the other; only where capability `canary` is there."""
+    on_beside: frozenset[UUID] = frozenset()
+    """The units whose replicas run `beside`."""
+
+    def serving_of(self, unit: UnitSpec) -> ServingSpec:
+        """Return what the replica of a unit runs."""
+        return self.beside if self.beside is not None and unit.uid in self.on_beside else self.serving
+
+    @property
+    def servings(self) -> tuple[ServingSpec, ...]:
+        """Return all that its replicas run, what serves first."""
+        return (self.serving,) if self.beside is None else (self.serving, self.beside)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ SIGINT: no new connections or requests, running ones get up to 30 s, usage is se
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.metadata
 import json
 import logging
@@ -23,7 +24,7 @@ import aiohttp
 from aiohttp import web
 
 from provisioners.driver import Secret
-from provisioners.gateway import refusals
+from provisioners.gateway import engine, refusals
 from provisioners.gateway.backends import Backends
 from provisioners.gateway.budgets import Budgets
 from provisioners.gateway.home import Home, Link, Removed, TokenRefused
@@ -42,6 +43,7 @@ from provisioners.gateway.proxy import KEY_REFUSED, MAX_IN_FLIGHT, Proxy, bearer
 from provisioners.gateway.routing import Routing, budgets_of
 from provisioners.gateway.spool import Spool
 from provisioners.gateway.state import StateFolder
+from provisioners.gateway.waking import WaitingRoom
 
 log = logging.getLogger("tenantry.gateway")
 
@@ -97,6 +99,7 @@ class Gateway:
         self._proxy: Proxy
         self._home: Home
         self._upstream: aiohttp.ClientSession
+        self._waiting_room = WaitingRoom(somebody_waits=self._somebody_waits)
         self._stopping = asyncio.Event()
         self.hopeless = ""
         """Why it ended by itself: only a fresh token helps. "" else."""
@@ -121,6 +124,7 @@ class Gateway:
                 budgets=self._budgets,
                 settle=self._settle,
                 own=self._own_page,
+                waiting_room=self._waiting_room,
             )
             self._metrics.watch(in_flight=lambda: self._proxy.in_flight, spooled=lambda: self._spool.records)
             self._home = Home(
@@ -134,6 +138,7 @@ class Gateway:
                 apply=self._apply,
                 report=self._report,
                 budgets=self._budgets,
+                waiting=self._waiting_room.waiting,
                 gives_up=self.settings.ends_when_hopeless,
                 machine_uuid=self.settings.machine_uuid,
             )
@@ -175,8 +180,12 @@ class Gateway:
         self._proxy.routing = Routing(document)
         self._budgets.configure(budgets_of(document))
         self._backends.keep_only(document.endpoints)
+        self._waiting_room.changed()
         self._metrics.config_version.set(document.version)
         log.info("serving configuration %d with %d endpoints", document.version, len(document.endpoints))
+
+    def _somebody_waits(self, endpoint: UUID) -> None:
+        self._home.somebody_waits(endpoint)
 
     def _close_for_good(self) -> None:
         self._proxy.routing = None
@@ -334,7 +343,10 @@ class Gateway:
             in_flight=self._proxy.in_flight,
             refused=self._proxy.refused,
             spooled_records=self._spool.records,
-            endpoints=tuple(self._backends.report(endpoint) for endpoint in endpoints),
+            endpoints=tuple(
+                self._backends.report(endpoint, waiting=self._waiting_room.waiting(endpoint.uid))
+                for endpoint in endpoints
+            ),
         )
 
     async def _look(self, endpoint: EndpointConfig, backend: Backend) -> None:
@@ -352,10 +364,28 @@ class Gateway:
                     health.message = "" if health.reachable else f"GET /models answered with {answer.status}"
                 if answer.status != HTTPStatus.UNAUTHORIZED:
                     health.hop_key = key
+                    health.load = await self._load_of(backend)
                     return
             health.message = KEY_REFUSED
         except (aiohttp.ClientError, TimeoutError) as error:
             health.reachable, health.message = False, type(error).__name__
+
+    async def _load_of(self, backend: Backend) -> engine.Load | None:
+        """Ask a model server how busy it is; one that does not say is none the worse for it."""
+        with contextlib.suppress(aiohttp.ClientError, TimeoutError, UnicodeDecodeError):
+            async with self._upstream.get(
+                engine.address_of(backend.url),
+                headers={"Accept-Encoding": "identity"},
+                timeout=aiohttp.ClientTimeout(total=LOOK_TIMEOUT_S),
+                allow_redirects=False,
+            ) as answer:
+                body = b""
+                async for chunk in answer.content.iter_any():
+                    body += chunk
+                    if len(body) > engine.LONGEST_BYTES:
+                        return None
+                return engine.load_in(body.decode()) if answer.status == HTTPStatus.OK else None
+        return None
 
 
 def version() -> str:

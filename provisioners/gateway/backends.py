@@ -1,19 +1,21 @@
 """Which replica takes the next request, and what is known of each one.
 
 Knowledge outlives a change of configuration: it belongs to (unit, address). A backend that could not be
-reached is left alone for a moment, unless there is no other. Choice among the rest is by weight.
+reached is left alone for a moment, unless there is no other. Choice among the rest is by weight, in smooth turns.
 """
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
 
+from provisioners.gateway.engine import Load
 from provisioners.gateway.protocol import Backend, BackendReport, EndpointConfig, EndpointReport
+from provisioners.gateway.revisions import Tallies
+from provisioners.gateway.weights import Turns
 
 REST_S: Final = 2.0
 """How long an unreachable backend is left alone."""
@@ -29,6 +31,8 @@ class Health:
     in_flight: int = 0
     requests: int = 0
     failures: int = 0
+    load: Load | None = None
+    """What its model server said of itself at the last look."""
     hop_key: str = field(default="", repr=False)
     """The key that it took last."""
 
@@ -38,7 +42,8 @@ class Backends:
     """Health of all backends, and the choice among those of an endpoint."""
 
     clock: Callable[[], float] = time.monotonic
-    dice: random.Random = field(default_factory=random.Random)
+    tallies: Tallies = field(default_factory=Tallies)
+    _turns: dict[UUID, Turns] = field(default_factory=dict)
     _known: dict[tuple[UUID, str], Health] = field(default_factory=dict)
 
     def health(self, backend: Backend) -> Health:
@@ -61,7 +66,7 @@ class Backends:
             open_ = rested or open_
         if len(open_) <= 1:
             return open_[0] if open_ else None
-        return self.dice.choices(open_, weights=[b.weight for b in open_])[0]
+        return self._turns.setdefault(endpoint.uid, Turns()).choose(open_)
 
     def hop_keys(self, endpoint: EndpointConfig, backend: Backend) -> tuple[str, ...]:
         """Return the keys to try at a backend of `endpoint`, the likeliest first; `""` is to show none."""
@@ -82,13 +87,19 @@ class Backends:
 
     def keep_only(self, endpoints: Iterable[EndpointConfig]) -> None:
         """Forget backends that no endpoint names and no request uses."""
+        endpoints = tuple(endpoints)
+        self.tallies.keep_only(endpoints)
+        kept = {endpoint.uid: self._turns.get(endpoint.uid, Turns()) for endpoint in endpoints}
+        for endpoint in endpoints:
+            kept[endpoint.uid].keep_only(endpoint.backends)
+        self._turns = kept
         named = {(b.unit_uid, b.url) for endpoint in endpoints for b in endpoint.backends}
         for key, health in tuple(self._known.items()):
             if key not in named and health.in_flight == 0:
                 del self._known[key]
 
-    def report(self, endpoint: EndpointConfig) -> EndpointReport:
-        """Say how `endpoint` and its backends are."""
+    def report(self, endpoint: EndpointConfig, *, waiting: int = 0) -> EndpointReport:
+        """Say how `endpoint` and its backends are; `waiting`: who waits for one."""
         reports = []
         for backend in endpoint.backends:
             health = self.health(backend)
@@ -100,6 +111,9 @@ class Backends:
                     in_flight=health.in_flight,
                     requests=health.requests,
                     failures=health.failures,
+                    running=health.load.running if health.load is not None else None,
+                    queued=health.load.waiting if health.load is not None else None,
+                    kv_cache=health.load.kv_cache if health.load is not None else None,
                 )
             )
         return EndpointReport(
@@ -107,4 +121,7 @@ class Backends:
             state=endpoint.state,
             in_flight=sum(report.in_flight for report in reports),
             backends=tuple(reports),
+            revisions=self.tallies.report(endpoint.uid),
+            waiting=waiting,
+            last_request_at=self.tallies.last_request_at(endpoint.uid),
         )

@@ -30,6 +30,7 @@ from provisioners.gateway.protocol import (
     LONGEST_WAIT_S,
     REPORT_PATH,
     USAGE_PATH,
+    WAKE_PATH,
     ConfigDocument,
     EnrolAnswer,
     EnrolRequest,
@@ -39,6 +40,7 @@ from provisioners.gateway.protocol import (
     LeaseRequest,
     ProtocolError,
     Report,
+    WakeRequest,
     parse,
 )
 from provisioners.gateway.spool import Spool
@@ -51,6 +53,8 @@ LONGEST_RETRY_S: Final = 2.0
 ENROL_RETRY_S: Final = 30.0
 USAGE_LONGEST_RETRY_S: Final = 15.0
 LEASE_INTERVAL_S: Final = 5.0
+WAKE_AGAIN_S: Final = 5.0
+"""Between tellings of the same: a control plane that lost the first one, or let it sleep again, hears the next."""
 _CALL: Final = aiohttp.ClientTimeout(total=10, sock_connect=3)
 _LONG_POLL: Final = aiohttp.ClientTimeout(total=LONGEST_WAIT_S + 5, sock_connect=3)
 _MAX_ANSWER_BYTES: Final = 64 << 20
@@ -90,11 +94,13 @@ class Home:
         apply: Callable[[ConfigDocument], None],
         report: Callable[[], Awaitable[Report]],
         budgets: Budgets,
+        waiting: Callable[[UUID], int] = lambda _endpoint: 0,
         gives_up: bool = False,
         machine_uuid: UUID | None = None,
     ) -> None:
         """`apply` takes each configuration that was accepted; `report` looks and says how things are.
 
+        `waiting` says how many requests wait for an endpoint at zero.
         `gives_up`: a refused token ends `run` instead of being tried again and again.
         """
         self._gives_up: Final = gives_up
@@ -113,6 +119,9 @@ class Home:
         self._report = report
         self._budgets = budgets
         self._lease_serial = 0
+        self._waiting = waiting
+        self._sleeping: set[UUID] = set()
+        self._sleeper = asyncio.Event()
         self._gateway_uid: Final = UUID(state.identity.gateway_uid)
 
     async def run(self) -> None:
@@ -124,6 +133,7 @@ class Home:
                 tasks.create_task(self._send_usage())
                 tasks.create_task(self._send_reports())
                 tasks.create_task(self._keep_leases())
+                tasks.create_task(self._wake())
         except BaseExceptionGroup as group:
             removed, others = group.split(Removed)
             if removed is not None and others is None:
@@ -321,6 +331,48 @@ class Home:
                 log.debug("report not delivered: %s", _words(error))
             interval_s = self._have.report_interval_s if self._have else LONGEST_RETRY_S
             await asyncio.sleep(interval_s * random.uniform(0.9, 1.0))  # noqa: S311 - spreads load
+
+    # --- endpoints at zero --------------------------------------------------------------------------
+
+    def somebody_waits(self, endpoint: UUID) -> None:
+        """Tell the control plane soon that somebody waits for an endpoint at zero; called for each who does."""
+        if endpoint not in self._sleeping or self._waiting(endpoint) <= 1:
+            self._sleeping.add(endpoint)
+            self._sleeper.set()
+
+    async def _wake(self) -> None:
+        """Tell of each endpoint that somebody waits for, once, and again as long as he does."""
+        retry = _Retry(LONGEST_RETRY_S)
+        while True:
+            await self._sleeper.wait()
+            told = await self._tell_of(frozenset(self._sleeping))
+            self._sleeping = {endpoint for endpoint in self._sleeping if self._waiting(endpoint)}
+            self._sleeper.clear()
+            if not self._sleeping:
+                retry.reset()
+            elif told:
+                asyncio.get_running_loop().call_later(WAKE_AGAIN_S, self._sleeper.set)
+            else:
+                await retry.pause()
+                self._sleeper.set()
+
+    async def _tell_of(self, endpoints: frozenset[UUID]) -> bool:
+        for endpoint in endpoints:
+            waiting = self._waiting(endpoint)
+            if not waiting:
+                continue
+            asked = WakeRequest(gateway_uid=self._gateway_uid, endpoint_uid=endpoint, waiting=waiting)
+            try:
+                status, _ = await self._post(WAKE_PATH, asked)
+            except (aiohttp.ClientError, TimeoutError) as error:
+                log.info("nobody could be told that endpoint %s is waited for: %s", endpoint, _words(error))
+                return False
+            if status == HTTPStatus.GONE:
+                raise Removed
+            if status >= HTTPStatus.BAD_REQUEST:
+                log.warning("waking endpoint %s was answered with %s", endpoint, status)
+                return False
+        return True
 
     # --- plumbing -----------------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ ENROL_PATH: Final = "/agent/v1/enrol"
 CONFIG_PATH: Final = "/agent/v1/config"
 USAGE_PATH: Final = "/agent/v1/usage"
 REPORT_PATH: Final = "/agent/v1/report"
+WAKE_PATH: Final = "/agent/v1/wake"
 SERVING_PATH: Final = "/agent/v1/serving"
 """Asked by the program that keeps an endpoint's machine, with its gateway's credential."""
 LEASES_PATH: Final = "/agent/v1/leases"
@@ -38,6 +39,10 @@ MAX_BATCH_RECORDS: Final = 500
 MAX_LEASES: Final = 200
 NANO: Final = 10**9
 """Money is counted in billionths of the currency, so that it is whole."""
+LATENCY_MS: Final = (25, 50, 100, 200, 400, 800, 1_500, 3_000, 6_000, 12_000, 30_000, 60_000)
+"""Upper bounds of the counts of `RevisionReport.latency`; one more count holds what took longer."""
+MOST_COUNT: Final = 1_000_000
+"""Largest number that is believed of a model server's own counts."""
 _Shape = TypeVar("_Shape", bound=BaseModel)
 _SIGNED_AS: Final = b"tenantry.gateway.config.v1\n"
 """Put before the payload when signing, so that a signature for one purpose is none for another."""
@@ -241,6 +246,16 @@ class EndpointKey(_FromControlPlane):
     budgets: tuple[BudgetConfig, ...] = ()
 
 
+class Waiting(_FromControlPlane):
+    """How requests wait while no replica takes any: of an endpoint at zero, or while replicas make way for others."""
+
+    limit: Count = 256
+    """Requests that may wait at once at one gateway; the next is refused."""
+    timeout_s: float = Field(default=300.0, gt=0, le=3600)
+    wakes: bool = False
+    """Whether the control plane is to be told that somebody waits (`WAKE_PATH`)."""
+
+
 class EndpointConfig(_FromControlPlane):
     """One endpoint as the gateway serves it."""
 
@@ -255,6 +270,8 @@ class EndpointConfig(_FromControlPlane):
     models: tuple[str, ...]
     """Values of `model` that choose this endpoint: its name, later its adapters."""
     backends: tuple[Backend, ...] = ()
+    waiting: Waiting | None = None
+    """Set while requests are to wait for a replica instead of being refused."""
     hop_keys: tuple[str, ...] = Field(default=(), repr=False)
     """Bearer keys that its backends ask for, the newest revision's first: while a revision takes over, each backend
     takes one of them. Empty: they ask for none. As the control plane keeps a document, these are ids of revisions."""
@@ -427,6 +444,24 @@ class BackendReport(_FromGateway):
     requests: Count = 0
     failures: Count = 0
     """Connections that failed or broke, and 5xx answers, since the gateway started."""
+    running: Count | None = None
+    """Requests that its model server says it works on; None while it does not say."""
+    queued: Count | None = None
+    """Requests that wait in its model server."""
+    kv_cache: float | None = Field(default=None, ge=0, le=1)
+    """Share of its KV cache that is in use."""
+
+
+class RevisionReport(_FromGateway):
+    """What came of the requests that one revision got, since the gateway started. Counts only rise."""
+
+    revision: Count
+    requests: Count = 0
+    """Tries that have ended: one that failed and was made again elsewhere counts for both revisions."""
+    errors: Count = 0
+    """Of these: not reachable, silent, broken off, or answered with 5xx."""
+    latency: tuple[Count, ...] = Field(default=(), max_length=len(LATENCY_MS) + 1)
+    """Tries by the time from asking the replica to its answer, of streams to the first event (`LATENCY_MS`)."""
 
 
 class EndpointReport(_FromGateway):
@@ -436,6 +471,19 @@ class EndpointReport(_FromGateway):
     state: EndpointState
     in_flight: Count = 0
     backends: tuple[BackendReport, ...] = ()
+    revisions: tuple[RevisionReport, ...] = ()
+    waiting: Count = 0
+    """Requests that wait for a replica."""
+    last_request_at: AwareDatetime | None = None
+    """When the last request with a good key came; None: none since the gateway started."""
+
+
+class WakeRequest(_FromGateway):
+    """Body of POST `WAKE_PATH`: somebody waits for an endpoint at zero. 204; told again while he waits."""
+
+    gateway_uid: UUID
+    endpoint_uid: UUID
+    waiting: Count = 1
 
 
 class Report(_FromGateway):

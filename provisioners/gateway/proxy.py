@@ -44,6 +44,7 @@ from provisioners.gateway.protocol import (
 from provisioners.gateway.refusals import Refusal
 from provisioners.gateway.routing import Grant, Routing, nano_at
 from provisioners.gateway.streams import EventStream, Usage, usage_in
+from provisioners.gateway.waking import WaitingRoom
 
 log = logging.getLogger("tenantry.gateway")
 
@@ -94,6 +95,8 @@ class Call:
     began: float
     began_at: datetime
     backend: Backend | None = None
+    sent_at: float = 0.0
+    """When `backend` was asked."""
     usage: Usage | None = None
     counted_whole: bool = False
     """Whether `usage` is that of the whole answer."""
@@ -202,6 +205,7 @@ class Proxy:
         budgets: Budgets,
         settle: Callable[[UsageRecord], None],
         own: Callable[[Route], web.Response | None],
+        waiting_room: WaitingRoom,
     ) -> None:
         """`settle` keeps a usage record; `own` answers the gateway's own pages (None: not on this port)."""
         self._routing: Routing | None = None
@@ -220,6 +224,7 @@ class Proxy:
         self._rates = Rates()
         self._settle = settle
         self._own = own
+        self._waiting_room = waiting_room
 
     @property
     def routing(self) -> Routing | None:
@@ -342,7 +347,9 @@ class Proxy:
         except BaseException:
             admission.settle(0)
             raise
+        self._backends.tallies.asked(grant.endpoint.uid)
         try:
+            await self._waiting_room.until_served(lambda: self._current(call))
             return await self._forward(request, asked, call)
         except Refusal as refusal:
             call.status = refusal.status
@@ -354,16 +361,36 @@ class Proxy:
         finally:
             self._account(call)
 
+    def _current(self, call: Call) -> EndpointConfig:
+        """Return the endpoint as it is configured now: since the request began, backends may have come and gone.
+
+        Raises `Refusal` where it takes no requests any more, or not with this key: who waited long is judged again.
+        """
+        if self.routing is None:
+            return call.grant.endpoint
+        found = self.routing.endpoint(call.grant.endpoint.uid)
+        if found is None:
+            raise refusals.unauthorized()
+        if found is not call.grant.endpoint:
+            if not any(key.id == call.grant.key_id and key.digest == call.grant.digest for key in found.keys):
+                raise refusals.unauthorized()
+            _check_open(found)
+        return found
+
     # --- there and back -----------------------------------------------------------------------------
 
     async def _forward(self, request: web.BaseRequest, asked: bodies.Asked, call: Call) -> web.StreamResponse:
         headers = {"Content-Type": "application/json", "Accept-Encoding": "identity", "X-Request-Id": call.request_id}
         headers.update({name: request.headers[name] for name in _FORWARDED if name in request.headers})
-        endpoint = call.grant.endpoint
         tried: set[UUID] = set()
-        while len(tried) < MAX_TRIES and (backend := self._backends.choose(endpoint, tried=tried)) is not None:
+        while len(tried) < MAX_TRIES:
+            # Chosen by what is configured at this moment: who is being drained gets nothing new, whenever it began.
+            endpoint = self._current(call)
+            backend = self._backends.choose(endpoint, tried=tried)
+            if backend is None:
+                break
             tried.add(backend.unit_uid)
-            call.backend, health = backend, self._backends.health(backend)
+            call.backend, call.sent_at, health = backend, time.monotonic(), self._backends.health(backend)
             health.in_flight += 1
             health.requests += 1
             self._open(call)
@@ -494,12 +521,14 @@ class Proxy:
 
     def _failed(self, backend: Backend, call: Call, what: str) -> None:
         self._backends.failed(backend, what)
+        self._backends.tallies.failed(call.grant.endpoint.uid, backend.revision)
         self._metrics.backend_failures.labels(str(call.grant.endpoint.uid)).inc()
         log.warning("backend %s of endpoint %s: %s", backend.unit_uid, call.grant.endpoint.uid, what)
 
     def _account(self, call: Call) -> None:
         now = time.monotonic()
         endpoint = str(call.grant.endpoint.uid)
+        self._tally(call, now)
         self._metrics.requests.labels(endpoint, str(int(call.status))).inc()
         self._metrics.duration.observe(now - call.began)
         if call.first_event_at is not None:
@@ -513,6 +542,17 @@ class Proxy:
         call.hold.settle(call.used or 0)
         if call.slot is not None:
             call.slot.close()
+
+    def _tally(self, call: Call, now: float) -> None:
+        """Count what the revision made of it; a try that failed was counted when it did (`_failed`)."""
+        if call.backend is None or call.outcome not in {RequestOutcome.COMPLETED, RequestOutcome.CLIENT_DROPPED}:
+            return
+        if call.streamed:
+            after_s = None if call.first_event_at is None else call.first_event_at - call.sent_at
+        else:  # who left before the end tells nothing of how long it would have taken
+            after_s = now - call.sent_at if call.outcome is RequestOutcome.COMPLETED else None
+        endpoint, revision = call.grant.endpoint.uid, call.backend.revision
+        self._backends.tallies.answered(endpoint, revision, status=call.status, after_s=after_s)
 
 
 async def _drain(answer: aiohttp.ClientResponse, events: EventStream) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
+from uuid import UUID
 
 from provisioners.gateway import keys
 from provisioners.gateway.limits import Scope
@@ -51,6 +52,7 @@ class Routing:
         self.tenant_rates: Final = Scope("tenant", "this tenant", document.rates)
         self._by_model: dict[str, EndpointConfig] = {}
         self._by_host: dict[str, EndpointConfig] = {}
+        self._by_uid: Final = {endpoint.uid: endpoint for endpoint in document.endpoints}
         grants: dict[str, list[Grant]] = {}
         for endpoint in document.endpoints:
             for model in endpoint.models:
@@ -95,6 +97,10 @@ class Routing:
         if by_host is not None:
             return by_host if model in by_host.models else None
         return self._by_model.get(model)
+
+    def endpoint(self, uid: UUID) -> EndpointConfig | None:
+        """Return an endpoint by its id; None where it is not served any more."""
+        return self._by_uid.get(uid)
 
     def host_is_foreign(self, host: str, endpoint: EndpointConfig) -> bool:
         """Say whether `host` is the name of another endpoint than `endpoint`."""

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from provisioners.kubernetes.objects import Object, dig, is_deleting, name_of
+from provisioners.serving import failures
 
 _LONGEST: Final = 200
 _INSUFFICIENT: Final = re.compile(r"Insufficient ([A-Za-z0-9./_-]+)")
@@ -185,6 +186,9 @@ def _end_of(status: Mapping[str, Any]) -> str:
         return "it needed more main memory than it has and was killed"
     if code == SIGKILL_EXIT:
         return "it was killed: it did not answer its health check, or its node was drained"
+    known = failures.words_of(str(ended.get("message") or ""))  # the end of its log, where it wrote nothing else
+    if known:
+        return known
     if code is None:
         return "it ends as soon as it starts"
     return f"it ended with status {code}; its log says why" if code else "it ended by itself"

@@ -326,6 +326,8 @@ def _replica_pod(spec: EndpointSpec, unit: UnitSpec, settings: Settings, share: 
                 ),
                 "readinessProbe": pods.http_probe("/health", period_s=5, timeout_s=5, failures=3),
                 "livenessProbe": pods.http_probe("/health", period_s=15, timeout_s=10, failures=4),
+                # What it says last is what `symptoms` puts into plain words.
+                "terminationMessagePolicy": "FallbackToLogsOnError",
                 "lifecycle": {"preStop": {"sleep": {"seconds": LEAVE_S}}},
                 "volumeMounts": [
                     {"name": "models", "mountPath": MODELS_PATH},

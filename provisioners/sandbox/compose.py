@@ -22,6 +22,7 @@ from provisioners.driver import (
     NamespaceSpec,
     NotSupported,
     Power,
+    ServingSpec,
     Spec,
     Step,
     UnitSpec,
@@ -105,16 +106,18 @@ def _endpoint(spec: EndpointSpec) -> list[Step]:
         raise NotSupported(CLUSTER_MISSING)
     in_vm = spec.boundary_kind == BoundaryKind.VM
     common = {"boundary": str(spec.boundary.uid), "boundary_kind": str(spec.boundary_kind)}
-    serving = _serving(spec)
-    key = spec.serving.secrets.get(KEY_VARIABLE)
-    told = serving if key is None else {**serving, KEY_DIGEST: hashlib.sha256(key.reveal().encode()).hexdigest()}
     found: list[Step] = []
     if not in_vm:
         # No secret's text is needed but the key's, which a real model server starts with; a stub goes by its digest.
         secret = {"names": sorted(spec.serving.secrets), "revision": str(spec.serving.revision_uid)}
+        if spec.beside is not None:
+            secret["beside"] = str(spec.beside.revision_uid)
         found.append(make(spec.ref, "serving.secret", secret, common | secret))
     gateways = {gateway.uid: gateway for gateway in spec.gateways}
     for unit in spec.units:
+        serving = _serving(spec, spec.serving_of(unit))
+        key = spec.serving_of(unit).secrets.get(KEY_VARIABLE)
+        told = serving if key is None else {**serving, KEY_DIGEST: hashlib.sha256(key.reveal().encode()).hexdigest()}
         if in_vm:
             found += _vm(spec, unit, common, spec.power, cut_off=spec.cut_off, index=unit.index)
             gateway = gateways.get(unit.uid)
@@ -183,8 +186,7 @@ def _namespace(spec: NamespaceSpec) -> list[Step]:
     return [make(spec.ref, "access.accounts", want, common | want)]
 
 
-def _serving(spec: EndpointSpec) -> dict[str, Any]:
-    serving = spec.serving
+def _serving(spec: EndpointSpec, serving: ServingSpec) -> dict[str, Any]:
     return {
         "endpoint": str(spec.ref.uid),
         "model": serving.model,

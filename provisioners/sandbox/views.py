@@ -43,7 +43,7 @@ from provisioners.steps import in_order, split
 VERSION: Final = "sandbox/1"
 IMAGES: Final = frozenset({"debian-12", "ubuntu-22.04", "ubuntu-24.04"})
 """What a simulated machine can be made of."""
-FEATURES: Final = ("isolate", "power", "layout-change", "logs", "evacuate", "acceptance", "faults")
+FEATURES: Final = ("isolate", "power", "layout-change", "logs", "evacuate", "acceptance", "faults", "canary", "zero")
 PROVIDER: Final = TypeAdapter(ObservedProvider)
 """Snapshot ↔ JSON."""
 
@@ -349,14 +349,18 @@ def _engine(state: State, workload: WorkloadRecord) -> EngineReport | None:
 def _units(state: State, workloads: list[WorkloadRecord], now: float, url: str) -> Iterable[ObservedUnit]:
     for workload in workloads:
         backend, engine = _backend(state, workload, url), _engine(state, workload)
+        revision = int(workload.serving["revision"]) if workload.serving else None
         shown = _reported(state, workload, now) if workload.running else []
         if not shown:
             yield ObservedUnit(
                 UUID(workload.uid), workload.host, "", None, workload.profile, exact=False, backend=backend,
+                revision=revision,
                 engine=engine,
             )  # fmt: skip
         for index, (device, start, _size, profile, exact) in enumerate(shown):
-            yield ObservedUnit(UUID(workload.uid), workload.host, device, start, profile, exact, index, backend, engine)
+            yield ObservedUnit(
+                UUID(workload.uid), workload.host, device, start, profile, exact, index, backend, revision, engine
+            )
 
 
 def _reported(state: State, workload: WorkloadRecord, now: float) -> list[tuple[str, int | None, int, str, bool]]:

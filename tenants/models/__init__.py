@@ -31,6 +31,7 @@ from tenants.models.product import (
     Machine,
     Namespace,
     Revision,
+    Rollout,
     ServedModel,
 )
 from tenants.models.quota import (
@@ -103,6 +104,7 @@ __all__ = [
     "RequestComment",
     "RequestStage",
     "Revision",
+    "Rollout",
     "ServedModel",
     "ServiceAccount",
     "SshAuthority",

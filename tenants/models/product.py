@@ -11,7 +11,7 @@ from django.db.models import F, Q
 from tenants.models.allocation import Allocation, Boundary
 from tenants.models.fields import SlugField, WordField, choice_check, primary_key, short_id, slug_check
 from tenants.models.reconciled import Reconciled, reconciled_constraints, reconciled_indexes
-from tenants.states import BudgetPeriod
+from tenants.states import ROLLOUT_FINAL, BudgetPeriod, IdleUnits, RolloutState, RolloutStrategy
 
 
 class ServedModel(models.Model):
@@ -86,9 +86,25 @@ class Endpoint(Product):
     """The revision that should serve."""
     address = models.CharField(max_length=300, blank=True, default="")
     reachable_from = models.CharField(max_length=20, blank=True, default="")
+    slept_at = models.DateTimeField(null=True, blank=True)
+    """Since when it is to be at zero: no replica runs, and a request wakes it. Null: it is to run."""
+    woken_at = models.DateTimeField(null=True, blank=True)
+    """When it was woken last; its idle time counts from then at the earliest."""
+    idle_after_s = models.PositiveIntegerField(null=True, blank=True)
+    """Without a request for so long it goes to zero by itself; null: never."""
+    idle_units = WordField(default=IdleUnits.KEEP, db_default=IdleUnits.KEEP.value)
+    wake_wait_s = models.PositiveIntegerField(default=300, db_default=300)
+    """How long a request waits for it to wake before it is refused."""
 
     class Meta:
-        constraints = _endpoint_constraints
+        constraints: ClassVar[list[Any]] = [
+            *_endpoint_constraints,
+            choice_check("endpoint_idle_units", "idle_units", IdleUnits),
+            models.CheckConstraint(
+                condition=Q(idle_after_s__isnull=True) | Q(idle_after_s__gte=60), name="endpoint_idle_after"
+            ),
+            models.CheckConstraint(condition=Q(wake_wait_s__gte=1, wake_wait_s__lte=3600), name="endpoint_wake_wait"),
+        ]
         indexes = _endpoint_indexes
 
 
@@ -110,6 +126,69 @@ class Revision(models.Model):
     class Meta:
         constraints: ClassVar[list[Any]] = [
             models.UniqueConstraint(fields=["endpoint", "number"], name="revision_number"),
+        ]
+
+
+class Rollout(models.Model):
+    """Another revision taking over at one endpoint, from the asking to its end; see `tenants.rollouts`."""
+
+    id = primary_key()
+    tenant = models.ForeignKey("tenants.Tenant", on_delete=models.PROTECT, related_name="+")
+    endpoint = models.ForeignKey(Endpoint, on_delete=models.CASCADE, related_name="rollouts")
+    before = models.ForeignKey(Revision, on_delete=models.CASCADE, related_name="+")
+    """The revision that served when it began, and does again when it is aborted."""
+    revision = models.ForeignKey(Revision, on_delete=models.CASCADE, related_name="+")
+    strategy = WordField()
+    note = models.CharField(max_length=500, blank=True, default="")
+    """Why it is no canary although one was asked for."""
+    steps = models.JSONField(default=list)
+    """[{weight, seconds}]; seconds null: until somebody promotes."""
+    limits = models.JSONField(default=dict)
+    """`tenants.specs.RolloutLimits`."""
+    state = WordField()
+    since = models.DateTimeField()
+    """When it came into its state, or its step, or began to wait for what it waits for."""
+    step = models.PositiveSmallIntegerField(default=0)
+    held_at = models.DateTimeField(null=True, blank=True)
+    """Since when somebody keeps it at its step."""
+    surge = models.UUIDField(null=True, blank=True)
+    """The unit that was claimed for it."""
+    on_new = models.JSONField(default=list)
+    """Ids of the units that are to run the new revision."""
+    draining = models.UUIDField(null=True, blank=True)
+    """The unit that gets no requests any more and ends those that it has."""
+    leaving = models.UUIDField(null=True, blank=True)
+    """The unit that is to stop for good and is given back then."""
+    unready_since = models.DateTimeField(null=True, blank=True)
+    """Since when the new revision's replica does not work, while it should."""
+    baseline = models.JSONField(default=dict)
+    """Gateway → its counts of the new revision when the step began."""
+    reason = models.CharField(max_length=500, blank=True, default="")
+    """Why it was aborted."""
+    author = models.ForeignKey("tenants.Person", null=True, on_delete=models.PROTECT, related_name="+")
+    created_at = models.DateTimeField()
+    ended_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        constraints: ClassVar[list[Any]] = [
+            models.UniqueConstraint(
+                fields=["endpoint"], condition=Q(ended_at__isnull=True), name="rollout_one_at_once"
+            ),
+            choice_check("rollout_strategy", "strategy", RolloutStrategy),
+            choice_check("rollout_state", "state", RolloutState),
+            models.CheckConstraint(
+                condition=Q(ended_at__isnull=False, state__in=sorted(ROLLOUT_FINAL))
+                | (Q(ended_at__isnull=True) & ~Q(state__in=sorted(ROLLOUT_FINAL))),
+                name="rollout_ended",
+            ),
+            models.CheckConstraint(
+                condition=Q(strategy=RolloutStrategy.RECREATE.value, surge__isnull=True)
+                | Q(strategy=RolloutStrategy.CANARY.value, surge__isnull=False),
+                name="rollout_surge",
+            ),
+        ]
+        indexes: ClassVar[list[models.Index]] = [
+            models.Index(fields=["endpoint", "created_at", "id"], name="rollout_endpoint"),
         ]
 
 

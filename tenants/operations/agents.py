@@ -19,11 +19,13 @@ from django.db.models import F, Q
 from tenants import access, desired
 from tenants.actor import Actor
 from tenants.errors import Gone, Unauthenticated
-from tenants.models import Endpoint, EndpointKey, GatewayReplica, GatewayUsage
+from tenants.models import Endpoint, EndpointKey, GatewayReplica, GatewayUsage, Rollout
 from tenants.policies import ROUTES
 from tenants.states import Phase
 from tenants.transactions import operation
 
+BUSY_FROM: Final = 4
+"""Fewer requests that wait in a model server are no trouble, however few it works on."""
 USED_EVERY: Final = timedelta(minutes=1)
 """`last_used_at` of a key moves no more often than this."""
 _SUMMED: Final = (
@@ -259,6 +261,13 @@ def report(*, gateway: UUID, body: Mapping[str, Any], version: int, actor: Actor
     if row is None:
         raise Gone
     before, after = health_of(row.report), health_of(body)
+    rolling = set(
+        Rollout.objects.filter(endpoint__boundary_id=row.boundary_id, ended_at=None).values_list(
+            "endpoint_id", flat=True
+        )
+    )
+    if rolling:
+        before, after = _with_counts(before, row.report, rolling), _with_counts(after, body, rolling)
     changed = [uid for uid in {*before, *after} if before.get(uid) != after.get(uid)]
     mine = Endpoint.objects.filter(pk__in=changed, boundary_id=row.boundary_id, released_at=None).order_by("pk")
     for endpoint in mine:
@@ -271,12 +280,32 @@ def report(*, gateway: UUID, body: Mapping[str, Any], version: int, actor: Actor
     )
 
 
+def _with_counts(health: Mapping[UUID, Any], body: Mapping[str, Any], rolling: set[UUID]) -> dict[UUID, Any]:
+    """Return health with what a rollout looks at besides, of endpoints that are in one: what runs, and what came of it.
+
+    Which configuration it is about belongs to it: what is drained waits for a report of the present one.
+    """
+    found = dict(health)
+    for endpoint in body.get("endpoints", ()):
+        uid = UUID(str(endpoint["uid"]))
+        if uid in rolling:
+            runs = [(backend["unit_uid"], backend["in_flight"]) for backend in endpoint["backends"]]
+            found[uid] = (health.get(uid), runs, endpoint.get("revisions"), body.get("config_version"))
+    return found
+
+
+def is_busy(backend: Mapping[str, Any]) -> bool:
+    """Whether a model server has as many requests waiting as it works on, by its own word."""
+    queued, running = backend.get("queued"), backend.get("running")
+    return queued is not None and running is not None and queued >= max(BUSY_FROM, running)
+
+
 def health_of(body: Mapping[str, Any]) -> dict[UUID, Any]:
     """Return endpoint → what passes look at in a report: its state and which backends answer."""
     return {
         UUID(str(endpoint["uid"])): (
             endpoint["state"],
-            {str(backend["unit_uid"]): backend["reachable"] for backend in endpoint["backends"]},
+            {str(backend["unit_uid"]): (backend["reachable"], is_busy(backend)) for backend in endpoint["backends"]},
         )
         for endpoint in body.get("endpoints", ())
     }

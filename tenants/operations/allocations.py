@@ -394,7 +394,7 @@ def admit(allocation: Allocation, *, actor: Actor, now: datetime) -> bool:
             row.save(update_fields=["conditions", "phase", "queued_at"])
             return False
         _charge([row], now=now)
-    ways = options(tenant, spec, kinds=_kinds(kind, spec), policy=path.policy)
+    ways = _where_it_was(row) or options(tenant, spec, kinds=_kinds(kind, spec), policy=path.policy)
     outcome = claim_many([Claim(row, units, spec, ways)], now=now)
     answer = outcome[row.pk]
     if isinstance(answer, ledger.Placed):
@@ -408,6 +408,44 @@ def admit(allocation: Allocation, *, actor: Actor, now: datetime) -> bool:
         desired.happened(row, "allocation.placed", actor=actor, at=now)
         return True
     return False
+
+
+def _where_it_was(row: Allocation) -> tuple[ledger.Option, ...]:
+    """Return the one place of an allocation whose product is there already and gave its units back for a while."""
+    boundary = row.boundary
+    if boundary is None or row.ready_at is None:
+        return ()
+    return (ledger.Option(BoundaryKind(boundary.kind), (boundary.provider_id,)),)
+
+
+def rest(row: Allocation, *, now: datetime) -> None:
+    """Give back all units of an allocation whose product needs none for a while, and count them no more. Plain.
+
+    The row is locked, and nothing runs on the units by an exact look. It stays: `admit` takes it up again.
+    """
+    for unit in Unit.objects.filter(allocation=row, released_at__isnull=True).order_by("index"):
+        ledger.release(unit, now=now)
+    QuotaCharge.objects.filter(allocation=row).delete()
+    row.conditions = set_condition(
+        row.conditions, ConditionType.PLACED, "False", Reason.ASLEEP, "Its units are given back while it sleeps.",
+        now=now, generation=row.generation,
+    )  # fmt: skip
+    row.phase = phase_of(row.conditions, deleting=False, released=False).value
+    row.save(update_fields=["conditions", "phase"])
+    if row.boundary_id is not None:
+        found = Boundary.objects.select_for_update(no_key=True).filter(pk=row.boundary_id, released_at=None).first()
+        if found is not None:
+            granted = [pk for pk in found.observed.get("granted", ()) if pk != str(row.pk)]
+            found.observed = {**found.observed, "granted": granted}
+            found.save(update_fields=["observed"])
+            desired.respecified(found, at=now)
+
+
+def queue_again(row: Allocation, *, now: datetime) -> None:
+    """Let an allocation that gave its units back wait for room again. Plain; the row is locked."""
+    row.queued_at = row.queued_at or now
+    _say(row, ConditionType.PLACED, Reason.NO_CAPACITY, "It wakes and waits for its units.", now=now)
+    row.save(update_fields=["queued_at", "conditions", "phase"])
 
 
 def provider_ids(row: Allocation, spec: AllocationSpec) -> frozenset[UUID]:

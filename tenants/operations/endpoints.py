@@ -16,16 +16,17 @@ from tenants.errors import Conflict, InvalidSpec, NotVisible
 from tenants.feasibility import locked_path
 from tenants.key_limits import KeyLimits
 from tenants.models import Endpoint, EndpointKey, Revision, ServedModel, Tenant
-from tenants.operations import products
+from tenants.operations import products, rollouts
 from tenants.operations.allocations import expect_version
 from tenants.policies import ROUTES
 from tenants.serving_arguments import checked_arguments
-from tenants.specs import EndpointAsk, RevisionAsk
+from tenants.specs import EndpointAsk, RevisionAsk, RolloutAsk
 from tenants.states import ProductKind
 from tenants.transactions import operation
 
 MAX_KEYS = 50
 LONGEST_OVERLAP = timedelta(days=30)
+RECREATE = RolloutAsk()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,8 @@ def make(*, tenant: Tenant, ask: EndpointAsk, actor: Actor, now: datetime, manag
         actor=actor,
         now=now,
     )
-    _add_revision(row, model, ask.revision, actor=actor, now=now)
+    row.revision = _add_revision(row, model, ask.revision, actor=actor, now=now)
+    row.save(update_fields=["revision"])
     desired.created(row, "endpoint.requested", actor=actor, at=now, model=model.name, name=row.name, phase=row.phase)
     return row
 
@@ -91,7 +93,7 @@ def _model(tenant: Tenant, ask: RevisionAsk) -> ServedModel:
 def _add_revision(row: Endpoint, model: ServedModel, ask: RevisionAsk, *, actor: Actor, now: datetime) -> Revision:
     last = Revision.objects.filter(endpoint=row).aggregate(n=Max("number"))["n"] or 0
     key = uuid4()
-    revision = Revision.objects.create(
+    return Revision.objects.create(
         id=key,
         tenant_id=row.tenant_id,
         endpoint=row,
@@ -103,9 +105,6 @@ def _add_revision(row: Endpoint, model: ServedModel, ask: RevisionAsk, *, actor:
         author_id=actor.person_id,
         hop_key_sealed=hop_keys.make(key),
     )
-    row.revision = revision
-    row.save(update_fields=["revision"])
-    return revision
 
 
 def _new_key(
@@ -135,7 +134,7 @@ def _new_key(
 def _locked(endpoint: Endpoint, operation_id: str, actor: Actor, version: int | None = None) -> Endpoint:
     row = (
         Endpoint.objects.select_for_update(no_key=True, of=("self",))
-        .select_related("tenant", "allocation")
+        .select_related("tenant", "allocation", "boundary", "revision")
         .get(pk=endpoint.pk)
     )
     access.check(actor, row.tenant, ROUTES[operation_id])
@@ -148,15 +147,24 @@ def _locked(endpoint: Endpoint, operation_id: str, actor: Actor, version: int | 
 
 @operation
 def revise(
-    *, endpoint: Endpoint, ask: RevisionAsk, actor: Actor, now: datetime, version: int | None = None
+    *,
+    endpoint: Endpoint,
+    ask: RevisionAsk,
+    rollout: RolloutAsk = RECREATE,
+    actor: Actor,
+    now: datetime,
+    version: int | None = None,
 ) -> Revision:
-    """Serve something else: a new immutable revision takes over.
+    """Serve something else: a new immutable revision takes over, as `rollout` says.
 
-    The old replicas stop first: the allocation's units are all that is held, and no unit beside them is claimed.
+    By default the old replicas stop first. A canary runs on a unit of its own, in quota; without room for one it is a
+    recreate, and says so. Raises `Conflict` (`rollout-running`, `not-supported`, `no-room`), `InvalidSpec`.
     """
     model = _model(endpoint.tenant, ask)
+    beside = rollouts.claim_beside(endpoint, rollout, actor=actor, now=now)
     row = _locked(endpoint, "endpoints.revise", actor, version)
     revision = _add_revision(row, model, ask, actor=actor, now=now)
+    rollouts.begin(row, revision, rollout, beside, actor=actor, now=now)
     desired.changed(row, "endpoint.revised", actor=actor, at=now, revision=revision.number, model=model.name)
     products.touch_gateways([row.boundary_id], now=now)
     return revision

@@ -14,7 +14,7 @@ from tenants import access, desired
 from tenants.actor import Actor
 from tenants.errors import Conflict
 from tenants.models import Endpoint, Machine, Namespace
-from tenants.operations import endpoints, products
+from tenants.operations import endpoints, products, rollouts
 from tenants.operations.allocations import expect_version
 from tenants.policies import ROUTES
 from tenants.serving_arguments import checked_arguments
@@ -40,6 +40,7 @@ def replace_endpoint(
     labels = _label(row, ask, managed_by)
     if present is None or (present.model_id, present.runtime, present.arguments) != wanted:
         revision = endpoints._add_revision(row, model, ask.revision, actor=actor, now=now)
+        rollouts.begin(row, revision, endpoints.RECREATE, None, actor=actor, now=now)
         desired.changed(
             row, "endpoint.revised", actor=actor, at=now, revision=revision.number, model=model.name, changed=labels
         )
@@ -82,7 +83,7 @@ def _locked(row: R, actor: Actor, version: int | None) -> R:
     found = (
         type(row)
         .objects.select_for_update(no_key=True, of=("self",))
-        .select_related("tenant", "allocation")
+        .select_related("tenant", "allocation", "boundary")
         .get(pk=row.pk)
     )
     access.check(actor, found.tenant, ROUTES[f"{desired.kind_of(found)}s.put"])

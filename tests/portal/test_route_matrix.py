@@ -17,6 +17,8 @@ OTHERS = {"login", "logout", "style", ""}
 """Addresses that belong to nobody's tenant."""
 MEMBERS_ONLY = {
     "endpoints.create", "machines.create", "namespaces.create", "endpoint-keys.list", "endpoints.create_key",
+    "endpoints.promote", "endpoints.hold", "endpoints.resume", "endpoints.abort", "endpoints.rollback",
+    "endpoints.sleep", "endpoints.wake", "endpoints.set_idle",
     "endpoints.roll_key", "endpoints.limit_key", "endpoints.revoke_key", "endpoints.revise", "endpoints.delete",
     "machines.delete",
     "namespaces.delete", "machines.power", "machines.rebuild", "machines.resize", "machines.console",

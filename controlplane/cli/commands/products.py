@@ -1,4 +1,4 @@
-"""Getting things and giving them back: `create`, `delete`, `renew`, `power`, `rebuild`, `resize`, `key`, `revise`."""
+"""Getting things, changing them, giving them back: `create`, `delete`, `renew`, `power`, `revise`, `key` and others."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from controlplane.cli import asks, session
 from controlplane.cli.client import Json
 from controlplane.cli.commands.reading import wait_for
 from controlplane.cli.failures import UsageFault
-from controlplane.cli.nouns import Noun, noun, split_object
+from controlplane.cli.nouns import Column, Noun, noun, split_object
 from controlplane.cli.screen import plan_tables
 from controlplane.cli.words import chat_command
 
 create = typer.Typer(help="Ask for an endpoint, a machine, a namespace, or bare capacity.", no_args_is_help=True)
 key = typer.Typer(help="Keys of an endpoint.", no_args_is_help=True)
+rollout = typer.Typer(help="Another revision taking over at an endpoint.", no_args_is_help=True)
 KeyLimit = Annotated[
     list[str] | None,
     typer.Option("--limit", help="requests_per_minute=60 tokens_per_minute=… tokens=5000000 money=250.00 per=month"),
@@ -42,6 +43,15 @@ Shortage = Annotated[
     str, typer.Option(help="Over quota: fail, request (file the request for what is missing) or wait.")
 ]
 Storage = Annotated[int, typer.Option(min=0, help="GiB of storage.")]
+Canary = Annotated[
+    str,
+    typer.Option(help="Beside the old one, by steps: 10:5m,50:5m; 10 stays until promoted; `now` has no steps."),
+]
+MaxErrors = Annotated[float, typer.Option(min=0, max=99, help="Percent of its requests that may fail in a canary.")]
+MaxLatency = Annotated[int, typer.Option(min=0, help="ms that 95 of 100 answers must keep to; 0: not looked at.")]
+MustHaveRoom = Annotated[
+    bool, typer.Option("--must-have-room", help="Refuse a canary without room, instead of stopping the old one first.")
+]
 Labels = Annotated[list[str] | None, typer.Option("--label", "-l", help="key=value; may be repeated.")]
 Description = Annotated[str, typer.Option(help="A sentence about it.")]
 PlanOnly = Annotated[bool, typer.Option("--plan", help="Only say what would happen: where, quota, cost.")]
@@ -57,6 +67,11 @@ def add_to(app: typer.Typer) -> None:
     app.command()(rebuild)
     app.add_typer(resize, name="resize")
     app.command()(revise)
+    app.command()(rollback)
+    app.add_typer(rollout, name="rollout")
+    app.command()(sleep)
+    app.command()(wake)
+    app.command()(idle)
     app.add_typer(key, name="key")
 
 
@@ -296,15 +311,141 @@ def revise(
     argument: Annotated[
         list[str] | None, typer.Option("--arg", help="Engine argument key=value; may be repeated.")
     ] = None,
+    canary: Canary = "",
+    max_errors: MaxErrors = 5.0,
+    max_latency: MaxLatency = 0,
+    must_have_room: MustHaveRoom = False,
 ) -> None:
     """Serve something else behind the same address: a new, immutable revision."""
     here = session.of(ctx)
-    path = here.address(noun("endpoints"), name.removeprefix("endpoint/"))
+    path = _endpoint(here, name)
     if not model:
         model = str(here.client.get(path)["model"])
-    made = here.client.post(f"{path}/revisions", {"model": model, "arguments": asks.typed_pairs(argument or ())}).body
-    here.screen.note(f"revision {made['number']} of {name} serves {made['model']}")
+    body: Json = {"model": model, "arguments": asks.typed_pairs(argument or ())}
+    if canary:
+        body["rollout"] = asks.canary(canary, max_errors, max_latency, must_have_room=must_have_room)
+    made = here.client.post(f"{path}/revisions", body).body
+    here.screen.note(f"revision {made['number']} of {name} takes over with {made['model']}")
+    _say_rollout(here, name, here.client.get(path).get("rollout"))
+
+
+def rollback(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="An endpoint.")],
+    to: Annotated[int, typer.Option(min=0, help="Number of the revision; default: the one that served before.")] = 0,
+) -> None:
+    """Serve an earlier revision again: beside the present one if there is room, and in its place once it works."""
+    here = session.of(ctx)
+    found = here.client.post(f"{_endpoint(here, name)}/rollback", {"revision": to} if to else {}).body
+    _say_rollout(here, name, found.get("rollout"))
+
+
+Endpoint = Annotated[str, typer.Argument(help="An endpoint.")]
+DIFFERENCES = Noun(
+    "differences", "difference", "tenant",
+    (Column("FIELD", "field"), Column("BEFORE", "before"), Column("AFTER", "after")), child_of="revisions",
+)  # fmt: skip
+
+
+def sleep(ctx: typer.Context, name: Endpoint) -> None:
+    """Let an endpoint go to zero: no replica runs, and the next request wakes it."""
+    here = session.of(ctx)
+    here.client.post(f"{_endpoint(here, name)}/sleep")
+    here.screen.note(f"{name} goes to sleep; running requests end first, the next one wakes it")
+
+
+def wake(ctx: typer.Context, name: Endpoint) -> None:
+    """Start the replicas of an endpoint at zero."""
+    here = session.of(ctx)
+    here.client.post(f"{_endpoint(here, name)}/wake")
     here.screen.next(f"tenantry wait endpoint/{name} --for Ready")
+
+
+def idle(
+    ctx: typer.Context,
+    name: Endpoint,
+    after: Annotated[str, typer.Option(help="Without a request for so long: 30m, 2h; `never`.")],
+    units: Annotated[
+        str, typer.Option(help="keep them, held and billed, or release them: then waking queues.")
+    ] = "keep",
+    wait: Annotated[str, typer.Option(help="How long a request waits for it to wake.")] = "5m",
+) -> None:
+    """Say when an endpoint goes to zero by itself."""
+    here = session.of(ctx)
+    body: Json = {"units": units, "wait_s": asks.seconds(wait)}
+    if after != "never":
+        body["after_s"] = asks.seconds(after)
+    here.client.put(f"{_endpoint(here, name)}/idle", body)
+    here.screen.note(f"{name} goes to sleep {'never' if after == 'never' else f'after {after} without a request'}")
+
+
+@rollout.command("show")
+def rollout_show(ctx: typer.Context, name: Endpoint) -> None:
+    """List the rollouts of an endpoint, the newest first."""
+    here = session.of(ctx)
+    here.screen.rows(noun("rollouts"), list(here.client.items(f"{_endpoint(here, name)}/rollouts")))
+
+
+@rollout.command("diff")
+def rollout_diff(
+    ctx: typer.Context,
+    name: Endpoint,
+    before: Annotated[int, typer.Option(min=0, help="Number of the older revision; default: the one before.")] = 0,
+    after: Annotated[int, typer.Option(min=0, help="Number of the newer one; default: the one that serves.")] = 0,
+) -> None:
+    """Show what is different between two revisions."""
+    here = session.of(ctx)
+    asked = {key: str(number) for key, number in (("before", before), ("after", after)) if number}
+    found = here.client.get(f"{_endpoint(here, name)}/revisions/diff", **asked)
+    here.screen.note(f"revision {found['before']} → {found['after']}")
+    here.screen.rows(DIFFERENCES, list(found["differences"]))
+
+
+@rollout.command("promote")
+def rollout_promote(ctx: typer.Context, name: Endpoint) -> None:
+    """Let the new revision take over now, whatever steps are left."""
+    _change_rollout(ctx, name, "promote", {})
+
+
+@rollout.command("hold")
+def rollout_hold(ctx: typer.Context, name: Endpoint) -> None:
+    """Keep a canary at its step; it is aborted all the same when it is bad."""
+    _change_rollout(ctx, name, "hold", {})
+
+
+@rollout.command("resume")
+def rollout_resume(ctx: typer.Context, name: Endpoint) -> None:
+    """Let a canary that is held go on; its step begins anew."""
+    _change_rollout(ctx, name, "resume", {})
+
+
+@rollout.command("abort")
+def rollout_abort(
+    ctx: typer.Context, name: Endpoint, reason: Annotated[str, typer.Option(help="Why; it stays in the record.")] = ""
+) -> None:
+    """Go back to the revision that served before."""
+    _change_rollout(ctx, name, "abort", {"reason": reason})
+
+
+def _change_rollout(ctx: typer.Context, name: str, verb: str, body: Json) -> None:
+    here = session.of(ctx)
+    _say_rollout(here, name, here.client.post(f"{_endpoint(here, name)}/rollout/{verb}", body or None).body)
+
+
+def _endpoint(here: session.Session, name: str) -> str:
+    return here.address(noun("endpoints"), name.removeprefix("endpoint/"))
+
+
+def _say_rollout(here: session.Session, name: str, found: Json | None) -> None:
+    """Say where a rollout is; nothing where the revision simply serves."""
+    if found is not None:
+        share = f", {found['weight']} % of the requests" if found.get("weight") else ""
+        held = ", held" if found.get("held") else ""
+        here.screen.note(f"{found['strategy']} {found['before']} → {found['revision']}: {found['state']}{share}{held}")
+        for words in (found.get("note"), found.get("reason")):
+            if words:
+                here.screen.note(str(words))
+    here.screen.next(f"tenantry rollout show {name}")
 
 
 @key.command("create")

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
-from tenants.api.serializers.base import In, Labels, ManagedBy, Moment, Name, Out, line, text
+from tenants import revision_diff
+from tenants.api.serializers.base import In, Labels, ManagedBy, Moment, Name, Out, Query, absent, line, text
 from tenants.api.serializers.capacity import CapacityIn, Power, ReconciledOut, UnitIn, UnitOut, reconciled
 from tenants.key_limits import MOST_REQUESTS, MOST_TOKENS, KeyLimits
 from tenants.machine_images import FIRST
@@ -20,16 +21,29 @@ from tenants.models import (
     Namespace,
     NamespaceCredential,
     Revision,
+    Rollout,
     SshCertificate,
 )
+from tenants.operations.idling import LEAST_IDLE_S, LONGEST_IDLE_S, LONGEST_WAIT_S
 from tenants.operations.machine_access import way_to
 from tenants.operations.machine_consoles import Answer as ConsoleAnswer
 from tenants.operations.machines import MAX_DISK_GIB, MAX_SSH_KEYS, SSH_KEY
 from tenants.operations.namespace_access import Answer
+from tenants.operations.rollouts import LONGEST_STEP_S, MOST_STEPS, live_of
 from tenants.serving_arguments import ServingArguments
-from tenants.specs import MOST_MEMORY_GIB, MOST_VCPU, EndpointAsk, MachineAsk, NamespaceAsk, RevisionAsk
+from tenants.specs import (
+    MOST_MEMORY_GIB,
+    MOST_VCPU,
+    EndpointAsk,
+    MachineAsk,
+    NamespaceAsk,
+    RevisionAsk,
+    RolloutAsk,
+    RolloutLimits,
+    RolloutStep,
+)
 from tenants.ssh_ca import LONGEST_LINE, principal_of
-from tenants.states import BudgetPeriod
+from tenants.states import BudgetPeriod, IdleUnits, RolloutState, RolloutStrategy
 
 MoneyIn = Annotated[
     str,
@@ -62,6 +76,90 @@ class RevisionIn(In):
     def revision(self) -> RevisionAsk:
         """Return the domain's shape."""
         return RevisionAsk(self.model, self.arguments.model_dump(exclude_none=True), self.runtime)
+
+
+class RolloutStepIn(In):
+    """One step of a canary."""
+
+    weight: Annotated[int, Field(ge=1, le=100, description="Percent of the requests that the new revision gets.")]
+    seconds: Annotated[int, Field(ge=1, le=LONGEST_STEP_S)] | None = Field(
+        None, description="How long; left out: until somebody promotes it."
+    )
+
+
+class RolloutLimitsIn(In):
+    """What a new revision may cost its callers before its rollout is aborted by itself."""
+
+    error_rate: Annotated[float, Field(ge=0, lt=1)] | None = Field(
+        0.05, description="Share of its requests that may fail; null: not looked at."
+    )
+    latency_ms: Annotated[int, Field(ge=1, le=60_000)] | None = Field(
+        None, description="What 95 of 100 answers (of streams: first events) must keep to; null: not looked at."
+    )
+    min_requests: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        20, description="So many requests of a step are looked at before anything is concluded."
+    )
+
+
+class RolloutIn(In):
+    """How another revision takes over."""
+
+    strategy: RolloutStrategy = Field(
+        RolloutStrategy.RECREATE, strict=False,
+        description="canary: beside the old one, on a unit of its own; recreate: the old replicas stop first.",
+    )  # fmt: skip
+    steps: Annotated[list[RolloutStepIn], Field(max_length=MOST_STEPS)] = Field(
+        [], description="Of a canary; none: it takes over as soon as it is ready."
+    )
+    limits: RolloutLimitsIn = RolloutLimitsIn()
+    must_have_room: bool = Field(
+        default=False, description="Refuse a canary without room for its unit, instead of making it a recreate."
+    )
+
+    def ask(self) -> RolloutAsk:
+        """Return the domain's shape."""
+        return RolloutAsk(
+            self.strategy,
+            tuple(RolloutStep(step.weight, step.seconds) for step in self.steps),
+            RolloutLimits(self.limits.error_rate, self.limits.latency_ms, self.limits.min_requests),
+            self.must_have_room,
+        )
+
+
+class ReviseIn(RevisionIn):
+    """What an endpoint serves next, and how it takes over."""
+
+    rollout: RolloutIn = RolloutIn()
+
+
+class RollbackIn(In):
+    """Which earlier revision serves again, and how it takes over."""
+
+    revision: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = Field(
+        None, description="Its number; left out: the one that served before."
+    )
+    rollout: RolloutIn | None = Field(None, description="Left out: beside the present one, if there is room.")
+
+
+class AbortIn(In):
+    """Why a rollout is aborted."""
+
+    reason: text(500) = ""  # type: ignore[valid-type]
+
+
+class IdleIn(In):
+    """When an endpoint goes to zero by itself, and how it wakes."""
+
+    after_s: Annotated[int, Field(ge=LEAST_IDLE_S, le=LONGEST_IDLE_S)] | None = Field(
+        None, description="Without a request for so long, in seconds; left out: never."
+    )
+    units: IdleUnits = Field(
+        IdleUnits.KEEP, strict=False,
+        description="keep: held and billed, it wakes as fast as its model loads; release: given back, waking queues.",
+    )  # fmt: skip
+    wait_s: Annotated[int, Field(ge=1, le=LONGEST_WAIT_S)] = Field(
+        300, description="How long a request waits for it to wake before it is refused."
+    )
 
 
 class ProductIn(CapacityIn):
@@ -199,6 +297,87 @@ def product(row: Endpoint | Machine | Namespace) -> dict[str, Any]:
     }
 
 
+class RolloutOut(Out):
+    """Another revision taking over."""
+
+    id: str
+    revision: int
+    before: int
+    strategy: RolloutStrategy
+    state: RolloutState
+    step: int | None
+    """Number of the step that it is at, from 1; null outside of steps."""
+    weight: int | None
+    """Percent of the requests that the new revision gets at this step."""
+    held: bool
+    steps: list[dict[str, Any]]
+    limits: dict[str, Any]
+    note: str
+    """Why it is no canary although one was asked for."""
+    reason: str
+    """Why it was aborted."""
+    since: datetime
+    """Since when it is in this state, or at this step."""
+    author: str | None
+    created_at: datetime
+    ended_at: datetime | None
+
+    @classmethod
+    def of(cls, row: Rollout) -> RolloutOut:
+        """Return a rollout; both revisions must be loaded."""
+        stepping = row.state == RolloutState.STEPPING.value
+        return cls(
+            id=str(row.pk),
+            revision=row.revision.number,
+            before=row.before.number,
+            strategy=RolloutStrategy(row.strategy),
+            state=RolloutState(row.state),
+            step=row.step + 1 if stepping else None,
+            weight=row.steps[row.step]["weight"] if stepping else None,
+            held=row.held_at is not None,
+            steps=row.steps,
+            limits=row.limits,
+            note=row.note,
+            reason=row.reason,
+            since=row.since,
+            author=str(row.author_id) if row.author_id else None,
+            created_at=row.created_at,
+            ended_at=row.ended_at,
+        )
+
+
+class DiffQuery(Query):
+    """Which two revisions; left out: the one that serves against the one before it."""
+
+    before: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = absent("Number of the older one.")
+    after: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = absent("Number of the newer one.")
+
+
+class DifferenceOut(Out):
+    """One field that two revisions do not have alike."""
+
+    field: str
+    before: Any
+    after: Any
+
+
+class DiffOut(Out):
+    """What is different between two revisions."""
+
+    before: int
+    after: int
+    differences: list[DifferenceOut]
+
+    @classmethod
+    def of(cls, before: Revision, after: Revision) -> DiffOut:
+        """Return the difference; their models must be loaded."""
+        found = [
+            DifferenceOut(field=one.field, before=one.before, after=one.after)
+            for one in revision_diff.between(before, after)
+        ]
+        return cls(before=before.number, after=after.number, differences=found)
+
+
 class EndpointOut(ProductOut):
     """A served model behind a URL."""
 
@@ -208,12 +387,22 @@ class EndpointOut(ProductOut):
     runtime: str | None
     arguments: dict[str, Any]
     revision: int | None
+    slept_at: datetime | None
+    """Since when it is to be at zero: no replica runs, and a request wakes it."""
+    idle_after_s: int | None
+    """Without a request for so long it goes to zero by itself; null: never."""
+    idle_units: IdleUnits
+    wake_wait_s: int
+    rollout: RolloutOut | None
+    """Another revision taking over now."""
     key: str | None = Field(None, description="Plain text of the first key: only in the answer to its creation.")
 
     @classmethod
     def of(cls, row: Endpoint, *, key: str | None = None) -> EndpointOut:
         """Return an endpoint; revision with its model must be loaded too."""
         revision = row.revision
+        live = getattr(row, "live_rollouts", None)  # loaded beside a list
+        rolling = live_of(row) if live is None else next(iter(live), None)
         return cls(
             **product(row),
             address=row.address,
@@ -222,6 +411,11 @@ class EndpointOut(ProductOut):
             runtime=revision.runtime if revision is not None else None,
             arguments=revision.arguments if revision is not None else {},
             revision=revision.number if revision is not None else None,
+            slept_at=row.slept_at,
+            idle_after_s=row.idle_after_s,
+            idle_units=IdleUnits(row.idle_units),
+            wake_wait_s=row.wake_wait_s,
+            rollout=None if rolling is None else RolloutOut.of(rolling),
             key=key,
         )
 

@@ -12,11 +12,15 @@ from tenants import access
 from tenants.api.serializers.base import LabelledQuery, Out, Page, PageQuery, page_of
 from tenants.api.serializers.capacity import LabelledIn
 from tenants.api.serializers.products import (
+    AbortIn,
     ConsoleOut,
     CredentialOut,
+    DiffOut,
+    DiffQuery,
     EndpointIn,
     EndpointOut,
     EndpointPut,
+    IdleIn,
     KeyIn,
     KeyLimitsIn,
     KeyOut,
@@ -30,9 +34,11 @@ from tenants.api.serializers.products import (
     PowerIn,
     RebuildIn,
     ResizeIn,
-    RevisionIn,
+    ReviseIn,
     RevisionOut,
+    RollbackIn,
     RollIn,
+    RolloutOut,
     SshCertificateIn,
     SshCertificateOut,
 )
@@ -47,12 +53,14 @@ from tenants.models import (
     Namespace,
     NamespaceCredential,
     Revision,
+    Rollout,
     SshCertificate,
     Unit,
 )
 from tenants.models.fields import slug_validator
 from tenants.operations import (
     endpoints,
+    idling,
     machine_access,
     machine_changes,
     machine_consoles,
@@ -60,10 +68,17 @@ from tenants.operations import (
     namespace_access,
     namespaces,
     replacements,
+    rollouts,
 )
 
 UNITS = Prefetch("allocation__units", Unit.objects.select_related("host").order_by("index"))
+LIVE = Prefetch(
+    "rollouts",
+    Rollout.objects.filter(ended_at__isnull=True).select_related("before", "revision"),
+    to_attr="live_rollouts",
+)
 EndpointPage = page_of(EndpointOut)
+RolloutPage = page_of(RolloutOut)
 MachinePage = page_of(MachineOut)
 NamespacePage = page_of(NamespaceOut)
 RevisionPage = page_of(RevisionOut)
@@ -108,7 +123,7 @@ class EndpointView(ProductView):
 
     def rows(self, call: Call) -> QuerySet[Endpoint]:
         """Return the endpoints the actor may see, with what they serve."""
-        return super().rows(call).select_related("revision__model")
+        return super().rows(call).select_related("revision__model").prefetch_related(LIVE)
 
     def show(self, row: Endpoint, call: Call, secrets: Mapping[str, str]) -> Out:  # noqa: ARG002
         """Return an endpoint."""
@@ -212,11 +227,161 @@ class Revisions(OfEndpoint):
         """List revisions."""
         return self.page(call, self.rows(call), RevisionPage)
 
-    @writes("endpoints.revise", body=RevisionIn, answers=RevisionOut, status=201)
+    @writes("endpoints.revise", body=ReviseIn, answers=RevisionOut, status=201)
     def post(self, call: Call) -> Any:
-        """Serve something else: add a revision and make it the one that serves. The old one stops first."""
+        """Serve something else: add a revision, which takes over as `rollout` says.
+
+        By default the old replicas stop first. A canary runs beside them on a unit of its own, within quota; without
+        room for one it becomes a recreate, and its `note` says why.
+        """
+        body: ReviseIn = call.body
         return endpoints.revise(
-            endpoint=call.target, ask=call.body.revision(), actor=call.actor, now=call.now, version=call.version
+            endpoint=call.target,
+            ask=body.revision(),
+            rollout=body.rollout.ask(),
+            actor=call.actor,
+            now=call.now,
+            version=call.version,
+        )
+
+
+class RevisionDiff(OfEndpoint):
+    """What is different between two revisions."""
+
+    @reads("revisions.diff", answers=DiffOut, query=DiffQuery)
+    def get(self, call: Call) -> Out:
+        """Compare two revisions: by default the one that serves with the one before it."""
+        rows = Revision.objects.filter(endpoint=call.target).select_related("model").order_by("-number")
+        after = self.named_revision(rows, call.query.after, Revision.objects.filter(pk=call.target.revision_id))
+        older = rows.filter(number__lt=after.number)
+        before = self.named_revision(rows, call.query.before, older.order_by("-number"))
+        return DiffOut.of(before, after)
+
+    def named_revision(self, rows: QuerySet[Revision], number: int | None, otherwise: QuerySet[Revision]) -> Revision:
+        """Return the revision of a number, else the first of others. Raises `NotVisible`."""
+        found = rows.filter(number=number).first() if number is not None else otherwise.select_related("model").first()
+        if found is None:
+            raise NotVisible
+        return found
+
+
+class RolloutView(OfEndpoint):
+    """Rollouts of one endpoint."""
+
+    def rows(self, call: Call) -> QuerySet[Rollout]:
+        """Return the endpoint's rollouts."""
+        return Rollout.objects.filter(endpoint=call.target).select_related("before", "revision")
+
+    def show(self, row: Rollout, call: Call, secrets: Mapping[str, str]) -> Out:  # noqa: ARG002
+        """Return a rollout."""
+        return RolloutOut.of(row)
+
+    def again(self, row: Any, call: Call) -> Any:
+        """Return the rollout read anew."""
+        return self.rows(call).get(pk=row.pk)
+
+
+class Rollouts(RolloutView):
+    """Rollouts of one endpoint."""
+
+    @reads("rollouts.list", answers=RolloutPage, query=PageQuery)
+    def get(self, call: Call) -> Page:
+        """List rollouts: the one that goes on has no `ended_at`."""
+        return self.page(call, self.rows(call), RolloutPage)
+
+
+class RolloutPromote(RolloutView):
+    """Promoting what takes over."""
+
+    @writes("endpoints.promote", answers=RolloutOut)
+    def post(self, call: Call) -> Any:
+        """Let the new revision take over now, whatever steps are left."""
+        return rollouts.promote(endpoint=call.target, actor=call.actor, now=call.now, version=call.version)
+
+
+class RolloutHold(RolloutView):
+    """Holding what takes over."""
+
+    @writes("endpoints.hold", answers=RolloutOut)
+    def post(self, call: Call) -> Any:
+        """Keep a canary at its step; it is judged all the same. Safe to repeat."""
+        return rollouts.hold(endpoint=call.target, actor=call.actor, now=call.now, version=call.version)
+
+
+class RolloutResume(RolloutView):
+    """Letting go on what was held."""
+
+    @writes("endpoints.resume", answers=RolloutOut)
+    def post(self, call: Call) -> Any:
+        """Let a canary that is held go on; its step begins anew. Safe to repeat."""
+        return rollouts.resume(endpoint=call.target, actor=call.actor, now=call.now, version=call.version)
+
+
+class RolloutAbort(RolloutView):
+    """Going back."""
+
+    @writes("endpoints.abort", body=AbortIn, answers=RolloutOut)
+    def post(self, call: Call) -> Any:
+        """Go back to the revision that served before. Safe to repeat while it goes back."""
+        return rollouts.abort(
+            endpoint=call.target, reason=call.body.reason, actor=call.actor, now=call.now, version=call.version
+        )
+
+
+class EndpointRollback(EndpointView):
+    """Serving an earlier revision again."""
+
+    key = "name"
+
+    @writes("endpoints.rollback", body=RollbackIn, answers=EndpointOut, waitable=True)
+    def post(self, call: Call) -> Any:
+        """Serve an earlier revision again, by default the one before; it takes over like any other."""
+        body: RollbackIn = call.body
+        ask = rollouts.STRAIGHT if body.rollout is None else body.rollout.ask()
+        return rollouts.rollback(
+            endpoint=call.target, number=body.revision, ask=ask, actor=call.actor, now=call.now, version=call.version
+        )
+
+
+class EndpointSleep(EndpointView):
+    """Going to zero."""
+
+    key = "name"
+
+    @writes("endpoints.sleep", answers=EndpointOut)
+    def post(self, call: Call) -> Any:
+        """Let an endpoint go to zero: running requests end first, and the next one wakes it. Safe to repeat."""
+        return idling.sleep(endpoint=call.target, actor=call.actor, now=call.now, version=call.version)
+
+
+class EndpointWake(EndpointView):
+    """Waking."""
+
+    key = "name"
+
+    @writes("endpoints.wake", answers=EndpointOut, waitable=True)
+    def post(self, call: Call) -> Any:
+        """Start the replicas of an endpoint at zero. Safe to repeat."""
+        return idling.wake(endpoint=call.target, actor=call.actor, now=call.now, version=call.version)
+
+
+class EndpointIdle(EndpointView):
+    """When it goes to zero by itself."""
+
+    key = "name"
+
+    @writes("endpoints.set_idle", body=IdleIn, answers=EndpointOut)
+    def put(self, call: Call) -> Any:
+        """Say when an endpoint goes to zero by itself, what becomes of its units, and how long requests wait then."""
+        body: IdleIn = call.body
+        return idling.set_idle(
+            endpoint=call.target,
+            after_s=body.after_s,
+            units=body.units,
+            wait_s=body.wait_s,
+            actor=call.actor,
+            now=call.now,
+            version=call.version,
         )
 
 

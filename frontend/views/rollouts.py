@@ -1,0 +1,236 @@
+"""Revisions of an endpoint: what it served, what differs, another one taking over, and the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any, Final
+
+from django.contrib import messages
+from django.http import HttpResponse
+from django.shortcuts import render
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+from frontend.forms import wishes
+from frontend.kernel import stock
+from frontend.kernel.page import PageRequest, page
+from frontend.views import endpoints as pages
+from frontend.views import products
+from frontend.views.products import ENDPOINTS
+from tenants import revision_diff
+from tenants.errors import Conflict, InvalidSpec
+from tenants.feasibility import policy_of
+from tenants.models import Endpoint, Revision, Rollout
+from tenants.operations import endpoints, rollouts
+from tenants.specs import RevisionAsk, RolloutAsk, RolloutLimits, RolloutStep
+from tenants.states import RolloutState, RolloutStrategy
+from tenants.transactions import reading
+
+SHOWN: Final = 50
+PAST_SHOWN: Final = 10
+MOST_MINUTES: Final = 7 * 24 * 60
+SHARES: Final = ((10, 50), (1, 10, 50), (50,), ())
+"""Ways through a canary that the dialog offers, in percent."""
+STATES: Final = {
+    RolloutState.DRAINING: gettext_lazy("The old replicas end their requests"),
+    RolloutState.PREPARING: gettext_lazy("Its first replica starts"),
+    RolloutState.STEPPING: gettext_lazy("It gets its share of the requests"),
+    RolloutState.PROMOTING: gettext_lazy("It takes the place of the old one"),
+    RolloutState.ABORTING: gettext_lazy("The old one gets all requests again"),
+    RolloutState.DONE: gettext_lazy("It took over"),
+    RolloutState.ABORTED: gettext_lazy("It was aborted"),
+}
+
+
+@page("revisions.list")
+def show(request: PageRequest, name: str) -> HttpResponse:
+    """List what an endpoint served and what changed each time, and offer to serve something else."""
+    row = products.find(ENDPOINTS, request, name)
+    present = row.revision
+    found = list(Revision.objects.filter(endpoint=row).select_related("model").order_by("-number")[: SHOWN + 1])
+    older = {one.pk: before for one, before in pairwise(found)}
+    past = Rollout.objects.filter(endpoint=row).select_related("before", "revision").order_by("-created_at", "-id")
+    live = rollouts.live_of(row)
+    refusal = "" if row.boundary is None else rollouts.refusal(row.boundary.kind, row.boundary.provider)
+    values = pages.frame(request, row, "revisions") | {
+        "revisions": [
+            {
+                "row": one,
+                "differences": revision_diff.between(older[one.pk], one) if one.pk in older else (),
+                "serves": present is not None and one.pk == present.pk,
+            }
+            for one in found[:SHOWN]
+        ],
+        "models": [{"value": one.name, "label": one.name} for one in stock.models(policy_of(request.tenant))],
+        "revision_columns": [
+            {"key": "number", "label": _("Revision")},
+            {"key": "model", "label": _("Model")},
+            {"key": "settings", "label": _("Settings")},
+            {"key": "changed", "label": _("Changed")},
+            {"key": "made", "label": _("Made")},
+        ],
+        "rollout_columns": [
+            {"key": "way", "label": _("From and to")},
+            {"key": "state", "label": _("State")},
+            {"key": "why", "label": _("Why")},
+            {"key": "began", "label": _("Began")},
+        ],
+        "live": None if live is None else _told(live),
+        "past": [_told(one) for one in past.exclude(ended_at=None)[:PAST_SHOWN]],
+        "model": present.model.name if present is not None else "",
+        "arguments": present.arguments if present is not None else {},
+        "no_canary": refusal,
+        "ways": _ways(refusal),
+    }
+    return render(request, "frontend/pages/endpoints/revisions.html", values)
+
+
+def _ways(refusal: str) -> list[dict[str, str]]:
+    """Return how another revision may take over, the way that hurts least first."""
+    stops = {"value": "recreate", "label": _("The old one stops first")}
+    if refusal:
+        return [stops]
+    beside = [
+        {
+            "value": "-".join(str(share) for share in shares) or "now",
+            "label": _("Beside the old one: %(steps)s")
+            % {"steps": " → ".join(f"{share} %" for share in (*shares, 100))},
+        }
+        for shares in SHARES
+    ]
+    return [*beside, stops]
+
+
+def _told(row: Rollout) -> dict[str, Any]:
+    stepping = row.state == RolloutState.STEPPING.value
+    step = row.steps[row.step] if stepping else None
+    return {
+        "row": row,
+        "state": STATES[RolloutState(row.state)],
+        "weight": step["weight"] if step else None,
+        "rest": 100 - step["weight"] if step else None,
+        "step": row.step + 1,
+        "steps": len(row.steps),
+        "seconds": step["seconds"] if step else None,
+        "can_promote": stepping,
+        "can_hold": row.held_at is None and row.state in {RolloutState.STEPPING.value, RolloutState.PREPARING.value},
+        "can_resume": row.held_at is not None,
+        "can_abort": row.ended_at is None and row.state != RolloutState.ABORTING.value,
+    }
+
+
+@page("endpoints.revise", methods=("POST",))
+def revise(request: PageRequest, name: str) -> HttpResponse:
+    """Serve something else."""
+    with reading(request.actor):
+        row = products.find(ENDPOINTS, request, name)
+        arguments = dict(row.revision.arguments) if row.revision is not None else {}
+    for field in ("max_model_len", "max_num_seqs"):
+        if request.POST.get(field):
+            arguments[field] = wishes.number(request.POST.get(field), 0, least=1, most=2_097_152)
+
+    def make() -> str:
+        made = endpoints.revise(
+            endpoint=row,
+            ask=RevisionAsk(request.POST.get("model", ""), arguments),
+            rollout=_asked(request),
+            actor=request.actor,
+            now=request.now,
+        )
+        return _("Revision %(n)d takes over.") % {"n": made.number}
+
+    return _done(request, row, make)
+
+
+def _asked(request: PageRequest) -> RolloutAsk:
+    """Return what the dialog says about the way, and nothing where it says nothing."""
+    way = request.POST.get("way", "recreate")
+    shares = next((shares for shares in SHARES if ("-".join(map(str, shares)) or "now") == way), None)
+    if shares is None:
+        return RolloutAsk()
+    minutes = wishes.number(request.POST.get("minutes"), 5, least=1, most=MOST_MINUTES)
+    errors = wishes.number(request.POST.get("errors"), 5, least=0, most=99)
+    return RolloutAsk(
+        RolloutStrategy.CANARY,
+        tuple(RolloutStep(share, minutes * 60) for share in shares),
+        RolloutLimits(error_rate=errors / 100),
+    )
+
+
+def _done(request: PageRequest, row: Endpoint, change: Callable[[], str]) -> HttpResponse:
+    try:
+        words = change()
+    except (InvalidSpec, Conflict) as error:
+        messages.error(request, error.detail)
+    else:
+        messages.success(request, words)
+    return products.back(ENDPOINTS, request, row, "revisions")
+
+
+def _found(request: PageRequest, name: str) -> Endpoint:
+    with reading(request.actor):
+        row: Endpoint = products.find(ENDPOINTS, request, name)
+        return row
+
+
+@page("endpoints.promote", methods=("POST",))
+def promote(request: PageRequest, name: str) -> HttpResponse:
+    """Let the new revision take over now."""
+    row = _found(request, name)
+
+    def change() -> str:
+        rollouts.promote(endpoint=row, actor=request.actor, now=request.now)
+        return _("It takes over now.")
+
+    return _done(request, row, change)
+
+
+@page("endpoints.hold", methods=("POST",))
+def hold(request: PageRequest, name: str) -> HttpResponse:
+    """Keep it at its step."""
+    row = _found(request, name)
+
+    def change() -> str:
+        rollouts.hold(endpoint=row, actor=request.actor, now=request.now)
+        return _("It stays at its step until you let it go on.")
+
+    return _done(request, row, change)
+
+
+@page("endpoints.resume", methods=("POST",))
+def resume(request: PageRequest, name: str) -> HttpResponse:
+    """Let it go on."""
+    row = _found(request, name)
+
+    def change() -> str:
+        rollouts.resume(endpoint=row, actor=request.actor, now=request.now)
+        return _("It goes on; its step begins anew.")
+
+    return _done(request, row, change)
+
+
+@page("endpoints.abort", methods=("POST",))
+def abort(request: PageRequest, name: str) -> HttpResponse:
+    """Go back to the revision before."""
+    row = _found(request, name)
+
+    def change() -> str:
+        reason = request.POST.get("reason", "").strip()[:500]
+        rollouts.abort(endpoint=row, reason=reason, actor=request.actor, now=request.now)
+        return _("The old revision gets all requests again.")
+
+    return _done(request, row, change)
+
+
+@page("endpoints.rollback", methods=("POST",))
+def rollback(request: PageRequest, name: str) -> HttpResponse:
+    """Serve an earlier revision again."""
+    row = _found(request, name)
+    number = wishes.number(request.POST.get("revision"), 0, least=0, most=2**31 - 1)
+
+    def change() -> str:
+        rollouts.rollback(endpoint=row, number=number or None, actor=request.actor, now=request.now)
+        return _("The earlier revision takes over again.")
+
+    return _done(request, row, change)

@@ -1,0 +1,54 @@
+"""What a model server says of its own load: three of vLLM's metrics, read from its `/metrics`. Pure.
+
+Names as vLLM 0.32.0 has them (reference: its `/metrics`); a server that has others says nothing here, and nothing is
+concluded from that. vLLM guards `/v1` with its key, not `/metrics`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from provisioners.gateway.protocol import MOST_COUNT
+
+PATH: Final = "/metrics"
+LONGEST_BYTES: Final = 1 << 20
+_SAMPLE: Final = re.compile(
+    r"^vllm:(num_requests_running|num_requests_waiting|kv_cache_usage_perc)(?:\{[^}\n]*\})? +(\S+)", re.MULTILINE
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How busy one model server is."""
+
+    running: int
+    waiting: int
+    kv_cache: float
+    """Share of its KV cache that is in use, from 0 to 1."""
+
+
+def load_in(text: str) -> Load | None:
+    """Return what an exposition text says; several engines add up, the fullest cache counts. None: it says nothing."""
+    found: dict[str, list[float]] = {}
+    for name, value in _SAMPLE.findall(text):
+        try:
+            number = float(value)
+        except ValueError:
+            continue
+        if math.isfinite(number) and number >= 0:
+            found.setdefault(name, []).append(number)
+    if "num_requests_running" not in found or "num_requests_waiting" not in found:
+        return None
+    return Load(
+        min(MOST_COUNT, round(sum(found["num_requests_running"]))),
+        min(MOST_COUNT, round(sum(found["num_requests_waiting"]))),
+        min(1.0, max(found.get("kv_cache_usage_perc", [0.0]))),
+    )
+
+
+def address_of(base: str) -> str:
+    """Return where the server of a backend's base URL tells its metrics."""
+    return base.removesuffix("/v1") + PATH

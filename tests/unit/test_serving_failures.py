@@ -1,0 +1,60 @@
+"""vLLM's last words in plain ones."""
+
+from __future__ import annotations
+
+import pytest
+
+from provisioners.gateway.engine import Load, address_of, load_in
+from provisioners.serving.failures import words_of
+
+NO_CACHE = "ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization`."
+TOO_LONG = (
+    "ValueError: To serve at least one request with the models's max seq len (32768), (4.00 GiB KV cache is needed, "
+    "which is larger than the available KV cache memory (1.35 GiB). Based on the available memory, the estimated "
+    "maximum model length is 10992. Try increasing `gpu_memory_utilization`"
+)
+
+
+@pytest.mark.parametrize(
+    ("log", "words"),
+    [
+        (TOO_LONG, "max_model_len can be 10992 at most there"),
+        (NO_CACHE, "the model leaves no GPU memory for requests"),
+        (f"RuntimeError: Engine core initialization failed.\n{NO_CACHE}", "the model leaves no GPU memory"),
+        ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.", "its GPU has too little memory"),
+        ("OSError: You are trying to access a gated repo.", "the weights may not be read"),
+        ("vllm serve: error: unrecognized arguments: --nonsense", "does not take one of its arguments"),
+        ("OSError: [Errno 28] No space left on device", "the disk that it loads its weights to is full"),
+        (
+            "Total number of attention heads (32) must be divisible by tensor parallel size (3).",
+            "a model of 32 attention heads cannot be split over 3 GPUs",
+        ),
+        ("INFO 03-01 10:00:00 Starting vLLM API server", ""),
+        ("", ""),
+    ],
+)
+def test_a_log_that_ends_with_what_is_known_is_told_in_plain_words(log: str, words: str) -> None:
+    assert words in words_of(log)
+    assert bool(words) is bool(words_of(log))
+
+
+def test_nothing_of_a_log_but_numbers_is_taken_over() -> None:
+    log = "huggingface_hub.errors.GatedRepoError: 401 Client Error. https://secret.example/hf_abcdefgh"
+
+    assert "secret" not in words_of(log)
+    assert "hf_" not in words_of(log)
+
+
+def test_load_is_read_from_vllms_metrics() -> None:
+    text = (
+        "# HELP vllm:num_requests_running Number of requests in model execution batches.\n"
+        '# TYPE vllm:num_requests_running gauge\nvllm:num_requests_running{engine="0",model_name="m"} 3.0\n'
+        'vllm:num_requests_running{engine="1",model_name="m"} 2.0\n'
+        'vllm:num_requests_waiting{engine="0",model_name="m"} 7.0\n'
+        'vllm:kv_cache_usage_perc{engine="0",model_name="m"} 0.91\n'
+        'vllm:kv_cache_usage_perc{engine="1",model_name="m"} NaN\n'
+    )
+
+    assert load_in(text) == Load(5, 7, 0.91)
+    assert load_in("process_cpu_seconds_total 1.0\n") is None
+    assert address_of("http://127.0.0.1:8000/v1") == "http://127.0.0.1:8000/metrics"
