@@ -19,6 +19,7 @@ from provisioners.driver import (
     DriverError,
     EndpointSpec,
     Observed,
+    Power,
     Presence,
     Spec,
     Step,
@@ -274,7 +275,8 @@ class EndpointKind(ProductKind):
         """Whether at least one replica serves behind a published address."""
         del row
         published = observed.part("serving.service").presence is Presence.PRESENT and bool(observed.address)
-        return published and any(
+        is_on = observed.power is not Power.OFF  # a replica that stopped as it should is a good part, and serves nobody
+        return (published and is_on) and any(
             part.presence is Presence.PRESENT and part.ready and split(part.step)[0] == "serving.replica"
             for part in observed.parts
         )

@@ -168,6 +168,7 @@ HELP: Final[Mapping[str, str]] = MappingProxyType(
         ),
         "no-rollout": _("No revision is taking over at this endpoint, so there is nothing to promote, hold or abort."),
         "no-revision-before": _("This endpoint has served no other revision, so there is none to go back to."),
+        "unknown-revision": _("The endpoint has no revision of this number; its revisions are listed with it."),
         "serves-already": _("The endpoint serves that revision already. Nothing has to be done."),
         "no-room": _(
             "There is no room, or no quota, for a unit beside those of the endpoint, and the rollout was to be refused "

@@ -63,6 +63,7 @@ from tenants.models import (
     RequestComment,
     RequestStage,
     Revision,
+    Rollout,
     ServedModel,
     ServiceAccount,
     SshAuthority,
@@ -95,7 +96,7 @@ OWNED: tuple[type[models.Model], ...] = (
     AccountLink, Allocation, ApiToken, Boundary, Budget, BudgetLease, ChainHead, Decision, Delegation, Delivery,
     DeliveryAttempt, Endpoint, EndpointKey, EndpointUsage, Event, GatewayReplica, GatewayUsage, Hold, Intent, Machine,
     Membership, Namespace, Notice, Person, PlatformMembership, Quota, QuotaCharge, Request, RequestComment,
-    RequestStage, Revision, ServiceAccount, SshAuthority, SshCertificate, Suspension, Tenant, Unit, UnitSize,
+    RequestStage, Revision, Rollout, ServiceAccount, SshAuthority, SshCertificate, Suspension, Tenant, Unit, UnitSize,
     UsageChange, UsageDay, UsageRecord, UsageRollup, UsageStanding, UsageSubject, Vlan, Webhook,
 )  # fmt: skip
 """Every table with rows of tenants or people that an operator sees, too."""
@@ -162,7 +163,13 @@ def world():
         fingerprint="x", expires_at=NOW + timedelta(minutes=15),
     )  # fmt: skip
     model = factories.served_model()
-    insert(Revision, **common, endpoint=made[Endpoint], number=1, model=model)
+    first, second = (
+        insert(Revision, **common, endpoint=made[Endpoint], number=number, model=model) for number in (1, 2)
+    )
+    insert(
+        Rollout, **common, endpoint=made[Endpoint], before=first, revision=second, strategy="recreate",
+        state="draining", since=NOW,
+    )  # fmt: skip
     insert(EndpointKey, **common, endpoint=made[Endpoint], public_id="x", digest="0" * 64, name="k")
     gateway = insert(GatewayReplica, **common, boundary=boundary)
     insert(

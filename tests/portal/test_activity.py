@@ -51,6 +51,9 @@ DYNAMIC = {
     "{desired.kind_of(product)}.written-off": ("endpoint", "machine", "namespace"),
     "{desired.kind_of(row)}.unhealthy": ("endpoint", "machine", "namespace", "boundary"),
     "{self.word}.lost": ("machine",),
+    "endpoint.{one.kind}": (
+        "rollout-aborting", "rollout-promoted", "rollout-step", "rollout-done", "rollout-aborted",
+    ),
     "{desired.kind_of(row)}.tampered": ("endpoint", "machine", "namespace", "boundary"),
     "host-plan.{state}": ("done", "cancelled", "failed"),
     "host-plan.{stage.value}": ("carve", "compare", "restore"),

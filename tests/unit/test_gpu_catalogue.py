@@ -139,10 +139,11 @@ def test_a_bad_dimension_says_which_part_is_wrong(text, said):
     assert said in str(raised.value)
 
 
-def test_only_counts_per_profile_are_optional():
+def test_only_counts_per_profile_and_tokens_are_optional():
     assert catalogue.is_optional("gpu.H100-80GB.1g.10gb+me")
     assert not catalogue.is_optional("gpu.H100-80GB.slices")
-    assert not any(catalogue.is_optional(name) for name in catalogue.PLAIN_DIMENSIONS)
+    optional = {name for name in catalogue.PLAIN_DIMENSIONS if catalogue.is_optional(name)}
+    assert optional == {"tokens_month", "token_spend_month"}
 
 
 def test_unknown_products_and_profiles_are_lookup_errors_that_list_what_is_known():

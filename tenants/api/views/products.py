@@ -44,7 +44,7 @@ from tenants.api.serializers.products import (
 )
 from tenants.api.views.base import Answered, ApiView, Call, reads, writes
 from tenants.api.views.filters import labelled
-from tenants.errors import InvalidSpec, NotVisible
+from tenants.errors import Conflict, InvalidSpec, NotVisible
 from tenants.models import (
     Endpoint,
     EndpointKey,
@@ -252,17 +252,23 @@ class RevisionDiff(OfEndpoint):
     def get(self, call: Call) -> Out:
         """Compare two revisions: by default the one that serves with the one before it."""
         rows = Revision.objects.filter(endpoint=call.target).select_related("model").order_by("-number")
-        after = self.named_revision(rows, call.query.after, Revision.objects.filter(pk=call.target.revision_id))
+        after = _named_revision(rows, "after", call.query.after, rows.filter(pk=call.target.revision_id))
         older = rows.filter(number__lt=after.number)
-        before = self.named_revision(rows, call.query.before, older.order_by("-number"))
-        return DiffOut.of(before, after)
+        return DiffOut.of(_named_revision(rows, "before", call.query.before, older), after)
 
-    def named_revision(self, rows: QuerySet[Revision], number: int | None, otherwise: QuerySet[Revision]) -> Revision:
-        """Return the revision of a number, else the first of others. Raises `NotVisible`."""
-        found = rows.filter(number=number).first() if number is not None else otherwise.select_related("model").first()
-        if found is None:
-            raise NotVisible
+
+def _named_revision(
+    rows: QuerySet[Revision], field: str, number: int | None, otherwise: QuerySet[Revision]
+) -> Revision:
+    """Return the revision of a number, else the first of others. Raises `InvalidSpec`, `Conflict`."""
+    found = (otherwise if number is None else rows.filter(number=number)).first()
+    if found is not None:
         return found
+    if number is None:
+        msg = "It has no other revision to compare with."
+        raise Conflict(msg, code="no-revision-before")
+    msg = f"It has no revision {number}."
+    raise InvalidSpec(msg, field=field, code="unknown-revision")
 
 
 class RolloutView(OfEndpoint):
