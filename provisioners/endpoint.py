@@ -251,15 +251,13 @@ class EndpointKind(ProductKind):
 
         Simulated gateways never enrol and are not asked; a provider's word that a real one has is no proof.
         """
-        ready = condition_of(row.conditions, ConditionType.READY)
         real = gateways_of(row)
         if row.boundary is None or row.boundary.provider.kind not in gateways.KINDS_THAT_SHOW_THE_MACHINE:
             real = real.filter(enrolled_at__isnull=False)
         for replica in real:
             if replica.enrolled_at is None:
                 return "Its gateway has not enrolled."
-            behind = replica.reported_version < replica.config_version
-            if behind and (ready is None or ready["status"] != "True"):
+            if _is_behind(row, replica):
                 return "Its gateway is taking the configuration."
             for backend in shown(replica, row.pk).get("backends", ()):
                 if backend.get("reachable") is False:
@@ -273,13 +271,13 @@ class EndpointKind(ProductKind):
 
     def still_works(self, row: Endpoint, observed: Observed) -> bool:
         """Whether at least one replica serves behind a published address."""
-        del row
         published = observed.part("serving.service").presence is Presence.PRESENT and bool(observed.address)
         is_on = observed.power is not Power.OFF  # a replica that stopped as it should is a good part, and serves nobody
-        return (published and is_on) and any(
+        works = any(
             part.presence is Presence.PRESENT and part.ready and split(part.step)[0] == "serving.replica"
             for part in observed.parts
         )
+        return published and is_on and works and not any(_is_behind(row, replica) for replica in gateways_of(row))
 
     def became_ready(self, row: Endpoint, prepared: Prepared, *, now: datetime) -> None:
         """Say that it serves."""
@@ -316,6 +314,13 @@ class EndpointKind(ProductKind):
             units = list(Unit.objects.filter(allocation_id=row.allocation_id).values_list("pk", flat=True))
             gateways.removed(row.boundary_id, units=units, now=now)
             touch_gateways([row.boundary_id], now=now)
+
+
+def _is_behind(row: Endpoint, replica: GatewayReplica) -> bool:
+    """Whether a gateway does not know yet of replicas that came up; once it works, news reach it on the way."""
+    ready = condition_of(row.conditions, ConditionType.READY)
+    is_there = replica.enrolled_at is not None and (ready is None or ready["status"] != "True")
+    return is_there and replica.reported_version < replica.config_version
 
 
 def _rolling(row: Endpoint) -> Rollout | None:
