@@ -32,7 +32,7 @@ port = int(next(word for word in sys.argv if word.startswith("--port=")).partiti
 child = subprocess.Popen(["sleep", "3600"])
 print("INFO 01-01 00:00:00 [model.py:1] Resolved architecture: Stub", flush=True)
 if os.path.exists(os.path.join(os.environ["HF_HOME"], "broken")):
-    print("ValueError: User-specified max_model_len (9) is greater than the derived max_model_len (max_seq_len=8)", flush=True)
+    print("ValueError: User-specified max_model_len (9) is greater than the derived max_model_len (len=8)", flush=True)
     os._exit(1)
 class Answers(http.server.BaseHTTPRequestHandler):
     def do_GET(self):

@@ -50,6 +50,7 @@ from tenants.models import (
     EndpointKey,
     Machine,
     MachineConsole,
+    Move,
     Namespace,
     NamespaceCredential,
     Revision,
@@ -77,6 +78,7 @@ LIVE = Prefetch(
     Rollout.objects.filter(ended_at__isnull=True).select_related("before", "revision"),
     to_attr="live_rollouts",
 )
+MOVING = Prefetch("moves", Move.objects.filter(ended_at__isnull=True).select_related("stand_in"), to_attr="live_moves")
 EndpointPage = page_of(EndpointOut)
 RolloutPage = page_of(RolloutOut)
 MachinePage = page_of(MachineOut)
@@ -123,7 +125,7 @@ class EndpointView(ProductView):
 
     def rows(self, call: Call) -> QuerySet[Endpoint]:
         """Return the endpoints the actor may see, with what they serve."""
-        return super().rows(call).select_related("revision__model").prefetch_related(LIVE)
+        return super().rows(call).select_related("revision__model").prefetch_related(LIVE, MOVING)
 
     def show(self, row: Endpoint, call: Call, secrets: Mapping[str, str]) -> Out:  # noqa: ARG002
         """Return an endpoint."""
