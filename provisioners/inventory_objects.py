@@ -107,7 +107,8 @@ def live(model: type[Reconciled], provider: UUID) -> Any:
 
 def placed(rows: QuerySet[Any]) -> QuerySet[Any]:
     """Return rows with `place`: the id that their object has at its provider (`Endpoint.seat`)."""
-    return rows.annotate(place=Coalesce("seat", "pk") if rows.model is Endpoint else F("pk"))
+    found: QuerySet[Any] = rows.annotate(place=Coalesce("seat", "pk") if rows.model is Endpoint else F("pk"))
+    return found
 
 
 def _look_again(model: type[Reconciled], pk: UUID, fingerprint: str, now: datetime) -> int:

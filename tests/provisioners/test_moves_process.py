@@ -21,6 +21,7 @@ from django.db.models import Sum
 from django.test import override_settings
 
 from provisioners import sweep
+from provisioners.driver import Secret
 from provisioners.passes import Engine
 from provisioners.sandbox.driver import SandboxDriver
 from tenants.models import Endpoint, EndpointUsage, Hold, Move
@@ -28,11 +29,11 @@ from tenants.operations import endpoints, moves
 from tenants.specs import AllocationSpec, EndpointAsk, GpuAsk, MoveAsk, RevisionAsk, UnitAsk, Where
 from tenants.states import BoundaryKind, Role
 from tests import factories
-from tests.drive import inventory_of, rows_of
+from tests.drive import DOCUMENT, inventory_of, rows_of
 from tests.gateway_lab import until
 from tests.provisioners.test_agent_api_process import Web, free_port, in_thread
 from tests.provisioners.test_rollouts_process import do, fresh, reached
-from tests.sandbox_process import SandboxProcess
+from tests.sandbox_process import QUICK, TOKEN, SandboxProcess
 
 pytestmark = [pytest.mark.usefixtures("db"), pytest.mark.slow]
 WHOLE, STREAMS = 4, 2
@@ -118,7 +119,10 @@ class Load:
         async def look() -> int:
             return self.answers[place]
 
-        await until(look, lambda count: count > before + 2 * (WHOLE + STREAMS), within_s=120)
+        try:
+            await until(look, lambda count: count > before + 2 * (WHOLE + STREAMS), within_s=120)
+        except AssertionError as error:
+            raise AssertionError(f"{place}: {dict(self.answers)}") from error
 
 
 def made(driver: SandboxDriver) -> SimpleNamespace:
@@ -197,6 +201,13 @@ def requests_of(row: Endpoint) -> int:
     return int(EndpointUsage.objects.filter(endpoint_id=row.pk).aggregate(n=Sum("requests"))["n"] or 0)
 
 
+def estate_of(sandbox: SandboxProcess) -> SandboxDriver:
+    settings = {**QUICK, "gateways": "real", "names": True, "load_s": 0.5}
+    answer = sandbox.client.put(f"{sandbox.url}/estates/moves", json={**DOCUMENT, "settings": settings})
+    assert answer.status_code == 201
+    return SandboxDriver(sandbox.url, token=Secret(TOKEN), estate="moves")
+
+
 @pytest.fixture
 def sandbox(tmp_path: Path) -> Iterator[SandboxProcess]:
     here = SandboxProcess(tmp_path)
@@ -206,7 +217,7 @@ def sandbox(tmp_path: Path) -> Iterator[SandboxProcess]:
 
 @pytest.mark.timeout(600)
 def test_an_endpoint_moves_to_a_machine_and_back_and_nobody_is_failed(sandbox: SandboxProcess, tmp_path: Path) -> None:
-    driver = sandbox.estate(gateways="real", names=True, load_s=0.5)
+    driver = estate_of(sandbox)
     web = Web(tmp_path, "", free_port())
 
     async def run() -> None:

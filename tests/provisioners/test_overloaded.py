@@ -10,7 +10,7 @@ import pytest
 from provisioners.agent_api.polling import acting_gateway
 from tenants.models import Endpoint, GatewayReplica, Unit
 from tenants.operations import agents
-from tenants.states import condition_of
+from tenants.states import ConditionType, condition_of
 from tests.drive import fresh
 from tests.provisioners.test_rollouts import Stage, staged
 
@@ -37,7 +37,7 @@ def reported(stage: Stage, **load: Any) -> None:
 
 
 def healthy(stage: Stage) -> Mapping[str, Any]:
-    found = condition_of(fresh(stage.row).conditions, "Healthy")
+    found = condition_of(fresh(stage.row).conditions, ConditionType.HEALTHY)
     assert found is not None
     return found
 

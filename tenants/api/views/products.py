@@ -256,6 +256,8 @@ class RevisionDiff(OfEndpoint):
         rows = Revision.objects.filter(endpoint=call.target).select_related("model").order_by("-number")
         after = self.named_revision(rows, call.query.after, Revision.objects.filter(pk=call.target.revision_id))
         older = rows.filter(number__lt=after.number)
+        if not older.exists():  # the first differs from nothing
+            older = rows.filter(pk=after.pk)
         before = self.named_revision(rows, call.query.before, older.order_by("-number"))
         return DiffOut.of(before, after)
 
