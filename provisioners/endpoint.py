@@ -19,7 +19,6 @@ from provisioners.driver import (
     DriverError,
     EndpointSpec,
     Observed,
-    Power,
     Presence,
     Spec,
     Step,
@@ -289,8 +288,8 @@ class EndpointKind(ProductKind):
 
     def still_works(self, row: Endpoint, observed: Observed) -> bool:
         """Whether at least one replica serves behind a published address."""
-        if observed.power is Power.OFF and row.slept_at is None:
-            return False  # what was at zero a moment ago is all there, and answers nobody
+        if zero.is_waking(row):
+            return False  # what was at zero a moment ago is all there, and answers nobody yet
         published = observed.part("serving.service").presence is Presence.PRESENT and bool(observed.address)
         return published and any(
             part.presence is Presence.PRESENT and part.ready and split(part.step)[0] == "serving.replica"

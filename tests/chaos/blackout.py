@@ -111,7 +111,7 @@ def run(stack: Stack, *, away_s: float, settled_s: float = SETTLED_S) -> list[Ro
         asked, good = sum(crowd.statuses.values()), crowd.statuses[GOOD]
         rows.append(Row(NAME, f"answers of {each.name} meanwhile", f"{dict(crowd.statuses)}", asked == good > 0))
         rows.append(counted(stack, each, good, name=NAME))
-    _end(stack, made)
+    _end(stack, client, made)
     return [*rows, *facts.once(stack, NAME), *facts.clean(stack, NAME, empty=True)]
 
 
@@ -176,8 +176,8 @@ def gateways(stack: Stack) -> list[int]:
     return sorted(process.pid for process in supervisor.gateways(stack.places.sandbox))
 
 
-def _end(stack: Stack, made: list[Acknowledged]) -> None:
-    client = Client(stack, Answers())
+def _end(stack: Stack, client: Client, made: list[Acknowledged]) -> None:
+    """Delete what was made, with the token of before: it is still good."""
     for each in made:
         client.delete(each)
     facts.all_released(stack)
