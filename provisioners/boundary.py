@@ -131,7 +131,7 @@ class BoundaryKindPass(outcome.ProviderKind):
         row.observed = {**outcome.seen_as_json(observed), **kept}
         if row.address != observed.address and not prepared.deleting:
             row.address = observed.address
-            Endpoint.objects.filter(boundary_id=row.pk, released_at__isnull=True).update(due_at=now)
+            Endpoint._base_manager.filter(boundary_id=row.pk, released_at__isnull=True).update(due_at=now)
 
     def still_works(self, row: Boundary, observed: Observed) -> bool:
         """A boundary that is being widened or narrowed goes on isolating what is in it."""

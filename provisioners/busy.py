@@ -31,12 +31,13 @@ def told(row: Any, due_at: datetime | None, *, now: datetime) -> datetime | None
         return since + LASTS if due_at is None else min(due_at, since + LASTS)
     healthy = condition_of(row.conditions, ConditionType.HEALTHY)
     if healthy is None or healthy["status"] == "True":
-        say(row, ConditionType.HEALTHY, "False", Reason.OVERLOADED, _words(busy), now=now)
+        # Said anew by each pass that found it healthy: it is overloaded since then all the same.
+        say(row, ConditionType.HEALTHY, "False", Reason.OVERLOADED, _words(busy), now=since + LASTS)
     return due_at
 
 
 def _backends(row: Any) -> list[Mapping[str, Any]]:
-    return [one for replica in gateways_of(row) for one in shown(replica, row.pk).get("backends", ())]
+    return [one for replica in gateways_of(row) for one in shown(replica, row.served_id).get("backends", ())]
 
 
 def _words(busy: list[Mapping[str, Any]]) -> str:

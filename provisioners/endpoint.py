@@ -13,13 +13,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from provisioners import busy, gateways, granted_room, lease, plan, rollouts, zero
+from provisioners import busy, gateways, granted_room, lease, moves, plan, rollouts, zero
 from provisioners.driver import (
     BoundaryKind,
     DriverError,
     EndpointSpec,
     Observed,
-    Power,
     Presence,
     Spec,
     Step,
@@ -35,6 +34,7 @@ from provisioners.steps import indexed, split
 from tenants import desired, usage
 from tenants.actor import SYSTEM
 from tenants.models import Boundary, Endpoint, GatewayReplica, Revision, Rollout, Unit
+from tenants.operations import moves as moving
 from tenants.operations import rollouts as operations
 from tenants.operations import surges
 from tenants.operations.products import touch_gateways
@@ -70,7 +70,16 @@ class EndpointKind(ProductKind):
             found.add(ROOM)
         if _rolling(row) is not None:
             found.add(LEAVING)
+        if moves.is_moving(row):
+            found.add(moves.CHORE)
         return frozenset(found)
+
+    def prepare(self, row: Endpoint, *, now: datetime) -> Prepared:
+        """Read what is wanted; one that goes while it moves has its new place given up first."""
+        prepared = super().prepare(row, now=now)
+        if prepared.deleting and moves.is_moving(row):
+            return replace(prepared, facts=replace(prepared.facts, chores=frozenset({moves.CHORE})))
+        return prepared
 
     def resting(self, row: Endpoint) -> Wait | None:
         """Return what an endpoint at zero says whose units were given back."""
@@ -120,6 +129,7 @@ class EndpointKind(ProductKind):
             beside=other,
             on_beside=on_other,
             at_zero=row.slept_at is not None and zero.may_stop(row, now=now),
+            named=moving.is_named(row, moves.live_of(row)),
         )
 
     def _try_rendering(
@@ -159,9 +169,11 @@ class EndpointKind(ProductKind):
     def before_conclude(self, claim: Claim, prepared: Prepared, seen: Seen, *, now: datetime) -> None:
         """Give back a unit that a rollout needs no more, or those of an endpoint at zero, once nothing runs there."""
         super().before_conclude(claim, prepared, seen, now=now)
+        chores = prepared.facts.chores
+        if moves.CHORE in chores:
+            moves.before_conclude(claim.pk, deleting=prepared.deleting, now=now)
         if prepared.deleting:
             return
-        chores = prepared.facts.chores
         if ROOM in chores:
             zero.ask_for_room(claim.pk, now=now)
         if seen.observed is None:
@@ -194,8 +206,11 @@ class EndpointKind(ProductKind):
         live = row.rolling = None if row.deletion_requested_at is not None else operations.live_of(row)
         if live is None:
             due_at = super().conclude(row, prepared, seen, engine=engine, now=now)
-            due_at = zero.told(row, prepared, seen, due_at, is_rolling=False, now=now)
-            return due_at if row.deletion_requested_at is not None else busy.told(row, due_at, now=now)
+            is_moving = moves.is_moving(row) or row.stands_in_for_id is not None
+            due_at = zero.told(row, prepared, seen, due_at, is_rolling=is_moving, now=now)
+            if row.deletion_requested_at is not None:
+                return due_at
+            return _sooner(busy.told(row, due_at, now=now), moves.go_on(row, now=now) if is_moving else None)
         if rollouts.is_canary(live) and (why := _refused(seen, live, prepared)):
             rollouts.give_up(row, live, why, now=now)
             return now
@@ -251,15 +266,17 @@ class EndpointKind(ProductKind):
 
         Simulated gateways never enrol and are not asked; a provider's word that a real one has is no proof.
         """
+        ready = condition_of(row.conditions, ConditionType.READY)
         real = gateways_of(row)
         if row.boundary is None or row.boundary.provider.kind not in gateways.KINDS_THAT_SHOW_THE_MACHINE:
             real = real.filter(enrolled_at__isnull=False)
         for replica in real:
             if replica.enrolled_at is None:
                 return "Its gateway has not enrolled."
-            if _is_behind(row, replica):
+            behind = replica.reported_version < replica.config_version
+            if behind and (ready is None or ready["status"] != "True"):
                 return "Its gateway is taking the configuration."
-            for backend in shown(replica, row.pk).get("backends", ()):
+            for backend in shown(replica, row.served_id).get("backends", ()):
                 if backend.get("reachable") is False:
                     return f"Its gateway does not reach a replica. {backend.get('message', '')}".strip()
         return ""
@@ -271,13 +288,13 @@ class EndpointKind(ProductKind):
 
     def still_works(self, row: Endpoint, observed: Observed) -> bool:
         """Whether at least one replica serves behind a published address."""
+        if zero.is_waking(row):
+            return False  # what was at zero a moment ago is all there, and answers nobody yet
         published = observed.part("serving.service").presence is Presence.PRESENT and bool(observed.address)
-        is_on = observed.power is not Power.OFF  # a replica that stopped as it should is a good part, and serves nobody
-        works = any(
+        return published and any(
             part.presence is Presence.PRESENT and part.ready and split(part.step)[0] == "serving.replica"
             for part in observed.parts
         )
-        return published and is_on and works and not any(_is_behind(row, replica) for replica in gateways_of(row))
 
     def became_ready(self, row: Endpoint, prepared: Prepared, *, now: datetime) -> None:
         """Say that it serves."""
@@ -298,7 +315,7 @@ class EndpointKind(ProductKind):
         for replica in gateways_of(row).filter(last_seen_at__gt=now - FRESH):
             if replica.reported_version < replica.config_version and now < asked + KEYS_OFF_WAIT:
                 return _draining("Its keys are being switched off.")
-            in_flight += int(shown(replica, row.pk).get("in_flight", 0))
+            in_flight += int(shown(replica, row.served_id).get("in_flight", 0))
         if in_flight:
             return _draining(f"{in_flight} running requests are being finished.")
         return None
@@ -314,13 +331,6 @@ class EndpointKind(ProductKind):
             units = list(Unit.objects.filter(allocation_id=row.allocation_id).values_list("pk", flat=True))
             gateways.removed(row.boundary_id, units=units, now=now)
             touch_gateways([row.boundary_id], now=now)
-
-
-def _is_behind(row: Endpoint, replica: GatewayReplica) -> bool:
-    """Whether a gateway does not know yet of replicas that came up; once it works, news reach it on the way."""
-    ready = condition_of(row.conditions, ConditionType.READY)
-    is_there = replica.enrolled_at is not None and (ready is None or ready["status"] != "True")
-    return is_there and replica.reported_version < replica.config_version
 
 
 def _rolling(row: Endpoint) -> Rollout | None:
@@ -359,6 +369,10 @@ def _refused(seen: Seen, live: Rollout, prepared: Prepared) -> str:
 
 def _stage(live: Rollout) -> tuple[object, ...]:
     return (live.state, live.step, live.draining, live.leaving, tuple(live.on_new), live.ended_at)
+
+
+def _sooner(one: datetime | None, other: datetime | None) -> datetime | None:
+    return min(filter(None, (one, other)), default=None)
 
 
 def _working(row: Endpoint) -> set[UUID]:

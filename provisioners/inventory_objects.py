@@ -14,7 +14,8 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from django.db.models import Q
+from django.db.models import F, Q, QuerySet
+from django.db.models.functions import Coalesce
 
 from provisioners.driver import (
     Done,
@@ -79,12 +80,16 @@ def compare(
     claimed: set[UUID] = set()
     for kind, model in MODELS.items():
         with acting(SYSTEM):
-            rows = list(live(model, provider.pk).values_list("pk", "tenant_id", "fingerprint", "phase", named=True))
+            rows = list(
+                placed(live(model, provider.pk)).values_list(
+                    "pk", "place", "tenant_id", "fingerprint", "phase", named=True
+                )
+            )
         for row in rows:
-            found = shown.get(row.pk)
+            found = shown.get(row.place)
             if found is not None and (found.ref.kind is not kind or found.ref.tenant_uid != row.tenant_id):
                 continue  # marks of another owner: an orphan with our row's id
-            claimed.add(row.pk)
+            claimed.add(row.place)
             if found is not None:
                 if found.fingerprint[:64] != row.fingerprint:
                     answer.nudged += _look_again(model, row.pk, found.fingerprint[:64], clock())
@@ -98,6 +103,12 @@ def live(model: type[Reconciled], provider: UUID) -> Any:
     """Return the rows of one kind at a provider that are not released."""
     of = {"provider_id": provider} if model is Boundary else {"boundary__provider_id": provider}
     return model._base_manager.filter(released_at__isnull=True, **of)
+
+
+def placed(rows: QuerySet[Any]) -> QuerySet[Any]:
+    """Return rows with `place`: the id that their object has at its provider (`Endpoint.seat`)."""
+    found: QuerySet[Any] = rows.annotate(place=Coalesce("seat", "pk") if rows.model is Endpoint else F("pk"))
+    return found
 
 
 def _look_again(model: type[Reconciled], pk: UUID, fingerprint: str, now: datetime) -> int:
@@ -117,7 +128,7 @@ def _look_again(model: type[Reconciled], pk: UUID, fingerprint: str, now: dateti
 def _orphans(items: Sequence[ObservedObject], suspects: Sequence[str], now: datetime, answer: Compared) -> None:
     for item in items:
         with acting(SYSTEM):
-            row = MODELS[item.ref.kind]._base_manager.filter(pk=item.ref.uid).first()
+            row = placed(MODELS[item.ref.kind]._base_manager.all()).filter(place=item.ref.uid).first()
         released_at = None if row is None else row.released_at
         if released_at is not None and released_at >= now:
             continue  # it went after the list was read
@@ -166,7 +177,8 @@ def _delete(finding: Finding, driver: Driver, clock: Clock) -> int:
     started = 0
     for _ in range(STEPS_AT_ONCE):
         with acting(SYSTEM):
-            live = MODELS[ref.kind]._base_manager.filter(pk=ref.uid, released_at__isnull=True).exists()
+            rows = placed(MODELS[ref.kind]._base_manager.all())
+            live = rows.filter(place=ref.uid, released_at__isnull=True).exists()
         if live:
             return started
         try:

@@ -23,6 +23,7 @@ from provisioners.driver import (
     RemovesLeftovers,
     TransientDriverError,
 )
+from provisioners.inventory_objects import placed
 from tenants import findings
 from tenants.actor import SYSTEM
 from tenants.findings import LEFT_FILES, Seen
@@ -78,7 +79,7 @@ def _left(provider: Provider, one: Remark) -> Seen:
     if one.uid is not None:
         with acting(SYSTEM):
             rows: list[Any] = [
-                model._base_manager.filter(pk=one.uid).select_related("boundary").first()
+                placed(model._base_manager.all()).filter(place=one.uid).select_related("boundary").first()
                 for model in (Machine, Endpoint)
             ]
         row = next((row for row in rows if row is not None), None)

@@ -27,7 +27,7 @@ from django.utils import timezone
 
 from provisioners import connections, lease
 from provisioners.driver import Driver, DriverError, Kind, NotSupported, Ref, TellsChanges
-from provisioners.inventory_objects import MODELS, live
+from provisioners.inventory_objects import MODELS, live, placed
 from provisioners.passes import in_transaction
 from tenants.actor import SYSTEM
 from tenants.errors import DependencyDown
@@ -108,7 +108,7 @@ def nudge(rings: Iterable[Rung], now: datetime) -> int:
 
 
 def _nudge(provider: UUID, kind: Kind, uids: set[UUID], now: datetime) -> int:
-    rows = live(MODELS[kind], provider).filter(pk__in=uids)
+    rows = placed(live(MODELS[kind], provider)).filter(place__in=uids)
     # Held ones first: a pass that ends in between leaves its row to the second statement.
     soon = now + SETTLE
     held = rows.filter(lease_expires_at__gt=now, due_at__gt=soon).update(due_at=soon)

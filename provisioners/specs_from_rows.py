@@ -39,9 +39,9 @@ Access = tuple[tuple[str, str], ...]
 
 
 def ref_of(row: Boundary | Endpoint | Machine | Namespace) -> Ref:
-    """Return the name of a row's object at its provider."""
+    """Return the name of a row's object at its provider: by its own id, or by that of the place that it took over."""
     kind = {Boundary: Kind.BOUNDARY, Endpoint: Kind.ENDPOINT, Machine: Kind.MACHINE, Namespace: Kind.NAMESPACE}
-    return Ref(kind[type(row)], row.pk, row.tenant_id)
+    return Ref(kind[type(row)], getattr(row, "seat", None) or row.pk, row.tenant_id)
 
 
 def cut_off(depth: SuspensionDepth | None) -> bool:
@@ -131,7 +131,7 @@ def serving_spec(row: Endpoint, revision: Revision, unit: UnitSpec | Unit, bound
     facts = RevisionFacts(
         uid=revision.pk,
         number=revision.number,
-        endpoint=row.name,
+        endpoint=row.served.name,
         source=model.repository,
         commit=model.commit,
         quantisation=model.quantisation,
@@ -143,7 +143,7 @@ def serving_spec(row: Endpoint, revision: Revision, unit: UnitSpec | Unit, bound
     return ServingSpec(
         revision_uid=revision.pk,
         revision=revision.number,
-        model=row.name,
+        model=row.served.name,
         source=model.repository,
         commit=model.commit,
         runtime=revision.runtime,
@@ -164,6 +164,7 @@ def endpoint_spec(
     beside: Revision | None = None,
     on_beside: frozenset[UUID] = frozenset(),
     at_zero: bool = False,
+    named: bool = True,
 ) -> EndpointSpec:
     """Return an endpoint on its placed units (at least one), of which `on_beside` run `beside`."""
     kind = BoundaryKind(boundary.kind)
@@ -179,6 +180,8 @@ def endpoint_spec(
         cut_off=cut_off(depth),
         beside=None if beside is None else serving_spec(row, beside, units[0], kind),
         on_beside=on_beside,
+        name_uid=row.served_id,
+        named=named,
     )
 
 

@@ -167,6 +167,12 @@ HELP: Final[Mapping[str, str]] = MappingProxyType(
             "Another revision is taking over at this endpoint; `data` has its number. Promote it or abort it first."
         ),
         "no-rollout": _("No revision is taking over at this endpoint, so there is nothing to promote, hold or abort."),
+        "move-running": _(
+            "The endpoint is on its way to another place, or its last move is still being cleared up. Wait for the end "
+            "of that, finish it, or undo it."
+        ),
+        "no-move": _("The endpoint is not moving, so there is nothing to cut over, finish or undo."),
+        "moves-nowhere": _("The endpoint is where it was asked to go. Nothing has to be done."),
         "no-revision-before": _("This endpoint has served no other revision, so there is none to go back to."),
         "unknown-revision": _("The endpoint has no revision of this number; its revisions are listed with it."),
         "serves-already": _("The endpoint serves that revision already. Nothing has to be done."),

@@ -98,6 +98,8 @@ PLAIN: Final[Mapping[str, Entry]] = {
     "revision": (_("The number of a revision; left out: the one that served before."), 2),
     "after_s": (_("Without a request for so long it goes to zero, in seconds; left out: never."), 1800),
     "wait_s": (_("How long a request waits for it to wake, in seconds, before it is refused."), 300),
+    "by_hand": (_("Whether you say when its address goes over, instead of as soon as it works there."), False),
+    "watch_s": (_("How long both places stay after its address went over, in seconds; undone at once meanwhile."), 300),
     "way": (_("Whether the old one goes on beside the new one, and how the requests move over."), "10-50"),
     "minutes": (_("How many minutes."), 5),
     "errors": (_("How many of 100 requests of the new one may fail before it is aborted by itself."), 5),
@@ -227,6 +229,11 @@ PLAIN: Final[Mapping[str, Entry]] = {
 SHAPED: Final[Mapping[str, Entry]] = {
     # -- where a name means something else ---------------------------------------------------------------
     "IdleIn.units": (_("Whether its GPUs are kept while it sleeps, and billed, or given back."), "release"),
+    "MoveIn.kind": (_("Where it goes: a namespace of a cluster, or machines of its own."), "vm"),
+    "MoveIn.gpu": (
+        _("The GPU, or part of one, of each replica there; left out: the same as now."),
+        {"product": "A100-80GB", "profile": "3g.40gb"},
+    ),
     "RolloutIn.limits": (_("What the new revision may cost its callers."), {"error_rate": 0.05, "min_requests": 20}),
     "RolloutStepIn.seconds": (_("How long the step lasts; left out: until somebody promotes."), 300),
     "DiffQuery.before": (_("The number of the older revision; left out: the one before."), 1),

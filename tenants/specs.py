@@ -183,6 +183,22 @@ class RolloutAsk:
 
 
 @dataclass(frozen=True, slots=True)
+class MoveAsk:
+    """Where an endpoint is to go, and how."""
+
+    kind: BoundaryKind
+    provider: str = ""
+    """Empty: any that has room and may be used."""
+    site: str = ""
+    gpu: GpuAsk | None = None
+    """Of each replica there; None: the same as now."""
+    by_hand: bool = False
+    """Whether somebody says when the address goes over, instead of as soon as it works there."""
+    watch_s: int = 300
+    """How long both places stay after that, so that it can be undone at once."""
+
+
+@dataclass(frozen=True, slots=True)
 class EndpointAsk:
     """An endpoint: a name, what it serves, and the allocation it owns."""
 

@@ -240,6 +240,24 @@ TRANSITIONS: Final[Mapping[type[StrEnum], Mapping[StrEnum, frozenset[StrEnum]]]]
 }
 
 
+class MoveState(StrEnum):
+    """Where the move of an endpoint to another boundary is (`tenants.moves`)."""
+
+    PREPARING = "preparing"
+    BESIDE = "beside"
+    CUTTING = "cutting"
+    WATCHING = "watching"
+    LEAVING = "leaving"
+    UNDOING = "undoing"
+    DONE = "done"
+    UNDONE = "undone"
+
+
+MOVE_FINAL: Final = frozenset({MoveState.DONE, MoveState.UNDONE})
+MOVE_CUT: Final = frozenset({MoveState.CUTTING, MoveState.WATCHING, MoveState.LEAVING})
+"""States in which the endpoint's name is at the new place."""
+
+
 class Phase(StrEnum):
     """The only phases; one word for people."""
 

@@ -279,10 +279,13 @@ class Model(Server):
         self.hop_key = ""
         """Asked of every caller, as vLLM does with `VLLM_API_KEY`; "" asks for nothing."""
         self.refused = 0
+        self.metrics = ""
+        """What it tells of its load; "" tells nothing."""
 
     def routes(self) -> list[web.RouteDef]:
         return [
             web.get("/v1/models", self._models),
+            web.get("/metrics", self._metrics),
             web.post("/v1/chat/completions", self._chat),
             web.post("/v1/completions", self._chat),
             web.post("/v1/embeddings", self._chat),
@@ -296,6 +299,9 @@ class Model(Server):
         good = not self.hop_key or request.headers.get("Authorization") == f"Bearer {self.hop_key}"
         self.refused += not good
         return good
+
+    async def _metrics(self, _request: web.Request) -> web.Response:
+        return web.Response(text=self.metrics, status=200 if self.metrics else 404)
 
     async def _models(self, request: web.Request) -> web.Response:
         if not self._opens(request):

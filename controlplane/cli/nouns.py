@@ -150,6 +150,9 @@ ALL: Final[tuple[Noun, ...]] = (
     _noun("rollouts", "rollout", "tenant",
           "FROM=before TO=revision STRATEGY=strategy STATE=state WEIGHT=weight HELD=held SINCE=since:ago "
           "NOTE=note:why REASON=reason:why", child_of="endpoints"),
+    _noun("moves", "move", "tenant",
+          "FROM=source.provider KIND=source.kind TO=target.provider TO_KIND=target.kind STATE=state SINCE=since:ago "
+          "THERE=message:why REASON=reason:why", child_of="endpoints"),
     _noun("tenants", "tenant", "platform",
           "NAME=name TITLE=display_name PARENT=parent STATUS=status SUSPENDED=suspended YOU_ARE=role "
           "AGE=created_at:ago ID=short_id"),

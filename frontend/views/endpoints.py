@@ -77,6 +77,7 @@ def frame(request: PageRequest, row: Endpoint, current: str) -> dict[str, Any]:
         ("playground", _("Playground"), "endpoint-playground"),
         ("keys", _("Keys"), "endpoint-keys"),
         ("revisions", _("Revisions"), "endpoint-revisions"),
+        ("moves", _("Place"), "endpoint-moves"),
         ("cost", _("Cost"), "endpoint-cost"),
         ("built", _("What was built"), "endpoint-built"),
     ]

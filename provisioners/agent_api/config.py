@@ -20,7 +20,7 @@ from django.db.models.fields.json import KeyTextTransform
 from django.db.models.functions import Cast, Coalesce, Least
 from pydantic import ValidationError
 
-from provisioners import zero
+from provisioners import moves, zero
 from provisioners.agent_api import accounting
 from provisioners.gateway.protocol import (
     Backend,
@@ -84,12 +84,14 @@ def documents(gateways: Sequence[GatewayReplica], *, now: datetime) -> dict[UUID
     in_namespaces = Q(boundary_id__in=[g.boundary_id for g in gateways if not g.unit_id])
     in_machines = Q(allocation_id__in=list(allocations.values()))
     endpoints = list(
-        models.Endpoint.objects.filter(in_namespaces | in_machines, released_at__isnull=True)
-        .select_related("revision__model", "boundary__provider")
+        models.Endpoint._base_manager.filter(in_namespaces | in_machines, released_at__isnull=True)
+        .select_related("revision__model", "boundary__provider", "stands_in_for")
         .order_by("name", "pk")
     )
     keys: dict[UUID, list[models.EndpointKey]] = {}
-    rows = models.EndpointKey.objects.filter(endpoint__in=endpoints, revoked_at__isnull=True).order_by("public_id")
+    rows = models.EndpointKey.objects.filter(
+        endpoint_id__in=[row.served_id for row in endpoints], revoked_at__isnull=True
+    ).order_by("public_id")
     for key in rows:
         keys.setdefault(key.endpoint_id, []).append(key)
     rolling = {
@@ -97,6 +99,11 @@ def documents(gateways: Sequence[GatewayReplica], *, now: datetime) -> dict[UUID
         for row in models.Rollout.objects.select_related("before", "revision").filter(
             endpoint__in=endpoints, ended_at__isnull=True
         )
+    }
+    on_the_way = {row.served_id for row in endpoints if row.moving_to_id or row.stands_in_for_id}
+    moving = {
+        row.endpoint_id: row
+        for row in (models.Move.objects.filter(endpoint_id__in=on_the_way, ended_at__isnull=True) if on_the_way else ())
     }
     serving = _revisions(endpoints, rolling)
     depths = _suspended({gateway.tenant_id for gateway in gateways})
@@ -109,12 +116,15 @@ def documents(gateways: Sequence[GatewayReplica], *, now: datetime) -> dict[UUID
         mine = tuple(
             _endpoint(
                 row,
-                accounting.keys_of(row, keys.get(row.pk, ()), sharers, prices, of_unit=gateway.unit_id is not None),
-                serving.get(row.pk, ()),
+                accounting.keys_of(
+                    row, keys.get(row.served_id, ()), sharers, prices, of_unit=gateway.unit_id is not None
+                ),
+                serving.get(row.pk) or _served_revision(row),
                 gateway,
                 depths.get(row.tenant_id, ""),
                 prices,
                 rolling.get(row.pk),
+                moving.get(row.served_id),
             )
             for row in endpoints
             if (
@@ -124,7 +134,10 @@ def documents(gateways: Sequence[GatewayReplica], *, now: datetime) -> dict[UUID
             )
         )
         # While an endpoint drains or rolls out, what comes next waits for what gateways say.
-        ending = any(endpoint.state is EndpointState.CLOSED or endpoint.uid in rolling for endpoint in mine)
+        ending = any(
+            endpoint.state is EndpointState.CLOSED or endpoint.uid in rolling or endpoint.uid in moving
+            for endpoint in mine
+        )
         made[gateway.pk] = ConfigDocument(
             version=gateway.config_version,
             boundary_uid=gateway.boundary_id,
@@ -194,6 +207,11 @@ def _revisions(endpoints: Sequence[models.Endpoint], rolling: Mapping[UUID, mode
     return {endpoint: [key for *_, key in sorted(several)[:MOST_HOP_KEYS]] for endpoint, several in found.items()}
 
 
+def _served_revision(row: models.Endpoint) -> Sequence[UUID]:
+    """Return the revision that a stand-in runs, which is its endpoint's: nothing takes over while that moves."""
+    return () if row.stands_in_for_id is None or row.revision_id is None else (row.revision_id,)
+
+
 def _endpoint(
     row: models.Endpoint,
     keys: tuple[EndpointKey, ...],
@@ -202,6 +220,7 @@ def _endpoint(
     depth: str,
     prices: accounting.Prices,
     rolling: models.Rollout | None,
+    move: models.Move | None,
 ) -> EndpointConfig:
     state, reason = EndpointState.OPEN, ""
     if row.deletion_requested_at is not None:
@@ -209,14 +228,15 @@ def _endpoint(
     elif depth:
         state, reason = EndpointState.SUSPENDED, SUSPENDED_WORDS[depth]
     return EndpointConfig(
-        uid=row.pk,
-        name=row.name,
+        uid=row.served_id,
+        name=row.served.name,
         tenant=row.tenant_id,
         state=state,
         reason=reason,
-        models=(row.name,),
+        models=(row.served.name,),
         backends=() if row.slept_at is not None else _backends(row, rolling, only=gateway.unit_id),
         waiting=_waiting(row, rolling),
+        moved=moves.is_given_up(row, move),
         hop_keys=tuple(str(revision) for revision in serving),
         keys=keys,
         context_tokens=accounting.context_tokens(row),

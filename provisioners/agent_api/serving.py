@@ -33,7 +33,7 @@ def answer_to(actor: Actor) -> ServingAnswer | None:
             raise NotVisible
         unit = Unit.objects.get(pk=row.unit_id)
         endpoint = (
-            Endpoint.objects.select_related("revision__model")
+            Endpoint._base_manager.select_related("revision__model", "stands_in_for")
             .filter(allocation_id=unit.allocation_id, released_at=None, deletion_requested_at=None)
             .first()
         )

@@ -104,6 +104,10 @@ class EndpointSpec:
     """Another revision, for as long as one takes over from the other; only where capability `canary` is there."""
     on_beside: frozenset[UUID] = frozenset()
     """The units whose replicas run `beside`."""
+    name_uid: UUID | None = None
+    """Whose name it answers by: the same for both places of an endpoint that moves. None: it has none of its own."""
+    named: bool = True
+    """Whether that name is to lead here; only where capability `move` is there can it lead elsewhere."""
 
     def serving_of(self, unit: UnitSpec) -> ServingSpec:
         """Return what the replica of a unit runs."""

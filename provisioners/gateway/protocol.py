@@ -272,6 +272,8 @@ class EndpointConfig(_FromControlPlane):
     backends: tuple[Backend, ...] = ()
     waiting: Waiting | None = None
     """Set while requests are to wait for a replica instead of being refused."""
+    moved: bool = False
+    """Whether its name leads to another gateway now: who asks here still is answered, and his connection closed."""
     hop_keys: tuple[str, ...] = Field(default=(), repr=False)
     """Bearer keys that its backends ask for, the newest revision's first: while a revision takes over, each backend
     takes one of them. Empty: they ask for none. As the control plane keeps a document, these are ids of revisions."""

@@ -467,8 +467,13 @@ class Proxy:
                 body = await answer.read()
                 call.usage = usage_in(body)
                 call.outcome = RequestOutcome.COMPLETED
-                return web.Response(status=answer.status, body=body, headers=headers)
+                whole = web.Response(status=answer.status, body=body, headers=headers)
+                if self._is_elsewhere(call):
+                    whole.force_close()
+                return whole
             response = web.StreamResponse(status=answer.status, headers=headers)
+            if self._is_elsewhere(call):
+                response.force_close()
             if length is not None:
                 response.content_length = length
             await response.prepare(request)
@@ -491,6 +496,11 @@ class Proxy:
         finally:
             answer.close()
         return response
+
+    def _is_elsewhere(self, call: Call) -> bool:
+        """Whether the endpoint's name leads elsewhere by now: who asks again should do it on a new connection."""
+        found = None if self.routing is None else self.routing.endpoint(call.grant.endpoint.uid)
+        return found is None or found.moved
 
     async def _relay_events(
         self, answer: aiohttp.ClientResponse, response: web.StreamResponse, asked: bodies.Asked, call: Call

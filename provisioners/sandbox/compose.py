@@ -136,7 +136,9 @@ def _endpoint(spec: EndpointSpec) -> list[Step]:
         if key is not None:
             payload[KEY_FIELD] = key
         found.append(make(spec.ref, indexed("serving.replica", unit.index), replica, payload, dormant=dormant))
-    service = {"model": spec.serving.model, "cut_off": spec.cut_off}
+    service: dict[str, Any] = {"model": spec.serving.model, "cut_off": spec.cut_off}
+    if spec.name_uid is not None:
+        service |= {"name": str(spec.name_uid), "named": spec.named}
     found.append(make(spec.ref, "serving.service", service, common | service))
     return found
 
@@ -188,7 +190,7 @@ def _namespace(spec: NamespaceSpec) -> list[Step]:
 
 def _serving(spec: EndpointSpec, serving: ServingSpec) -> dict[str, Any]:
     return {
-        "endpoint": str(spec.ref.uid),
+        "endpoint": str(spec.name_uid or spec.ref.uid),
         "model": serving.model,
         "source": serving.source,
         "commit": serving.commit,

@@ -408,6 +408,11 @@ def _finish_replica(work: Work) -> None:
 def _finish_service(work: Work) -> None:
     work.owner.published = True
     work.owner.model = str(work.payload["model"])
+    work.owner.public_name = str(work.payload.get("name", ""))
+    if not work.payload.get("named", True):
+        work.owner.named_at = 0.0
+    elif work.owner.named_at == 0.0:
+        work.owner.named_at = work.ends_at
     work.owner.cut_off = bool(work.payload["cut_off"])
 
 
@@ -516,7 +521,7 @@ def finish_undo(work: Work) -> None:
         case "namespace.limits":
             owner.limits = {}
         case "serving.service":
-            owner.published = False
+            owner.published, owner.named_at = False, 0.0
         case "vm.power" if workload is not None:
             _vacate(state, workload)
         case "serving.replica" if workload is not None and workload.is_vm:

@@ -79,6 +79,12 @@ class ObjectRecord:
     model: str = ""
     published: bool = False
     """True once `serving.service` is there."""
+    public_name: str = ""
+    """Of an endpoint: whose name it answers by; several objects may, one of them has it."""
+    named_at: float = 0.0
+    """When it got that name last; 0 while it is not to have it."""
+    name_port: int = 0
+    """Where that name is listened for, on this machine."""
 
 
 @dataclass(slots=True)
@@ -257,6 +263,8 @@ class Settings:
     """`local` starts a real model server on this machine for each replica, `stub` answers in its place."""
     gateways: str = "simulated"
     """`real` starts the gateway program as a process of its own, `simulated` does not."""
+    names: bool = False
+    """Whether each endpoint has an address of its own that follows it to other estates of this server (`names.py`)."""
     enforce_limits: bool = True
     """Whether a namespace refuses GPU pods above its own limits."""
     task_memory_s: float = 3600.0

@@ -18,7 +18,8 @@ Control side (`control.py`), same token: `control/settings` (GET, PATCH), `contr
 (POST; `…/<name>` DELETE), `control/objects/<uid>` (DELETE), `control/models`, `control/truth`,
 `control/leftovers` (GET).
 
-Without a token: `/healthz`, `replicas/<unit>/…` (`stub.py`) and `gateways/<uid>/v1/…` (simulated gateways).
+Without a token: `/healthz`, `replicas/<unit>/…` (`stub.py`) and `gateways/<uid>/v1/…` (simulated gateways); beside the
+estates `/names/<endpoint>/v1/…`, whichever simulated gateway has that name (`names.py`).
 
 Errors are {"error": word, "detail", "raw", "retry_after_s"} with the words of `faults.ERRORS`; a driver
 reads the word. Whatever a call changed is durable before its answer goes out.
@@ -54,12 +55,13 @@ from provisioners.driver import (
     Secret,
     Step,
 )
-from provisioners.sandbox import control, files, views
+from provisioners.sandbox import control, files, names, views
 from provisioners.sandbox.estate import SECRET_FIELDS, Estate
 from provisioners.sandbox.faults import Hanging, error_as_json
 from provisioners.sandbox.gateways import GatewayKeeper
 from provisioners.sandbox.hosting import Hosting, UnknownEstate
 from provisioners.sandbox.models import ModelKeeper
+from provisioners.sandbox.names import NameKeeper
 from provisioners.sandbox.records import as_row
 from provisioners.sandbox.stub import Stub, place_of
 
@@ -99,6 +101,7 @@ class Server:
         self._hosting = hosting
         self._keeper = keeper
         self._models = models
+        self._names_kept = NameKeeper(hosting)
         self._token = token
         self._stub = Stub()
 
@@ -115,16 +118,19 @@ class Server:
             app.router.add_route(method, f"/estates/{{estate}}/{path}", self._call(act))
         app.router.add_route("*", "/estates/{estate}/replicas/{unit}/{path:.*}", self._replica)
         app.router.add_route("*", "/estates/{estate}/gateways/{gateway}/{path:.*}", self._gateway)
+        app.router.add_route("*", "/names/{name}/{path:.*}", self._name)
         app.cleanup_ctx.append(self._keeping)
         return app
 
     async def _keeping(self, _app: web.Application) -> Any:
         await self._keeper.start()
+        await self._names_kept.start()
         if self._models is not None:
             await self._models.start()
         yield
         if self._models is not None:
             await self._models.stop()
+        await self._names_kept.stop()
         await self._keeper.stop()
         self._hosting.close()
 
@@ -165,6 +171,7 @@ class Server:
                 return _problem({"error": "rejected", "detail": str(error)}, 400)
             finally:
                 self._keeper.wake()
+                self._names_kept.wake()
                 if self._models is not None:
                     self._models.wake()
             if hang is not None:
@@ -232,8 +239,18 @@ class Server:
 
     async def _gateway(self, request: web.Request) -> web.StreamResponse:
         """Answer for a simulated gateway: chooses a replica by the model's name and checks no keys."""
-        estate = self._hosting.find(request.match_info["estate"])
-        gateway = estate.state.gateways.get(request.match_info["gateway"])
+        return await self._simulated(request, request.match_info["estate"], request.match_info["gateway"])
+
+    async def _name(self, request: web.Request) -> web.StreamResponse:
+        """Answer for the simulated gateway that has a name now."""
+        found = names.gateways_of(self._hosting, request.match_info["name"])
+        if not found:
+            return _problem({"error": "rejected", "detail": "nothing has this name"}, 404)
+        return await self._simulated(request, found[0][0], found[0][1].uid)
+
+    async def _simulated(self, request: web.Request, name: str, uid: str) -> web.StreamResponse:
+        estate = self._hosting.find(name)
+        gateway = estate.state.gateways.get(uid)
         if gateway is None or not gateway.simulated:
             return _problem({"error": "rejected", "detail": "no such simulated gateway"}, 404)
         body = await _body(request) or {}

@@ -76,6 +76,8 @@ def capabilities(state: State) -> Capabilities:
         missing["local-models"] = 'model servers answer as stubs; set the estate\'s setting "models" to "local"'
     if state.settings.gateways != "real":
         missing["real-gateways"] = 'set the estate\'s setting "gateways" to "real"'
+    if not state.settings.names:
+        missing["move"] = 'addresses of endpoints stay where they are; set the estate\'s setting "names" to true'
     return Capabilities(
         kind="sandbox",
         version=VERSION,
@@ -87,6 +89,7 @@ def capabilities(state: State) -> Capabilities:
             "console": False,
             "real-gateways": "real-gateways" not in missing,
             "local-models": "local-models" not in missing,
+            "move": "move" not in missing,
         },
         missing=missing,
         simulated=True,
@@ -383,14 +386,31 @@ def _address(state: State, owner: ObjectRecord, workloads: list[WorkloadRecord],
         if not owner.published and owner.boundary_kind != "vm":
             return ""
         carrier = owner if owner.boundary_kind == "vm" else state.objects.get(owner.boundary, owner)
+    gateway = next(iter(gateways_in_front(state, carrier, workloads)), None)
+    if gateway is None:
+        return ""
+    if owner.kind == Kind.ENDPOINT and state.settings.names and owner.public_name:
+        return _address_by_name(owner, url, simulated=gateway.simulated)
+    return f"{url}/gateways/{gateway.uid}/v1" if gateway.simulated else f"http://127.0.0.1:{gateway.port}/v1"
+
+
+def _address_by_name(owner: ObjectRecord, url: str, *, simulated: bool) -> str:
+    """Return the address that an endpoint is reached at by its name, "" while nobody listens for that yet."""
+    if simulated:
+        return f"{url.partition('/estates/')[0]}/names/{owner.public_name}/v1"
+    return f"http://127.0.0.1:{owner.name_port}/v1" if owner.name_port else ""
+
+
+def gateways_in_front(state: State, carrier: ObjectRecord, workloads: list[WorkloadRecord]) -> list[GatewayRecord]:
+    """Return the gateways of a boundary or of an endpoint's VMs that run now, by step."""
     running = [workload.index for workload in workloads if workload.running]
+    found = []
     for name in in_order(carrier.parts):
         gateway = state.gateways.get(carrier.parts[name].gateway)
         index = split(name)[1]
-        if gateway is None or not gateway.running or (index is not None and index not in running):
-            continue
-        return f"{url}/gateways/{gateway.uid}/v1" if gateway.simulated else f"http://127.0.0.1:{gateway.port}/v1"
-    return ""
+        if gateway is not None and gateway.running and (index is None or index in running):
+            found.append(gateway)
+    return found
 
 
 def _power(workloads: list[WorkloadRecord]) -> Power | None:

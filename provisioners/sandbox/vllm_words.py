@@ -10,6 +10,8 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final
 
+from provisioners.serving import failures
+
 _PREFIX: Final = re.compile(r"^\((?P<who>[\w-]+) pid=\d+\) |^(?:INFO|WARNING|ERROR) [\d:\- ]+\[[^\]]*\] ")
 _NOISE: Final = re.compile(r'"GET /(?:health|metrics|version|ping)[ ?]|[█▄▀]|^\s*$|^\x1b')
 _STAGES: Final = (
@@ -22,17 +24,12 @@ _STAGES: Final = (
     ("version 0.", "vLLM is starting"),
 )
 """Words of the log, the latest first → what people read."""
-_REASONS: Final = (
-    (re.compile(r"No available memory for the cache blocks|KV cache is needed, which is larger"),
-     "the GPU's memory does not hold the model and one request of full length; take more memory or a shorter context"),
-    (re.compile(r"CUDA out of memory|OutOfMemoryError"), "the GPU's memory ran out"),
+_HERE: Final = (
     (re.compile(r"LocalEntryNotFoundError|OfflineModeIsEnabled|outgoing traffic has been disabled|cached snapshot"),
      "the model is not in the cache of this place, and nothing is fetched here"),
     (re.compile(r"Address already in use|EADDRINUSE"), "its port was taken by another program"),
-    (re.compile(r"User-specified max_model_len .* is greater"), "the context asked for is longer than the model's"),
-    (re.compile(r"trust_remote_code|contains custom code"),
-     "the model brings code of its own, which nobody runs here"),
 )  # fmt: skip
+"""What goes wrong on this machine only; all else is told as everywhere (`provisioners.serving.failures`)."""
 _ERROR: Final = re.compile(r"\b((?:[\w.]+)?(?:Error|Exception)): (.+)")
 
 
@@ -51,9 +48,11 @@ def doing(lines: Sequence[str]) -> str:
 
 def why_it_ended(lines: Sequence[str]) -> str:
     """Return why a server ended, in plain words where the cause is known, else its own last error."""
-    for pattern, sentence in _REASONS:
+    for pattern, sentence in _HERE:
         if any(pattern.search(line) for line in lines):
             return sentence
+    if known := failures.words_of("\n".join(lines)):
+        return known
     for line in reversed(lines):
         found = _ERROR.search(line)
         if found and "See root cause above" not in line:

@@ -66,7 +66,7 @@ _KNOWN: Final[tuple[tuple[re.Pattern[str], Words], ...]] = (
         _plain("this version of vLLM does not know this kind of model"),
     ),
     (
-        re.compile(r"trust_remote_code"),
+        re.compile(r"trust_remote_code=True|contains custom code"),
         _plain("the model brings a program of its own, which is never run here: an operator must choose another one"),
     ),
     (

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from typing import Any, ClassVar
+from uuid import UUID
 
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import F, Q
+from django.db.models.functions import Coalesce
 
 from tenants.models.allocation import Allocation, Boundary
 from tenants.models.fields import SlugField, WordField, choice_check, primary_key, short_id, slug_check
 from tenants.models.reconciled import Reconciled, reconciled_constraints, reconciled_indexes
-from tenants.states import ROLLOUT_FINAL, BudgetPeriod, IdleUnits, RolloutState, RolloutStrategy
+from tenants.states import (
+    MOVE_FINAL,
+    ROLLOUT_FINAL,
+    BudgetPeriod,
+    IdleUnits,
+    MoveState,
+    RolloutState,
+    RolloutStrategy,
+)
 
 
 class ServedModel(models.Model):
@@ -75,6 +85,14 @@ _machine_constraints, _machine_indexes = _product_meta("machine")
 _namespace_constraints, _namespace_indexes = _product_meta("namespace")
 
 
+class ShownEndpoints(models.Manager["Endpoint"]):
+    """Endpoints as people know them: no stand-ins of ones that move. `_base_manager` has all."""
+
+    def get_queryset(self) -> models.QuerySet[Endpoint]:
+        """Return those that stand in for nobody."""
+        return super().get_queryset().filter(stands_in_for__isnull=True)
+
+
 class Endpoint(Product):
     """A served model behind a URL inside a boundary."""
 
@@ -95,10 +113,22 @@ class Endpoint(Product):
     idle_units = WordField(default=IdleUnits.KEEP, db_default=IdleUnits.KEEP.value)
     wake_wait_s = models.PositiveIntegerField(default=300, db_default=300)
     """How long a request waits for it to wake before it is refused."""
+    seat = models.UUIDField(null=True, blank=True)
+    """Id of its object at its provider; null: its own. A move makes another object, which it takes over."""
+    stands_in_for = models.ForeignKey("self", null=True, blank=True, on_delete=models.CASCADE, related_name="+")
+    """Set for the other place of an endpoint that moves, and for its former one until nothing of that is left."""
+    moving_to = models.ForeignKey("self", null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
+    """The place that it moves to, as long as a move is on its way."""
+
+    objects = ShownEndpoints()
 
     class Meta:
         constraints: ClassVar[list[Any]] = [
             *_endpoint_constraints,
+            models.UniqueConstraint(Coalesce("seat", "id"), name="endpoint_seat"),
+            models.CheckConstraint(
+                condition=Q(stands_in_for__isnull=True) | Q(moving_to__isnull=True), name="endpoint_stands_still"
+            ),
             choice_check("endpoint_idle_units", "idle_units", IdleUnits),
             models.CheckConstraint(
                 condition=Q(idle_after_s__isnull=True) | Q(idle_after_s__gte=60), name="endpoint_idle_after"
@@ -106,6 +136,17 @@ class Endpoint(Product):
             models.CheckConstraint(condition=Q(wake_wait_s__gte=1, wake_wait_s__lte=3600), name="endpoint_wake_wait"),
         ]
         indexes = _endpoint_indexes
+
+    @property
+    def served_id(self) -> UUID:
+        """Return the endpoint whose requests this place answers: itself, or the one that it stands in for."""
+        found: UUID = self.stands_in_for_id or self.pk
+        return found
+
+    @property
+    def served(self) -> Endpoint:
+        """Return that endpoint."""
+        return self.stands_in_for or self
 
 
 class Revision(models.Model):
@@ -189,6 +230,47 @@ class Rollout(models.Model):
         ]
         indexes: ClassVar[list[models.Index]] = [
             models.Index(fields=["endpoint", "created_at", "id"], name="rollout_endpoint"),
+        ]
+
+
+class Move(models.Model):
+    """One endpoint on its way to another boundary, from the asking to its end; see `tenants.moves`."""
+
+    id = primary_key()
+    tenant = models.ForeignKey("tenants.Tenant", on_delete=models.PROTECT, related_name="+")
+    endpoint = models.ForeignKey(Endpoint, on_delete=models.CASCADE, related_name="moves")
+    stand_in = models.ForeignKey(Endpoint, null=True, on_delete=models.SET_NULL, related_name="+")
+    """The new place; once the endpoint has taken that over, its former one."""
+    source = models.JSONField(default=dict)
+    """{kind, provider, site}."""
+    target = models.JSONField(default=dict)
+    """The same, as far as it was asked for; all of it once it has room there."""
+    by_hand = models.BooleanField(default=False)
+    watch_s = models.PositiveIntegerField(default=300)
+    state = WordField()
+    since = models.DateTimeField()
+    cut_at = models.DateTimeField(null=True, blank=True)
+    """When its name went over."""
+    unready_since = models.DateTimeField(null=True, blank=True)
+    """Since when it does not work there, while it should."""
+    reason = models.CharField(max_length=500, blank=True, default="")
+    """Why it was undone."""
+    author = models.ForeignKey("tenants.Person", null=True, on_delete=models.PROTECT, related_name="+")
+    created_at = models.DateTimeField()
+    ended_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        constraints: ClassVar[list[Any]] = [
+            models.UniqueConstraint(fields=["endpoint"], condition=Q(ended_at__isnull=True), name="move_one_at_once"),
+            choice_check("move_state", "state", MoveState),
+            models.CheckConstraint(
+                condition=Q(ended_at__isnull=False, state__in=sorted(word.value for word in MOVE_FINAL))
+                | (Q(ended_at__isnull=True) & ~Q(state__in=sorted(word.value for word in MOVE_FINAL))),
+                name="move_ended",
+            ),
+        ]
+        indexes: ClassVar[list[models.Index]] = [
+            models.Index(fields=["endpoint", "created_at", "id"], name="move_endpoint"),
         ]
 
 

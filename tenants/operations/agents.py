@@ -170,7 +170,7 @@ def serves(*, gateway: UUID, version: int, actor: Actor, now: datetime) -> None:
     if row is None:
         raise Gone
     if version <= row.config_version and version != row.reported_version:
-        waiting = Endpoint.objects.filter(boundary_id=row.boundary_id, released_at=None, phase__in=_WAITING)
+        waiting = Endpoint._base_manager.filter(boundary_id=row.boundary_id, released_at=None, phase__in=_WAITING)
         for endpoint in waiting.order_by("pk"):
             desired.nudge_now(endpoint, at=now)
         GatewayReplica.objects.filter(pk=gateway).update(reported_version=version, last_seen_at=now)
@@ -269,8 +269,9 @@ def report(*, gateway: UUID, body: Mapping[str, Any], version: int, actor: Actor
     if rolling:
         before, after = _with_counts(before, row.report, rolling), _with_counts(after, body, rolling)
     changed = [uid for uid in {*before, *after} if before.get(uid) != after.get(uid)]
-    mine = Endpoint.objects.filter(pk__in=changed, boundary_id=row.boundary_id, released_at=None).order_by("pk")
-    for endpoint in mine:
+    served = Q(pk__in=changed) | Q(stands_in_for__in=changed)
+    mine = Endpoint._base_manager.filter(served, boundary_id=row.boundary_id, released_at=None)
+    for endpoint in mine.order_by("pk"):
         desired.nudge_now(endpoint, at=now)
     GatewayReplica.objects.filter(pk=gateway).update(
         report=dict(body),

@@ -461,7 +461,7 @@ def tell_product(row: Allocation) -> None:
     if model is None:
         return
     said = {ConditionType.APPROVED.value, ConditionType.PLACED.value}
-    for product in model.objects.select_for_update(no_key=True).filter(allocation=row, released_at__isnull=True):
+    for product in model._base_manager.select_for_update(no_key=True).filter(allocation=row, released_at__isnull=True):
         kept = [c for c in product.conditions if c["type"] not in said]
         product.conditions = sorted(
             [*kept, *(c for c in row.conditions if c["type"] in said)], key=lambda c: str(c["type"])

@@ -16,7 +16,7 @@ from tenants.errors import Conflict, Gone, InvalidSpec
 from tenants.models import Endpoint, GatewayReplica, Provider
 from tenants.operations import products
 from tenants.operations.allocations import expect_version
-from tenants.operations.rollouts import live_of
+from tenants.operations.rollouts import live_of, refuse_moving
 from tenants.policies import ROUTES
 from tenants.states import BoundaryKind, IdleUnits
 from tenants.transactions import operation
@@ -38,6 +38,7 @@ def sleep(*, endpoint: Endpoint, actor: Actor, now: datetime, version: int | Non
     if row.slept_at is not None:
         return row
     _refuse_unable(row)
+    refuse_moving(row)
     if live_of(row) is not None:
         msg = "Another revision is taking over; promote it or abort it first."
         raise Conflict(msg, code="rollout-running")

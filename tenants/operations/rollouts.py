@@ -161,6 +161,13 @@ def refusal(kind: str, provider: Provider) -> str:
     return ""
 
 
+def refuse_moving(row: Endpoint) -> None:
+    """Raise `Conflict` (`move-running`) for an endpoint that is on its way to another boundary."""
+    if row.moving_to_id is not None:
+        msg = "It is moving to another place; wait for the end of that, or undo it: one change at a time."
+        raise Conflict(msg, code="move-running")
+
+
 def begin(
     row: Endpoint,
     revision: Revision,
@@ -174,6 +181,7 @@ def begin(
 
     None where nothing runs yet that could make way: it is simply what serves. Raises `Conflict` (`rollout-running`).
     """
+    refuse_moving(row)
     live = live_of(row)
     if live is not None and live.strategy == RolloutStrategy.CANARY.value:
         msg = (
@@ -302,6 +310,7 @@ def rollback(
         ask = RolloutAsk()
     beside = claim_beside(endpoint, ask, actor=actor, now=now)
     row = _locked(endpoint, "endpoints.rollback", actor, version)
+    refuse_moving(row)
     present = row.revision
     if present is None:
         msg = f"{row.name} serves nothing yet."

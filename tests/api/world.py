@@ -53,6 +53,8 @@ BODIES: dict[str, Any] = {
     "endpoints.abort": {},
     "endpoints.set_idle": {"after_s": 1800},
     "endpoints.rollback": {},
+    "endpoints.move": {"kind": "vm"},
+    "endpoints.undo_move": {},
     "endpoints.create_key": {"name": "laptop"},
     "endpoints.roll_key": {"overlap_s": 60},
     "endpoints.limit_key": {"requests_per_minute": 60},

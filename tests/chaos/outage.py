@@ -96,7 +96,7 @@ def run(stack: Stack, *, away_s: float) -> list[Row]:
     for each, chat in zip(made, chats, strict=True):
         asked, good = sum(chat.statuses.values()), chat.statuses[str(GOOD)]
         rows.append(Row(NAME, f"answers of {each.name} meanwhile", f"{dict(chat.statuses)}", asked == good > 0))
-        rows.append(_counted(stack, each, good))
+        rows.append(counted(stack, each, good))
     after = Client(stack, Answers())
     for each in made:
         after.delete(each)
@@ -105,17 +105,17 @@ def run(stack: Stack, *, away_s: float) -> list[Row]:
     return [*rows, *facts.once(stack, NAME), *facts.clean(stack, NAME, empty=True)]
 
 
-def _counted(stack: Stack, made: Acknowledged, good: int) -> Row:
+def counted(stack: Stack, made: Acknowledged, good: int, *, name: str = NAME) -> Row:
     """Wait until all that was answered is counted, and see that no more is."""
     query = "SELECT coalesce(sum(requests), 0) FROM tenants_endpointusage WHERE endpoint_id = %s"
     what = f"requests of {made.name} counted after the return"
     try:
         took = until(lambda: stack.number(query, made.uid) >= good, within_s=60, what=what)
     except AssertionError:
-        return Row(NAME, what, f"{stack.number(query, made.uid)} of {good}", ok=False)
+        return Row(name, what, f"{stack.number(query, made.uid)} of {good}", ok=False)
     pause(2.0)
-    counted = stack.number(query, made.uid)
-    return Row(NAME, what, f"{counted} of {good}, {took:.1f} s later", counted == good)
+    found = stack.number(query, made.uid)
+    return Row(name, what, f"{found} of {good}, {took:.1f} s later", found == good)
 
 
 def _take_away(stack: Stack) -> None:

@@ -149,7 +149,7 @@ def faults(recording: Recording, scenario: Scenario, known: set[tuple[str, str]]
     """
     for step in recording.steps():
         place = (step, f"{scenario.name.partition('/')[2].partition(' ')[0]} {scenario.verb}")
-        if place in known:
+        if place in known or (scenario.faulty is not None and step not in scenario.faulty):
             continue
         known.add(place)
         call = step if step.startswith("undo:") else f"start:{step}"

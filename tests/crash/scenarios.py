@@ -28,14 +28,27 @@ from tenants.models import (
     Intent,
     Machine,
     Membership,
+    Move,
     Namespace,
     Person,
     Provider,
     ProviderCredential,
+    Rollout,
     Tenant,
     Unit,
 )
-from tenants.operations import allocations, endpoints, machine_changes, machines, members, namespaces, tenants
+from tenants.operations import (
+    allocations,
+    endpoints,
+    idling,
+    machine_changes,
+    machines,
+    members,
+    moves,
+    namespaces,
+    rollouts,
+    tenants,
+)
 from tenants.operations import findings as finding_operations
 from tenants.specs import (
     AllocationSpec,
@@ -43,12 +56,24 @@ from tenants.specs import (
     EndpointAsk,
     GpuAsk,
     MachineAsk,
+    MoveAsk,
     NamespaceAsk,
     RevisionAsk,
+    RolloutAsk,
+    RolloutStep,
     UnitAsk,
     Where,
 )
-from tenants.states import BoundaryKind, ConditionType, PlatformRole, Reason, Role, SuspensionDepth
+from tenants.states import (
+    BoundaryKind,
+    ConditionType,
+    IdleUnits,
+    PlatformRole,
+    Reason,
+    Role,
+    RolloutStrategy,
+    SuspensionDepth,
+)
 from tenants.transactions import acting
 from tests import factories
 from tests.crash.provider import DOCUMENT, TOKEN, EstateAccess
@@ -94,15 +119,15 @@ def operator() -> Actor:
 
 
 def products() -> list[Any]:
-    """Return the live products."""
+    """Return the live products, as people know them."""
     models = (Endpoint, Machine, Namespace)
-    return [row for model in models for row in model._base_manager.filter(released_at__isnull=True).order_by("name")]
+    return [row for model in models for row in model.objects.filter(released_at__isnull=True).order_by("name")]
 
 
 def lay_ground(world: World) -> None:
     """Make tenant, people, quota, catalogue, and a sandbox whose hosts were discovered and opened."""
     assert isinstance(world.estate, EstateAccess)
-    world.estate.make({**DOCUMENT, "settings": AT_ONCE})
+    world.estate.make({**DOCUMENT, "settings": {**AT_ONCE, "names": True}})
     lay_people()
     config = {"url": world.site.provider_url, "estate": world.site.estate}
     connect(world, factories.provider(name="sandbox", config=config, due_at=world.clock()), TOKEN)
@@ -170,6 +195,66 @@ def ask_bare(world: World) -> None:
 def _revise(world: World) -> None:
     ask = RevisionAsk(MODEL, {"max_model_len": 4096})
     endpoints.revise(endpoint=Endpoint.objects.get(), ask=ask, actor=owner(), now=world.clock())
+
+
+def _canary(world: World) -> None:
+    _begin_canary(world, RolloutStep(50, 1))
+
+
+def _begin_canary(world: World, step: RolloutStep) -> None:
+    endpoints.revise(
+        endpoint=Endpoint.objects.get(),
+        ask=RevisionAsk(MODEL, {"max_model_len": 4096}),
+        rollout=RolloutAsk(RolloutStrategy.CANARY, (step,)),
+        actor=owner(),
+        now=world.clock(),
+    )
+
+
+def _abort(world: World) -> None:
+    rollouts.abort(endpoint=Endpoint.objects.get(), actor=owner(), now=world.clock())
+
+
+def _canary_aborted(world: World) -> None:
+    """Abort a canary that gets its share of the requests; until then nobody dies."""
+    _begin_canary(world, RolloutStep(50, None))
+    _drive_until(world, lambda: Rollout.objects.get().state == "stepping")
+    _abort(world)
+
+
+def _drive_until(world: World, met: Callable[[], bool]) -> None:
+    assert world.drive(met, most=60) is not None, world.explain()
+
+
+def _sleep(world: World) -> None:
+    """Let it go to zero and give its units back."""
+    row = Endpoint.objects.get()
+    idling.set_idle(endpoint=row, after_s=None, units=IdleUnits.RELEASE, wait_s=60, actor=owner(), now=world.clock())
+    idling.sleep(endpoint=row, actor=owner(), now=world.clock())
+
+
+def _wake(world: World) -> None:
+    idling.wake(endpoint=Endpoint.objects.get(), actor=owner(), now=world.clock())
+
+
+def _go(kind: BoundaryKind, product: str, profile: str) -> Act:
+    """Build it in another boundary, where it works before anybody dies, and let its name go over."""
+
+    def act(world: World) -> None:
+        ask = MoveAsk(kind, gpu=GpuAsk(product, profile), by_hand=True, watch_s=0)
+        moves.begin(endpoint=Endpoint.objects.get(), ask=ask, actor=owner(), now=world.clock())
+        _drive_until(world, lambda: Move.objects.get().state == "beside")
+        moves.cut_over(endpoint=Endpoint.objects.get(), actor=owner(), now=world.clock())
+
+    return act
+
+
+def _go_back(world: World) -> None:
+    """Undo a move whose name has gone over; until then nobody dies."""
+    ask = MoveAsk(BoundaryKind.VM, gpu=GpuAsk("A100-80GB"), watch_s=600)
+    moves.begin(endpoint=Endpoint.objects.get(name="chat"), ask=ask, actor=owner(), now=world.clock())
+    _drive_until(world, lambda: Move.objects.get().state == "watching")
+    moves.undo(endpoint=Endpoint.objects.get(name="chat"), actor=owner(), now=world.clock())
 
 
 def _suspend(world: World) -> None:
@@ -299,6 +384,34 @@ def _revised() -> bool:
     return everything("Ready")() and Endpoint.objects.get().observed["revision"] == 2
 
 
+def _rolled(revision: int) -> Callable[[], bool]:
+    """Return a condition: this revision serves alone, on as many units as it asks for."""
+
+    def met() -> bool:
+        ended = not Rollout.objects.filter(ended_at__isnull=True).exists()
+        row = Endpoint.objects.get()
+        units = Unit.objects.filter(allocation=row.allocation, released_at__isnull=True).count()
+        return ended and everything("Ready")() and (row.observed["revision"], units) == (revision, 1)
+
+    return met
+
+
+def _asleep() -> bool:
+    held = Unit.objects.filter(host__isnull=False, released_at__isnull=True).exists()
+    return at_rest() and Endpoint.objects.get().slept_at is not None and not held
+
+
+def _is_in(kind: BoundaryKind) -> Callable[[], bool]:
+    """Return a condition: it is at one place, in a boundary of this kind."""
+
+    def met() -> bool:
+        row = Endpoint.objects.select_related("boundary").get()
+        over = row.moving_to_id is None and row.boundary is not None and row.boundary.kind == kind.value
+        return over and everything("Ready")()
+
+    return met
+
+
 def _switched_off() -> bool:
     return at_rest() and all(
         c["status"] == "False" and c["reason"] == Reason.BY_OWNER.value
@@ -347,6 +460,11 @@ class Scenario:
     end: Callable[[], bool]
     opposite: tuple[Opposite, ...] = field(default=())
     """What may be asked for while it is under way."""
+    faulty: frozenset[str] | None = None
+    """Steps that meet faults here, as the others did elsewhere; None: all that did not. One that is refused ends a
+    course somewhere else, by itself."""
+    is_course: bool = False
+    """Whether it waits by itself between its steps, so that also undisturbed it takes several sweeps."""
 
     @property
     def verb(self) -> str:
@@ -359,6 +477,8 @@ _IN_VM: Final = _endpoint(BoundaryKind.VM, _unit("A100-80GB", ""))
 _BOX: Final = _machine("box")
 _DELETE: Final = (Opposite("delete", delete_everything, gone),)
 _READY: Final = everything("Ready")
+_NONE: Final[frozenset[str]] = frozenset()
+_ABORTS: Final = Opposite("abort", _abort, _rolled(1))
 _SUSPENDED: Final = everything("Suspended")
 
 
@@ -404,6 +524,29 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
         ask_bare,
         _more(2),
         opposite=(Opposite("narrow", _narrow, _more(1)),),
+    ),
+    Scenario(
+        "endpoint/namespace change canary", (_IN_NAMESPACE,), _canary, _rolled(2), (_ABORTS, *_DELETE), _NONE, True
+    ),
+    Scenario("endpoint/namespace change abort", (_IN_NAMESPACE,), _canary_aborted, _rolled(1), (), _NONE, True),
+    Scenario("endpoint/namespace change sleep", (_IN_NAMESPACE,), _sleep, _asleep, _DELETE, _NONE),
+    Scenario("endpoint/namespace change wake", (_IN_NAMESPACE, _sleep), _wake, _READY, (), _NONE),
+    Scenario(
+        "endpoint/namespace change go",
+        (_IN_NAMESPACE, ask_bare),  # what else is there keeps its boundary
+        _go(BoundaryKind.VM, "A100-80GB", ""),
+        _is_in(BoundaryKind.VM),
+        _DELETE,
+        _NONE,
+        is_course=True,
+    ),
+    Scenario(
+        "endpoint/namespace change back",
+        (_IN_NAMESPACE, _BOX),
+        _go_back,
+        _is_in(BoundaryKind.NAMESPACE),
+        faulty=_NONE,
+        is_course=True,
     ),
     *_serving("endpoint/vm", _IN_VM),
     Scenario("endpoint/vm change move", (_IN_VM,), _move, _READY, opposite=_DELETE),

@@ -2,10 +2,11 @@
 
 How "within 2 sweeps" is counted: from the end of the lease that the killed process held, the scenario's whole
 end (not only that step's) must be there after at most 2 sweeps; where the provider works by tasks that outlive a
-sweep, plus the one that sees them ended. Faults are counted from the beginning of the run: the sweep that meets
-the fault, then 2; each repetition and each second of delay that a fault asks for is one more. A sweep that finds
-nothing due is not counted: a pass that asked for a pause (no room: 30 s, a name that is taken: 60 s) is not driven
-before it ends; what waits for it looks every 30 s, and these looks are allowed.
+sweep, plus the one that sees them ended; of a course that waits by itself, plus what it takes undisturbed. Faults are
+counted from the beginning of the run: the sweep that meets the fault, then 2; each repetition and each second of
+delay that a fault asks for is one more. A sweep that finds nothing due is not counted: a pass that asked for a pause
+(no room: 30 s, a name that is taken: 60 s) is not driven before it ends; what waits for it looks every 30 s, and
+these looks are allowed.
 """
 
 from __future__ import annotations
@@ -153,7 +154,8 @@ class Lab:
 
     def allowed(self, point: Point) -> int:
         """Return how many sweeps a point may take to its end; see the module's docstring."""
-        by_themselves = {"at once": 0, "task": 1, "all tasks": self.lengths.get(point.scenario, MOST)}
+        course = self.recordings[point.scenario].sweeps if by_name(point.scenario).is_course else 0
+        by_themselves = {"at once": course, "task": course + 1, "all tasks": self.lengths.get(point.scenario, MOST)}
         asked_for = int(point.options.get("times", 1)) + int(point.options.get("seconds", 0)) if point.effect else 0
         looks = {"no-capacity": 1, "conflicting": 2}.get(str(point.options.get("error")), 0)
         return SPARE + by_themselves[point.variant] + asked_for + looks

@@ -251,7 +251,7 @@ def contradictions(world: World) -> list[str]:
             if row.lease_expires_at is not None:
                 found.append(f"{word} is still leased")
             if word != "allocation":
-                wanted.append(str(row.pk))
+                wanted.append(str(getattr(row, "seat", None) or row.pk))
     found += _compare("object", Counter(wanted), Counter(there["objects"]))
     gateways = GatewayReplica.objects.filter(removed_at__isnull=True).values_list("pk", flat=True)
     found += _compare("gateway", Counter(map(str, gateways)), Counter(there["gateways"]))

@@ -179,3 +179,17 @@ def test_the_last_exit_status_is_found_in_either_state() -> None:
     assert symptoms.exit_code(pod(container=waiting("CrashLoopBackOff", lastState=ended(3)))) == 3
     assert symptoms.exit_code(pod(container={"state": {"running": {}}})) is None
     assert symptoms.exit_code(pod()) is None
+
+
+def test_the_end_of_a_model_servers_log_is_told_in_plain_words() -> None:
+    said = {
+        "terminated": {
+            "exitCode": 1,
+            "reason": "Error",
+            "message": "ValueError: No available memory for the cache blocks.",
+        }
+    }
+
+    assert symptoms.of_pod(pod(container=waiting("CrashLoopBackOff", lastState=said, restartCount=2))) == (
+        "the model leaves no GPU memory for requests: it needs a larger GPU, or a smaller model; 2 restarts so far"
+    )

@@ -46,6 +46,8 @@ PLANTED = {
     "tenants.Allocation": {"name", "description", "labels"},
     "tenants.Boundary": {"address"},
     "tenants.EndpointKey": {"name"},
+    "tenants.Rollout": {"reason", "note"},
+    "tenants.Move": {"reason"},
     "tenants.Request": {"reason", "payload"},
     "tenants.Decision": {"reason"},
     "tenants.RequestComment": {"text"},
@@ -71,6 +73,7 @@ MACHINE = {
     "dimension", "policy", "reachable_from", "token_digest", "credential_digest", "rendered", "report", "body_hash",
     "role", "product", "profile", "spread_group", "avoid_hosts", "rule", "units", "principal", "message_id",
     "step", "handle", "error", "currency", "body", "key_id", "item", "public_key", "kept",
+    "strategy", "steps", "on_new", "baseline", "idle_units", "source", "target", "budget", "lineage", "budget_period",
 }  # fmt: skip
 """Columns that hold words of the product, never of people; a new column has to be put here or above."""
 

@@ -19,6 +19,7 @@ MEMBERS_ONLY = {
     "endpoints.create", "machines.create", "namespaces.create", "endpoint-keys.list", "endpoints.create_key",
     "endpoints.promote", "endpoints.hold", "endpoints.resume", "endpoints.abort", "endpoints.rollback",
     "endpoints.sleep", "endpoints.wake", "endpoints.set_idle",
+    "endpoints.move", "endpoints.cut_over", "endpoints.finish_move", "endpoints.undo_move",
     "endpoints.roll_key", "endpoints.limit_key", "endpoints.revoke_key", "endpoints.revise", "endpoints.delete",
     "machines.delete",
     "namespaces.delete", "machines.power", "machines.rebuild", "machines.resize", "machines.console",

@@ -670,6 +670,25 @@ async def test_health_and_metrics_tell_no_names_and_no_secrets(lab: Lab) -> None
         assert secret not in metrics + health
 
 
+@scenario
+async def test_a_report_says_how_busy_a_model_server_is_as_far_as_it_tells(lab: Lab) -> None:
+    await lab.serve()
+    silent = (await _last_report(lab)).endpoints[0].backends[0]
+    lab.model.metrics = (
+        'vllm:num_requests_running{engine="0"} 2.0\nvllm:num_requests_waiting{engine="0"} 5.0\n'
+        'vllm:kv_cache_usage_perc{engine="0"} 0.25\n'
+    )
+
+    async def load() -> tuple[Any, ...]:
+        backend = lab.control.reports[-1].endpoints[0].backends[0]
+        return backend.running, backend.queued, backend.kv_cache
+
+    told = await until(load, lambda seen: seen[0] is not None)
+
+    assert (silent.reachable, silent.running, silent.queued, silent.kv_cache) == (True, None, None, None)
+    assert told == (2, 5, 0.25)
+
+
 # --- tools ------------------------------------------------------------------------------------------
 
 

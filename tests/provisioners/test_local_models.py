@@ -32,7 +32,7 @@ port = int(next(word for word in sys.argv if word.startswith("--port=")).partiti
 child = subprocess.Popen(["sleep", "3600"])
 print("INFO 01-01 00:00:00 [model.py:1] Resolved architecture: Stub", flush=True)
 if os.path.exists(os.path.join(os.environ["HF_HOME"], "broken")):
-    print("ValueError: User-specified max_model_len (9) is greater than the derived max_model_len (8)", flush=True)
+    print("ValueError: User-specified max_model_len (9) is greater than the derived max_model_len (len=8)", flush=True)
     os._exit(1)
 class Answers(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
@@ -268,7 +268,7 @@ def test_one_that_cannot_start_says_why_in_plain_words_and_runs_when_it_can(sand
         as_wanted(driver, spec)
         return driver.observe(spec.ref).part("serving.replica[0]").message
 
-    sandbox.wait_for(lambda: "the context asked for is longer than the model's" in message())
+    sandbox.wait_for(lambda: "the model takes a context of 8 tokens at most, and 9 were asked for" in message())
     assert any("max_model_len" in line.text for line in driver.logs(spec.ref, since="", tail=20))
     (sandbox.folder / "home" / "broken").unlink()
 

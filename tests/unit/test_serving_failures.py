@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from provisioners.gateway.engine import Load, address_of, load_in
+from provisioners.sandbox.vllm_words import why_it_ended
 from provisioners.serving.failures import words_of
 
 NO_CACHE = "ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization`."
@@ -12,6 +13,10 @@ TOO_LONG = (
     "ValueError: To serve at least one request with the models's max seq len (32768), (4.00 GiB KV cache is needed, "
     "which is larger than the available KV cache memory (1.35 GiB). Based on the available memory, the estimated "
     "maximum model length is 10992. Try increasing `gpu_memory_utilization`"
+)
+LONGER_THAN_THE_MODEL = (
+    "ValueError: User-specified max_model_len (9000) is greater than the derived max_model_len "
+    "(max_position_embeddings=2048 or model_max_length=None in model's config.json)."
 )
 
 
@@ -29,6 +34,12 @@ TOO_LONG = (
             "Total number of attention heads (32) must be divisible by tensor parallel size (3).",
             "a model of 32 attention heads cannot be split over 3 GPUs",
         ),
+        (
+            LONGER_THAN_THE_MODEL,
+            "the model takes a context of 2048 tokens at most, and 9000 were asked for",
+        ),
+        ("Please pass the argument `trust_remote_code=True` to allow custom code to be run.", "a program of its own"),
+        ("INFO Initializing a V1 LLM engine (v0.32.0) with config: trust_remote_code=False, dtype=torch.bfloat16", ""),
         ("INFO 03-01 10:00:00 Starting vLLM API server", ""),
         ("", ""),
     ],
@@ -43,6 +54,13 @@ def test_nothing_of_a_log_but_numbers_is_taken_over() -> None:
 
     assert "secret" not in words_of(log)
     assert "hf_" not in words_of(log)
+
+
+def test_a_log_of_this_machine_says_more_and_ends_with_its_own_error_where_nothing_is_known() -> None:
+    assert why_it_ended(["OSError: [Errno 98] Address already in use"]) == "its port was taken by another program"
+    assert why_it_ended(["INFO starting", NO_CACHE]).startswith("the model leaves no GPU memory for requests")
+    assert why_it_ended(["Traceback", "app.errors.OddError: so it is"]) == "OddError: so it is"
+    assert why_it_ended(["INFO starting"]) == "its log does not say why"
 
 
 def test_load_is_read_from_vllms_metrics() -> None:

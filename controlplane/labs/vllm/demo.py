@@ -30,7 +30,7 @@ FIRST_TOKEN_S: Final = 240.0
 PATIENCE_S: Final = 400.0
 ESTATE: Final[Json] = {
     "schema": "sandbox-estate/1",
-    "settings": {"gateways": "real", "models": "local"},
+    "settings": {"gateways": "real", "models": "local", "names": True},
     "hosts": [
         {"host": "local-a", "name": "local-a.example", "binding": "device", "boundary_kinds": ["namespace"],
          "vcpu": 64, "memory_gib": 256, "gpus": [{"product": "H100-80GB", "count": 1}]},

@@ -11,6 +11,7 @@ from pydantic import Field, StringConstraints
 from tenants import revision_diff
 from tenants.api.serializers.base import In, Labels, ManagedBy, Moment, Name, Out, Query, absent, line, text
 from tenants.api.serializers.capacity import CapacityIn, Power, ReconciledOut, UnitIn, UnitOut, reconciled
+from tenants.api.serializers.moves import MoveOut
 from tenants.key_limits import MOST_REQUESTS, MOST_TOKENS, KeyLimits
 from tenants.machine_images import FIRST
 from tenants.models import (
@@ -395,6 +396,8 @@ class EndpointOut(ProductOut):
     wake_wait_s: int
     rollout: RolloutOut | None
     """Another revision taking over now."""
+    move: MoveOut | None
+    """On its way to another boundary now."""
     key: str | None = Field(None, description="Plain text of the first key: only in the answer to its creation.")
 
     @classmethod
@@ -416,8 +419,18 @@ class EndpointOut(ProductOut):
             idle_units=IdleUnits(row.idle_units),
             wake_wait_s=row.wake_wait_s,
             rollout=None if rolling is None else RolloutOut.of(rolling),
+            move=_moving(row),
             key=key,
         )
+
+
+def _moving(row: Endpoint) -> MoveOut | None:
+    """Return the move that an endpoint is in; only of one that moves anything is asked."""
+    if row.moving_to_id is None:
+        return None
+    loaded = getattr(row, "live_moves", None)  # beside a list
+    live = row.moves.filter(ended_at__isnull=True).select_related("stand_in") if loaded is None else loaded
+    return next((MoveOut.of(one) for one in live), None)
 
 
 class MachineOut(ProductOut):

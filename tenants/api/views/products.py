@@ -50,6 +50,7 @@ from tenants.models import (
     EndpointKey,
     Machine,
     MachineConsole,
+    Move,
     Namespace,
     NamespaceCredential,
     Revision,
@@ -77,6 +78,7 @@ LIVE = Prefetch(
     Rollout.objects.filter(ended_at__isnull=True).select_related("before", "revision"),
     to_attr="live_rollouts",
 )
+MOVING = Prefetch("moves", Move.objects.filter(ended_at__isnull=True).select_related("stand_in"), to_attr="live_moves")
 EndpointPage = page_of(EndpointOut)
 RolloutPage = page_of(RolloutOut)
 MachinePage = page_of(MachineOut)
@@ -123,7 +125,7 @@ class EndpointView(ProductView):
 
     def rows(self, call: Call) -> QuerySet[Endpoint]:
         """Return the endpoints the actor may see, with what they serve."""
-        return super().rows(call).select_related("revision__model").prefetch_related(LIVE)
+        return super().rows(call).select_related("revision__model").prefetch_related(LIVE, MOVING)
 
     def show(self, row: Endpoint, call: Call, secrets: Mapping[str, str]) -> Out:  # noqa: ARG002
         """Return an endpoint."""
@@ -254,6 +256,8 @@ class RevisionDiff(OfEndpoint):
         rows = Revision.objects.filter(endpoint=call.target).select_related("model").order_by("-number")
         after = _named_revision(rows, "after", call.query.after, rows.filter(pk=call.target.revision_id))
         older = rows.filter(number__lt=after.number)
+        if not older.exists():  # the first differs from nothing
+            older = rows.filter(pk=after.pk)
         return DiffOut.of(_named_revision(rows, "before", call.query.before, older), after)
 
 

@@ -1,0 +1,181 @@
+"""An endpoint on its way to another place: begun, its address over there, finished, undone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from django.contrib import messages
+from django.http import HttpResponse
+from django.shortcuts import render
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+from frontend.forms import wishes
+from frontend.kernel import stock
+from frontend.kernel.page import PageRequest, page
+from frontend.views import endpoints as pages
+from frontend.views import products
+from frontend.views.products import ENDPOINTS
+from tenants import gpu_catalogue
+from tenants.errors import Conflict, InvalidSpec, QuotaExceeded
+from tenants.models import Endpoint, Move
+from tenants.operations import moves
+from tenants.specs import GpuAsk, MoveAsk
+from tenants.states import BoundaryKind, MoveState
+from tenants.transactions import reading
+
+PAST_SHOWN: Final = 10
+MOST_MINUTES: Final = 7 * 24 * 60
+KINDS: Final = {
+    BoundaryKind.NAMESPACE.value: gettext_lazy("A shared place (namespace)"),
+    BoundaryKind.VM.value: gettext_lazy("Machines of its own (VM)"),
+}
+STATES: Final = {
+    MoveState.PREPARING: gettext_lazy("It is built there; it goes on here"),
+    MoveState.BESIDE: gettext_lazy("It works at both places; its address leads here"),
+    MoveState.CUTTING: gettext_lazy("Its address goes over"),
+    MoveState.WATCHING: gettext_lazy("Its address leads there; the old place stays for a while"),
+    MoveState.LEAVING: gettext_lazy("The old place is given up once nobody asks there"),
+    MoveState.UNDOING: gettext_lazy("It goes back"),
+    MoveState.DONE: gettext_lazy("It moved"),
+    MoveState.UNDONE: gettext_lazy("It was undone"),
+}
+
+
+@page("moves.list")
+def show(request: PageRequest, name: str) -> HttpResponse:
+    """Say where an endpoint is, whether it is on its way, and offer to move it."""
+    row = products.find(ENDPOINTS, request, name)
+    found = list(
+        Move.objects.filter(endpoint=row).select_related("stand_in").order_by("-created_at", "-id")[: PAST_SHOWN + 1]
+    )
+    live = next((one for one in found if one.ended_at is None), None)
+    refusal = "" if row.boundary is None else moves.refusal(row.boundary.provider)
+    can_move = live is None and row.ready_at is not None and row.deletion_requested_at is None and not refusal
+    values = pages.frame(request, row, "moves") | {
+        "live": None if live is None else _told(live),
+        "past": [_told(one) for one in found if one.ended_at is not None][:PAST_SHOWN],
+        "here": None if row.boundary is None else _place(moves.place_of(row.boundary)),
+        "refusal": refusal,
+        "can_move": can_move,
+        "kinds": _kinds(request, row) if can_move else [],
+        "gpus": _gpus(request) if can_move else [],
+        "move_columns": [
+            {"key": "way", "label": _("From and to")},
+            {"key": "state", "label": _("State")},
+            {"key": "why", "label": _("Why")},
+            {"key": "began", "label": _("Began")},
+        ],
+    }
+    return render(request, "frontend/pages/endpoints/moves.html", values)
+
+
+def _kinds(request: PageRequest, row: Endpoint) -> list[dict[str, str]]:
+    """Return the kinds of places that there are, the other one than now first."""
+    here = "" if row.boundary is None else row.boundary.kind
+    offered = [kind for kind in KINDS if kind in stock.of(request.tenant).kinds]
+    return [{"value": kind, "label": str(KINDS[kind])} for kind in sorted(offered, key=lambda kind: kind == here)]
+
+
+def _gpus(request: PageRequest) -> list[dict[str, str]]:
+    """Return the GPUs and parts of GPUs that there are."""
+    found = [{"value": "", "label": _("The same as now")}]
+    for key in stock.of(request.tenant).products:
+        product = gpu_catalogue.product(key)
+        parts = product.profiles if product.sold_by_window is not gpu_catalogue.SoldByWindow.NEVER else ()
+        found += [{"value": key, "label": key}]
+        found += [
+            {"value": f"{key}/{part.name}", "label": f"{key} {part.name}"}
+            for part in parts
+            if part.starts and part.name
+        ]
+    return found
+
+
+def _told(row: Move) -> dict[str, Any]:
+    other = row.stand_in
+    said = [] if other is None else [one for one in other.conditions if one["type"] == "Ready"]
+    waits = row.state == MoveState.PREPARING.value
+    return {
+        "row": row,
+        "source": _place(row.source),
+        "target": _place(row.target),
+        "state": STATES[MoveState(row.state)],
+        "message": "".join(str(one["message"]) for one in said if one["status"] != "True") if waits else "",
+        "can_cut": row.state == MoveState.BESIDE.value,
+        "can_finish": row.state == MoveState.WATCHING.value,
+        "can_undo": row.ended_at is None and row.state not in {MoveState.LEAVING.value, MoveState.UNDOING.value},
+    }
+
+
+def _place(found: dict[str, str]) -> str:
+    kind = found.get("kind", "")
+    words = str(KINDS.get(kind, kind))
+    return f"{words}, {found['provider']}" if found.get("provider") else words
+
+
+@page("endpoints.move", methods=("POST",))
+def begin(request: PageRequest, name: str) -> HttpResponse:
+    """Build it a second time elsewhere."""
+    kind = BoundaryKind.VM if request.POST.get("kind") == BoundaryKind.VM.value else BoundaryKind.NAMESPACE
+    product, _slash, profile = request.POST.get("gpu", "").partition("/")
+    minutes = wishes.number(request.POST.get("minutes"), 5, least=0, most=MOST_MINUTES)
+    ask = MoveAsk(
+        kind,
+        gpu=GpuAsk(product, profile) if product else None,
+        by_hand=bool(request.POST.get("by_hand")),
+        watch_s=minutes * 60,
+    )
+
+    def change(row: Endpoint) -> str:
+        moves.begin(endpoint=row, ask=ask, actor=request.actor, now=request.now)
+        return _("It is built at the other place, and goes on here meanwhile.")
+
+    return _done(request, name, change)
+
+
+@page("endpoints.cut_over", methods=("POST",))
+def cut_over(request: PageRequest, name: str) -> HttpResponse:
+    """Let its address go over now."""
+
+    def change(row: Endpoint) -> str:
+        moves.cut_over(endpoint=row, actor=request.actor, now=request.now)
+        return _("Its address goes over now.")
+
+    return _done(request, name, change)
+
+
+@page("endpoints.finish_move", methods=("POST",))
+def finish(request: PageRequest, name: str) -> HttpResponse:
+    """Give the old place up now."""
+
+    def change(row: Endpoint) -> str:
+        moves.finish(endpoint=row, actor=request.actor, now=request.now)
+        return _("The old place is given up once nobody asks there.")
+
+    return _done(request, name, change)
+
+
+@page("endpoints.undo_move", methods=("POST",))
+def undo(request: PageRequest, name: str) -> HttpResponse:
+    """Go back."""
+
+    def change(row: Endpoint) -> str:
+        reason = request.POST.get("reason", "").strip()[:500]
+        moves.undo(endpoint=row, reason=reason, actor=request.actor, now=request.now)
+        return _("It goes back; its address first.")
+
+    return _done(request, name, change)
+
+
+def _done(request: PageRequest, name: str, change: Callable[[Endpoint], str]) -> HttpResponse:
+    with reading(request.actor):
+        row: Endpoint = products.find(ENDPOINTS, request, name)
+    try:
+        words = change(row)
+    except (InvalidSpec, Conflict, QuotaExceeded) as error:
+        messages.error(request, error.detail)
+    else:
+        messages.success(request, words)
+    return products.back(ENDPOINTS, request, row, "moves")

@@ -1,0 +1,82 @@
+"""Moves of endpoints between boundaries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from django.db.models import QuerySet
+
+from tenants.api.serializers.base import Out, Page, PageQuery
+from tenants.api.serializers.moves import MoveIn, MoveOut, MovePage, UndoIn
+from tenants.api.views.base import Call, reads, writes
+from tenants.api.views.products import OfEndpoint
+from tenants.models import Move
+from tenants.operations import moves
+
+
+class MoveView(OfEndpoint):
+    """Moves of one endpoint."""
+
+    def rows(self, call: Call) -> QuerySet[Move]:
+        """Return the endpoint's moves."""
+        return Move.objects.filter(endpoint=call.target).select_related("stand_in")
+
+    def show(self, row: Move, call: Call, secrets: Mapping[str, str]) -> Out:  # noqa: ARG002
+        """Return a move."""
+        return MoveOut.of(row)
+
+    def again(self, row: Any, call: Call) -> Any:
+        """Return the move read anew."""
+        return self.rows(call).get(pk=row.pk)
+
+
+class Moves(MoveView):
+    """Moves of one endpoint."""
+
+    @reads("moves.list", answers=MovePage, query=PageQuery)
+    def get(self, call: Call) -> Page:
+        """List moves: the one that goes on has no `ended_at`."""
+        return self.page(call, self.rows(call), MovePage)
+
+
+class MoveBegin(MoveView):
+    """Going to another boundary."""
+
+    @writes("endpoints.move", body=MoveIn, answers=MoveOut)
+    def post(self, call: Call) -> Any:
+        """Build an endpoint a second time in another boundary and let its address follow once it works there.
+
+        It goes on where it is meanwhile. The other place is held beside the present one, within quota and charged.
+        """
+        body: MoveIn = call.body
+        return moves.begin(endpoint=call.target, ask=body.ask(), actor=call.actor, now=call.now, version=call.version)
+
+
+class MoveCutOver(MoveView):
+    """The address going over."""
+
+    @writes("endpoints.cut_over", answers=MoveOut)
+    def post(self, call: Call) -> Any:
+        """Let the address go over now, once it works at the new place. Safe to repeat."""
+        return moves.cut_over(endpoint=call.target, actor=call.actor, now=call.now, version=call.version)
+
+
+class MoveFinish(MoveView):
+    """Giving the old place up."""
+
+    @writes("endpoints.finish_move", answers=MoveOut)
+    def post(self, call: Call) -> Any:
+        """Give the old place up now, however long it was to stay. Safe to repeat."""
+        return moves.finish(endpoint=call.target, actor=call.actor, now=call.now, version=call.version)
+
+
+class MoveUndo(MoveView):
+    """Going back."""
+
+    @writes("endpoints.undo_move", body=UndoIn, answers=MoveOut)
+    def post(self, call: Call) -> Any:
+        """Let the address go back and give the new place up. Safe to repeat while it goes back."""
+        return moves.undo(
+            endpoint=call.target, reason=call.body.reason, actor=call.actor, now=call.now, version=call.version
+        )
