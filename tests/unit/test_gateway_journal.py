@@ -89,7 +89,7 @@ def test_a_journal_of_a_version_with_more_slots_is_read_whole(path: Path) -> Non
 
 def test_a_long_name_is_shortened_rather_than_the_request_forgotten(path: Path) -> None:
     journal = Journal(path, slots=1)
-    journal.open(opening(request_id="r" * 128, model="m" * 900))
+    journal.open(opening(request_id="r" * 128, model="m" * 1900))
     journal.close()
 
     ((_, left),) = Journal(path, slots=1).left()
