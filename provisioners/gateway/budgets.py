@@ -290,8 +290,10 @@ class Budgets:
             while lacking := self._lacking(wanted, tokens):
                 account, config, units = lacking[0]
                 settled = account.short and self._clock() < account.answered_at + QUIET_S
-                if settled or account.answered >= number:
+                if settled or (account.answered >= number and account.short):
                     raise _exhausted(account, config, tokens * units)
+                if account.answered >= number:  # it was enough, but somebody who came later was faster
+                    number = self._asked + 1
                 if max(self._failed, account.refused) >= number or self._clock() >= ends:
                     raise refusals.unavailable(
                         "budget_unavailable", "The budget cannot be asked for right now.", retry_after_s=2
@@ -349,9 +351,10 @@ class Budgets:
             idle = not account.waiting and account.spent == account.asked_spent and account.most_ahead is None
             if idle and clock < account.answered_at + IDLE_S:
                 continue
-            if account.granted > account.used + (2 * ahead if account.most_ahead is None else ahead):
-                account.grant(account.used + ahead)  # before it is said: what we give back we must not count on
+            # What was granted to those who wait is theirs, also while they have not got round to taking it.
             need = account.used + account.waiting
+            if account.granted > need + (2 * ahead if account.most_ahead is None else ahead):
+                account.grant(need + ahead)  # before it is said: what we give back we must not count on
             found.append((account, account.ask(need=need, want=need + ahead)))
         found.sort(key=lambda each: not each[0].waiting)
         found += [(account, account.ask(need=0, want=0)) for account in self._leftovers(now)]

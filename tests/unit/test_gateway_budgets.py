@@ -296,6 +296,38 @@ def test_who_waits_for_more_parts_than_go_into_one_ask_is_not_refused(world: Wor
     run(tmp_path, steps(), world)
 
 
+def test_all_of_a_burst_get_their_part_however_slowly_it_is_answered(tmp_path: Path) -> None:
+    wide = BudgetConfig(id="key:k1:tokens", unit=BudgetUnit.TOKENS, period=BudgetPeriod.MONTH, amount=10**7)
+    budgets = Budgets(tmp_path / "budgets")
+    budgets.configure([wide])
+
+    async def answering() -> None:
+        while True:
+            await budgets.wanted.wait()
+            asks = budgets.asks()
+            for _ in range(10):  # others come meanwhile, and ask again at once after it
+                await asyncio.sleep(0)
+            leases = [
+                Lease(budget=ask.budget, period_start=ask.period_start, granted=max(ask.keep, min(ask.want, 10**7)))
+                for ask in asks
+            ]
+            budgets.answered(asks, leases)
+
+    async def asking(number: int) -> Hold:
+        for _ in range(number):
+            await asyncio.sleep(0)
+        return await budgets.hold([wide], tokens=8192, nano=0)
+
+    async def steps() -> None:
+        answers = asyncio.create_task(answering())
+        holds = await asyncio.gather(*(asking(number) for number in range(200)))
+        answers.cancel()
+
+        assert sum(amount for hold in holds for _, _, amount in hold.parts) == 200 * 8192
+
+    asyncio.run(steps())
+
+
 def test_where_the_control_plane_knows_no_such_period_it_is_503_and_the_others_go_on(
     world: World, tmp_path: Path
 ) -> None:
