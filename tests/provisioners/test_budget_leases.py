@@ -390,7 +390,9 @@ def test_gateways_and_we_agree_when_a_period_begins() -> None:
     for day in range(800):
         at = datetime(2026, 1, 1, 23, 59, tzinfo=UTC) + timedelta(days=day)
         for period in BudgetPeriod:
-            assert period.start(at) == budget_periods.start_of(states.BudgetPeriod(period.value), at)
+            ours = states.BudgetPeriod(period.value)
+            assert period.start(at) == budget_periods.start_of(ours, at)
+            assert period.end(at) == budget_periods.end_of(ours, at)
 
 
 def test_periods_begin_in_utc() -> None:

@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.real, pytest.mark.vllm, pytest.mark.timeout(900)]
 
 STREAMS = 200
 CONTEXT = 1024
-MOST_TOKENS = 48
+MOST_TOKENS = 64
 TIGHT = 2500
 """Of a key of whose callers not all fit at once."""
 PATIENCE_S = 300.0
@@ -53,7 +53,8 @@ def callers_of(wide: keys.NewKey, tight: keys.NewKey) -> list[Caller]:
     many = [
         Caller(
             f"wide-{number}", wide.plain, words=number % 30, most_tokens=MOST_TOKENS, model=NAME, more=more,
-            leave_after=2 + number % 20 if number % 3 == 0 else None,
+            # vLLM puts several tokens into one event where it is faster than its reader
+            leave_after=1 + number % 5 if number % 3 == 0 else None,
         )
         for number in range(STREAMS)
     ]  # fmt: skip
@@ -127,14 +128,18 @@ def test_what_is_counted_is_what_vllm_made(served: Served, tmp_path: Path, *, ki
         assert sum(r.outcome is RequestOutcome.GATEWAY_DIED for r in seen.records.values()) > STREAMS // 4
     else:
         assert len(cut) == len(range(0, STREAMS, 3))
-        assert {seen.records[told.name].token_source for told in cut} == {TokenSource.LAST_SEEN}
+        # the last word of a fast answer may have been read already when its caller left
+        ends = {TokenSource.LAST_SEEN, TokenSource.REPORTED}
+        assert {seen.records[told.name].token_source for told in cut} <= ends
     tight = [record for record in seen.records.values() if record.key_id == seen.tight.id]
     assert {told.key for told in seen.told.values() if told.status == HTTPStatus.PAYMENT_REQUIRED} == {seen.tight.plain}
-    assert 0 < sum(record.prompt_tokens + record.completion_tokens for record in tight) <= TIGHT
+    used = sum(record.prompt_tokens + record.completion_tokens for record in tight)
+    assert used <= TIGHT
+    assert kill or used > 0
     lost = seen.made - sum(record.completion_tokens for record in seen.records.values())
     lost_prompts = seen.prompts - sum(record.prompt_tokens for record in seen.records.values())
-    # Shown by `pytest -s` or in the log of a failure.
-    logging.getLogger(__name__).warning(
+    # Shown by `pytest --log-cli-level=info`.
+    logging.getLogger(__name__).info(
         "%d streams, %d of them cut; vLLM made %.0f tokens, %+.0f beyond what was counted; prompts %+.0f",
         len(seen.records), len(cut), seen.made, lost, lost_prompts,
     )  # fmt: skip
