@@ -13,3 +13,10 @@ def start_of(period: BudgetPeriod, at: datetime) -> datetime:
     if period is BudgetPeriod.DAY:
         return day
     return day - timedelta(days=day.weekday()) if period is BudgetPeriod.WEEK else day.replace(day=1)
+
+
+def end_of(period: BudgetPeriod, at: datetime) -> datetime:
+    """Return when the period ends that holds a moment."""
+    start = start_of(period, at)
+    days = {BudgetPeriod.DAY: 1, BudgetPeriod.WEEK: 7}.get(period)
+    return start + timedelta(days=days) if days else (start + timedelta(days=32)).replace(day=1)

@@ -135,6 +135,8 @@ class ControlPlane(Server):
         self.budgets: dict[str, int] = {}
         """Budget → all of it, whatever the period; this gateway has it for itself."""
         self.spent: dict[str, int] = {}
+        self.kept: dict[str, int] = {}
+        """Budget → what the gateway said last that it goes on counting on."""
         self.lease_serial = 0
         self.refuse_leases_with = 0
         self.reports: list[Report] = []
@@ -241,7 +243,7 @@ class ControlPlane(Server):
         self.lease_serial = asked.serial
         leases = []
         for ask in asked.asks:
-            self.spent[ask.budget] = ask.spent
+            self.spent[ask.budget], self.kept[ask.budget] = ask.spent, ask.keep
             limit = self.budgets.get(ask.budget)
             granted = None if limit is None else max(ask.keep, min(ask.want, limit))
             leases.append(Lease(budget=ask.budget, period_start=ask.period_start, granted=granted, left=0))

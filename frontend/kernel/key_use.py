@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal, InvalidOperation
@@ -13,7 +13,7 @@ from django.utils.translation import gettext as _
 
 from frontend.design import numbers
 from tenants import endpoint_calls
-from tenants.budget_periods import start_of
+from tenants.budget_periods import end_of, start_of
 from tenants.errors import InvalidSpec
 from tenants.key_limits import KeyLimits
 from tenants.models import BudgetLease, Endpoint, EndpointKey
@@ -22,6 +22,28 @@ from tenants.states import BudgetPeriod
 
 SHOWN: Final = timedelta(days=30)
 NANO: Final = 10**9
+NEARLY: Final = 80
+"""Per cent of a budget from which on it is nearly used up."""
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetUse:
+    """One budget of a key, in its present period."""
+
+    words: str
+    per_cent: int
+    ends_at: datetime
+    """When it begins anew."""
+
+    @property
+    def used_up(self) -> bool:
+        """Whether nothing is left."""
+        return self.per_cent >= 100
+
+    @property
+    def near(self) -> bool:
+        """Whether little is left: a request that may use more than that is refused."""
+        return NEARLY <= self.per_cent < 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +54,12 @@ class KeyUse:
     errors: int
     tokens: int
     limits: tuple[str, ...]
+    budgets: tuple[BudgetUse, ...] = ()
+
+    @property
+    def used_up(self) -> BudgetUse | None:
+        """Return the budget that refuses its requests longest; None where none does."""
+        return max((each for each in self.budgets if each.used_up), key=lambda each: each.ends_at, default=None)
 
 
 def used(row: Endpoint, keys: Sequence[EndpointKey], *, now: datetime) -> dict[str, KeyUse]:
@@ -45,7 +73,8 @@ def used(row: Endpoint, keys: Sequence[EndpointKey], *, now: datetime) -> dict[s
             requests=sum(each.requests for each in calls.get(key.public_id, ())),
             errors=sum(each.errors for each in calls.get(key.public_id, ())),
             tokens=sum(each.prompt_tokens + each.completion_tokens for each in calls.get(key.public_id, ())),
-            limits=tuple(_limits(key, spent, now=now)),
+            limits=tuple(_rates(key)),
+            budgets=tuple(_budgets(key, spent, now=now)),
         )
         for key in keys
     }
@@ -59,28 +88,32 @@ def _spent(row: Endpoint, keys: Sequence[EndpointKey], *, now: datetime) -> dict
     return {(budget, start): int(n) for budget, start, n in sums}
 
 
-def _limits(key: EndpointKey, spent: Mapping[tuple[str, datetime], int], *, now: datetime) -> list[str]:
+def _rates(key: EndpointKey) -> list[str]:
     words = []
     if key.requests_per_minute is not None:
         words.append(_("%(n)s requests a minute") % {"n": numbers.number(key.requests_per_minute)})
     if key.tokens_per_minute is not None:
         words.append(_("%(n)s tokens a minute") % {"n": numbers.number(key.tokens_per_minute)})
-    start = start_of(BudgetPeriod(key.budget_period), now)
+    return words
+
+
+def _budgets(key: EndpointKey, spent: Mapping[tuple[str, datetime], int], *, now: datetime) -> Iterator[BudgetUse]:
+    period = BudgetPeriod(key.budget_period)
+    start, ends_at = start_of(period, now), end_of(period, now)
     per = dict(periods())[key.budget_period]
     if key.budget_tokens is not None:
         n = spent.get((f"key:{key.limits_id}:tokens", start), 0)
-        words.append(
-            _("%(used)s of %(most)s tokens, %(per)s")
-            % {"used": numbers.number(n), "most": numbers.number(key.budget_tokens), "per": per}
-        )
+        words = _("%(used)s of %(most)s tokens, %(per)s") % {
+            "used": numbers.number(n), "most": numbers.number(key.budget_tokens), "per": per,
+        }  # fmt: skip
+        yield BudgetUse(words, n * 100 // key.budget_tokens, ends_at)
     if key.budget_money is not None:
         n = spent.get((f"key:{key.limits_id}:money", start), 0)
         amount = (Decimal(n) / NANO).quantize(Decimal("0.01"))
-        words.append(
-            _("%(used)s of %(most)s %(currency)s, %(per)s")
-            % {"used": amount, "most": key.budget_money, "currency": currency(), "per": per}
-        )
-    return words
+        words = _("%(used)s of %(most)s %(currency)s, %(per)s") % {
+            "used": amount, "most": key.budget_money, "currency": currency(), "per": per,
+        }  # fmt: skip
+        yield BudgetUse(words, int(n * 100 // (key.budget_money * NANO)), ends_at)
 
 
 def periods() -> list[tuple[str, str]]:

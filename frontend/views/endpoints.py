@@ -15,7 +15,7 @@ from django.utils.translation import gettext as _
 
 from frontend.design import numbers
 from frontend.forms import wishes
-from frontend.kernel import key_use, once, outlook, story
+from frontend.kernel import key_use, once, outlook, story, token_budgets
 from frontend.kernel.page import PageRequest, page
 from frontend.views import idling, products
 from frontend.views.products import ENDPOINTS
@@ -29,6 +29,8 @@ from tenants.transactions import reading
 OVERLAPS: Final = (0, 3600, 86400, 7 * 86400)
 """Seconds that a rolled key goes on."""
 DAY: Final = timedelta(days=1)
+SAYS_BUDGETS: Final = frozenset({"overview", "keys", "playground", "cost"})
+"""Tabs that say when the tenant's budgets of tokens refuse requests."""
 
 
 @page("endpoints.list")
@@ -90,6 +92,7 @@ def frame(request: PageRequest, row: Endpoint, current: str) -> dict[str, Any]:
             {"label": label, "url": reverse(f"frontend:{route}", kwargs=where), "current": key == current}
             for key, label, route in tabs
         ],
+        "token_troubles": token_budgets.troubles(request.tenant, now=request.now) if current in SAYS_BUDGETS else [],
     }
 
 

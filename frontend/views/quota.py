@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any, Final
 
 from django.contrib import messages
@@ -14,15 +15,16 @@ from django.utils.translation import gettext as _
 
 from frontend.design.moments import absolute
 from frontend.design.quota_bar import QuotaLine
-from frontend.kernel import asks, lists, outlook, plans, problems, stock, words
+from frontend.kernel import asks, lists, outlook, plans, problems, stock, token_budgets, words
 from frontend.kernel.page import PageRequest, page
 from frontend.views.requests import read_number
+from tenants.budget_periods import end_of
 from tenants.errors import Conflict, ControlPlaneError, InvalidSpec
-from tenants.gpu_catalogue import is_optional
+from tenants.gpu_catalogue import TOKEN_DIMENSIONS, is_optional
 from tenants.models import Quota, Request, Tenant
 from tenants.operations import quotas, requests
 from tenants.quota import TenantLimits
-from tenants.states import RequestKind, RequestState
+from tenants.states import BudgetPeriod, RequestKind, RequestState
 from tenants.transactions import reading
 
 HOLDERS: Final = 20
@@ -61,7 +63,8 @@ def show(request: PageRequest) -> HttpResponse:
         "gpus": [one for one in found if one.key.startswith("gpu.")],
         "others": [one for one in found if not one.key.startswith("gpu.")],
         "chosen": chosen,
-        "holders": _holders(tenant, chosen) if chosen is not None else [],
+        "holders": _holders(tenant, chosen, now=request.now) if chosen is not None else [],
+        "troubles": token_budgets.troubles(tenant, now=request.now),
         "boxed": [
             {
                 "row": row,
@@ -101,7 +104,8 @@ def _dimensions(request: PageRequest, levels: Sequence[TenantLimits]) -> list[Di
             continue
         line = outlook.line_of(levels, key, requested=requested.get(key, 0))
         url = f"{here}?of={key}#holders"
-        line = replace(line, label=_title(key), url=url, ends=_ends(levels[-1], key))
+        ends = _ends(levels[-1], key) or (_anew(request.now) if key in TOKEN_DIMENSIONS else "")
+        line = replace(line, label=_title(key), url=url, ends=ends)
         if line.limit or line.used or line.pending or line.requested or key in levels[-1].inherits:
             found.append(Dimension(key, line.label, line, url))
     return found
@@ -141,6 +145,11 @@ def _ends(level: TenantLimits, key: str) -> str:
     return _("%(n)d of it end %(when)s") % {"n": amount, "when": absolute(until)}
 
 
+def _anew(now: datetime) -> str:
+    """Return when a budget of a month begins anew, in words."""
+    return _("begins anew %(when)s") % {"when": absolute(end_of(BudgetPeriod.MONTH, now))}
+
+
 def _requested(tenant: Tenant) -> dict[str, int]:
     """Return dimension → what open requests of the tenant ask for."""
     rows = Request.objects.filter(
@@ -155,9 +164,12 @@ def _requested(tenant: Tenant) -> dict[str, int]:
     return total
 
 
-def _holders(tenant: Tenant, chosen: Dimension) -> list[dict[str, Any]]:
+def _holders(tenant: Tenant, chosen: Dimension, *, now: datetime) -> list[dict[str, Any]]:
     """Return who holds most of a dimension, as far as the actor may see; the rest in one line."""
-    most, _all = quotas.largest(tenant.pk, chosen.key, most=HOLDERS)
+    if chosen.key == "tokens_month":
+        most = token_budgets.largest(tenant, most=HOLDERS, now=now)
+    else:
+        most, _all = quotas.largest(tenant.pk, chosen.key, most=HOLDERS)
     found: list[dict[str, Any]] = [
         {
             "name": each.name or _("isolation of the tenant"),

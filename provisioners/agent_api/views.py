@@ -203,7 +203,7 @@ class LeasesView(AgentView):
     operations: ClassVar[dict[str, str]] = {"POST": "agents.lease"}
 
     def post(self, request: HttpRequest) -> HttpResponse:
-        """Give a gateway its parts. 409 for a word that is older than one that was heard."""
+        """Give a gateway its parts, of periods of now. 409 for a word that is older than one that was heard."""
         actor = authenticated(request)
         asked = document(request, LeaseRequest)
         _refuse_other(asked.gateway_uid, actor)
@@ -212,13 +212,26 @@ class LeasesView(AgentView):
             for each in asked.asks
         ]
         now = datetime.now(UTC)
+        current = {period.start(at) for period in BudgetPeriod for at in (now - CLOCKS, now + CLOCKS)}
         for each in asks:
-            _check_period(each, now)
+            _check_ask(each)
         parts = budget_leases.lease(
-            gateway=asked.gateway_uid, serial=asked.serial, memory=asked.memory, asks=asks, actor=actor, now=now
+            gateway=asked.gateway_uid,
+            serial=asked.serial,
+            memory=asked.memory,
+            # A clock that is wrong, or a word about a period that is over, must not cost the other budgets their parts.
+            asks=[each for each in asks if each.period_start in current],
+            actor=actor,
+            now=now,
         )
         leases = (
-            Lease(budget=part.budget, period_start=part.period_start, granted=part.granted, left=part.left)
+            Lease(
+                budget=part.budget,
+                period_start=part.period_start,
+                granted=part.granted,
+                left=part.left,
+                ahead=part.ahead,
+            )
             for part in parts
         )
         return as_json(LeaseAnswer(leases=tuple(leases)))
@@ -264,11 +277,10 @@ class ReportView(AgentView):
         return HttpResponse(status=HTTPStatus.NO_CONTENT)
 
 
-def _check_period(ask: budget_leases.Ask, now: datetime) -> None:
-    """Raise `InvalidSpec` for a period that is none of today's, or amounts that contradict each other."""
-    periods = {period.start(at) for period in BudgetPeriod for at in (now - CLOCKS, now + CLOCKS)}
-    if ask.period_start not in periods:
-        msg = "No period of now begins there."
+def _check_ask(ask: budget_leases.Ask) -> None:
+    """Raise `InvalidSpec` for what is no period's beginning, or amounts that contradict each other."""
+    if BudgetPeriod.DAY.start(ask.period_start) != ask.period_start:
+        msg = "No period begins there."
         raise InvalidSpec(msg, field="asks.period_start")
     if not ask.spent <= ask.keep <= ask.need <= ask.want:
         msg = "What is spent is kept, what is kept is needed, and what is needed is wanted."

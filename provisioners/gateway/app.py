@@ -43,6 +43,7 @@ from provisioners.gateway.proxy import KEY_REFUSED, MAX_IN_FLIGHT, Proxy, bearer
 from provisioners.gateway.routing import Routing, budgets_of
 from provisioners.gateway.spool import Spool
 from provisioners.gateway.state import StateFolder
+from provisioners.gateway.tls import Certificate
 from provisioners.gateway.waking import WaitingRoom
 
 log = logging.getLogger("tenantry.gateway")
@@ -101,6 +102,7 @@ class Gateway:
         self._upstream: aiohttp.ClientSession
         self._waiting_room = WaitingRoom(somebody_waits=self._somebody_waits)
         self._stopping = asyncio.Event()
+        self._certificate = Certificate(*settings.certificate) if settings.certificate is not None else None
         self.hopeless = ""
         """Why it ended by itself: only a fresh token helps. "" else."""
 
@@ -144,12 +146,16 @@ class Gateway:
             )
             runners = await self._listen()
             at_home = asyncio.create_task(self._stay_at_home(), name="home")
+            beside = [at_home]
+            if self._certificate is not None:
+                beside.append(asyncio.create_task(self._certificate.keep(), name="certificate"))
             try:
                 await self._stopping.wait()
                 await self._end(runners)
             finally:
-                at_home.cancel()
-                await asyncio.gather(at_home, return_exceptions=True)
+                for task in beside:
+                    task.cancel()
+                await asyncio.gather(*beside, return_exceptions=True)
                 await self._home.flush(timeout_s=FLUSH_S)
                 self._spool.close()
                 self._journal.close()
@@ -223,11 +229,7 @@ class Gateway:
         )
         runner = web.ServerRunner(server)
         await runner.setup()
-        shown = self.settings.certificate
-        tls = None
-        if shown is not None:
-            tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-            tls.load_cert_chain(*shown)
+        tls = self._certificate.context if self._certificate is not None else None
         site = web.TCPSite(runner, self.settings.host, self.settings.port, backlog=1024, ssl_context=tls)
         await site.start()
         self.port = int(runner.addresses[0][1])

@@ -29,8 +29,17 @@ LONGEST_TOKENS: Final = 32_768
 BYTES_A_TOKEN: Final = 4
 TEMPLATE_TOKENS: Final = 256
 """Room for what a chat template adds to what stands in the body."""
-_NO_TEXT: Final = (b'"image_url"', b'"input_audio"', b'"audio_url"', b'"video_url"', b'"image_embeds"', b'"file"')
-"""What makes tokens that are not in the body; a word of the caller would have its quotes escaped."""
+_NO_TEXT: Final = tuple(
+    f'"{word}"'.encode()
+    for word in (
+        *("image_url", "input_image", "image_embeds", "image_pil", "audio_url", "input_audio", "audio_embeds"),
+        *("video_url", "video_embeds", "prompt_embeds", "file"),
+    )
+)
+"""What makes tokens that are not in the body (vLLM 0.32.0, `renderers/chat_utils.py`, `MM_PARSER_MAP`); a word of the
+caller would have its quotes escaped."""
+MOST_ANSWERS: Final = 16_384
+"""vLLM 0.32.0 refuses more (`VLLM_MAX_N_SEQUENCES`); held and charged is no more than that, whatever is asked."""
 BODY_TIMEOUT_S: Final = 60.0
 _STREAMING: Final = frozenset({Route.CHAT, Route.COMPLETIONS})
 _USAGE_ASKED: Final = {"include_usage": True, "continuous_usage_stats": True}
@@ -66,10 +75,9 @@ class Asked:
         answer = longest if self.most_tokens is None else min(self.most_tokens, longest)
         return min(known + self.prompts * self.answers * answer, self.prompts * self.answers * longest)
 
-    @property
-    def likely_tokens(self) -> int:
+    def likely_tokens(self, context: int | None) -> int:
         """Return what a rate is charged with before the answer is there: about what is asked, settled afterwards."""
-        likely = LIKELY_TOKENS if self.most_tokens is None else self.most_tokens
+        likely = LIKELY_TOKENS if self.most_tokens is None else min(self.most_tokens, context or LONGEST_TOKENS)
         return len(self.content) // BYTES_A_TOKEN + self.prompts * self.answers * likely
 
 
@@ -126,25 +134,31 @@ def understand(body: bytes, route: Route) -> Asked:
         model,
         bool(streamed),
         wish,
-        max(1, *(_number(content, name) or 1 for name in ("n", "best_of"))),
-        _prompts(content) if route is not Route.CHAT else 1,
+        min(max(1, *(_number(content, name) or 1 for name in ("n", "best_of"))), MOST_ANSWERS),
+        _prompts(content, route),
         0 if route is Route.EMBEDDINGS else _most_tokens(content, route),
         None if any(word in text for word in _NO_TEXT) else len(text) + TEMPLATE_TOKENS,
         text,
     )
 
 
-# What these three cannot read is the runtime's to refuse.
-
-
 def _number(content: dict[str, Any], name: str) -> int | None:
+    """Return a whole number above 0, None for none (those below are the runtime's to refuse).
+
+    Raises `Refusal` 400 for anything else: vLLM takes a text or a truth for a number, and what is held for a request
+    must not be less than what it makes of it.
+    """
     found = content.get(name)
-    return found if type(found) is int and found > 0 else None
+    if isinstance(found, float) and found.is_integer():
+        found = int(found)
+    if found is not None and type(found) is not int:
+        raise refusals.bad_request("invalid_type", f"`{name}` must be a whole number.")
+    return found if found is not None and found > 0 else None
 
 
-def _prompts(content: dict[str, Any]) -> int:
+def _prompts(content: dict[str, Any], route: Route) -> int:
     """Return how many prompts a body holds: one text or list of token ids is one, a list of those is several."""
-    given = content.get("prompt", content.get("input"))
+    given = content.get({Route.COMPLETIONS: "prompt", Route.EMBEDDINGS: "input"}.get(route, ""))
     if not isinstance(given, list) or not given or type(given[0]) is int:
         return 1
     return len(given)
@@ -154,7 +168,8 @@ def _most_tokens(content: dict[str, Any], route: Route) -> int | None:
     """Return the most tokens of one answer; vLLM and OpenAI make 16 of a completion that names no number."""
     if route is Route.COMPLETIONS:
         return _number(content, "max_tokens") or (None if "max_tokens" in content else COMPLETION_TOKENS)
-    return _number(content, "max_completion_tokens") or _number(content, "max_tokens")
+    newer, older = _number(content, "max_completion_tokens"), _number(content, "max_tokens")
+    return older if content.get("max_completion_tokens") is None else newer
 
 
 def _parsed(body: bytes) -> dict[str, Any]:

@@ -26,7 +26,15 @@ from typing import Final
 from uuid import UUID, uuid4
 
 from provisioners.gateway import refusals
-from provisioners.gateway.protocol import MAX_LEASES, BudgetConfig, BudgetUnit, Lease, LeaseAsk
+from provisioners.gateway.protocol import (
+    MAX_LEASES,
+    MOST_AMOUNT,
+    BudgetConfig,
+    BudgetPeriod,
+    BudgetUnit,
+    Lease,
+    LeaseAsk,
+)
 
 log = logging.getLogger("tenantry.gateway")
 
@@ -43,7 +51,9 @@ LATE: Final = timedelta(minutes=30)
 QUIET_S: Final = 1.0
 """After a part was too small, nobody asks again for so long: who is refused meanwhile is refused at once."""
 IDLE_S: Final = 60.0
-"""A part of which nothing was spent is renewed so seldom."""
+"""A part of which nothing was spent is renewed so seldom, unless the control plane says how much may be kept."""
+FORGET: Final = timedelta(days=40)
+"""So long after its beginning a period is over that is not known otherwise."""
 FLOOR: Final = {BudgetUnit.TOKENS: 20_000, BudgetUnit.MONEY: 50_000_000}
 """Least to be had ahead, while it is not known what is used."""
 _HEAD: Final = struct.Struct("<QQQII")
@@ -74,7 +84,15 @@ class Account:
     left: int | None = None
     """Of the whole budget, leased to nobody, as last told."""
     answered_at: float = -math.inf
+    answered: int = 0
+    """Number of the last ask that it was in and that was answered; `refused`: where the answer left it out."""
+    refused: int = 0
+    most_ahead: int | None = None
+    """Beyond what is used, because others lack; None: as much as it likes."""
     asked_spent: int = -1
+    looked_spent: int = -1
+    known: tuple[int, int] | None = None
+    """Granted and spent as the control plane has them."""
     rate: float = 0.0
     """Smoothed, per second."""
     largest: int = 0
@@ -92,7 +110,7 @@ class Account:
 
     def grant(self, amount: int) -> None:
         """Count on `amount` from now on, but never on less than what is spent or held."""
-        self.granted = max(amount, self.spent + self.held)
+        self.granted = max(amount, self.used)
         self.file.write(self.at, _AT_GRANTED, self.granted)
 
     def spend(self, amount: int) -> None:
@@ -102,7 +120,30 @@ class Account:
 
     def ahead(self, floor: int) -> int:
         """Return how much to have beyond what is spent and held."""
-        return max(math.ceil(self.rate * AHEAD_S), 2 * self.largest, floor)
+        wished = max(math.ceil(self.rate * AHEAD_S), 2 * self.largest, floor)
+        return wished if self.most_ahead is None else min(wished, self.most_ahead)
+
+    @property
+    def used(self) -> int:
+        """Return what is spent or held."""
+        return self.spent + self.held
+
+    def look(self, passed_s: float) -> None:
+        """Note how fast it is spent, at every look; what was used largest is forgotten slowly."""
+        if passed_s > 0 and self.looked_spent >= 0:
+            weight = 1 - math.exp(-passed_s / 60)
+            self.rate += weight * ((self.spent - self.looked_spent) / passed_s - self.rate)
+            self.largest = math.ceil(self.largest * math.exp(-passed_s / 300))
+        self.looked_spent = self.spent
+
+    def ask(self, *, need: int, want: int) -> LeaseAsk:
+        """Return what to ask; amounts beyond all reason are cut, so that nobody's request stops those of others."""
+        keep = min(max(self.granted, self.used), MOST_AMOUNT)
+        need = min(max(keep, need), MOST_AMOUNT)
+        return LeaseAsk(
+            budget=self.budget, period_start=self.period_start, spent=min(self.spent, keep), keep=keep, need=need,
+            want=min(max(need, want), MOST_AMOUNT),
+        )  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -209,8 +250,8 @@ class Budgets:
         self.memory: Final = self._file.memory
         self._accounts = {account.name: account for account in self._file.accounts()}
         self._configured: tuple[BudgetConfig, ...] = ()
+        self._is_configured = False
         self._asked = 0
-        self._answered = 0
         self._failed = 0
         self._last_look = clock()
         self._news = asyncio.Event()
@@ -249,9 +290,11 @@ class Budgets:
             while lacking := self._lacking(wanted, tokens):
                 account, config, units = lacking[0]
                 settled = account.short and self._clock() < account.answered_at + QUIET_S
-                if settled or self._answered >= number:
+                if settled or (account.answered >= number and account.short):
                     raise _exhausted(account, config, tokens * units)
-                if self._failed >= number or self._clock() >= ends:
+                if account.answered >= number:  # it was enough, but somebody who came later was faster
+                    number = self._asked + 1
+                if max(self._failed, account.refused) >= number or self._clock() >= ends:
                     raise refusals.unavailable(
                         "budget_unavailable", "The budget cannot be asked for right now.", retry_after_s=2
                     )
@@ -282,13 +325,14 @@ class Budgets:
     # --- the control plane --------------------------------------------------------------------------
 
     def configure(self, budgets: Iterable[BudgetConfig]) -> None:
-        """Know which budgets there are; parts of those that are new are asked for at once."""
+        """Know which budgets there are; new ones are asked for at once, and the parts of others given back."""
         before = {each.id for each in self._configured}
         self._configured = tuple({each.id: each for each in budgets}.values())
+        self._is_configured = True
         now = self._now()
         for each in self._configured:
             self._account(each, now)
-        if {each.id for each in self._configured} - before:
+        if {each.id for each in self._configured} != before:
             self.wanted.set()
 
     def asks(self) -> list[LeaseAsk]:
@@ -299,45 +343,56 @@ class Budgets:
         self._forget(now)
         passed = clock - self._last_look
         self._last_look = clock
-        found: list[tuple[bool, LeaseAsk]] = []
+        found: list[tuple[Account, LeaseAsk]] = []
         for account, config in self._live(now):
-            if passed > 0 and account.asked_spent >= 0:
-                weight = 1 - math.exp(-passed / 60)
-                account.rate += weight * ((account.spent - account.asked_spent) / passed - account.rate)
-                account.largest = math.ceil(account.largest * math.exp(-passed / 300))
+            account.look(passed)
             floor = FLOOR[config.unit] if config.amount is None else min(FLOOR[config.unit], config.amount // 20)
             ahead = account.ahead(floor)
-            used = account.spent + account.held
-            idle = not account.waiting and account.spent == account.asked_spent
+            idle = not account.waiting and account.spent == account.asked_spent and account.most_ahead is None
             if idle and clock < account.answered_at + IDLE_S:
                 continue
-            if account.granted > used + 2 * ahead:
-                account.grant(used + ahead)  # before it is said: what we give back we must not count on
-            keep = max(account.granted, used)
-            need = max(keep, used + account.waiting)
-            ask = LeaseAsk(
-                budget=account.budget, period_start=account.period_start, spent=account.spent, keep=keep, need=need,
-                want=max(need, used + account.waiting + ahead),
-            )  # fmt: skip
-            found.append((not account.waiting, ask))
+            # What was granted to those who wait is theirs, also while they have not got round to taking it.
+            need = account.used + account.waiting
+            if account.granted > need + (2 * ahead if account.most_ahead is None else ahead):
+                account.grant(need + ahead)  # before it is said: what we give back we must not count on
+            found.append((account, account.ask(need=need, want=need + ahead)))
+        found.sort(key=lambda each: not each[0].waiting)
+        found += [(account, account.ask(need=0, want=0)) for account in self._leftovers(now)]
+        if len(found) > MAX_LEASES:
+            self.wanted.set()  # the rest goes with the next one, at once
+        for account, _ in found[:MAX_LEASES]:
             account.asked_spent = account.spent
-        found.sort(key=lambda each: each[0])
         return [ask for _, ask in found[:MAX_LEASES]]
 
+    def farewell(self) -> list[LeaseAsk]:
+        """Give everything back that is not used: nothing is answered here any more, maybe for ever."""
+        self._asked += 1
+        found = []
+        for account in self._accounts.values():
+            if account.granted > account.used and self._is_now(account.period_start, self._now()):
+                account.grant(account.used)
+                found.append(account.ask(need=0, want=0))
+        return found[:MAX_LEASES]
+
     def answered(self, asked: Sequence[LeaseAsk], leases: Iterable[Lease]) -> None:
-        """Take what was granted."""
-        needs = {(ask.budget, ask.period_start): ask.need for ask in asked}
+        """Take what was granted. What was asked for and not answered is of no period that the control plane knows."""
+        open_ = {(ask.budget, ask.period_start): ask for ask in asked}
         for lease in leases:
             start = lease.period_start.astimezone(UTC)
+            ask = open_.pop((lease.budget, start), None)
             account = self._accounts.get(f"{lease.budget}|{start.isoformat()}")
-            if account is None:
+            if account is None or ask is None:
                 continue
             account.unlimited, account.left = lease.granted is None, lease.left
-            account.answered_at = self._clock()
+            account.most_ahead = lease.ahead
+            account.answered_at, account.answered = self._clock(), self._asked
+            account.known = (ask.keep if lease.granted is None else lease.granted, ask.spent)
             if lease.granted is not None:
                 account.grant(lease.granted)
-                account.short = lease.granted < needs.get((account.budget, account.period_start), 0)
-        self._answered = self._asked
+                account.short = lease.granted < ask.need
+        for budget, start in open_:
+            if (account := self._accounts.get(f"{budget}|{start.isoformat()}")) is not None:
+                account.refused = self._asked
         self._tell()
 
     def failed(self) -> None:
@@ -373,10 +428,32 @@ class Budgets:
                 if start >= config.period.start(now) or name in self._accounts:
                     yield self._account(config, start), config
 
+    def _leftovers(self, now: datetime) -> Iterable[Account]:
+        """Yield accounts of budgets that are configured no more, of which the control plane thinks that we need a part.
+
+        A key's part must not stay with a gateway that its endpoint was moved away from.
+        """
+        if not self._is_configured:
+            return
+        known = {config.id for config in self._configured}
+        for account in self._accounts.values():
+            if account.budget in known or not self._is_now(account.period_start, now):
+                continue
+            account.grant(account.used)
+            if account.known != (account.granted, account.spent):
+                yield account
+
+    @staticmethod
+    def _is_now(start: datetime, now: datetime) -> bool:
+        return any(period.start(now) == start for period in BudgetPeriod)
+
     def _forget(self, now: datetime) -> None:
         """Forget accounts of periods that are long over."""
+        periods = {config.id: config.period for config in self._configured}
         for name, account in tuple(self._accounts.items()):
-            if account.period_start < now - timedelta(days=40) and not account.held and not account.waiting:
+            period, start = periods.get(account.budget), account.period_start
+            ends = start + FORGET if period is None else period.end(start) + 2 * LATE
+            if ends < now and not account.held and not account.waiting:
                 self._file.free(account.at)
                 del self._accounts[name]
 

@@ -1,8 +1,9 @@
 """The gateway's way home: enrol, configuration, usage, report. Outbound only, and never in a request's path.
 
 Each loop stands alone and none ever ends by an error: a control plane that is away, slow or talking nonsense costs
-log lines, nothing else. A change reaches us by the long poll; while the control plane is away, we ask at
-least every two seconds, so that a revocation holds within five seconds of its return.
+log lines, nothing else, and a bug in one loop costs that loop two seconds. A change reaches us by the long poll; while
+the control plane is away, we ask at least every two seconds, so that a revocation holds within five seconds of its
+return.
 """
 
 from __future__ import annotations
@@ -129,11 +130,10 @@ class Home:
         await self._enrol()
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._follow_config())
-                tasks.create_task(self._send_usage())
-                tasks.create_task(self._send_reports())
-                tasks.create_task(self._keep_leases())
-                tasks.create_task(self._wake())
+                for loop in (
+                    self._follow_config, self._send_usage, self._send_reports, self._keep_leases, self._wake,
+                ):  # fmt: skip
+                    tasks.create_task(_for_ever(loop))
         except BaseExceptionGroup as group:
             removed, others = group.split(Removed)
             if removed is not None and others is None:
@@ -141,11 +141,16 @@ class Home:
             raise
 
     async def flush(self, *, timeout_s: float) -> None:
-        """Send what is spooled as far as it goes within `timeout_s`; the rest stays on disk."""
+        """Send what is spooled, and give back parts of budgets, as far as it goes within `timeout_s`.
+
+        The rest stays on disk, for the next start.
+        """
         try:
             async with asyncio.timeout(timeout_s):
                 await self._send_spooled()
-        except (TimeoutError, aiohttp.ClientError, Removed) as error:
+                if asks := self._budgets.farewell():
+                    await self._lease(asks)
+        except (TimeoutError, aiohttp.ClientError, ProtocolError, Removed) as error:
             log.info("%d usage records stay on disk (%s)", self._spool.records, type(error).__name__)
 
     # --- enrolment ----------------------------------------------------------------------------------
@@ -237,9 +242,9 @@ class Home:
         self._seen(Link.UP)
         document = self._state.accept(parse(Envelope, body), have=self._have)
         changed = document is not self._have
-        self._have, self.config_refused = document, ""
         if changed:
             self._apply(document)
+        self._have, self.config_refused = document, ""  # only now: what could not be served is asked for again
         return changed
 
     def _refuse_config(self, error: ProtocolError) -> None:
@@ -299,26 +304,30 @@ class Home:
                 await asyncio.sleep(FIRST_RETRY_S)
 
     async def _lease(self, asks: list[LeaseAsk]) -> bool:
-        """Ask once; False where it is not answered properly."""
-        self._lease_serial = max(self._lease_serial + 1, time.time_ns())
-        request = LeaseRequest(
-            gateway_uid=self._gateway_uid,
-            serial=self._lease_serial,
-            memory=self._budgets.memory,
-            asks=tuple(asks),
-        )
-        status, body = await self._post(LEASES_PATH, request)
-        match status:
-            case HTTPStatus.OK:
-                self._budgets.answered(asks, parse(LeaseAnswer, body).leases)
-                return True
-            case HTTPStatus.GONE:
-                raise Removed
-            case HTTPStatus.CONFLICT:  # our clock was set back since the last word of ours
-                self._lease_serial = max(self._lease_serial, _serial_in(body))
-                self._budgets.wanted.set()
-            case _:
-                log.warning("parts of budgets: answered with %d", status)
+        """Ask; False where it is not answered properly."""
+        for _ in range(2):
+            self._lease_serial = max(self._lease_serial + 1, time.time_ns())
+            request = LeaseRequest(
+                gateway_uid=self._gateway_uid,
+                serial=self._lease_serial,
+                memory=self._budgets.memory,
+                asks=tuple(asks),
+            )
+            status, body = await self._post(LEASES_PATH, request)
+            match status:
+                case HTTPStatus.OK:
+                    leases = parse(LeaseAnswer, body).leases
+                    if len(leases) < len(asks):
+                        log.warning("parts of budgets: some are of no period of now there; are both clocks right?")
+                    self._budgets.answered(asks, leases)
+                    return True
+                case HTTPStatus.GONE:
+                    raise Removed
+                case HTTPStatus.CONFLICT:  # our clock was set back since the last word of ours
+                    self._lease_serial = max(self._lease_serial, _serial_in(body))
+                case _:
+                    break
+        log.warning("parts of budgets: answered with %d", status)
         return False
 
     async def _send_reports(self) -> None:
@@ -395,6 +404,18 @@ class Home:
         if link is not self.link:
             (log.info if link is Link.UP else log.warning)("control plane %s %s", link.value, words)
         self.link = link
+
+
+async def _for_ever(loop: Callable[[], Awaitable[None]]) -> None:
+    """Begin a loop anew that ended by a bug: revocations must come through whatever else is wrong."""
+    while True:
+        try:
+            await loop()
+        except (Removed, TokenRefused):
+            raise
+        except Exception:
+            log.exception("a part of calling home ended by a bug and begins anew")
+            await asyncio.sleep(LONGEST_RETRY_S)
 
 
 class _Retry:

@@ -77,7 +77,8 @@ def _base_url(value: str) -> str:
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 Sha256Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0)]
-Amount = Annotated[int, Field(ge=0, le=2**62)]
+MOST_AMOUNT: Final = 2**62
+Amount = Annotated[int, Field(ge=0, le=MOST_AMOUNT)]
 
 
 class _FromControlPlane(BaseModel):
@@ -427,10 +428,12 @@ class Lease(_FromControlPlane):
     """All of the period together; None: the budget is not limited (any more)."""
     left: Count | None = None
     """Of the whole budget, not leased to anybody; None where it is not the caller's to know."""
+    ahead: Count | None = None
+    """Others share the budget: no more than that is to be kept beyond what is used. None: nobody else has a part."""
 
 
 class LeaseAnswer(_FromControlPlane):
-    """What a gateway was granted, for each that it asked for."""
+    """What a gateway was granted, for each that it asked for, but those of a period that is none of now."""
 
     leases: tuple[Lease, ...]
 

@@ -43,7 +43,7 @@ from provisioners.gateway.protocol import (
 )
 from provisioners.gateway.refusals import Refusal
 from provisioners.gateway.routing import Grant, Routing, nano_at
-from provisioners.gateway.streams import EventStream, Usage, usage_in
+from provisioners.gateway.streams import EventStream, Usage, UsageFinder, usage_in
 from provisioners.gateway.waking import WaitingRoom
 
 log = logging.getLogger("tenantry.gateway")
@@ -52,7 +52,6 @@ MAX_IN_FLIGHT: Final = 2048
 MAX_TRIES: Final = 3
 _WHOLE_ANSWER_BYTES: Final = 1 << 20
 """Answers of a known length up to this are read whole and written at once."""
-_TAIL_BYTES: Final = 1 << 16
 _DRAIN_S: Final = 0.25
 _DRAIN_GAP_S: Final = 0.005
 """What is on its way already comes without gaps; what comes after one is being made, and the backend is to stop."""
@@ -148,9 +147,11 @@ class Call:
 
     @property
     def used(self) -> int | None:
-        """Return the tokens that it used; None where nobody said."""
+        """Return the tokens that it used, as its record has them; None where nobody said."""
         if self.usage is not None:
             return self.usage.prompt_tokens + self.usage.completion_tokens
+        if self.events:
+            return self.events
         return 0 if self.outcome is RequestOutcome.NO_BACKEND or self.status >= HTTPStatus.BAD_REQUEST else None
 
     def read(self, events: EventStream) -> None:
@@ -335,13 +336,14 @@ class Proxy:
         if not grant.allows(SCOPE_OF[route]):
             raise refusals.scope_missing(route.value)
         _check_open(grant.endpoint)
-        admission = self._rates.admit((routing.tenant_rates, grant.rates), asked.likely_tokens)
+        context = grant.endpoint.context_tokens
+        admission = self._rates.admit((routing.tenant_rates, grant.rates), asked.likely_tokens(context))
         call = Call(request_id, route, grant, asked.model, asked.streamed, began, began_at, admission=admission)
         call.limit_headers = admission.headers()
         try:
             call.hold = await self._budgets.hold(
                 (*routing.tenant_budgets, *grant.key.budgets),
-                tokens=asked.at_most(grant.endpoint.context_tokens),
+                tokens=asked.at_most(context),
                 nano=nano_at(grant.endpoint, began_at),
             )
         except BaseException:
@@ -372,7 +374,7 @@ class Proxy:
         if found is None:
             raise refusals.unauthorized()
         if found is not call.grant.endpoint:
-            if not any(key.id == call.grant.key_id and key.digest == call.grant.digest for key in found.keys):
+            if not self.routing.still_opens(call.grant, now=time.time()):
                 raise refusals.unauthorized()
             _check_open(found)
         return found
@@ -381,7 +383,11 @@ class Proxy:
 
     async def _forward(self, request: web.BaseRequest, asked: bodies.Asked, call: Call) -> web.StreamResponse:
         headers = {"Content-Type": "application/json", "Accept-Encoding": "identity", "X-Request-Id": call.request_id}
-        headers.update({name: request.headers[name] for name in _FORWARDED if name in request.headers})
+        for name in _FORWARDED:
+            if given := request.headers.getall(name, None):
+                headers[name] = ", ".join(
+                    given
+                )  # as RFC 9110, 5.3, lets lists be joined: `tracestate` may come in lines
         tried: set[UUID] = set()
         while len(tried) < MAX_TRIES:
             # Chosen by what is configured at this moment: who is being drained gets nothing new, whenever it began.
@@ -510,7 +516,7 @@ class Proxy:
             async for chunk in answer.content.iter_any():
                 whole = events.feed(chunk)
                 if whole:
-                    if call.first_event_at is None and (said := events.usage) is not None:
+                    if call.first_event_at is None and asked.prompts == 1 and (said := events.usage) is not None:
                         call.hold.at_most(asked.at_most(call.grant.endpoint.context_tokens, said.prompt_tokens))
                     call.came(events, time.monotonic())
                     await response.write(whole)
@@ -523,11 +529,11 @@ class Proxy:
             call.read(events)
 
     async def _relay_bytes(self, answer: aiohttp.ClientResponse, response: web.StreamResponse, call: Call) -> None:
-        tail = b""
+        found = UsageFinder()
         async for chunk in answer.content.iter_any():
-            tail = (tail + chunk)[-_TAIL_BYTES:]
+            found.feed(chunk)
             await response.write(chunk)
-        call.usage = usage_in(tail)
+        call.usage = found.usage
 
     def _failed(self, backend: Backend, call: Call, what: str) -> None:
         self._backends.failed(backend, what)

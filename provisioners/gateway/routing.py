@@ -91,6 +91,13 @@ class Routing:
             if keys.equal(grant.digest, presented.digest) & bearer & (now < grant.ends_at)
         )
 
+    def still_opens(self, grant: Grant, *, now: float) -> bool:
+        """Say whether what an earlier configuration granted holds in this one as well, at `now`."""
+        return any(
+            each.endpoint.uid == grant.endpoint.uid and keys.equal(each.digest, grant.digest) and now < each.ends_at
+            for each in self._grants.get(grant.key_id, ())
+        )
+
     def select(self, *, host: str, model: str) -> EndpointConfig | None:
         """Return the endpoint meant by `Host` header value and `model`; None where they name none together."""
         by_host = self._by_host.get(_host_name(host))

@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
+MOST_TOKENS: Final = 100_000_000
+"""Tokens of one request; a runtime that says more says nonsense, and nothing is concluded from that."""
 _LONGEST_EVENT: Final = 1 << 20
 """Bytes after which an unfinished event is passed on as it is."""
-_TAIL: Final = 1 << 16
+_LONGEST_USAGE: Final = 1 << 12
 _DATA: Final = b"data: "
 _OBJECT: Final = rb"\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}"
 _USAGE: Final = re.compile(rb'"usage"\s*:\s*(' + _OBJECT + rb")")
@@ -143,24 +145,42 @@ def usage_of(content: Any) -> Usage | None:
     if not isinstance(found, dict):
         return None
     prompt, completion = found.get("prompt_tokens"), found.get("completion_tokens", 0)
-    if type(prompt) is not int or type(completion) is not int or prompt < 0 or completion < 0:
+    if type(prompt) is not int or type(completion) is not int:
+        return None
+    if not (0 <= prompt <= MOST_TOKENS and 0 <= completion <= MOST_TOKENS):
         return None
     return Usage(prompt, completion)
 
 
-def usage_in(tail: bytes) -> Usage | None:
-    """Find the usage object near the end of a JSON answer without parsing all of it.
+def usage_in(text: bytes) -> Usage | None:
+    """Find the last usage object in a JSON answer without parsing all of it.
 
     Inside a JSON string its quotes would be escaped, so words of the model never match.
     """
-    for found in reversed(_USAGE.findall(tail[-_TAIL:])):
+    at = len(text)
+    while (at := text.rfind(b'"usage"', 0, at)) >= 0:
+        found = _USAGE.match(text, at)
         try:
-            usage = usage_of({"usage": json.loads(found)})
+            usage = usage_of({"usage": json.loads(found[1])}) if found is not None else None
         except ValueError:
             continue
         if usage is not None:
             return usage
     return None
+
+
+class UsageFinder:
+    """Finds the usage in an answer that is too long to be kept. Feed it chunks."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self.usage: Usage | None = None
+
+    def feed(self, chunk: bytes) -> None:
+        """Look into `chunk`, and across what it joins."""
+        text = self._rest + chunk
+        self.usage = usage_in(text) or self.usage
+        self._rest = text[-_LONGEST_USAGE:]
 
 
 def _end_of_last_event(data: bytes) -> int:

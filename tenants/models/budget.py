@@ -53,6 +53,8 @@ class BudgetLease(models.Model):
     """What the gateway keeps its parts in; another one knows nothing of what was spent from this."""
     lost = models.BigIntegerField(default=0, db_default=0)
     """Parts that went with an earlier memory: counted as spent, since nobody can say what of them was."""
+    short = models.BooleanField(default=False, db_default=False)
+    """Whether it got less than it needed: others then keep nothing that they do not need."""
     updated_at = models.DateTimeField()
 
     class Meta:

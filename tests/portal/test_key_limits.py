@@ -12,7 +12,8 @@ import pytest
 
 from tenants.budget_periods import start_of
 from tenants.models import BudgetLease, EndpointKey, EndpointUsage
-from tenants.states import BudgetPeriod
+from tenants.operations import quotas
+from tenants.states import BudgetPeriod, PlatformRole
 from tests import factories
 from tests.portal.world import World, build
 
@@ -97,3 +98,73 @@ def test_rates_of_a_tenant_are_set_with_its_policy_and_said_there(world, browse)
     assert answer.status_code == 302
     assert world.acme.tenant.policy["requests_per_minute"] == 600
     assert "Of all endpoints together. At most 600, as" in shown
+
+
+def spend(world, budget: str, spent: int, period: BudgetPeriod = BudgetPeriod.MONTH) -> None:
+    """Say what a gateway used of a budget in its present period."""
+    now = datetime.now(UTC)
+    BudgetLease.objects.create(
+        tenant=world.acme.tenant, gateway=factories.gateway(world.acme.tenant), budget=budget, granted=spent,
+        spent=spent, period_start=start_of(period, now), updated_at=now,
+    )  # fmt: skip
+
+
+def test_a_budget_of_a_key_that_is_used_up_says_until_when_and_what_helps(world, key, browse):
+    mia = browse(world.acme.member)
+    EndpointKey.objects.filter(pk=key.pk).update(budget_tokens=1000, budget_period="day")
+    spend(world, f"key:{key.public_id}:tokens", 850, BudgetPeriod.DAY)
+    near = text(mia.get(KEYS))
+    spend(world, f"key:{key.public_id}:tokens", 150, BudgetPeriod.DAY)
+    over = text(mia.get(KEYS))
+
+    assert "Nearly used up" in near
+    assert "refused" not in near.split("Limits of the key")[0]
+    assert f"The budget of the key {key.name} is used up" in over
+    assert re.search(r"1.000 of 1.000 tokens, each day. Its requests are refused \(402\) until", over)
+    assert "Raise the budget under Limits" in over
+
+
+def limited(world, dimension: str, amount: int) -> None:
+    operator = factories.actor(factories.person(platform=(PlatformRole.OPERATOR,)))
+    quotas.set_limit(
+        tenant=world.acme.tenant, dimension=dimension, amount=amount, actor=operator, now=datetime.now(UTC)
+    )
+
+
+def test_a_tenants_tokens_that_are_used_up_stand_on_its_endpoints_and_its_quota_with_the_way_to_more(world, browse):
+    mia = browse(world.acme.member)
+    limited(world, "tokens_month", 1000)
+    before = text(mia.get("/t/acme/endpoints/chat"))
+    spend(world, "tenant:tokens", 1000)
+    use(world, tokens=700)
+    endpoint, page = mia.get("/t/acme/endpoints/chat"), mia.get("/t/acme/quota?of=tokens_month")
+
+    assert "used up" not in before
+    for answer in (endpoint, page):
+        assert "This month's tokens are used up" in text(answer)
+        assert re.search(r"1.000 tokens of 1.000 tokens are used. Requests are refused \(402\) until", text(answer))
+        assert "/t/acme/quota/ask?of=tokens_month" in answer.content.decode()
+    assert "begins anew" in text(page)
+    assert re.search(r"chat acme 700", text(page))
+    assert re.search(r"others -- 300", text(page))
+    assert mia.get("/t/acme/quota/ask?of=tokens_month").status_code == 200
+
+
+def test_money_for_tokens_that_is_nearly_used_up_says_so(world, browse):
+    limited(world, "token_spend_month", 10)
+    spend(world, "tenant:money", 8_500_000_000)
+
+    shown = text(browse(world.acme.member).get("/t/acme/endpoints/chat/keys"))
+
+    assert "This month's money for tokens is nearly used up" in shown
+    assert "9 EUR of 10 EUR are used" in shown
+
+
+def use(world, *, tokens: int) -> None:
+    """Say that the endpoint used so many tokens this month."""
+    now = datetime.now(UTC)
+    EndpointUsage.objects.create(
+        tenant=world.acme.tenant, endpoint_id=world.acme.endpoint.pk, key_id="", revision=1,
+        hour=now.replace(minute=0, second=0, microsecond=0), requests=1, errors=0, prompt_tokens=tokens - 100,
+        completion_tokens=100,
+    )  # fmt: skip

@@ -55,6 +55,7 @@ class Asker:
         self.memory = uuid4()
         self.serial = 0
         self.granted = 0
+        self.ahead: int | None = None
 
     def ask(self, budget: str, *, spent: int = 0, keep: int = 0, need: int = 0, want: int = 0) -> int | None:
         from provisioners.agent_api.polling import acting_gateway
@@ -71,7 +72,7 @@ class Asker:
             actor=acting_gateway(self.uid),
             now=NOW,
         )
-        self.granted = part.granted or 0
+        self.granted, self.ahead = part.granted or 0, part.ahead
         return part.granted
 
 
@@ -144,7 +145,8 @@ def test_a_budget_of_a_tenant_above_holds_for_all_below_it(world: SimpleNamespac
     two = Asker(factories.gateway(sister).pk)
 
     assert one.ask("tenant:tokens", want=5000) == 800
-    assert two.ask("tenant:tokens", want=5000) == 200
+    assert two.ask("tenant:tokens", want=5000) == 100
+    assert two.ask("tenant:tokens", keep=100, need=5000) == 200
     assert two.ask("tenant:money", want=5000) is None
 
 
@@ -214,11 +216,63 @@ def test_a_budget_that_is_there_no_more_limits_nothing(world: SimpleNamespace) -
     assert [(lease["granted"], lease["left"]) for lease in answer.json()["leases"]] == [(None, None)] * 2
 
 
+def test_who_is_alone_may_keep_what_it_likes_and_several_less_as_the_budget_runs_out(world: SimpleNamespace) -> None:
+    limit(world, budget_tokens=1000)
+    one, two = Asker(world.gateway.uid), Asker(another(world))
+    budget = f"key:{world.key.public_id}:tokens"
+
+    one.ask(budget, want=400)
+    alone = one.ahead
+    two.ask(budget, want=400)
+    early = two.ahead
+    two.ask(budget, spent=400, keep=400, want=400)
+
+    assert (alone, early, two.ahead) == (None, 250, 150)
+
+
+def test_what_one_has_idle_comes_to_another_who_lacks(world: SimpleNamespace, operator: Any) -> None:
+    quotas.set_limit(tenant=world.parent, dimension="tokens_month", amount=1000, actor=operator, now=NOW)
+    idle, busy = Asker(world.gateway.uid), Asker(factories.gateway(factories.tenant(parent=world.parent)).pk)
+    idle.ask("tenant:tokens", want=900)
+
+    first = busy.ask("tenant:tokens", need=300, want=300)
+    idle.ask("tenant:tokens", keep=idle.granted)
+    kept = idle.ahead
+    idle.ask("tenant:tokens", keep=kept or 0)
+    then = busy.ask("tenant:tokens", keep=first or 0, need=300, want=300)
+
+    assert (first, kept, then) == (100, 0, 300)
+    assert set(BudgetLease.objects.values_list("short", flat=True)) == {False}
+
+
+def test_a_limit_that_has_ended_is_nothing_and_not_everything(world: SimpleNamespace, operator: Any) -> None:
+    quotas.set_limit(
+        tenant=world.tenant, dimension="tokens_month", amount=1000, until=NOW + timedelta(days=1), actor=operator,
+        now=NOW,
+    )  # fmt: skip
+    one = Asker(world.gateway.uid)
+    before = one.ask("tenant:tokens", want=300)
+    Quota.objects.filter(dimension="tokens_month").update(until=NOW - timedelta(seconds=1))
+
+    assert (before, one.ask("tenant:tokens", spent=50, keep=300, want=400)) == (300, 50)
+
+
+@pytest.mark.parametrize("start", [MONTH - timedelta(days=400), MONTH + timedelta(days=400)])
+def test_a_period_that_is_none_of_now_costs_the_others_nothing(world: SimpleNamespace, start: datetime) -> None:
+    limit(world, budget_tokens=1000)
+    world.gateway.enrol()
+    budget = f"key:{world.key.public_id}:tokens"
+
+    answer = leases(world.gateway, 1, {**ask(budget), "period_start": start.isoformat()}, ask(budget, want=70))
+
+    assert [lease["granted"] for lease in answer.json()["leases"]] == [70]
+    assert BudgetLease.objects.count() == 1
+
+
 @pytest.mark.parametrize(
     "change",
     [
         {"period_start": (MONTH + timedelta(hours=1)).isoformat()},
-        {"period_start": (MONTH - timedelta(days=400)).isoformat()},
         {"spent": 2, "keep": 1},
         {"need": 2, "want": 1},
         {"want": 2**63},
@@ -336,7 +390,9 @@ def test_gateways_and_we_agree_when_a_period_begins() -> None:
     for day in range(800):
         at = datetime(2026, 1, 1, 23, 59, tzinfo=UTC) + timedelta(days=day)
         for period in BudgetPeriod:
-            assert period.start(at) == budget_periods.start_of(states.BudgetPeriod(period.value), at)
+            ours = states.BudgetPeriod(period.value)
+            assert period.start(at) == budget_periods.start_of(ours, at)
+            assert period.end(at) == budget_periods.end_of(ours, at)
 
 
 def test_periods_begin_in_utc() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from dataclasses import dataclass
 
 import aiohttp
@@ -17,8 +18,8 @@ from provisioners.gateway.protocol import (
     RateLimits,
     TokenPrice,
 )
+from tests.gateway_callers import PATIENCE_S, StubModel
 from tests.gateway_lab import Lab, event_of, scenario, until
-from tests.provisioners.test_gateway_counting import PATIENCE_S, StubModel
 
 CALLERS = 60
 MOST_TOKENS = 30
@@ -159,6 +160,80 @@ async def test_a_stream_holds_less_once_its_prompt_is_counted(lab: Lab) -> None:
         await answer.content.read()
 
     assert beside[0] == 200
+
+
+@scenario
+async def test_a_hold_for_several_prompts_does_not_shrink_by_what_the_first_one_says(lab: Lab) -> None:
+    lab.control.budgets = {f"key:{lab.key.id}:tokens": 650}
+    await lab.serve(limited(lab, budgets=(budget(lab, amount=650),)))
+    body = {"model": "alpha", "prompt": ["a", "b", "c"], "stream": True, "max_tokens": 20}
+    headers = {"Authorization": f"Bearer {lab.key.plain}"}
+
+    async with lab.http.post(f"{lab.url}/v1/completions", json=body, headers=headers) as answer:
+        usage = {"prompt_tokens": 7, "completion_tokens": 1}
+        lab.model.go.put_nowait(event_of(choices=[{"index": 0, "text": "a"}], usage=usage))
+        await answer.content.readuntil(b"\n\n")
+        beside = await lab.ask(max_tokens=20)
+        lab.model.go.put_nowait(b"")
+        await answer.content.read()
+
+    assert beside[0] == 402
+
+
+@scenario
+async def test_events_of_a_model_that_says_nothing_of_usage_are_charged_as_they_are_recorded(lab: Lab) -> None:
+    name = f"key:{lab.key.id}:tokens"
+    lab.control.budgets = {name: 1000}
+    await lab.serve(limited(lab, budgets=(budget(lab, amount=1000),)))
+
+    async with lab.stream(max_tokens=20) as answer:
+        for _ in range(3):
+            lab.model.go.put_nowait(event_of(choices=[{"index": 0, "delta": {"content": "a"}}]))
+            await answer.content.readuntil(b"\n\n")
+        lab.model.go.put_nowait(None)
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await answer.content.read()
+
+    await until(lambda: _spent(lab, name), lambda spent: spent == 3)
+    assert [record.completion_tokens for record in lab.control.records] == [3]
+
+
+@scenario
+async def test_an_absurd_request_neither_fails_nor_stops_news_and_parts_for_the_others(lab: Lab) -> None:
+    lab.control.budgets = {f"key:{lab.key.id}:tokens": 10_000}
+    await lab.serve(
+        limited(lab, budgets=(budget(lab, amount=10_000),), rates=RateLimits(tokens_per_minute=10**9)),
+    )
+
+    absurd = [await lab.ask(n=10**number, max_tokens=10**300) for number in (9, 14, 30, 300)]
+    revoked = limited(lab).model_copy(update={"keys": ()})
+    good = await lab.ask(max_tokens=5)
+    lab.control.publish(revoked)
+    await lab.healthy(config_version=lab.control.version)
+
+    assert [answer[0] for answer in absurd] == [402] * 4
+    assert good[0] == 200
+    assert (await lab.ask())[0] == 401
+
+
+@scenario
+async def test_one_that_is_stopped_gives_back_what_it_did_not_use(lab: Lab) -> None:
+    name = f"key:{lab.key.id}:tokens"
+    lab.control.budgets = {name: 100_000}
+    lab.control.publish(limited(lab, budgets=(budget(lab, amount=100_000),)))
+    process = await lab.spawn()
+    await lab.healthy(state="serving")
+    assert (await lab.ask())[0] == 200
+    await until(lambda: _kept(lab, name), lambda kept: kept > 10)
+
+    assert await lab.kill(process, signal.SIGTERM) == 0
+
+    assert (lab.control.spent[name], lab.control.kept[name]) == (10, 10)
+    assert [record.completion_tokens for record in lab.control.records] == [3]
+
+
+async def _kept(lab: Lab, name: str) -> int:
+    return lab.control.kept.get(name, 0)
 
 
 async def _spent(lab: Lab, name: str) -> int:

@@ -601,10 +601,12 @@ def test_a_bad_body_is_named_and_never_reaches_the_model(tmp_path: Any, body: by
 async def test_what_was_judged_is_what_is_sent_where_names_are_given_twice(lab: Lab) -> None:
     await lab.serve()
 
-    answer = await _raw_answer(lab, "/v1/chat/completions", lab.key.plain, b'{"model":"beta","model":"alpha","n":1.50}')
+    answer = await _raw_answer(
+        lab, "/v1/chat/completions", lab.key.plain, b'{"model":"beta","model":"alpha","temperature":1.50}'
+    )
 
     assert answer[0] == 200
-    assert lab.model.seen[0][1] == {"model": "alpha", "n": 1.5}
+    assert lab.model.seen[0][1] == {"model": "alpha", "temperature": 1.5}
 
 
 @scenario

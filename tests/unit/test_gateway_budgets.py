@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from provisioners.gateway import budgets as module
 from provisioners.gateway.budgets import Budgets, Hold
-from provisioners.gateway.protocol import BudgetConfig, BudgetPeriod, BudgetUnit, Lease, LeaseAsk
+from provisioners.gateway.protocol import MAX_LEASES, BudgetConfig, BudgetPeriod, BudgetUnit, Lease, LeaseAsk
 from provisioners.gateway.refusals import Refusal
 
 TOKENS = BudgetConfig(id="key:k1:tokens", unit=BudgetUnit.TOKENS, period=BudgetPeriod.MONTH, amount=1000)
@@ -32,6 +32,9 @@ class World:
         self.at = datetime(2026, 6, 10, 12, 0, tzinfo=UTC)
         self.limits = {TOKENS.id: 1000, MONEY.id: 10**9, TENANT.id: 10_000}
         self.away = False
+        self.ahead: int | None = None
+        self.forgets: set[str] = set()
+        """Budgets that are left out of every answer."""
         self.budgets = self.start()
 
     def start(self) -> Budgets:
@@ -52,8 +55,12 @@ class World:
             return asks
         leases = []
         for ask in asks:
+            if ask.budget in self.forgets:
+                continue
             granted = max(ask.keep, min(ask.want, self.limits[ask.budget])) if ask.budget in self.limits else None
-            leases.append(Lease(budget=ask.budget, period_start=ask.period_start, granted=granted, left=0))
+            leases.append(
+                Lease(budget=ask.budget, period_start=ask.period_start, granted=granted, left=0, ahead=self.ahead)
+            )
         self.budgets.answered(asks, leases)
         return asks
 
@@ -259,3 +266,141 @@ def test_whatever_happens_what_is_spent_is_within_the_budget(tmp_path: Path, mov
     run(tmp_path, steps(), world)
     world.budgets.close()
     assert used <= 1000
+
+
+def test_a_request_beyond_all_reason_is_refused_and_stops_nobody_elses(world: World, tmp_path: Path) -> None:
+    async def steps() -> None:
+        for tokens in (2**62, 2**64, 10**40):
+            with pytest.raises(Refusal) as refused:
+                await world.budgets.hold([TOKENS, MONEY], tokens=tokens, nano=10**6)
+            assert refused.value.status == 402
+        (await world.budgets.hold([TOKENS, MONEY], tokens=10, nano=0)).settle(10)
+
+    run(tmp_path, steps(), world)
+
+
+def test_who_waits_for_more_parts_than_go_into_one_ask_is_not_refused(world: World, tmp_path: Path) -> None:
+    several = [
+        BudgetConfig(id=f"key:{number}:tokens", unit=BudgetUnit.TOKENS, period=BudgetPeriod.MONTH, amount=1000)
+        for number in range(2 * MAX_LEASES + 50)
+    ]
+    world.limits |= {each.id: 1000 for each in several}
+    world.budgets.configure(several)
+
+    async def steps() -> None:
+        holds = [world.budgets.hold([each], tokens=900, nano=0) for each in several]
+        found = await asyncio.wait_for(asyncio.gather(*holds), 30)
+
+        assert len(found) == len(several)
+
+    run(tmp_path, steps(), world)
+
+
+def test_all_of_a_burst_get_their_part_however_slowly_it_is_answered(tmp_path: Path) -> None:
+    wide = BudgetConfig(id="key:k1:tokens", unit=BudgetUnit.TOKENS, period=BudgetPeriod.MONTH, amount=10**7)
+    budgets = Budgets(tmp_path / "budgets")
+    budgets.configure([wide])
+
+    async def answering() -> None:
+        while True:
+            await budgets.wanted.wait()
+            asks = budgets.asks()
+            for _ in range(10):  # others come meanwhile, and ask again at once after it
+                await asyncio.sleep(0)
+            leases = [
+                Lease(budget=ask.budget, period_start=ask.period_start, granted=max(ask.keep, min(ask.want, 10**7)))
+                for ask in asks
+            ]
+            budgets.answered(asks, leases)
+
+    async def asking(number: int) -> Hold:
+        for _ in range(number):
+            await asyncio.sleep(0)
+        return await budgets.hold([wide], tokens=8192, nano=0)
+
+    async def steps() -> None:
+        answers = asyncio.create_task(answering())
+        holds = await asyncio.gather(*(asking(number) for number in range(200)))
+        answers.cancel()
+
+        assert sum(amount for hold in holds for _, _, amount in hold.parts) == 200 * 8192
+
+    asyncio.run(steps())
+
+
+def test_where_the_control_plane_knows_no_such_period_it_is_503_and_the_others_go_on(
+    world: World, tmp_path: Path
+) -> None:
+    world.forgets = {MONEY.id}
+
+    async def steps() -> None:
+        with pytest.raises(Refusal) as refused:
+            await world.budgets.hold([MONEY], tokens=10, nano=1)
+        await world.budgets.hold([TOKENS], tokens=10, nano=0)
+
+        assert (refused.value.status, refused.value.code) == (503, "budget_unavailable")
+
+    run(tmp_path, steps(), world)
+
+
+def test_the_part_of_a_budget_that_is_configured_no_more_is_given_back_once(world: World) -> None:
+    world.renew()
+    world.budgets.configure([TENANT])
+    asks = world.renew()
+    world.passes(10)
+    again = world.renew()
+
+    (ask,) = [ask for ask in asks if ask.budget == TOKENS.id]
+    assert (ask.spent, ask.keep, ask.need, ask.want) == (0, 0, 0, 0)
+    assert TOKENS.id not in {ask.budget for ask in again}
+
+
+def test_what_is_still_running_on_such_a_budget_is_told_when_it_has_ended(world: World) -> None:
+    world.renew()
+    hold = asyncio.run(world.budgets.hold([TOKENS], tokens=40, nano=0))
+
+    world.budgets.configure([TENANT])
+    first = world.renew()
+    hold.settle(30)
+    then = world.renew()
+
+    assert [(ask.spent, ask.keep) for ask in first if ask.budget == TOKENS.id] == [(0, 40)]
+    assert [(ask.spent, ask.keep) for ask in then if ask.budget == TOKENS.id] == [(30, 30)]
+
+
+def test_at_its_end_it_gives_back_what_it_did_not_use_and_asks_anew_afterwards(world: World, tmp_path: Path) -> None:
+    async def steps() -> None:
+        (await world.budgets.hold([TOKENS], tokens=100, nano=0)).settle(60)
+        asks = {ask.budget: ask for ask in world.budgets.farewell()}
+
+        assert (asks[TOKENS.id].spent, asks[TOKENS.id].keep, asks[TOKENS.id].want) == (60, 60, 60)
+        world.budgets.close()
+        again = world.start()
+        (await again.hold([TOKENS], tokens=100, nano=0)).settle(1)
+
+    run(tmp_path, steps(), world)
+
+
+def test_where_others_lack_it_keeps_no_more_than_it_may_and_asks_soon_again(world: World) -> None:
+    world.renew()
+    account = next(a for a in world.budgets._accounts.values() if a.budget == TENANT.id)
+    before = account.free
+
+    world.ahead = 50
+    world.passes(61)
+    world.renew()
+    world.passes(5)
+    asks = world.renew()
+
+    assert before == 10_000
+    assert account.free == 50
+    assert [ask.keep for ask in asks if ask.budget == TENANT.id] == [50]
+
+
+def test_accounts_of_days_that_are_over_make_room_for_others(world: World) -> None:
+    for _ in range(5):
+        world.renew()
+        world.passes(86_400)
+    world.renew()
+
+    assert len([a for a in world.budgets._accounts.values() if a.budget == MONEY.id]) <= 2

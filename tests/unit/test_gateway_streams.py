@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provisioners.gateway.streams import EventStream, Usage, UsageWish, usage_in, usage_of
+from provisioners.gateway.streams import (
+    MOST_TOKENS,
+    EventStream,
+    Usage,
+    UsageFinder,
+    UsageWish,
+    usage_in,
+    usage_of,
+)
 
 USAGE = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10, "prompt_tokens_details": {"cached_tokens": 2}}
 
@@ -140,7 +148,7 @@ def test_usage_is_found_at_the_end_of_an_answer_whatever_the_model_says() -> Non
     answer = {"choices": [{"message": {"content": lie + lie}}], "usage": USAGE, "prompt_logprobs": None}
 
     assert usage_in(json.dumps(answer).encode()) == Usage(7, 3)
-    assert usage_in(json.dumps({**answer, "pad": "x" * 70_000, "usage": USAGE}).encode()) is None
+    assert usage_in(json.dumps({**answer, "prompt_logprobs": ["x" * 70_000]}).encode()) == Usage(7, 3)
     assert usage_in(json.dumps({"pad": "x" * 70_000, "usage": USAGE}).encode()) == Usage(7, 3)
     assert usage_in(json.dumps({"choices": answer["choices"]}).encode()) is None
 
@@ -166,3 +174,22 @@ def test_a_usage_object_that_makes_no_sense_is_none(content: object) -> None:
 
 def test_embeddings_have_no_completion_tokens() -> None:
     assert usage_of({"usage": {"prompt_tokens": 5, "total_tokens": 5}}) == Usage(5, 0)
+
+
+@pytest.mark.parametrize("size", [1, 7, 100, 5000, 10**6])
+def test_usage_is_found_in_an_answer_that_comes_in_pieces_wherever_it_stands(size: int) -> None:
+    lie = json.dumps({"usage": {"prompt_tokens": 0, "completion_tokens": 0}})
+    parts = {"choices": [{"text": lie}], "usage": USAGE, "prompt_logprobs": [lie, "x" * 9000]}
+    text = json.dumps(parts).encode()
+    finder = UsageFinder()
+
+    for at in range(0, len(text), size):
+        finder.feed(text[at : at + size])
+
+    assert finder.usage == Usage(7, 3)
+
+
+def test_more_tokens_than_can_be_are_no_usage() -> None:
+    assert usage_of({"usage": {"prompt_tokens": 1, "completion_tokens": MOST_TOKENS + 1}}) is None
+    assert usage_of({"usage": {"prompt_tokens": 10**30, "completion_tokens": 1}}) is None
+    assert usage_of({"usage": {"prompt_tokens": MOST_TOKENS, "completion_tokens": 0}}) == Usage(MOST_TOKENS, 0)
