@@ -44,6 +44,7 @@ from tenants.models.quota import (
     RequestStage,
 )
 from tenants.models.reconciled import Intent, Reconciled
+from tenants.models.serving import FitCorrection, FitMeasurement, ModelStage
 from tenants.models.ssh import SshAuthority, SshCertificate
 from tenants.models.system import SystemReport
 from tenants.models.tenant import Membership, Suspension, Tenant
@@ -71,6 +72,8 @@ __all__ = [
     "Event",
     "FanoutCursor",
     "Finding",
+    "FitCorrection",
+    "FitMeasurement",
     "GatewayReplica",
     "GatewayUsage",
     "GpuDevice",
@@ -83,6 +86,7 @@ __all__ = [
     "MachineConsole",
     "Membership",
     "MigDevice",
+    "ModelStage",
     "Namespace",
     "NamespaceCredential",
     "Notice",

@@ -31,6 +31,8 @@ from tenants.models import (
     Event,
     FanoutCursor,
     Finding,
+    FitCorrection,
+    FitMeasurement,
     GatewayReplica,
     GatewayUsage,
     GpuDevice,
@@ -43,6 +45,7 @@ from tenants.models import (
     MachineConsole,
     Membership,
     MigDevice,
+    ModelStage,
     Namespace,
     NamespaceCredential,
     Notice,
@@ -63,6 +66,7 @@ from tenants.models import (
     RequestComment,
     RequestStage,
     Revision,
+    Rollout,
     ServedModel,
     ServiceAccount,
     SshAuthority,
@@ -95,7 +99,7 @@ OWNED: tuple[type[models.Model], ...] = (
     AccountLink, Allocation, ApiToken, Boundary, Budget, BudgetLease, ChainHead, Decision, Delegation, Delivery,
     DeliveryAttempt, Endpoint, EndpointKey, EndpointUsage, Event, GatewayReplica, GatewayUsage, Hold, Intent, Machine,
     Membership, Namespace, Notice, Person, PlatformMembership, Quota, QuotaCharge, Request, RequestComment,
-    RequestStage, Revision, ServiceAccount, SshAuthority, SshCertificate, Suspension, Tenant, Unit, UnitSize,
+    RequestStage, Revision, Rollout, ServiceAccount, SshAuthority, SshCertificate, Suspension, Tenant, Unit, UnitSize,
     UsageChange, UsageDay, UsageRecord, UsageRollup, UsageStanding, UsageSubject, Vlan, Webhook,
 )  # fmt: skip
 """Every table with rows of tenants or people that an operator sees, too."""
@@ -104,7 +108,9 @@ OPERATORS_ONLY: tuple[type[models.Model], ...] = (
 )  # fmt: skip
 ESTATE: tuple[type[models.Model], ...] = (Provider, Host, GpuDevice, MigDevice)
 """Everybody reads them (what is shown of them is another matter), the platform writes them."""
-PUBLISHED: tuple[type[models.Model], ...] = (AutoApprovalRule, Price, PriceList, ServedModel)
+PUBLISHED: tuple[type[models.Model], ...] = (
+    AutoApprovalRule, FitCorrection, FitMeasurement, ModelStage, Price, PriceList, ServedModel,
+)  # fmt: skip
 """Everybody reads them, the platform writes them."""
 ONES_OWN: tuple[type[models.Model], ...] = (
     IdempotencyRecord, MachineConsole, NamespaceCredential, Notification, NotificationPreference,
@@ -162,7 +168,15 @@ def world():
         fingerprint="x", expires_at=NOW + timedelta(minutes=15),
     )  # fmt: skip
     model = factories.served_model()
-    insert(Revision, **common, endpoint=made[Endpoint], number=1, model=model)
+    first = insert(Revision, **common, endpoint=made[Endpoint], number=1, model=model)
+    second = insert(Revision, **common, endpoint=made[Endpoint], number=2, model=model)
+    insert(
+        Rollout, **common, endpoint=made[Endpoint], before=first, revision=second, strategy="recreate",
+        state="draining", since=NOW,
+    )  # fmt: skip
+    learnt = insert(FitCorrection, model=model, product="H100-80GB", created_at=NOW)
+    insert(FitMeasurement, correction=learnt, start=first.pk, program="vLLM", at=NOW)
+    insert(ModelStage, provider=provider, model=model, asked_at=NOW)
     insert(EndpointKey, **common, endpoint=made[Endpoint], public_id="x", digest="0" * 64, name="k")
     gateway = insert(GatewayReplica, **common, boundary=boundary)
     insert(

@@ -18,8 +18,8 @@ ENGINE = {
 @pytest.fixture
 def world(db):
     made = build()
-    boundary = Boundary.objects.create(
-        tenant=made.acme.tenant, provider=made.provider, kind="namespace", created_at=timezone.now()
+    boundary, _ = Boundary.objects.get_or_create(
+        tenant=made.acme.tenant, provider=made.provider, kind="namespace", defaults={"created_at": timezone.now()}
     )
     Endpoint.objects.filter(name="chat").update(boundary=boundary)
     return made
