@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from django.urls import path
 
-from frontend.views import evidence, model_catalogue, models, outbox, system
+from frontend.views import estimates, evidence, model_catalogue, model_files, models, outbox, own_models, system
 
 OPERATIONS: Final[list[Any]] = [
     path("t/<str:tenant>/models", models.listed, name="models"),
@@ -21,4 +21,9 @@ OPERATIONS: Final[list[Any]] = [
     path("ops/evidence/as-of", evidence.as_of, name="evidence-as-of"),
     path("ops/evidence/chain", evidence.chain, name="evidence-chain"),
     path("outbox", outbox.listed, name="outbox"),
+    path("ops/models/<str:name>/stage", model_files.stage, name="model-stage"),
+    path("ops/models/<str:name>/unstage", model_files.unstage, name="model-unstage"),
+    path("t/<str:tenant>/models/ask", own_models.ask, name="model-ask"),
+    path("ops/estimates", estimates.listed, name="estimates"),
+    path("ops/estimates/<str:correction>/reset", estimates.reset, name="estimate-reset"),
 ]

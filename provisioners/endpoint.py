@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from provisioners import busy, gateways, granted_room, lease, moves, plan, rollouts, zero
+from provisioners import busy, gateways, granted_room, learning, lease, moves, plan, rollouts, zero
 from provisioners.driver import (
     BoundaryKind,
     DriverError,
@@ -231,12 +231,15 @@ class EndpointKind(ProductKind):
 
     def looked(self, row: Endpoint, observed: Observed, prepared: Prepared, *, now: datetime) -> None:
         """Keep address and backends; tell the gateways when those change."""
-        before = _routes(row.observed)
+        before, told = _routes(row.observed), learning.engines(row.observed)
         super().looked(row, observed, prepared, now=now)
         if observed.address:  # the address is a contract: a gateway that is away for a while does not take it
             row.address, row.reachable_from = observed.address, observed.reachable_from
         if _routes(row.observed) != before:
             touch_gateways([row.boundary_id], now=now)
+        new = {unit: engine for unit, engine in learning.engines(row.observed).items() if told.get(unit) != engine}
+        if new:
+            learning.from_starts(row, new, observed, now=now)
 
     def readiness(self, row: Any, observed: Observed, action: plan.Nothing, prepared: Prepared) -> str:
         """An endpoint can be used when its replicas work and its address is known."""

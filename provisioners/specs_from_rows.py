@@ -31,7 +31,7 @@ from provisioners.serving.runtime import PLACES, RevisionFacts, UnitFacts, runti
 from tenants import hop_keys, ssh_ca
 from tenants.ledger import Window
 from tenants.models import Allocation, Boundary, Endpoint, Host, Machine, Namespace, Revision, Unit
-from tenants.states import SuspensionDepth
+from tenants.states import ModelTask, SuspensionDepth
 from tenants.unit_sizes import Size
 from tenants.vault import VaultError
 
@@ -136,6 +136,8 @@ def serving_spec(row: Endpoint, revision: Revision, unit: UnitSpec | Unit, bound
         commit=model.commit,
         quantisation=model.quantisation,
         arguments=revision.arguments,
+        mirror="" if model.source == "hub" else model.source,
+        embeds=model.task == ModelTask.EMBED.value,
         hop_key=Secret(key) if key else None,
     )
     room = UnitFacts(gpus=1 if unit.profile else unit.gpu_count, profile=unit.profile, memory_gib=unit.memory_gib)
@@ -146,6 +148,7 @@ def serving_spec(row: Endpoint, revision: Revision, unit: UnitSpec | Unit, bound
         model=row.served.name,
         source=model.repository,
         commit=model.commit,
+        mirror=facts.mirror,
         runtime=revision.runtime,
         argv=rendered.argv,
         environment=rendered.environment,

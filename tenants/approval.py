@@ -27,6 +27,7 @@ DEFAULT_STAGES: Final[Mapping[str, tuple[str, ...]]] = {
     RequestKind.TENANT.value: (PARENT_OWNER, PLATFORM_APPROVER),
     RequestKind.JOIN.value: (TENANT_OWNER,),
     RequestKind.WRITE_OFF.value: (PLATFORM_APPROVER,),
+    RequestKind.MODEL.value: (TENANT_OWNER, PLATFORM_APPROVER),
 }
 SUPPORTED: Final = frozenset(DEFAULT_STAGES)
 OUTCOME_RANK: Final = {"waits": 0, "grants": 1, "runs": 2}

@@ -137,6 +137,16 @@ HELP: Final[Mapping[str, str]] = MappingProxyType(
         "not-priced": _("This dimension has no price of its own."),
         "other-currency": _("All price lists have one currency."),
         "not-pinned": _("A served model is pinned to a full commit, never to a branch or tag."),
+        "staged-already": _("This provider has the files of the model, or they are on their way there."),
+        "model-retired": _("The model is retired: nobody can deploy it. Offer it again first."),
+        "config-needed": _(
+            "The catalogue has no figures of this repository. Give its config.json as it is at the commit: it is "
+            "checked as it stands, and nothing is fetched."
+        ),
+        "model-refused": _(
+            "What its config.json or its files say is not served: an unknown architecture, code of its own, weights "
+            "that are no safetensors. The field says which."
+        ),
         "secret-in-config": _(
             "A provider's configuration holds something that looks like a secret. Set it as a "
             "credential: those are stored encrypted."

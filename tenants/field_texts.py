@@ -133,7 +133,33 @@ PLAIN: Final[Mapping[str, Entry]] = {
     "repository": (_("The model's repository on its hub."), "meta-llama/Llama-3.1-8B-Instruct"),
     "commit": (_("The exact revision: a full commit, never a branch."), "0e9e39f249a16976918f6564b8830bc894c89659"),
     "licence": (_("The licence under which the model may be used."), "llama3.1"),
-    "quantisation": (_("The precision in which the weights are held."), "fp8"),
+    "quantisation": (_("The form in which the repository has the weights."), "native"),
+    "gating": (
+        _("What its publisher asks for before the weights may be loaded."),
+        "licence to be accepted on the hub",
+    ),
+    "source": (
+        _("Where weights come from: hub, or a mirror that holds them by commit, on S3 or NFS."),
+        "nfs://files.example/exports/models",
+    ),
+    "task": (_("Whether the model writes or embeds; left out: what it is usually for."), "generate"),
+    "files": (_("Bytes of each file at the commit, by path."), {"model.safetensors": 3441185608}),
+    "ModelPayload.config": (
+        _("The model's config.json, as it is at the commit."),
+        {"architectures": ["Qwen3ForCausalLM"]},
+    ),
+    "ServedModelIn.config": (
+        _("The model's config.json, as it is at the commit."),
+        {"architectures": ["Qwen3ForCausalLM"]},
+    ),
+    "ModelRequestIn.payload": (
+        _("The model that is to be the tenant's own."),
+        {
+            "name": "aurora-manuals",
+            "repository": "Qwen/Qwen3-8B",
+            "commit": "0e9e39f249a16976918f6564b8830bc894c89659",
+        },
+    ),
     "enabled": (_("Whether it may be used from now on."), True),
     # -- people and access -------------------------------------------------------------------------------
     "email": (_("The address that the account is known by."), "mia@aurora.example"),

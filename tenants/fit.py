@@ -2,7 +2,8 @@
 
 Pure. Bytes come from `models_catalogue`, windows from `gpu_catalogue`, prices from `pricing`; what a GPU reads
 and computes per second from `data/gpu-speeds.json`, where each entry names its source. Memory decides what fits;
-activation and run-time overhead are estimates. Tokens per second are a roofline (reading weights and cache
+activation and run-time overhead are estimates, corrected by what real starts on that size reported
+(`fit_corrections`), and then the answer says so. Tokens per second are a roofline (reading weights and cache
 against computing), never a measurement, and every field made from them begins with `estimated_`.
 
 Invariants: an offer holds its weights and the cache of all its users; the order of offers does not depend on the
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import ROUND_CEILING, Decimal
 from enum import StrEnum
@@ -24,6 +25,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from tenants import gpu_catalogue
+from tenants.fit_corrections import Correction, Corrections, SizeKey
 from tenants.gpu_catalogue import WHOLE, Product, Profile, SoldByWindow
 from tenants.models_catalogue import (
     BIG_DEVICE_GIB,
@@ -141,6 +143,8 @@ class Offer:
     """At full load; idle time costs the same by the hour."""
     estimated: bool = True
     """Speed is estimated until it was measured."""
+    correction: Correction | None = None
+    """What real starts on this size have made of the estimate of its memory."""
 
     @property
     def free_bytes(self) -> int:
@@ -152,7 +156,7 @@ class Offer:
         """Return it in words for people."""
         room = f"room for {self.most_users} at {self.context_tokens:,} tokens each"
         speed = f"about {self.estimated_tokens_s_per_user} tokens per second for each of {self.users} (estimated)"
-        return f"{self.size.name}: {speed}, {room}."
+        return f"{self.size.name}: {speed}, {room}.{_corrected(self.correction)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +177,8 @@ class Refusal:
     """How many users of the context would fit; 0 where not even the weights do."""
     longest_context: int = 0
     """The context with which the users would fit, at least 256 tokens; 0 for none."""
+    correction: Correction | None = None
+    """What real starts on this size have made of the estimate of its memory."""
 
     @property
     def missing(self) -> int:
@@ -182,6 +188,10 @@ class Refusal:
     @property
     def sentence(self) -> str:
         """Return it in words for people, with the number that is missing."""
+        return f"{self._why}{_corrected(self.correction)}"
+
+    @property
+    def _why(self) -> str:
         name = self.size.name
         match self.shortage:
             case Shortage.WEIGHTS:
@@ -240,6 +250,7 @@ def choose(
     most_gpus: int = 8,
     provider: str = "",
     site: str = "",
+    corrections: Corrections | None = None,
 ) -> Fit:
     """Return what serves `model` for `users` at once with `context_tokens` each (their words and its answers).
 
@@ -248,7 +259,7 @@ def choose(
     are those in force `at` a moment (`tenants.operations.pricing.all_prices()`; an empty `PriceList()` will do,
     then nothing is priced and sizes are ordered by memory). `offers` begin with the cheapest that fits, then one
     with room for twice as many, then one half as fast again, then the others by price. `Offer.unit` and
-    `Offer.arguments` are ready to be ordered.
+    `Offer.arguments` are ready to be ordered. `corrections`: what real starts of this model have taught about sizes.
 
     Raises `UnknownProduct`, `NoSuchQuantisation`, and `CannotServe` for users below 1 or a context that the model
     does not take.
@@ -261,7 +272,7 @@ def choose(
     if quantisation not in model.weights:
         msg = f"no figure for the {quantisation} weights of {model.id}; known: {', '.join(model.weights)}"
         raise NoSuchQuantisation(msg)
-    ask = _Ask(model, users, max(context_tokens, LEAST_CONTEXT), quantisation, kv_bits)
+    ask = _Ask(model, users, max(context_tokens, LEAST_CONTEXT), quantisation, kv_bits, corrections or {})
     sizes = [
         size
         for name in dict.fromkeys(products)
@@ -278,6 +289,61 @@ def choose(
     refused.sort(key=lambda one: (one.size.device_bytes * one.size.count, one.size.name), reverse=True)
     offers = _ranked(found)
     return Fit(offers, tuple(refused), _below(offers[0].size, refused) if offers else None)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a replica takes of each of its devices, in bytes, before any correction."""
+
+    token_bytes: int
+    """Cache of one token."""
+    weights_bytes: int
+    overhead_bytes: int
+    """Activation and run time."""
+    budget_bytes: int
+    """What the runtime may use."""
+
+    @property
+    def fixed_bytes(self) -> int:
+        """Return what does not grow with requests."""
+        return self.weights_bytes + self.overhead_bytes
+
+    @property
+    def cache_tokens(self) -> int:
+        """Return how many tokens of cache there is room for, over all requests; 0 if not even the weights fit."""
+        return max(self.budget_bytes - self.fixed_bytes, 0) // self.token_bytes
+
+
+def estimate_of(
+    model: ServedModelData,
+    *,
+    product: str,
+    profile: str,
+    gpus: int,
+    utilisation: Decimal = UTILISATION,
+    quantisation: Quantisation = Quantisation.NATIVE,
+    kv_bits: int = 16,
+) -> Estimate | None:
+    """Return the estimate that `choose` makes of one size; None where nobody knows its memory.
+
+    Raises `UnknownProduct`, `UnknownProfile`, `NoSuchQuantisation`.
+    """
+    made = gpu_catalogue.product(product)
+    part = gpu_catalogue.profile(made, profile) if profile else None
+    known = _visible_gib(made) if part is None else part.memory_gib_planning
+    if not known:
+        return None
+    if quantisation not in model.weights:
+        msg = f"no figure for the {quantisation} weights of {model.id}; known: {', '.join(model.weights)}"
+        raise NoSuchQuantisation(msg)
+    ask = _Ask(model, 1, LEAST_CONTEXT, quantisation, kv_bits)
+    device_bytes = int(known * GIB)
+    return Estimate(
+        token_bytes=kv_bytes_per_token(model, devices=gpus, kv_bits=kv_bits),
+        weights_bytes=-(-ask.weights // gpus),
+        overhead_bytes=ask.overhead(device_bytes),
+        budget_bytes=int(device_bytes * utilisation),
+    )
 
 
 def kv_bytes_per_token(model: ServedModelData, *, devices: int = 1, kv_bits: int = 16) -> int:
@@ -352,14 +418,19 @@ class _Ask:
     context: int
     quantisation: Quantisation
     kv_bits: int
+    corrections: Corrections = field(default_factory=dict)
+
+    def correction(self, size: Size) -> Correction | None:
+        """Return what is known of the estimate for a size, None where nothing was measured."""
+        return self.corrections.get(SizeKey(size.product, size.profile, size.count))
 
     @property
     def weights(self) -> int:
         return self.model.weights[self.quantisation]
 
-    def overhead(self, size: Size) -> int:
-        """Return activation and run time on each device."""
-        big = size.device_bytes >= BIG_DEVICE_GIB * GIB
+    def overhead(self, device_bytes: int) -> int:
+        """Return activation and run time on each device of so much memory."""
+        big = device_bytes >= BIG_DEVICE_GIB * GIB
         need = memory_need(self.model, context=1, sequences=1, quantisation=self.quantisation, big_device=big)
         return need.activation + need.runtime
 
@@ -377,26 +448,30 @@ def _try(ask: _Ask, size: Size) -> Offer | Refusal:
     if size.count not in ask.model.tensor_parallel_sizes:
         return Refusal(size, Shortage.SPLIT, 0, 0)
     budget = int(size.device_bytes * UTILISATION)
-    overhead = ask.overhead(size)
-    fixed = -(-ask.weights // size.count) + overhead
+    fixed = -(-ask.weights // size.count) + ask.overhead(size.device_bytes)
     token = kv_bytes_per_token(ask.model, devices=size.count, kv_bits=ask.kv_bits)
+    learnt = ask.correction(size)
+    if learnt is not None:
+        fixed, token = learnt.fixed_bytes(fixed), learnt.token_bytes(token)
     tokens = max(budget - fixed, 0) // token
     needed = fixed + token * ask.context * ask.users
     if fixed + token > budget:
-        return Refusal(size, Shortage.WEIGHTS, fixed + token, budget)
+        return Refusal(size, Shortage.WEIGHTS, fixed + token, budget, correction=learnt)
     if needed > budget:
         longest = min(tokens // ask.users // LEAST_CONTEXT * LEAST_CONTEXT, ask.model.max_context)
-        return Refusal(size, Shortage.CACHE, needed, budget, ask.users, ask.context, tokens // ask.context, longest)
+        most = tokens // ask.context
+        return Refusal(size, Shortage.CACHE, needed, budget, ask.users, ask.context, most, longest, learnt)
     rate = _tokens_s(ask, size)
+    weights = min(ask.weights, fixed * size.count)
     return Offer(
         size=size,
         rank=Rank.ALSO,
         users=ask.users,
         context_tokens=ask.context,
         most_users=tokens // ask.context,
-        weights_bytes=ask.weights,
+        weights_bytes=weights,
         kv_bytes=token * ask.context * ask.users * size.count,
-        overhead_bytes=overhead * size.count + (-ask.weights % size.count),
+        overhead_bytes=fixed * size.count - weights,
         memory_bytes=budget * size.count,
         unit=_unit(ask, size),
         arguments=_arguments(ask),
@@ -404,6 +479,7 @@ def _try(ask: _Ask, size: Size) -> Offer | Refusal:
         estimated_tokens_s_per_user=max(int(rate / ask.users), 1),
         price_hour=None,
         estimated_price_million_tokens=None,
+        correction=learnt,
     )
 
 
@@ -498,6 +574,10 @@ def _below(best: Size, refused: list[Refusal]) -> Refusal | None:
     below = [one for one in refused if 0 < one.size.device_bytes * one.size.count < total]
     same = [one for one in below if one.size.product == best.product]
     return next(iter(same or below), None)
+
+
+def _corrected(learnt: Correction | None) -> str:
+    return "" if learnt is None else f" {learnt.sentence}"
 
 
 def _gib(amount: int) -> str:

@@ -196,10 +196,11 @@ def _runtime(*, big_device: bool) -> int:
 def _catalogue() -> Mapping[str, ServedModelData]:
     text = files("tenants").joinpath("data", "models.json").read_text(encoding="utf-8")
     document: dict[str, Any] = json.loads(text, parse_float=Decimal)
-    return MappingProxyType({entry["id"]: _model(entry) for entry in document["models"]})
+    return MappingProxyType({entry["id"]: from_entry(entry) for entry in document["models"]})
 
 
-def _model(entry: dict[str, Any]) -> ServedModelData:
+def from_entry(entry: Mapping[str, Any]) -> ServedModelData:
+    """Return a model from an entry as the source has them. Raises `KeyError` for one that lacks something."""
     experts = entry.get("experts_per_token")
     return ServedModelData(
         id=entry["id"],
@@ -229,7 +230,7 @@ def _model(entry: dict[str, Any]) -> ServedModelData:
     )
 
 
-def _weights_of(entry: dict[str, Any]) -> list[tuple[Quantisation, int]]:
+def _weights_of(entry: Mapping[str, Any]) -> list[tuple[Quantisation, int]]:
     figures = {
         Quantisation.NATIVE: entry["weights_gib_native"],
         Quantisation.EIGHT_BIT: entry["weights_gib_8bit_estimate"],

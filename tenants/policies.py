@@ -219,6 +219,7 @@ ROUTES |= {
     "requests.create_tenant": own(),
     "requests.create_join": own(),
     "requests.create_write_off": platform(P.OPERATOR),
+    "requests.create_model": tenant(Role.MEMBER),
     "requests.inbox": own(),
     "requests.proof": own(),
     "requests.comment": own(),
@@ -235,6 +236,17 @@ ROUTES |= {
     "prices.create": platform(P.OPERATOR),
     "served-models.create": platform(P.OPERATOR),
     "served-models.update": platform(P.OPERATOR),
+}
+
+# What real starts have taught about estimates; files of models at providers.
+ROUTES |= {
+    "model-stages.list": platform(*P),
+    "model-stages.read": platform(*P),
+    "model-stages.create": platform(P.OPERATOR),
+    "model-stages.remove": platform(P.OPERATOR),
+    "fit-corrections.list": platform(*P),
+    "fit-corrections.read": platform(*P),
+    "fit-corrections.reset": platform(P.OPERATOR),
 }
 
 # What REST adds to the operations above.

@@ -195,6 +195,28 @@ class IdleUnits(StrEnum):
     """Given back: waking queues for room like any other."""
 
 
+class ModelTask(StrEnum):
+    """What a served model does."""
+
+    GENERATE = "generate"
+    """Writes: chat and completions."""
+    EMBED = "embed"
+    """Turns texts into vectors: embeddings."""
+
+
+class StageState(StrEnum):
+    """Where the files of a model are on their way to a provider."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    REMOVED = "removed"
+
+
+STAGE_FINAL: Final = frozenset({StageState.DONE, StageState.FAILED, StageState.REMOVED})
+
+
 class RequestKind(StrEnum):
     """What a tenant may ask people for."""
 

@@ -18,6 +18,7 @@ from controlplane.cli import session as sessions
 from controlplane.cli.commands import (
     access,
     applying,
+    cataloguing,
     console,
     deciding,
     feeding,
@@ -66,6 +67,7 @@ for part in (
     operating,
     serving,
     feeding,
+    cataloguing,
 ):
     part.add_to(app)
 

@@ -177,6 +177,12 @@ ALL: Final[tuple[Noun, ...]] = (
           "NAME=name FROM=valid_from:moment PROVIDER=provider SITE=site CURRENCY=currency PRICES=prices:prices"),
     _noun("served-models", "served-model", "platform",
           "NAME=name REPOSITORY=repository COMMIT=commit LICENCE=licence ENABLED=enabled", "models model"),
+    _noun("model-stages", "model-stage", "platform",
+          "MODEL=model PROVIDER=provider STATE=state REMOVING=removing BYTES=bytes_done:amount OF=bytes_total:amount "
+          "ASKED=asked_at:ago ID=id MESSAGE=message:why", "stages"),
+    _noun("fit-corrections", "fit-correction", "platform",
+          "MODEL=model PRODUCT=product PROFILE=profile GPUS=gpus CACHE_X=token_factor WEIGHTS_X=fixed_factor "
+          "STARTS=starts RESET=reset_at:ago ID=id"),
     _noun("gpu-products", "gpu-product", "platform",
           "PRODUCT=id SLICES=slices GIB=memory_gib:amount PROFILES=profiles:names", "products", paged=False),
     _noun("machine-images", "machine-image", "platform", "NAME=name", "images image", paged=False),

@@ -23,6 +23,7 @@ from tenants.models import Host, Membership, Person, PriceList, Quota, ServedMod
 from tenants.operations import auto_approval_rules, members, people, pricing, providers, quotas, served_models, tenants
 from tenants.operations import inventory as hosts
 from tenants.operations.allocations import PRODUCT_DIMENSION
+from tenants.operations.served_models import ModelAsk
 from tenants.states import HostState
 from tenants.transactions import reading
 
@@ -132,9 +133,8 @@ def _catalogue(operator: Actor, *, now: datetime) -> None:
     for model in MODELS:
         if model.name not in there:
             data = models_catalogue.model(model.id)
-            served_models.create(
-                name=model.name, repository=data.id, commit=COMMIT, licence=model.licence, actor=operator, now=now
-            )
+            ask = ModelAsk(name=model.name, repository=data.id, commit=COMMIT, licence=model.licence)
+            served_models.create(ask=ask, actor=operator, now=now)
     if not priced:
         prices = {item: Decimal(amount) for item, amount in PRICES.items()}
         pricing.publish(name="Demo prices of the past", prices=prices, valid_from=now, actor=operator, now=now)

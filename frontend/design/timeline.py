@@ -43,6 +43,8 @@ class TimelineStep:
     """Raw words of the provider."""
     next_step: str = ""
     help_url: str = ""
+    share: int | None = None
+    """How much of it is done, 0 to 100, where that is counted and not only timed."""
 
     @property
     def is_slow(self) -> bool:
@@ -66,6 +68,8 @@ class TimelineStep:
         limit = self.p90_s or self.median_s
         if self.state is StepState.DONE:
             return 100
+        if self.share is not None:
+            return self.share
         if not limit or self.elapsed_s is None:
             return 0
         return min(97, int(self.elapsed_s / limit * 100))

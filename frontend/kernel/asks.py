@@ -32,6 +32,7 @@ KINDS: Final[Mapping[str, str | Promise]] = {
     RequestKind.TENANT.value: gettext_lazy("New tenant"),
     RequestKind.JOIN.value: gettext_lazy("To join"),
     RequestKind.WRITE_OFF.value: gettext_lazy("To write off"),
+    RequestKind.MODEL.value: gettext_lazy("A model of its own"),
 }
 STATES: Final[Mapping[str, tuple[str | Promise, str, str]]] = {
     RequestState.SUBMITTED.value: (gettext_lazy("Waits for a decision"), "info", "hourglass"),
@@ -123,7 +124,27 @@ def what(row: Request, *, full: bool = False) -> str:
         return _("%(tenant)s with %(what)s") % {"tenant": text, "what": given} if given else text
     if row.kind == RequestKind.JOIN.value:
         return _("to join as %(role)s") % {"role": payload.get("role", "member")}
+    if row.kind == RequestKind.MODEL.value:
+        return _("the model %(name)s") % {"name": payload.get("name", "")}
     return _("to write off what stood on a lost provider")
+
+
+def model_lines(row: Request) -> list[str]:
+    """Return what is known of a model that is asked for, line by line; [] for other requests."""
+    if row.kind != RequestKind.MODEL.value:
+        return []
+    asked = row.payload
+    weights = (asked.get("geometry") or {}).get("weights_bytes_native")
+    lines = [
+        f"{asked.get('repository', '')} @ {asked.get('commit', '')}",
+        _("Source: %(source)s") % {"source": asked.get("source", "hub")},
+        _("Licence: %(licence)s") % {"licence": asked.get("licence") or _("not said")},
+    ]
+    if asked.get("gating"):
+        lines.append(_("Gated: %(gating)s") % {"gating": asked["gating"]})
+    if weights:
+        lines.append(_("Weights: %(size)s GiB") % {"size": numbers.number(weights / 2**30, 1)})
+    return [*lines, *(str(note) for note in asked.get("notes", ()))]
 
 
 def reason(row: Request) -> str:

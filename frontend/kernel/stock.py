@@ -5,11 +5,13 @@ Reads only, in the caller's read block; the number of queries does not depend on
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from uuid import UUID
 
 from django.db import connection
 
-from tenants import gpu_catalogue, models_catalogue
+from tenants import gpu_catalogue, served_facts
 from tenants.feasibility import policy_of
 from tenants.models import Provider, ServedModel, Tenant
 from tenants.models_catalogue import ServedModelData
@@ -66,11 +68,12 @@ def of(tenant: Tenant) -> Stock:
     )
 
 
-def models(policy: EffectivePolicy) -> list[Served]:
-    """Return the models that may be deployed, those with known facts first."""
+def models(policy: EffectivePolicy, path: Sequence[UUID] = ()) -> list[Served]:
+    """Return the models that may be deployed, those with known facts first; `path`: of the tenant whose own count."""
     found = [
         served(row)
         for row in ServedModel.objects.filter(enabled=True).order_by("name")
+        if row.tenant_id is None or row.tenant_id in path
         if policy.forbids("models", row.name) is None
     ]
     return sorted(found, key=lambda one: (one.facts is None, one.facts.params_total if one.facts else 0, one.name))
@@ -78,7 +81,7 @@ def models(policy: EffectivePolicy) -> list[Served]:
 
 def served(row: ServedModel) -> Served:
     """Return a model with its facts where the catalogue has them."""
-    return Served(row, _facts(row.repository))
+    return Served(row, served_facts.of(row))
 
 
 def _present(known: list[str]) -> tuple[str, ...]:
@@ -98,10 +101,3 @@ def _present(known: list[str]) -> tuple[str, ...]:
         )
         found = {row[0] for row in cursor.fetchall()}
     return tuple(name for name in known if name in found)
-
-
-def _facts(repository: str) -> ServedModelData | None:
-    try:
-        return models_catalogue.model(repository)
-    except models_catalogue.UnknownModel:
-        return None

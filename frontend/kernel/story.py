@@ -15,11 +15,13 @@ from uuid import UUID
 from django.urls import reverse
 from django.utils.translation import gettext as _
 
+from frontend.design import numbers
 from frontend.design.timeline import StepState, Timeline, TimelineStep
 from frontend.kernel import outlook, topics, words
 from tenants import queries
 from tenants.models import Allocation, Boundary, Endpoint, Event, Intent, Machine, Namespace, Request
-from tenants.states import Phase, RequestState
+from tenants.operations import model_stages
+from tenants.states import Phase, RequestState, StageState
 
 Product = Endpoint | Machine | Namespace
 HISTORY: Final = 400
@@ -46,6 +48,7 @@ def of(row: Product, *, now: datetime) -> Timeline:
     lines = [TimelineStep(_("Asked for"), StepState.DONE, started_at=row.created_at)]
     lines += [_decision(request, now) for request in requests]
     lines += _room(row, allocation, now)
+    lines += _files(row, boundary, now)
     lines += [_step(intent, usual, now) for intent in steps]
     ended = row.phase in {Phase.FAILED, Phase.RELEASED, Phase.DELETING}
     if row.ready_at is None and not ended:
@@ -193,6 +196,36 @@ def _room(row: Product, allocation: Allocation, now: datetime) -> list[TimelineS
             )
         ]
     return []
+
+
+def _files(row: Product, boundary: Boundary | None, now: datetime) -> list[TimelineStep]:
+    """Return how far the files of an endpoint's model are where it runs, where they are brought there beforehand."""
+    revision = row.revision if isinstance(row, Endpoint) else None
+    if revision is None or boundary is None:
+        return []
+    stage = model_stages.live_of(boundary.provider, revision.model)
+    if stage is None or stage.removing:
+        return []
+    there, whole = numbers.size(stage.bytes_done), numbers.size(stage.bytes_total)
+    if stage.state == StageState.DONE.value:
+        before = stage.ended_at is not None and stage.ended_at < row.created_at
+        said = _("%(size)s were there already.") if before else _("%(size)s.")
+        return [
+            TimelineStep(
+                _("Files of the model"), StepState.DONE, started_at=stage.ended_at, message=said % {"size": there}
+            )
+        ]
+    said = _("%(done)s of %(whole)s.") % {"done": there, "whole": whole}
+    return [
+        TimelineStep(
+            _("Files of the model"),
+            StepState.RUNNING,
+            elapsed_s=(now - stage.asked_at).total_seconds(),
+            started_at=stage.asked_at,
+            message=f"{said} {stage.message}".strip(),
+            share=stage.bytes_done * 100 // stage.bytes_total if stage.bytes_total else 0,
+        )
+    ]
 
 
 def _since(conditions: Sequence[Mapping[str, Any]], kind: str) -> datetime | None:

@@ -49,7 +49,9 @@ BY_PERSON: Final[tuple[tuple[str | Promise, frozenset[str]], ...]] = (
         frozenset({
             "dependency-down", "internal", "unknown-person", "no-parent", "tenant-suspended", "not-suspended", "in-use",
             "not-free", "host-state", "plan-running", "plan-state", "device-healthy", "provider-enabled", "not-placed",
-            "resolved", "wrong-action", "secret-in-config", "not-pinned", "not-priced", "other-currency",
+            "resolved", "wrong-action", "secret-in-config", "not-pinned", "config-needed", "model-refused",
+            "staged-already", "model-retired",
+            "not-priced", "other-currency",
             "price-list-exists", "in-the-past", "last-operator", "own-roles", "not-left", "email-taken", "gone",
             "unknown-rule", "not-a-demo",
         }),

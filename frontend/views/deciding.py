@@ -181,6 +181,7 @@ def decision_values(
         "row": row,
         "what": asks.what(row),
         "full": asks.what(row, full=True),
+        "model_lines": asks.model_lines(row),
         "kind": asks.kind(row),
         "who": who(row),
         "reason": asks.reason(row),

@@ -19,10 +19,11 @@ from frontend.kernel import key_use, once, outlook, story, token_budgets
 from frontend.kernel.page import PageRequest, page
 from frontend.views import idling, products
 from frontend.views.products import ENDPOINTS
-from tenants import fit_checks, queries
+from tenants import fit_checks, queries, served_facts
 from tenants.errors import Conflict, InvalidSpec, NotVisible
+from tenants.fit_corrections import SizeKey
 from tenants.models import Endpoint, EndpointKey, EndpointUsage, Revision, Unit
-from tenants.operations import endpoints
+from tenants.operations import endpoints, fit_corrections
 from tenants.operations.pricing import all_prices, currency
 from tenants.transactions import reading
 
@@ -119,7 +120,8 @@ def model_servers(row: Endpoint) -> list[dict[str, Any]]:
 def _server(revision: Revision, unit: Unit | None, engine: dict[str, Any]) -> dict[str, Any]:
     found = fit_checks.checks(
         engine,
-        repository=revision.model.repository,
+        model=served_facts.of(revision.model),
+        quantisation=served_facts.quantisation_of(revision.model),
         arguments=revision.arguments,
         gpu="" if unit is None else unit.product,
         mig_profile="" if unit is None else unit.profile,
@@ -138,7 +140,16 @@ def _server(revision: Revision, unit: Unit | None, engine: dict[str, Any]) -> di
     facts += [
         {"label": labels[one.figure], "value": numbers.number(one.reported), "note": _estimate(one)} for one in found
     ]
-    return {"items": facts}
+    return {"items": facts, "learnt": _learnt(revision, unit)}
+
+
+def _learnt(revision: Revision, unit: Unit | None) -> str:
+    """Return what the next estimate for this model on this size makes of it, `""` where nothing was learnt."""
+    if unit is None:
+        return ""
+    size = SizeKey(unit.product, unit.profile, 1 if unit.profile else max(unit.gpu_count, 1))
+    made = fit_corrections.corrections_of(revision.model).get(size)
+    return "" if made is None else _("The next estimate: %(said)s") % {"said": made.sentence}
 
 
 def _estimate(check: fit_checks.Check) -> str:

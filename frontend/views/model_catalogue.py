@@ -3,36 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any
 
 from django.contrib import messages
 from django.db.models import Count, F, Q, QuerySet
 from django.http import HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 from django.urls import reverse
-from django.utils.functional import Promise
-from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
 
+from frontend.forms import models as model_forms
 from frontend.kernel import lists, problems, stock
 from frontend.kernel.page import PageRequest, page
+from frontend.views import model_files
 from frontend.views.models import parameters
 from frontend.views.requests import read_number
-from tenants import access, models_catalogue
+from tenants import access
 from tenants.errors import Conflict, InvalidSpec, PreconditionFailed
 from tenants.models import Revision, ServedModel
-from tenants.models_catalogue import Quantisation
 from tenants.operations import served_models
 from tenants.policies import ROUTES
 from tenants.transactions import reading
-
-FIELDS: Final = ("name", "repository", "commit", "licence", "quantisation")
-FORMS: Final[Mapping[str, str | Promise]] = {
-    Quantisation.NATIVE.value: gettext_lazy("As published"),
-    Quantisation.EIGHT_BIT.value: gettext_lazy("8 bit"),
-    Quantisation.FOUR_BIT.value: gettext_lazy("4 bit"),
-}
 
 
 @page("platform.read")
@@ -48,15 +39,7 @@ def offer(request: PageRequest) -> HttpResponse:
     """Offer another model, pinned to a commit."""
     given = request.POST
     try:
-        made = served_models.create(
-            name=given.get("name", "").strip(),
-            repository=given.get("repository", "").strip(),
-            commit=given.get("commit", "").strip().lower(),
-            licence=given.get("licence", ""),
-            quantisation=given.get("quantisation", Quantisation.NATIVE.value),
-            actor=request.actor,
-            now=request.now,
-        )
+        made = served_models.create(ask=model_forms.read(given), actor=request.actor, now=request.now)
     except (InvalidSpec, Conflict) as error:
         errors = {"name": error.detail} if error.specific_code == "name-taken" else problems.at_fields(error)
         with reading(request.actor):
@@ -66,7 +49,7 @@ def offer(request: PageRequest) -> HttpResponse:
 
 
 def _all(given: Mapping[str, str]) -> QuerySet[ServedModel]:
-    rows = ServedModel.objects.order_by("-enabled", "name")
+    rows = ServedModel.objects.select_related("tenant").order_by("-enabled", "name")
     text, state = given.get("q", "").strip()[:60], given.get("state", "")
     if text:
         rows = rows.filter(Q(name__icontains=text) | Q(repository__icontains=text))
@@ -93,8 +76,7 @@ def _offered(
             {"row": row, "parameters": parameters(stock.served(row)), "used": used.get(row.pk, 0)} for row in rows
         ],
         "can_change": can_change,
-        "given": given,
-        "errors": errors,
+        **model_forms.fields(given, errors),
         "is_filtered": any(request.GET.get(key) for key in ("q", "state")),
         "clear_url": request.path,
         "query": {"name": "q", "value": request.GET.get("q", ""), "label": _("Name or repository")},
@@ -119,10 +101,7 @@ def _offered(
             {"key": "since", "label": _("Since")},
             {"key": "act", "label": _("Change"), "hidden_label": True},
         ],
-        "forms": [{"value": key, "label": str(text)} for key, text in FORMS.items()],
         "is_empty": not rows,
-        "known": [model.id for model in models_catalogue.models()],
-        "list_attribute": SafeString('list="known-models"'),
     }
     return render(request, "frontend/pages/models/offered.html", values, status=status)
 
@@ -130,18 +109,19 @@ def _offered(
 def _exported_all(request: PageRequest) -> HttpResponse:
     rows = list(_all(request.GET)[: lists.MOST_EXPORTED])
     used = _used(rows)
-    columns = ("name", "repository", "commit", "licence", "quantisation", "enabled", "endpoints", "created_at")
-    body = [
-        {**{key: getattr(row, key) for key in columns if key != "endpoints"}, "endpoints": used.get(row.pk, 0)}
-        for row in rows
-    ]
+    columns = (
+        "name", "repository", "commit", "licence", "gating", "source", "task", "tenant", "quantisation", "enabled",
+        "endpoints", "created_at",
+    )  # fmt: skip
+    told = {row.pk: {"endpoints": used.get(row.pk, 0), "tenant": row.tenant.name if row.tenant else ""} for row in rows}
+    body = [{**{key: getattr(row, key) for key in columns if key not in told[row.pk]}, **told[row.pk]} for row in rows]
     return lists.exported(body, columns, name="served-models", form=request.GET["format"])
 
 
 @page("platform.read")
 def show(request: PageRequest, name: str) -> HttpResponse:
     """Show one model with what retiring it would mean."""
-    return _one(request, access.find(ServedModel.objects.all(), name), {}, {})
+    return _one(request, access.find(ServedModel.objects.select_related("tenant"), name), {}, {})
 
 
 @page("served-models.update", methods=("POST",))
@@ -149,7 +129,7 @@ def change(request: PageRequest, name: str) -> HttpResponse:
     """Retire a model, offer it again, or correct its licence."""
     given = request.POST
     with reading(request.actor):
-        row = access.find(ServedModel.objects.all(), name)
+        row = access.find(ServedModel.objects.select_related("tenant"), name)
     wanted = {"retire": False, "offer": True}.get(given.get("do", ""))
     try:
         served_models.update(
@@ -157,12 +137,13 @@ def change(request: PageRequest, name: str) -> HttpResponse:
             version=read_number(given.get("version"), field="version"),
             enabled=wanted,
             licence=given.get("licence") if "licence" in given else None,
+            gating=given.get("gating") if "gating" in given else None,
             actor=request.actor,
             now=request.now,
         )
     except (InvalidSpec, PreconditionFailed) as error:
         with reading(request.actor):
-            fresh = access.find(ServedModel.objects.all(), name)
+            fresh = access.find(ServedModel.objects.select_related("tenant"), name)
             return _one(request, fresh, given, problems.at_fields(error), status=problems.status_of(error))
     said = {False: _("%(name)s is retired."), True: _("%(name)s is offered again.")}.get(
         wanted,  # type: ignore[arg-type]  # None: neither
@@ -182,8 +163,11 @@ def _one(
         "parameters": parameters(served),
         "used": _used([row]).get(row.pk, 0),
         "can_change": access.allowed(request.actor, None, ROUTES["served-models.update"]),
-        "form_word": str(FORMS.get(row.quantisation, row.quantisation)),
+        **model_files.shown(row),
+        "form_word": str(model_forms.FORMS.get(row.quantisation, row.quantisation)),
+        "task_word": str(model_forms.TASKS.get(row.task, row.task)),
         "licence": given.get("licence", row.licence),
+        "gating": given.get("gating", row.gating),
         "errors": errors,
         "breadcrumbs": [
             {"label": _("Model catalogue"), "url": reverse("frontend:served-models")},

@@ -9,8 +9,9 @@ from decimal import Decimal
 from functools import cache
 from typing import Any, Final
 from urllib.parse import urlencode
+from uuid import UUID
 
-from django.db.models import Prefetch
+from django.db.models import Prefetch, Q
 from django.http import HttpResponse
 from django.shortcuts import render
 from django.urls import reverse
@@ -25,10 +26,12 @@ from frontend.kernel import lists, room, stock
 from frontend.kernel.page import PageRequest, page
 from frontend.kernel.room import Room
 from frontend.kernel.stock import Served, Stock
-from tenants import fit
+from tenants import fit, served_facts
 from tenants.fit import CannotServe, Offer
+from tenants.fit_corrections import Corrections
 from tenants.models import Allocation, ServedModel, Unit
-from tenants.models_catalogue import NoSuchQuantisation, Quantisation
+from tenants.models_catalogue import NoSuchQuantisation
+from tenants.operations import fit_corrections
 from tenants.operations.pricing import all_prices, currency
 from tenants.pricing import PriceList
 from tenants.states import ServiceClass, StockVisibility
@@ -69,7 +72,8 @@ class Line:
     @property
     def gated(self) -> str:
         """Return what its publisher asks for before the weights may be loaded, `""` for nothing."""
-        return self.served.facts.gated if self.served.facts is not None else ""
+        known = self.served.facts.gated if self.served.facts is not None else ""
+        return self.served.row.gating or known
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +116,7 @@ def listed(request: PageRequest) -> HttpResponse:
     users = wishes.number(given.get("users"), wishes.DEFAULT_USERS, least=1, most=4096)
     context = wishes.number(given.get("context"), wishes.DEFAULT_CONTEXT, least=256, most=2_097_152)
     held = stock.of(request.tenant)
-    models = stock.models(held.policy)
+    models = stock.models(held.policy, request.tenant.path)
     lines = _lines(request, held, models, users, context)
     text, only = given.get("q", "").strip()[:60].casefold(), given.get("fits", "")
     shown = [
@@ -130,7 +134,7 @@ def listed(request: PageRequest) -> HttpResponse:
         "can_write": request.portal.can_write,
         "is_filtered": bool(text or only),
         "clear_url": request.path,
-        "forbidden": _forbidden(held, models),
+        "forbidden": _forbidden(held, models, request.tenant.path),
         "query": {"name": "q", "value": given.get("q", ""), "label": _("Name")},
         "fields": _filters(users, context, only, lines),
         "twins": _twins(request),
@@ -150,9 +154,11 @@ def _lines(request: PageRequest, held: Stock, models: list[Served], users: int, 
     visibility = StockVisibility.EXACT.value if exact else str(request.tenant.stock_visibility)
     address = reverse("frontend:new-endpoint", kwargs={"tenant": request.tenant.name})
     ends = cache(lambda: _own_ends(request))
+    learnt = fit_corrections.all_corrections()
     found = []
     for served in models:
-        verdict, sentence, offer = _verdict(request, held, served, free, prices, users, context, ends)
+        known = learnt.get(served.row.pk, {})
+        verdict, sentence, offer = _verdict(request, held, served, free, prices, users, context, ends, known)
         free_words = room.words(_free(free, offer), visibility) if offer is not None else ""
         query = {"model": served.name, "users": users, "context": _context(served, context)}
         found.append(Line(served, verdict, sentence, offer, free_words, f"{address}?{urlencode(query)}"))
@@ -173,6 +179,7 @@ def _verdict(
     users: int,
     context: int,
     ends: Callable[[], Sequence[End]],
+    learnt: Corrections,
 ) -> tuple[str, str, Offer | None]:
     """Return whether a model fits now, a sentence that says why, and the size that it is about."""
     if served.facts is None:
@@ -187,7 +194,8 @@ def _verdict(
             products=held.products,
             prices=prices,
             at=request.now,
-            quantisation=_quantisation(served),
+            quantisation=served_facts.quantisation_of(served.row),
+            corrections=learnt,
         )
     except (CannotServe, NoSuchQuantisation) as error:
         return NEVER, str(error), None
@@ -218,21 +226,15 @@ def _own_ends(request: PageRequest) -> list[End]:
     ]
 
 
-def _quantisation(served: Served) -> Quantisation:
-    try:
-        return Quantisation(served.row.quantisation)
-    except ValueError:
-        return Quantisation.NATIVE
-
-
 def _free(free: Room, offer: Offer) -> int:
     return free.count(offer.size.product, offer.size.profile, offer.size.count)
 
 
-def _forbidden(held: Stock, allowed: list[Served]) -> str:
+def _forbidden(held: Stock, allowed: list[Served], path: Sequence[UUID]) -> str:
     """Return in one sentence that policy leaves models out here, `""` where it leaves out none."""
     rule = held.policy.rules.get("models")
-    hidden = ServedModel.objects.filter(enabled=True).count() - len(allowed) if rule is not None else 0
+    reachable = ServedModel.objects.filter(Q(tenant__isnull=True) | Q(tenant__in=path), enabled=True)
+    hidden = reachable.count() - len(allowed) if rule is not None else 0
     if rule is None or hidden <= 0:
         return ""
     return ngettext(

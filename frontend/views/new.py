@@ -23,13 +23,13 @@ from frontend.forms.wishes import CapacityWish, EndpointWish
 from frontend.kernel import once, outlook, problems, stock
 from frontend.kernel.page import PageRequest, page
 from frontend.kernel.stock import Served, Stock
-from tenants import fit, machine_images
+from tenants import fit, machine_images, served_facts
 from tenants.errors import ControlPlaneError, InvalidSpec
 from tenants.fit import CannotServe, Fit, Offer
 from tenants.models import Endpoint, Machine, Namespace, Tenant
 from tenants.models.fields import slug_validator
 from tenants.models_catalogue import NoSuchQuantisation
-from tenants.operations import endpoints, machines, namespaces
+from tenants.operations import endpoints, fit_corrections, machines, namespaces
 from tenants.operations.allocations import Ask, demand_of
 from tenants.operations.pricing import all_prices
 from tenants.specs import AllocationSpec, EndpointAsk, MachineAsk, NamespaceAsk, RevisionAsk
@@ -124,7 +124,7 @@ def size_key(offer: Offer) -> str:
 def endpoint_screen(tenant: Tenant | None, given: QueryDict, *, now: datetime) -> EndpointScreen:
     """Return the screen for half-filled input, in the caller's read block; without a tenant that of a first wish."""
     held = stock.of(tenant if tenant is not None else Tenant(path=[]))
-    models = stock.models(held.policy)
+    models = stock.models(held.policy, tenant.path if tenant is not None else ())
     taken = Endpoint.objects.filter(tenant=tenant, released_at__isnull=True).values_list("name", flat=True)
     with_facts = [one.name for one in models if one.facts is not None]
     wish = EndpointWish.read(given, models=[*with_facts, *(one.name for one in models)], name="")
@@ -153,6 +153,8 @@ def _choose(screen: EndpointScreen, *, now: datetime) -> None:
             products=screen.stock.products,
             prices=all_prices(),
             at=now,
+            quantisation=served_facts.quantisation_of(served.row),
+            corrections=fit_corrections.corrections_of(served.row),
         )
     except (CannotServe, NoSuchQuantisation) as error:
         screen.why_none = str(error)

@@ -176,6 +176,7 @@ def _page(
         "next_decider": asks.next_decider(row),
         "cost": asks.cost(row, all_prices(), currency=currency(), now=request.now),
         "asked": _asked(row),
+        "model_lines": asks.model_lines(row),
         "decisions": [
             {
                 "row": one,

@@ -62,7 +62,10 @@ def show(request: PageRequest, name: str) -> HttpResponse:
             }
             for one in found[:SHOWN]
         ],
-        "models": [{"value": one.name, "label": one.name} for one in stock.models(policy_of(request.tenant))],
+        "models": [
+            {"value": one.name, "label": one.name}
+            for one in stock.models(policy_of(request.tenant), request.tenant.path)
+        ],
         "revision_columns": [
             {"key": "number", "label": _("Revision")},
             {"key": "model", "label": _("Model")},

@@ -72,6 +72,7 @@ from provisioners.driver.specs import (
     Spec,
     UnitSpec,
 )
+from provisioners.driver.staging import ModelFiles, StagedModel, StageProgress
 from provisioners.driver.steps import (
     Done,
     Handle,
@@ -110,6 +111,7 @@ __all__ = [
     "Lot",
     "MachineSize",
     "MachineSpec",
+    "ModelFiles",
     "NamespaceSpec",
     "NoCapacity",
     "NotSupported",
@@ -134,6 +136,9 @@ __all__ = [
     "ServingSpec",
     "ShowsConsoles",
     "Spec",
+    "StageProgress",
+    "StagedModel",
+    "StagesModels",
     "Step",
     "TellsChanges",
     "TransientDriverError",
@@ -257,6 +262,19 @@ class ShowsConsoles(Protocol):
 
         Raises `TransientDriverError` while the machine is not there or is off.
         """
+        ...
+
+
+@runtime_checkable
+class StagesModels(Protocol):
+    """A driver that brings a model's files to its provider before an endpoint asks (capability `model-staging`)."""
+
+    def stage_model(self, files: ModelFiles) -> StagedModel:
+        """Begin where nothing has begun, and say how far it is; safe to repeat. Raises `DriverError`."""
+        ...
+
+    def drop_model(self, files: ModelFiles) -> StagedModel:
+        """Take them away; safe to repeat. What serves from them goes on until it is started anew."""
         ...
 
 

@@ -84,6 +84,9 @@ class ServingSpec:
     environment: Mapping[str, str]
     secrets: Mapping[str, Secret] = field(default_factory=dict)
     estimated_tokens_s: float = 0.0
+    mirror: str = ""
+    """Where its weights are instead of the hub: `s3://bucket/prefix`, or `nfs://server/export`, which a driver shows to
+    the replica at `/mirror`, read-only; `""` for the hub."""
 
 
 @dataclass(frozen=True, slots=True)

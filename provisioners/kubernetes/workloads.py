@@ -87,6 +87,8 @@ CACHE_GIB: Final = 100
 """Room for weights in an emptyDir; a limit, not a demand."""
 LARGEST_SHM_GIB: Final = 16
 MODELS_PATH: Final = "/models"
+MIRROR_PATH: Final = "/mirror"
+"""Where `ServingSpec.mirror` wants an NFS mirror."""
 SERVING_ENVIRONMENT: Final[Mapping[str, str]] = {
     "HOME": "/tmp/home",  # noqa: S108 - a path in the container
     "USER": "vllm",
@@ -302,6 +304,7 @@ def _replica_pod(spec: EndpointSpec, unit: UnitSpec, settings: Settings, share: 
     resources: dict[str, Any] = {"requests": asked, "limits": dict(asked)}
     if share.container_claims:
         resources["claims"] = [dict(claim) for claim in share.container_claims]
+    mirrors = _mirror_volumes(spec.serving)
     pod: Object = {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
@@ -330,6 +333,7 @@ def _replica_pod(spec: EndpointSpec, unit: UnitSpec, settings: Settings, share: 
                 "terminationMessagePolicy": "FallbackToLogsOnError",
                 "lifecycle": {"preStop": {"sleep": {"seconds": LEAVE_S}}},
                 "volumeMounts": [
+                    *({"name": one["name"], "mountPath": MIRROR_PATH, "readOnly": True} for one in mirrors),
                     {"name": "models", "mountPath": MODELS_PATH},
                     {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108
                     {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
@@ -337,6 +341,7 @@ def _replica_pod(spec: EndpointSpec, unit: UnitSpec, settings: Settings, share: 
             }
         ],
         "volumes": [
+            *mirrors,
             _models_volume(spec.ref, unit, settings),
             pods.scratch("shm", f"{_shm_gib(unit)}Gi", in_memory=True),
             pods.scratch("tmp", "10Gi"),
@@ -369,6 +374,19 @@ def _models_volume(ref: Ref, unit: UnitSpec, settings: Settings) -> Object:
         claim = f"{replica_name(ref, unit.index)}-cache"
         return {"name": "models", "persistentVolumeClaim": {"claimName": claim}}
     return pods.scratch("models", f"{CACHE_GIB}Gi")
+
+
+def _mirror_volumes(serving: ServingSpec) -> list[Object]:
+    """Return the volume of a mirror on NFS. Pod Security `restricted` allows no `nfs` volume, but one by a CSI driver.
+
+    Source: kubernetes-csi/csi-driver-nfs, inline volumes; Pod Security Standards, "Volume Types".
+    """
+    if not serving.mirror.startswith("nfs://"):
+        return []
+    server, _, export = serving.mirror.removeprefix("nfs://").partition("/")
+    attributes = {"server": server, "share": f"/{export}"}
+    volume = {"driver": "nfs.csi.k8s.io", "readOnly": True, "volumeAttributes": attributes}
+    return [{"name": "mirror", "csi": volume}]
 
 
 def _checked_command(serving: ServingSpec) -> tuple[str, ...]:

@@ -194,6 +194,7 @@ def _serving(spec: EndpointSpec, serving: ServingSpec) -> dict[str, Any]:
         "model": serving.model,
         "source": serving.source,
         "commit": serving.commit,
+        **({"mirror": serving.mirror} if serving.mirror else {}),
         "runtime": serving.runtime,
         "revision": serving.revision,
         "revision_uid": str(serving.revision_uid),

@@ -22,6 +22,7 @@ from provisioners.driver import (
     Handle,
     LayoutChange,
     LogLine,
+    ModelFiles,
     Observed,
     ObservedProvider,
     ObservedUse,
@@ -30,6 +31,7 @@ from provisioners.driver import (
     Ref,
     Secret,
     Spec,
+    StagedModel,
     Step,
     TransientDriverError,
 )
@@ -47,6 +49,8 @@ _OBSERVED: Final = TypeAdapter(Observed)
 _USES: Final = TypeAdapter(list[ObservedUse])
 _ACCEPTANCE: Final = TypeAdapter(Acceptance)
 _LOG: Final = TypeAdapter(list[LogLine])
+_FILES: Final = TypeAdapter(ModelFiles)
+_STAGED: Final = TypeAdapter(StagedModel)
 
 T = TypeVar("T")
 
@@ -120,6 +124,14 @@ class InProcessSandbox(_Composing):
     def acceptance(self, host: str) -> Acceptance:
         """Run the acceptance checks of a host."""
         return _answered(lambda: self.estate.acceptance(host))
+
+    def stage_model(self, files: ModelFiles) -> StagedModel:
+        """Bring the files of a model into the cache, or say how far they are."""
+        return _answered(lambda: self.estate.stage_model(files))
+
+    def drop_model(self, files: ModelFiles) -> StagedModel:
+        """Take them away again."""
+        return _answered(lambda: self.estate.drop_model(files))
 
     def logs(self, ref: Ref, *, since: str, tail: int) -> Iterator[LogLine]:
         """Yield the newest lines of an object's log."""
@@ -212,6 +224,18 @@ class SandboxDriver(_Composing):
         """Undo `evacuate`."""
         self._call("POST", f"hosts/{quote(host, safe='')}/restore")
         return Done()
+
+    def stage_model(self, files: ModelFiles) -> StagedModel:
+        """Bring the files of a model into the cache, or say how far they are."""
+        return _read(
+            _STAGED, self._call("POST", f"models/{files.uid}/stage", body=_FILES.dump_python(files, mode="json"))
+        )
+
+    def drop_model(self, files: ModelFiles) -> StagedModel:
+        """Take them away again."""
+        return _read(
+            _STAGED, self._call("POST", f"models/{files.uid}/drop", body=_FILES.dump_python(files, mode="json"))
+        )
 
     def acceptance(self, host: str) -> Acceptance:
         """Run the acceptance checks of a host."""

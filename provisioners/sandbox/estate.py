@@ -24,6 +24,7 @@ from provisioners.driver import (
     DriverRejected,
     Handle,
     LogLine,
+    ModelFiles,
     Observed,
     ObservedProvider,
     ObservedUse,
@@ -31,10 +32,11 @@ from provisioners.driver import (
     Power,
     Ref,
     Secret,
+    StagedModel,
     Step,
     TransientDriverError,
 )
-from provisioners.sandbox import effects, faults, views
+from provisioners.sandbox import effects, faults, staging, views
 from provisioners.sandbox.records import ModelRecord, ObjectRecord, PartRecord, TaskRecord, WorkloadRecord
 from provisioners.sandbox.state import State
 from provisioners.steps import indexed, split
@@ -394,6 +396,16 @@ class Estate:
             msg = f"{ref.name} does not exist"
             raise DriverRejected(msg)
         return owner
+
+    def stage_model(self, files: ModelFiles) -> StagedModel:
+        """Begin to bring the files of a model into the cache, or say how far they are. Simulated."""
+        now = self.advance()
+        return self._answer("stage-model", lambda: staging.stage(self.state, files, now))
+
+    def drop_model(self, files: ModelFiles) -> StagedModel:
+        """Take them away again."""
+        self.advance()
+        return self._answer("drop-model", lambda: staging.drop(self.state, files))
 
     def evacuate(self, host: str) -> list[ObservedUse]:
         """Stop placing anything on a host; return what still uses it, foreign use included."""

@@ -160,6 +160,18 @@ class ModelRecord:
 
 
 @dataclass(slots=True)
+class StagedRecord:
+    """The files of a served model in the estate's cache; simulated: nothing is loaded, bytes come as time passes."""
+
+    uid: str
+    """Of the served model."""
+    source: str
+    commit: str
+    bytes_total: int
+    began_at: float
+
+
+@dataclass(slots=True)
 class TaskRecord:
     """One asynchronous task of the provider."""
 
@@ -261,6 +273,8 @@ class Settings:
     seed: int = 1
     models: str = "stub"
     """`local` starts a real model server on this machine for each replica, `stub` answers in its place."""
+    stage_bytes_s: float = 250e6
+    """Bytes a second with which files of a model come into the cache."""
     gateways: str = "simulated"
     """`real` starts the gateway program as a process of its own, `simulated` does not."""
     names: bool = False

@@ -37,7 +37,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from aiohttp import web
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from provisioners.driver import (
     Acceptance,
@@ -48,11 +48,13 @@ from provisioners.driver import (
     Handle,
     Kind,
     LogLine,
+    ModelFiles,
     Observed,
     ObservedUse,
     Power,
     Ref,
     Secret,
+    StagedModel,
     Step,
 )
 from provisioners.sandbox import control, files, names, views
@@ -77,6 +79,8 @@ BODY_LIMIT: Final = 64 * 1024 * 1024
 """Bytes; an estate of 10,000 GPUs is a few MiB."""
 
 _CAPABILITIES: Final = TypeAdapter(Capabilities)
+_FILES: Final = TypeAdapter(ModelFiles)
+_STAGED: Final = TypeAdapter(StagedModel)
 _OBSERVED: Final = TypeAdapter(Observed)
 _USES: Final = TypeAdapter(list[ObservedUse])
 _ACCEPTANCE: Final = TypeAdapter(Acceptance)
@@ -424,6 +428,22 @@ def _remove_object(estate: Estate, request: web.Request, _body: dict[str, Any]) 
     return {}
 
 
+def _stage_model(estate: Estate, _request: web.Request, body: dict[str, Any]) -> _Ready:
+    return _Ready(_STAGED.dump_json(estate.stage_model(_files_in(body))))
+
+
+def _drop_model(estate: Estate, _request: web.Request, body: dict[str, Any]) -> _Ready:
+    return _Ready(_STAGED.dump_json(estate.drop_model(_files_in(body))))
+
+
+def _files_in(body: dict[str, Any]) -> ModelFiles:
+    try:
+        return _FILES.validate_python(body)
+    except ValidationError as error:
+        msg = f"these are no files of a model: {error.errors()[0]['msg']}"
+        raise _BadCall(msg) from error
+
+
 def _truth(estate: Estate, _request: web.Request, _body: dict[str, Any]) -> dict[str, Any]:
     estate.advance()
     return {"uses": [asdict(use) for use in views.truth(estate.state)]}
@@ -446,6 +466,8 @@ _ROUTES: Final[tuple[tuple[str, str, Act], ...]] = (
     ("POST", "hosts/{host}/evacuate", _evacuate),
     ("POST", "hosts/{host}/restore", _restore),
     ("POST", "hosts/{host}/acceptance", _acceptance),
+    ("POST", "models/{uid}/stage", _stage_model),
+    ("POST", "models/{uid}/drop", _drop_model),
     ("GET", "control/settings", lambda estate, _request, _body: as_row(estate.state.settings)),
     ("PATCH", "control/settings", _change_settings),
     ("POST", "control/no-delays", _no_delays),

@@ -23,6 +23,7 @@ from provisioners.sandbox.records import (
     ModelRecord,
     ObjectRecord,
     Settings,
+    StagedRecord,
     TaskRecord,
     WorkloadRecord,
     as_row,
@@ -52,6 +53,7 @@ class State:
     workloads: dict[str, WorkloadRecord] = field(default_factory=dict)
     gateways: dict[str, GatewayRecord] = field(default_factory=dict)
     models: dict[str, ModelRecord] = field(default_factory=dict)
+    staged: dict[str, StagedRecord] = field(default_factory=dict)
     tasks: dict[str, TaskRecord] = field(default_factory=dict)
     foreign_uses: dict[str, ForeignUse] = field(default_factory=dict)
     foreign_objects: dict[str, ForeignObject] = field(default_factory=dict)
@@ -193,6 +195,7 @@ _READERS: Final[Mapping[str, Callable[[Mapping[str, Any]], Any]]] = {
     "workloads": lambda row: WorkloadRecord(**row),
     "gateways": lambda row: GatewayRecord(**row),
     "models": lambda row: ModelRecord(**row),
+    "staged": lambda row: StagedRecord(**row),
     "tasks": lambda row: TaskRecord(**row),
     "foreign_uses": lambda row: ForeignUse(**row),
     "foreign_objects": lambda row: ForeignObject(**row),

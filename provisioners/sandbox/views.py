@@ -74,6 +74,8 @@ def capabilities(state: State) -> Capabilities:
     }
     if state.settings.models != "local":
         missing["local-models"] = 'model servers answer as stubs; set the estate\'s setting "models" to "local"'
+    if state.settings.models == "local":
+        missing["model-staging"] = "model servers of this estate read their files where they lie on this machine"
     if state.settings.gateways != "real":
         missing["real-gateways"] = 'set the estate\'s setting "gateways" to "real"'
     if not state.settings.names:
@@ -90,6 +92,7 @@ def capabilities(state: State) -> Capabilities:
             "real-gateways": "real-gateways" not in missing,
             "local-models": "local-models" not in missing,
             "move": "move" not in missing,
+            "model-staging": "model-staging" not in missing,
         },
         missing=missing,
         simulated=True,

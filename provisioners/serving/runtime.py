@@ -31,6 +31,11 @@ class RevisionFacts:
     """As `tenants.serving_arguments` has checked them."""
     context_length: int = 0
     """Longest context of the model in tokens, 0 unknown."""
+    mirror: str = ""
+    """Where its weights are instead of the hub: `s3://bucket/prefix` or `nfs://server/export`; `""` for the hub. In a
+    mirror each model lies at `<source>/<commit>`, so what is named is pinned there too."""
+    embeds: bool = False
+    """Whether it turns texts into vectors instead of writing."""
     hop_key: Secret | None = None
     """What the program has to be shown by those who call it; None: it asks for nothing."""
 
@@ -56,6 +61,9 @@ class Place:
     environment: Mapping[str, str] = field(default_factory=dict)
     """Over the runtime's own, without secrets: where weights lie, that there is no hub."""
 
+
+MIRROR_PATH: Final = "/mirror"
+"""Where a mirror's file system is in each replica's sight, read-only."""
 
 PLACES: Final[Mapping[BoundaryKind, Place]] = {
     BoundaryKind.VM: Place("127.0.0.1"),

@@ -2,9 +2,10 @@
 
 Flags and their values: `vllm serve --help`, vLLM 0.32.0. Only what `FLAGS` lists is ever rendered, each as
 one element of a list (`--flag=value`), so a value cannot become a flag of its own; nothing passes a shell.
-The model is the catalogue's pinned commit, never a tenant's text, and `--trust-remote-code` does not exist
-here. vLLM listens inside the boundary only. Keys of people are the gateway's work, because vLLM's own guards only a
-part of its routes and knows one key: the gateway's, so that nobody inside the boundary gets past the gateway.
+The model is the catalogue's pinned commit, at the hub or in a mirror, never a tenant's text; it is read as
+safetensors only, and `--trust-remote-code` does not exist here. vLLM listens inside the boundary only. Keys of people
+are the gateway's work, because vLLM's own guards only a part of its routes and knows one key: the gateway's, so that
+nobody inside the boundary gets past the gateway.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from provisioners.driver import DriverRejected
-from provisioners.serving.runtime import Place, Rendered, RevisionFacts, UnitFacts
+from provisioners.serving.runtime import MIRROR_PATH, Place, Rendered, RevisionFacts, UnitFacts
 from tenants.errors import InvalidSpec
 from tenants.serving_arguments import checked_arguments
 
@@ -55,8 +56,15 @@ _OWN: Final[Mapping[str, re.Pattern[str]]] = {
     "--host": _HOST,
     "--port": re.compile(r"[1-9][0-9]{0,4}"),
     "--tensor-parallel-size": re.compile(r"[1-9][0-9]{0,2}"),
+    "--load-format": re.compile(r"safetensors|runai_streamer"),
+    "--runner": re.compile(r"pooling"),
 }
-"""Flags that only we set, from rows of ours, and what they take."""
+"""Flags that only we set, from rows of ours, and what they take. Weights are read as safetensors only: other formats
+can run code when they are read, and the streamer from object stores (`runai_streamer`) reads nothing else."""
+_OF_HUB: Final = frozenset({"--revision", "--tokenizer-revision"})
+_ALWAYS: Final = _OWN.keys() - _OF_HUB - {"--runner"}
+_S3: Final = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._-]+)*")
+_NFS: Final = re.compile(r"nfs://[A-Za-z0-9.-]{1,120}(/[A-Za-z0-9._-]+)+")
 TOOLS: Final = "--enable-auto-tool-choice"
 _PROGRAM: Final = ("vllm", "serve")
 
@@ -74,9 +82,7 @@ class _Vllm:
         arguments = _checked(revision.arguments)
         argv = [
             *_PROGRAM,
-            revision.source,
-            f"--revision={revision.commit}",
-            f"--tokenizer-revision={revision.commit}",
+            *_weights(revision),
             f"--served-model-name={revision.endpoint}",
             f"--host={place.host}",
             f"--port={place.port}",
@@ -85,8 +91,11 @@ class _Vllm:
         ]
         if "tool_call_parser" in arguments:
             argv.append(TOOLS)
+        if revision.embeds:
+            argv.append("--runner=pooling")
         guarded = {} if revision.hop_key is None else {KEY_VARIABLE: revision.hop_key}
-        return Rendered(tuple(argv), {**ENVIRONMENT, **place.environment}, guarded, port=place.port)
+        offline = {"HF_HUB_OFFLINE": "1"} if revision.mirror else {}
+        return Rendered(tuple(argv), {**ENVIRONMENT, **offline, **place.environment}, guarded, port=place.port)
 
     def moved(self, argv: Sequence[str], environment: Mapping[str, str], place: Place) -> Rendered:
         """Return the same call at another place. Raises `DriverRejected` for one that `render` never gives."""
@@ -102,7 +111,9 @@ def check_call(argv: Sequence[str]) -> None:
     if tuple(argv[:2]) != _PROGRAM or len(argv) < 3:
         msg = "this is no call of vLLM"
         raise DriverRejected(msg)
-    _check("model repository", argv[2], _SOURCE)
+    is_mirror = _is_mirror(argv[2])
+    if not is_mirror:
+        _check("model repository", argv[2], _SOURCE)
     booleans = {word for name in BOOLEANS for word in (FLAGS[name], _off(FLAGS[name]))} | {TOOLS}
     valued = {**{flag: _VALUE for name, flag in FLAGS.items() if name not in BOOLEANS}, **_OWN}
     seen: set[str] = set()
@@ -113,8 +124,38 @@ def check_call(argv: Sequence[str]) -> None:
             msg = f"vLLM is not called with {word[:60]!r}"
             raise DriverRejected(msg)
         seen.add(flag)
-    if missing := _OWN.keys() - seen:
+    if missing := (_ALWAYS if is_mirror else _ALWAYS | _OF_HUB) - seen:
         msg = f"a call of vLLM lacks {min(missing)}"
+        raise DriverRejected(msg)
+
+
+def _weights(revision: RevisionFacts) -> list[str]:
+    """Return what names the weights: at the hub by repository and commit, in a mirror by the path that holds both."""
+    _safe("model repository", revision.source)
+    if not revision.mirror:
+        pins = [f"--revision={revision.commit}", f"--tokenizer-revision={revision.commit}"]
+        return [revision.source, *pins, "--load-format=safetensors"]
+    _safe("mirror", revision.mirror)
+    path = f"{revision.source}/{revision.commit}"
+    if revision.mirror.startswith("s3:"):
+        _check("mirror", revision.mirror, _S3)
+        return [f"{revision.mirror}/{path}", "--load-format=runai_streamer"]
+    _check("mirror", revision.mirror, _NFS)
+    return [f"{MIRROR_PATH}/{path}", "--load-format=safetensors"]
+
+
+def _is_mirror(word: str) -> bool:
+    """Whether a word names weights in a mirror, as `_weights` does: `<mirror>/<owner>/<name>/<commit>`."""
+    *head, owner, name, commit = word.split("/") if word.count("/") >= 3 else ("", "", "", "")
+    root, path = "/".join(head), f"{owner}/{name}"
+    if ".." in word or not _COMMIT.fullmatch(commit) or not _SOURCE.fullmatch(path):
+        return False
+    return root == MIRROR_PATH or _S3.fullmatch(root) is not None
+
+
+def _safe(what: str, text: str) -> None:
+    if ".." in text:
+        msg = f"the {what} {text[:60]!r} cannot be served"
         raise DriverRejected(msg)
 
 

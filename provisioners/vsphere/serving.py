@@ -168,6 +168,8 @@ def steps(spec: EndpointSpec, settings: Settings) -> tuple[Step, ...]:
     """Return the ordered steps of an endpoint. Raises `NotSupported`, `DriverRejected`."""
     if spec.boundary_kind is not BoundaryKind.VM:
         raise NotSupported("a vCenter serves in vm boundaries only")
+    if any(one.mirror.startswith("nfs://") for one in spec.servings):
+        raise NotSupported("machines mount no mirror of models on NFS: serve it in a namespace, or from the hub or S3")
     gateways = {gateway.uid: gateway for gateway in spec.gateways}
     found: list[Step] = []
     for unit in spec.units:

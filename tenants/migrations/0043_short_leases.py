@@ -9,7 +9,7 @@ class Migration(migrations.Migration):
     """Parts of budgets: who lacks, so that others give back; limits that have ended stay limits."""
 
     dependencies = [
-        ("tenants", "0041_rollouts"),
+        ("tenants", "0042_served_models"),
     ]
 
     operations = [

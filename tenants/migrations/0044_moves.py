@@ -15,7 +15,7 @@ class Migration(migrations.Migration):
     """Moves of endpoints between boundaries."""
 
     dependencies = [
-        ("tenants", "0041_rollouts"),
+        ("tenants", "0043_short_leases"),
     ]
 
     operations = [

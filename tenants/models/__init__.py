@@ -45,6 +45,7 @@ from tenants.models.quota import (
     RequestStage,
 )
 from tenants.models.reconciled import Intent, Reconciled
+from tenants.models.serving import FitCorrection, FitMeasurement, ModelStage
 from tenants.models.ssh import SshAuthority, SshCertificate
 from tenants.models.system import SystemReport
 from tenants.models.tenant import Membership, Suspension, Tenant
@@ -72,6 +73,8 @@ __all__ = [
     "Event",
     "FanoutCursor",
     "Finding",
+    "FitCorrection",
+    "FitMeasurement",
     "GatewayReplica",
     "GatewayUsage",
     "GpuDevice",
@@ -84,6 +87,7 @@ __all__ = [
     "MachineConsole",
     "Membership",
     "MigDevice",
+    "ModelStage",
     "Move",
     "Namespace",
     "NamespaceCredential",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 from uuid import UUID
 
 from django.contrib.postgres.fields import ArrayField
@@ -18,21 +18,39 @@ from tenants.states import (
     ROLLOUT_FINAL,
     BudgetPeriod,
     IdleUnits,
+    ModelTask,
     MoveState,
     RolloutState,
     RolloutStrategy,
 )
 
+MODEL_SOURCE: Final = (
+    r"^(hub|s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._-]+)*|nfs://[A-Za-z0-9.-]{1,120}(/[A-Za-z0-9._-]+)+)$"
+)
+"""Where weights are loaded from: the hub, or a mirror in which each lies at `<repository>/<commit>`."""
+
 
 class ServedModel(models.Model):
-    """A model of the catalogue, pinned to a commit by an operator."""
+    """A model of the catalogue, pinned to a commit by an operator, or a tenant's own, pinned by a decision."""
 
     id = primary_key()
     name = SlugField(unique=True, max_length=60)
     repository = models.CharField(max_length=200)
     commit = models.CharField(max_length=64)
     licence = models.CharField(max_length=80, blank=True, default="")
+    gating = models.CharField(max_length=120, blank=True, default="", db_default="")
+    """What its publisher asks for before the weights may be loaded; `""` for nothing."""
+    source = models.CharField(max_length=200, default="hub", db_default="hub")
+    """`MODEL_SOURCE`."""
+    task = WordField(default=ModelTask.GENERATE, db_default=ModelTask.GENERATE.value)
+    tenant = models.ForeignKey(
+        "tenants.Tenant", null=True, blank=True, on_delete=models.PROTECT, related_name="own_models"
+    )
+    """Whose own it is, with those below; None: everybody's, as far as policies let them."""
     geometry = models.JSONField(default=dict)
+    """What its `config.json` says (`tenants.model_configs`); {} where it was not checked."""
+    config_digest = models.CharField(max_length=64, blank=True, default="", db_default="")
+    """SHA-256 of the `config.json` that was checked."""
     quantisation = models.CharField(max_length=20, default="native")
     enabled = models.BooleanField(default=True)
     created_at = models.DateTimeField()
@@ -41,6 +59,11 @@ class ServedModel(models.Model):
     class Meta:
         constraints: ClassVar[list[Any]] = [
             models.CheckConstraint(condition=Q(commit__regex=r"^[0-9a-f]{40,64}$"), name="served_model_commit"),
+            models.CheckConstraint(condition=Q(source__regex=MODEL_SOURCE), name="served_model_source"),
+            choice_check("served_model_task", "task", ModelTask),
+            models.CheckConstraint(
+                condition=Q(config_digest="") | Q(config_digest__regex=r"^[0-9a-f]{64}$"), name="served_model_config"
+            ),
         ]
 
 

@@ -37,6 +37,7 @@ ASKS: Final[Mapping[str, str]] = {
     RequestKind.TENANT.value: "a new tenant",
     RequestKind.JOIN.value: "to join",
     RequestKind.WRITE_OFF.value: "a write-off",
+    RequestKind.MODEL.value: "a model of its own",
 }
 STATES: Final[Mapping[str, str]] = {
     RequestState.REDUCED.value: "approved in part",

@@ -84,7 +84,8 @@ def _model(tenant: Tenant, ask: RevisionAsk) -> ServedModel:
         msg = f"The runtime {ask.runtime} is not offered yet; use vllm."
         raise InvalidSpec(msg, field="runtime", code="not-supported")
     model = ServedModel.objects.filter(name=ask.model, enabled=True).first()
-    if model is None:
+    # Whoever belongs to two tenants does not carry the model of one into the other.
+    if model is None or (model.tenant_id is not None and model.tenant_id not in tenant.path):
         msg = f"No served model is called {ask.model}; see /api/v1/served-models/."
         raise InvalidSpec(msg, field="model", code="unknown-model")
     return model

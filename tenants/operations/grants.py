@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from tenants import desired
+from tenants import desired, served_facts
 from tenants.actor import Actor, Kind
 from tenants.errors import Conflict, Forbidden, InvalidSpec
 from tenants.models import (
@@ -26,7 +26,7 @@ from tenants.models import (
     Tenant,
     Unit,
 )
-from tenants.operations import first_wishes, members, pricing, quotas
+from tenants.operations import first_wishes, members, pricing, quotas, served_models
 from tenants.operations.guards import lock_path
 from tenants.operations.payloads import QuotaAsk, read_moment
 from tenants.operations.tenants import make
@@ -60,6 +60,8 @@ def apply(request: Request, payload: Mapping[str, Any], *, actor: Actor, now: da
         return _tenant(request, payload, actor=actor, now=now)
     if request.kind == RequestKind.JOIN.value:
         return _join(request, payload, actor=actor, now=now)
+    if request.kind == RequestKind.MODEL.value:
+        return _model(request, payload, actor=actor, now=now)
     return _write_off(payload, actor=actor, now=now)
 
 
@@ -287,6 +289,26 @@ def _join(request: Request, payload: Mapping[str, Any], *, actor: Actor, now: da
         "membership": {"tenant": tenant.name, "role": Role(row.role).word}, "at": now.isoformat(),
     }  # fmt: skip
     return Applied(proof, {"membership": str(row.pk)})
+
+
+def _model(request: Request, payload: Mapping[str, Any], *, actor: Actor, now: datetime) -> Applied:
+    tenant = request.tenant
+    assert tenant is not None  # a model of one's own always belongs to a tenant
+    if tenant.status in {"closing", "closed"}:
+        raise Conflict(f"{tenant.name} is {tenant.status}.", code=f"tenant-{tenant.status}")
+    found = served_models.Pinned.from_json(payload)
+    row = served_models.offer(found, tenant=tenant, actor=actor, now=now)
+    facts = served_facts.of(row)
+    model = {
+        "name": row.name, "repository": row.repository, "commit": row.commit, "source": row.source,
+        "licence": row.licence, "gating": row.gating, "task": row.task, "notes": list(found.notes),
+        "weights_bytes": None if facts is None else facts.weights.get(served_facts.quantisation_of(row)),
+    }  # fmt: skip
+    proof: dict[str, Any] = {
+        "outcome": "grants", "where": [], "quota": [], "cost": None, "delays": [], "model": model,
+        "at": now.isoformat(),
+    }  # fmt: skip
+    return Applied(proof, {"model": str(row.pk)})
 
 
 def check_write_off(allocation: Allocation) -> None:

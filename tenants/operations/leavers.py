@@ -24,7 +24,7 @@ from tenants.operations.people import end_sessions, keep_an_operator
 from tenants.states import RequestKind, RequestState, Role
 from tenants.transactions import operation, refresh_visibility
 
-STAYING_REQUESTS: Final = frozenset({RequestKind.QUOTA.value})
+STAYING_REQUESTS: Final = frozenset({RequestKind.QUOTA.value, RequestKind.MODEL.value})
 """Asked for the tenant, not for himself: they stay open when he goes."""
 
 

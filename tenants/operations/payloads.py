@@ -9,9 +9,11 @@ from datetime import datetime
 from typing import Any, Final
 
 from tenants.errors import InvalidSpec
+from tenants.models_catalogue import Quantisation
 from tenants.operations import first_wishes
 from tenants.operations.quotas import MOST, parsed
-from tenants.states import ROLE_BY_WORD, RequestKind
+from tenants.operations.served_models import ModelAsk, pinned
+from tenants.states import ROLE_BY_WORD, ModelTask, RequestKind
 
 MOST_DIMENSIONS: Final = 50
 MOST_OBJECT: Final = 4000
@@ -20,6 +22,20 @@ KEYS: Final[Mapping[str, frozenset[str]]] = {
     RequestKind.TENANT.value: frozenset({"name", "display_name", "description", "parent", "limits", "until", "wish"}),
     RequestKind.JOIN.value: frozenset({"role"}),
     RequestKind.WRITE_OFF.value: frozenset({"allocation"}),
+    RequestKind.MODEL.value: frozenset(
+        {
+            "name",
+            "repository",
+            "commit",
+            "licence",
+            "gating",
+            "source",
+            "quantisation",
+            "task",
+            "config",
+            "files",
+        }
+    ),
 }
 
 
@@ -98,7 +114,33 @@ def checked(kind: str, payload: Any, *, now: datetime) -> dict[str, Any]:
         }
     if kind == RequestKind.JOIN.value:
         return {"role": read_role(payload.get("role", "member"), "payload.role")}
+    if kind == RequestKind.MODEL.value:
+        return _model(payload)
     return {"allocation": read_text(payload.get("allocation"), "payload.allocation", most=40)}
+
+
+def _model(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a model as it would be offered, checked: its `config.json` itself is not kept, what it says is."""
+    words = {
+        key: read_text(payload.get(key) or usual, f"payload.{key}", most=200)
+        for key, usual in {
+            "name": "", "repository": "", "commit": "", "licence": "", "gating": "", "source": "hub",
+            "quantisation": Quantisation.NATIVE.value,
+        }.items()
+    }  # fmt: skip
+    task, files = payload.get("task"), payload.get("files")
+    if task is not None and task not in {one.value for one in ModelTask}:
+        raise InvalidSpec(f"A model does {', '.join(one.value for one in ModelTask)}.", field="payload.task")
+    if files is not None and not (isinstance(files, Mapping) and all(isinstance(path, str) for path in files)):
+        raise InvalidSpec("Give bytes by path.", field="payload.files")
+    try:
+        ask = ModelAsk(
+            **words, task=None if task is None else ModelTask(task), config=payload.get("config"), files=files
+        )
+        return pinned(ask).as_json()
+    except InvalidSpec as error:
+        field = f"payload.{error.errors[0]['field']}" if error.errors else "payload"
+        raise InvalidSpec(error.detail, field=field, code=error.specific_code) from error
 
 
 def reduced(kind: str, payload: Mapping[str, Any], granted: Any, *, now: datetime) -> tuple[dict[str, Any], bool]:

@@ -30,7 +30,7 @@ from tenants.models import (
     RequestStage,
     Tenant,
 )
-from tenants.operations import grants
+from tenants.operations import grants, served_models
 from tenants.operations.guards import accountable, allow, clean_text, expect_version, lock_path, locked
 from tenants.operations.payloads import checked, reduced
 from tenants.operations.tenants import check_name
@@ -57,6 +57,7 @@ OPERATION_OF: Final[Mapping[str, str]] = {
     RequestKind.TENANT.value: "requests.create_tenant",
     RequestKind.JOIN.value: "requests.create_join",
     RequestKind.WRITE_OFF.value: "requests.create_write_off",
+    RequestKind.MODEL.value: "requests.create_model",
 }
 VERDICTS: Final = ("approve", "reduce", "deny")
 
@@ -77,8 +78,8 @@ def submit(
 ) -> Request:
     """Ask for something: `quota` of a tenant, a new `tenant`, to `join` the tenant named `join`, a `write-off`.
 
-    Small quota requests may be approved at once by a rule. Raises `InvalidSpec` (later kinds: `not-supported`),
-    `Forbidden`, `NotVisible`, `Conflict`.
+    A `model` is to become the tenant's own. Small quota requests may be approved at once by a rule. Raises
+    `InvalidSpec` (later kinds: `not-supported`), `Forbidden`, `NotVisible`, `Conflict`.
     """
     body = checked(kind, payload, now=now)
     text = clean_text(reason, "reason", most=1000)
@@ -102,6 +103,8 @@ def submit(
     elif kind == RequestKind.JOIN.value:
         allow(actor, None, OPERATION_OF[kind])
         concerned = _joinable(join, requester)
+    elif kind == RequestKind.MODEL.value:
+        concerned = _own_model(tenant, body, actor)
     else:
         allow(actor, None, OPERATION_OF[kind])
         allocation = access.find(Allocation.objects.select_related("boundary__provider"), body["allocation"])
@@ -185,6 +188,19 @@ def _stages(row: Request, tenant: Tenant | None, actor: Actor) -> tuple[str, ...
     )
 
 
+def _own_model(tenant: Tenant | None, body: Mapping[str, Any], actor: Actor) -> UUID:
+    """Return the tenant whose own a model would be. Raises `InvalidSpec`, `Forbidden`, `Conflict`."""
+    if tenant is None:
+        raise InvalidSpec("Say of which tenant.", field="tenant")
+    allow(actor, tenant, OPERATION_OF[RequestKind.MODEL.value])
+    if tenant.status in {TenantStatus.CLOSING.value, TenantStatus.CLOSED.value}:
+        msg = f"{tenant.name} is {tenant.status}: nothing can be asked for it."
+        raise Conflict(msg, code=f"tenant-{tenant.status}")
+    served_models.check_own_name(body["name"], tenant, field="payload.name")
+    found: UUID = tenant.pk
+    return found
+
+
 def _parent(actor: Actor, name: str) -> Tenant:
     """Return the parent of a tenant that is asked for: the requester must be at home there."""
     parent = access.find(access.tenants(actor), name)
@@ -228,6 +244,8 @@ def revise(
         raise InvalidSpec("For another allocation, make another request.", field="payload.allocation")
     if row.kind == RequestKind.QUOTA.value and row.tenant is not None:
         grants.check_ancestors(row.tenant, body)
+    if row.kind == RequestKind.MODEL.value and row.tenant is not None:
+        served_models.check_own_name(body["name"], row.tenant, field="payload.name")
     row.payload = body
     if reason is not None:
         row.reason = clean_text(reason, "reason", most=1000)

@@ -11,10 +11,23 @@ from django.core.wsgi import get_wsgi_application
 from controlplane.cli.app import run
 from controlplane.cli.screen import Screen
 from controlplane.cli.session import Session
-from tenants.models import Allocation, Endpoint, EndpointKey, Machine, Namespace, Quota, Request, Unit
+from tenants.models import (
+    Allocation,
+    Endpoint,
+    EndpointKey,
+    FitCorrection,
+    Machine,
+    Namespace,
+    Quota,
+    Request,
+    ServedModel,
+    Unit,
+)
 from tenants.states import PlatformRole, Role
 from tests import factories
 from tests.api.client import token_of
+from tests.conftest import NOW
+from tests.unit.test_model_configs import TINY
 
 pytestmark = pytest.mark.usefixtures("db")
 GPU = "H100-80GB/1g.10gb"
@@ -205,3 +218,44 @@ def test_a_wrong_word_is_refused_with_its_field(tenantry, member):
 
     assert status == 2
     assert "name: " in err
+
+
+def test_a_model_of_ones_own_is_asked_for_by_a_local_copy_and_two_people_settle_it(tenantry, tenant, tmp_path):
+    me, owner = factories.member(tenant), factories.member(tenant, Role.OWNER)
+    approver = factories.person(platform=(PlatformRole.APPROVER,))
+    (tmp_path / "config.json").write_text(json.dumps(TINY))
+    (tmp_path / "model.safetensors").write_bytes(b"\0" * 4096)
+    words = ("--repository", "acme/manuals", "--commit", "a" * 40, "--folder", str(tmp_path))
+
+    refused = tenantry(me, "request", "model", "manuals", *words)
+    status, _, err = tenantry(me, "request", "model", "acme-manuals", *words, "--licence", "mit")
+
+    assert refused[0] == 2
+    assert "acme-" in refused[2]
+    assert status == 0, err
+    request = Request.objects.get()
+    assert tenantry(owner, "approve", request.short_id)[0] == 0
+    assert tenantry(approver, "approve", request.short_id)[0] == 0
+    row = ServedModel.objects.get(name="acme-manuals")
+    assert (row.licence, row.geometry["weights_bytes_native"]) == ("mit", 4096)
+
+
+def test_an_operator_checks_offers_retires_and_restores_a_model_and_forgets_an_estimate(tenantry, tenant, tmp_path):
+    operator = factories.person(platform=(PlatformRole.OPERATOR,))
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(TINY))
+    words = ("model", "offer", "tiny", "--repository", "acme/tiny", "--commit", "b" * 40, "--config", str(config))
+
+    assert tenantry(operator, *words, "--plan")[0] == 0
+    assert not ServedModel.objects.filter(name="tiny").exists()
+    for command in (words, ("model", "retire", "tiny"), ("model", "restore", "tiny")):
+        status, _, err = tenantry(operator, *command)
+        assert status == 0, err
+    learnt = FitCorrection.objects.create(
+        model=ServedModel.objects.get(name="tiny"), product="H100-80GB", profile="1g.10gb", created_at=NOW
+    )
+    status, _, err = tenantry(operator, "model", "reset-estimate", str(learnt.pk))
+
+    assert status == 0, err
+    learnt.refresh_from_db()
+    assert learnt.reset_at is not None

@@ -34,7 +34,8 @@ DENIED = {401, 403, 404}
 # What these answer depends on more than the policy: whose object it is, which stage it is at, who asks.
 BY_CONTENT = {
     "delegations.end", "login.create", "login.delete", "objects.find", "people.leave", "people.set_roles",
-    "requests.comment", "requests.create_join", "requests.create_tenant", "requests.create_write_off",
+    "requests.comment", "requests.create_join", "requests.create_model", "requests.create_tenant",
+    "requests.create_write_off",
     "requests.decide", "requests.proof", "requests.read", "requests.revise", "requests.withdraw", "tokens.find",
     "tokens.revoke", "people.erase", "people.resume", "members.hand_over", "tenants.resume",
     "namespaces.read_credential",

@@ -14,14 +14,17 @@ from tenants.models import (
     Budget,
     Delegation,
     Finding,
+    FitCorrection,
     GpuDevice,
     HostPlan,
+    ModelStage,
     Person,
     Price,
     PriceList,
     Quota,
     Request,
     RequestStage,
+    ServedModel,
     ServiceAccount,
     Tenant,
 )
@@ -121,7 +124,12 @@ BODIES: dict[str, Any] = {
     "hosts.return": {"reason": "a test"},
     "devices.repair": {"reason": "a test"},
     "findings.resolve": {"action": "ignore", "reason": "a test"},
-    "served-models.create": {"name": "tiny", "repository": "acme/tiny", "commit": "a" * 40},
+    "served-models.create": {"name": "qwen3-8b", "repository": "Qwen/Qwen3-8B", "commit": "a" * 40},
+    "model-stages.create": {"model": "llama-3-1-8b", "provider": "estate"},
+    "requests.create_model": {
+        "payload": {"name": "acme-own", "repository": "Qwen/Qwen3-8B", "commit": "a" * 40},
+        "reason": "a test",
+    },
     "served-models.update": {"licence": "MIT"},
     "system.check": {"thorough": False},
     "prices.create": {"name": "next", "valid_from": LATER, "prices": {"vcpu": "0.02"}},
@@ -189,7 +197,8 @@ class World:
 @kept
 def build() -> World:
     """Make the world."""
-    provider = factories.provider(name="estate", capabilities={"boundary_kinds": ["namespace", "vm"]})
+    capabilities = {"boundary_kinds": ["namespace", "vm"], "features": {"model-staging": True}}
+    provider = factories.provider(name="estate", capabilities=capabilities)
     host = factories.host(provider)
     spare = factories.host(provider)
     factories.served_model()
@@ -211,6 +220,12 @@ def build() -> World:
     factories.person(platform=(PlatformRole.OPERATOR,))
     prices = PriceList.objects.create(name="first", valid_from=NOW, created_at=NOW)
     Price.objects.create(price_list=prices, item="vcpu", amount="0.01")
+    learnt = FitCorrection.objects.create(
+        model=ServedModel.objects.get(), product="H100-80GB", profile="1g.10gb", created_at=NOW
+    )
+    staged = ModelStage.objects.create(
+        provider=provider, model=learnt.model, state="failed", asked_at=NOW, ended_at=NOW
+    )
     finding = Finding.objects.create(
         kind="orphan", provider=provider, subject="vm-1", detail="Nobody's.", first_seen_at=NOW, last_seen_at=NOW
     )
@@ -235,6 +250,8 @@ def build() -> World:
         "devices/<str:device>": f"devices/{device.pk}",
         "findings/<str:finding>": f"findings/{finding.pk}",
         "served-models/<str:model>": "served-models/llama-3-1-8b",
+        "fit-corrections/<str:correction>": f"fit-corrections/{learnt.pk}",
+        "model-stages/<str:stage>": f"model-stages/{staged.pk}",
         "prices/<str:price_list>": f"prices/{prices.pk}",
         "auto-approval-rules/<str:rule>": f"auto-approval-rules/{rule.pk}",
         "delegations/<str:delegation>": f"delegations/{delegation.pk}",

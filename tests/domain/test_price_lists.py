@@ -10,6 +10,7 @@ import pytest
 from tenants.errors import Conflict, Forbidden, InvalidSpec, PreconditionFailed
 from tenants.models import Event, Price, PriceList, ServedModel
 from tenants.operations import pricing, served_models
+from tenants.operations.served_models import ModelAsk
 from tenants.states import PlatformRole, Role
 from tests import factories
 from tests.conftest import NOW
@@ -112,8 +113,8 @@ def test_only_operators_set_prices():
 
 
 def create(operator, **values):
-    values = {"name": "llama", "repository": "meta-llama/Llama-3.1-8B", "commit": COMMIT} | values
-    return served_models.create(actor=operator, now=NOW, **values)
+    values = {"name": "llama", "repository": "meta-llama/Llama-3.1-8B-Instruct", "commit": COMMIT} | values
+    return served_models.create(ask=ModelAsk(**values), actor=operator, now=NOW)
 
 
 def test_a_model_is_pinned_and_can_be_switched_off(operator):
@@ -140,7 +141,11 @@ def test_a_model_is_pinned_and_can_be_switched_off(operator):
         ({"repository": "--flag/x"}, "repository"),
         ({"repository": "a/b..c"}, "repository"),
         ({"name": "Llama 3"}, "name"),
-        ({"geometry": {"x": float("inf")}}, "geometry"),
+        ({"repository": "acme/unknown"}, "config"),
+        ({"source": "file:///models"}, "source"),
+        ({"source": "nfs://files/../etc"}, "source"),
+        ({"quantisation": "3bit"}, "quantisation"),
+        ({"licence": "x" * 81}, "licence"),
     ],
 )
 def test_a_bad_model_names_its_field(operator, values, field):

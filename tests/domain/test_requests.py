@@ -384,7 +384,6 @@ def test_two_approvals_at_once_grant_once(tenant, owner):
 @pytest.mark.parametrize(
     ("kind", "payload", "field", "code"),
     [
-        ("model", {}, "kind", "not-supported"),
         ("exception", {}, "kind", "not-supported"),
         ("layout", {}, "kind", "not-supported"),
         ("rubbish", {}, "kind", "not-supported"),

@@ -31,6 +31,8 @@ from tenants.models import (
     Event,
     FanoutCursor,
     Finding,
+    FitCorrection,
+    FitMeasurement,
     GatewayReplica,
     GatewayUsage,
     GpuDevice,
@@ -43,6 +45,7 @@ from tenants.models import (
     MachineConsole,
     Membership,
     MigDevice,
+    ModelStage,
     Namespace,
     NamespaceCredential,
     Notice,
@@ -105,7 +108,9 @@ OPERATORS_ONLY: tuple[type[models.Model], ...] = (
 )  # fmt: skip
 ESTATE: tuple[type[models.Model], ...] = (Provider, Host, GpuDevice, MigDevice)
 """Everybody reads them (what is shown of them is another matter), the platform writes them."""
-PUBLISHED: tuple[type[models.Model], ...] = (AutoApprovalRule, Price, PriceList, ServedModel)
+PUBLISHED: tuple[type[models.Model], ...] = (
+    AutoApprovalRule, FitCorrection, FitMeasurement, ModelStage, Price, PriceList, ServedModel,
+)  # fmt: skip
 """Everybody reads them, the platform writes them."""
 ONES_OWN: tuple[type[models.Model], ...] = (
     IdempotencyRecord, MachineConsole, NamespaceCredential, Notification, NotificationPreference,
@@ -163,13 +168,15 @@ def world():
         fingerprint="x", expires_at=NOW + timedelta(minutes=15),
     )  # fmt: skip
     model = factories.served_model()
-    first, second = (
-        insert(Revision, **common, endpoint=made[Endpoint], number=number, model=model) for number in (1, 2)
-    )
+    first = insert(Revision, **common, endpoint=made[Endpoint], number=1, model=model)
+    second = insert(Revision, **common, endpoint=made[Endpoint], number=2, model=model)
     insert(
         Rollout, **common, endpoint=made[Endpoint], before=first, revision=second, strategy="recreate",
         state="draining", since=NOW,
     )  # fmt: skip
+    learnt = insert(FitCorrection, model=model, product="H100-80GB", created_at=NOW)
+    insert(FitMeasurement, correction=learnt, start=first.pk, program="vLLM", at=NOW)
+    insert(ModelStage, provider=provider, model=model, asked_at=NOW)
     insert(EndpointKey, **common, endpoint=made[Endpoint], public_id="x", digest="0" * 64, name="k")
     gateway = insert(GatewayReplica, **common, boundary=boundary)
     insert(

@@ -18,6 +18,7 @@ from controlplane.labs.kubernetes import environment
 from provisioners.driver import Binding, BoundaryKind, DriverRejected, NotSupported, Power, Secret
 from provisioners.kubernetes import gateways, objects, pods, workloads
 from provisioners.kubernetes.gpu import Request
+from provisioners.serving.runtime import MIRROR_PATH
 from provisioners.steps import order_of
 from tests.kubernetes.samples import (
     BOUNDARY,
@@ -256,6 +257,23 @@ def test_a_read_only_root_is_the_providers_choice_and_everything_vllm_writes_is_
     paths = [value for value in workloads.SERVING_ENVIRONMENT.values() if value.startswith("/")]
     assert "/dev/shm" in mounted
     assert all(any(path == root or path.startswith(f"{root}/") for root in mounted) for path in paths)
+
+
+def test_a_mirror_on_nfs_is_a_volume_of_a_driver_which_nobody_writes_and_s3_needs_none() -> None:
+    on_nfs = replica(serving=serving(mirror="nfs://files.example/exports/models"))
+    on_s3 = replica(serving=serving(mirror="s3://weights/mirror"))
+
+    volume = on_nfs["spec"]["template"]["spec"]["volumes"][0]
+    mount = container(on_nfs)["volumeMounts"][0]
+    assert volume == {
+        "name": "mirror",
+        "csi": {
+            "driver": "nfs.csi.k8s.io", "readOnly": True,
+            "volumeAttributes": {"server": "files.example", "share": "/exports/models"},
+        },
+    }  # fmt: skip
+    assert mount == {"name": "mirror", "mountPath": MIRROR_PATH, "readOnly": True}
+    assert on_s3["spec"]["template"]["spec"]["volumes"] == replica()["spec"]["template"]["spec"]["volumes"]
 
 
 def test_a_pods_images_are_those_of_the_settings() -> None:

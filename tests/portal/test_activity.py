@@ -39,6 +39,7 @@ NO_EVENTS = re.compile(
     r"|.*\.(csv|json|jsonl|log|py)"  # files
 )
 DYNAMIC = {
+    "model-stage.{state.value}": ("done", "failed", "removed"),
     "person.{happening}": ("factor-added", "factor-removed", "codes-made", "identity-unlinked", "identity-linked",
         "factor-failed", "code-used", "login-failed", "logged-in", "logged-out", "sessions-ended"),
     "{desired.kind_of(row)}.handed-over": ("endpoint", "machine", "namespace"),

@@ -236,7 +236,7 @@ def test_an_operator_offers_a_pinned_model_and_tenants_see_it(browse, world, ope
     ],
 )
 def test_a_fault_stands_at_its_field_and_nothing_is_lost(browse, world, operator, field, value, sentence):
-    given = {"name": "fresh", "repository": "acme/fresh", "commit": COMMIT, "quantisation": "native", field: value}
+    given = {"name": "fresh", "repository": "Qwen/Qwen3-8B", "commit": COMMIT, "quantisation": "native", field: value}
 
     answer = browse(operator).post("/ops/offer-model", given)
     text = answer.content.decode()

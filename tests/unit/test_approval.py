@@ -59,7 +59,7 @@ def test_a_policy_may_add_stages_and_drop_none():
     ("value", "word"),
     [
         ([], "each kind"),
-        ({"model": [PLATFORM_APPROVER]}, "no requests of kind"),
+        ({"exception": [PLATFORM_APPROVER]}, "no requests of kind"),
         ({"quota": []}, "1 to 5"),
         ({"quota": ["anybody"]}, "each stage"),
         ({"quota": [TENANT_OWNER, TENANT_OWNER]}, "none stands twice"),

@@ -32,6 +32,7 @@ def test_the_call_names_the_pinned_model_and_the_endpoint() -> None:
         "meta-llama/Llama-3.1-8B-Instruct",
         f"--revision={COMMIT}",
         f"--tokenizer-revision={COMMIT}",
+        "--load-format=safetensors",
         "--served-model-name=chat",
         "--host=0.0.0.0",
         "--port=8000",
@@ -58,7 +59,7 @@ def test_arguments_become_one_element_each() -> None:
         "enable_prefix_caching": True,
     }
 
-    assert argv(replace(REVISION, arguments=given))[9:] == (
+    assert argv(replace(REVISION, arguments=given))[10:] == (
         "--enable-prefix-caching",
         "--no-enforce-eager",
         "--gpu-memory-utilization=0.9",
@@ -67,10 +68,38 @@ def test_arguments_become_one_element_each() -> None:
 
 
 def test_a_tool_parser_switches_tools_on() -> None:
-    assert argv(replace(REVISION, arguments={"tool_call_parser": "hermes"}))[9:] == (
+    assert argv(replace(REVISION, arguments={"tool_call_parser": "hermes"}))[10:] == (
         "--tool-call-parser=hermes",
         "--enable-auto-tool-choice",
     )
+
+
+@pytest.mark.parametrize(
+    ("mirror", "named", "form"),
+    [
+        ("nfs://files.example/exports/models", "/mirror", "safetensors"),
+        ("s3://weights/mirror", "s3://weights/mirror", "runai_streamer"),
+    ],
+)
+def test_from_a_mirror_the_commit_is_a_part_of_the_path_and_nothing_is_asked_of_a_hub(
+    mirror: str, named: str, form: str
+) -> None:
+    revision = replace(REVISION, mirror=mirror)
+
+    made = runtime("vllm").render(revision, WHOLE, PLACES[BoundaryKind.NAMESPACE])
+
+    assert made.argv[2:5] == (
+        f"{named}/meta-llama/Llama-3.1-8B-Instruct/{COMMIT}", f"--load-format={form}", "--served-model-name=chat",
+    )  # fmt: skip
+    assert made.environment["HF_HUB_OFFLINE"] == "1"
+    place = Place("127.0.0.1", 18123)
+    assert runtime("vllm").moved(made.argv, made.environment, place).argv == (
+        runtime("vllm").render(revision, WHOLE, place).argv
+    )
+
+
+def test_a_model_that_embeds_is_run_as_one() -> None:
+    assert argv(replace(REVISION, embeds=True))[-1] == "--runner=pooling"
 
 
 def test_in_a_vm_it_listens_on_loopback_only() -> None:
@@ -105,6 +134,13 @@ def test_what_is_not_on_the_list_is_refused(given: dict[str, object]) -> None:
         {"source": "--trust-remote-code"},
         {"source": "/models/mine"},
         {"source": "a/b/../c"},
+        {"source": "a/b..c"},
+        {"mirror": "nfs://h/../etc"},
+        {"mirror": "nfs://h"},
+        {"mirror": "s3://b/$(id)"},
+        {"mirror": "/etc"},
+        {"mirror": "file:///etc"},
+        {"mirror": "https://h/x"},
         {"commit": "main"},
         {"endpoint": "--port=1"},
         {"endpoint": "Chat"},
@@ -160,6 +196,9 @@ def test_a_place_is_named_by_exactly_two_words_and_its_environment() -> None:
         lambda call: [*call, "--middleware=evil.module"],
         lambda call: [*call, "second/model"],
         lambda call: [*call[:2], "/models/mine", *call[3:]],
+        lambda call: [*call[:2], f"/mirror/../etc/{COMMIT}", *call[3:]],
+        lambda call: ["--load-format=pt" if word.startswith("--load-format") else word for word in call],
+        lambda call: [*call, "--runner=draft"],
         lambda call: [word for word in call if not word.startswith("--revision=")],
     ],
 )

@@ -51,7 +51,7 @@ def test_the_typed_list_is_the_class_of_tenants() -> None:
 @pytest.mark.parametrize(
     "word",
     [
-        "--trust-remote-code", "--api-key=x", "--hf-token", "--middleware=a.b", "--config=/etc/x", "--load-format=pt",
+        "--trust-remote-code", "--api-key=x", "--hf-token", "--middleware=a.b", "--config=/etc/x",
         "--allowed-local-media-path=/", "--tool-parser-plugin=x", "--hf-overrides={}", "--no-trust-remote-code",
         "--invented", "-asc", "plain",
     ],
@@ -109,7 +109,8 @@ def expected(asked: dict[str, Any]) -> list[str]:
     """Return the command line that the validated revision stands for, said otherwise than the product does."""
     found = [
         "vllm", "serve", asked["source"], f"--revision={asked['commit']}", f"--tokenizer-revision={asked['commit']}",
-        f"--served-model-name={asked['endpoint']}", "--host=127.0.0.1", "--port=18000", "--tensor-parallel-size=1",
+        "--load-format=safetensors", f"--served-model-name={asked['endpoint']}", "--host=127.0.0.1", "--port=18000",
+        "--tensor-parallel-size=1",
     ]  # fmt: skip
     for name, value in sorted(checked_arguments(asked["arguments"]).items()):
         flag = name.replace("_", "-")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import re
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -95,7 +96,97 @@ def test_a_model_without_embeddings_says_so_as_an_error_of_the_client(client: op
         client.embeddings.create(model=NAME, input="This License")
 
 
+# --- a model that embeds --------------------------------------------------------------------------------
+
+
+def test_a_model_that_embeds_gives_vectors_to_the_official_client(embedding: Served) -> None:
+    client = openai.OpenAI(base_url=embedding.address, api_key=embedding.key, max_retries=0)
+    texts = ["This License", "This License", "Something else"]
+
+    answer = client.embeddings.create(model=NAME, input=texts)
+    plain = client.embeddings.create(model=NAME, input="This License", encoding_format="float")
+
+    vectors = [one.embedding for one in answer.data]
+    assert [one.index for one in answer.data] == [0, 1, 2]
+    assert {len(vector) for vector in vectors} == {128}
+    assert vectors[0] == pytest.approx(vectors[1], abs=1e-2)
+    assert vectors[0] != pytest.approx(vectors[2], abs=1e-2)
+    assert plain.data[0].embedding == pytest.approx(vectors[0], abs=1e-2)
+    assert answer.usage.prompt_tokens > 0
+
+
+def test_a_model_that_embeds_does_not_write_and_says_so_as_an_error_of_the_client(embedding: Served) -> None:
+    client = openai.OpenAI(base_url=embedding.address, api_key=embedding.key, max_retries=0)
+
+    with pytest.raises((openai.BadRequestError, openai.NotFoundError)):
+        client.chat.completions.create(model=NAME, messages=MESSAGES)
+
+
+def test_its_own_routes_are_refused_as_well(embedding: Served) -> None:
+    hidden = hidden_of(embedding)
+
+    answers = {(method, path): asked(embedding, method, path) for method, path in hidden}
+
+    assert {("POST", "/pooling"), ("POST", "/tokenize")} <= set(hidden)
+    assert set(answers.values()) == {404}
+    assert ("POST", "/v1/embeddings") in routes_of(embedding)
+
+
+# --- keys ---------------------------------------------------------------------------------------------
+
+
+def test_every_key_that_opens_nothing_is_refused_by_the_same_bytes(served: Served) -> None:
+    shown = {"no key": {}, "no key at all": {"Authorization": "Bearer x"}}
+    shown |= {kind: {"Authorization": f"Bearer {key}"} for kind, key in served.shut.items()}
+    shown["wrong"] = {"Authorization": f"Bearer {served.key[:-1]}{'0' if served.key[-1] != '0' else '1'}"}
+    body = {"model": NAME, "messages": MESSAGES, "max_tokens": 1}
+    requests: list[tuple[str, str, dict[str, Any] | None]] = [
+        ("POST", "/chat/completions", body),
+        ("POST", "/completions", {"model": NAME, "prompt": "This"}),
+        ("POST", "/embeddings", {"model": NAME, "input": "This"}),
+        ("GET", "/models", None),
+        ("GET", f"/models/{NAME}", None),
+    ]
+
+    answers = {
+        (kind, path): httpx.request(method, served.address + path, headers=headers, json=content)
+        for kind, headers in shown.items()
+        for method, path, content in requests
+    }
+    of_the_other = answers.pop(("foreign", "/models"))
+
+    told = {
+        (answer.status_code, answer.content, tuple(sorted(_lasting(answer).items()))) for answer in answers.values()
+    }
+    assert len(told) == 1
+    assert {answer.status_code for answer in answers.values()} == {401}
+    # Of the gateway that both endpoints stand behind, the other's key lists the other's models and nothing else.
+    assert [model["id"] for model in of_the_other.json()["data"]] == ["other"]
+    good = httpx.post(f"{served.address}/chat/completions", headers=authorised(served), json=body)
+    assert good.status_code == 200
+
+
+def _lasting(answer: httpx.Response) -> dict[str, str]:
+    """Return the headers without what differs from answer to answer."""
+    return {name: value for name, value in answer.headers.items() if name not in {"date", "x-request-id"}}
+
+
+def authorised(served: Served) -> dict[str, str]:
+    return {"Authorization": f"Bearer {served.key}"}
+
+
 # --- routes -------------------------------------------------------------------------------------------
+
+
+def asked(served: Served, method: str, target: str) -> int:
+    """Return the status of a request whose target stands on the wire exactly as given."""
+    gateway = urlsplit(served.address)
+    connection = http.client.HTTPConnection(gateway.hostname or "", gateway.port, timeout=30)
+    try:
+        connection.request(method, target, body=b"{}", headers=authorised(served))
+        return connection.getresponse().status
+    finally:
+        connection.close()
 
 
 def routes_of(served: Served) -> set[tuple[str, str]]:
@@ -104,25 +195,40 @@ def routes_of(served: Served) -> set[tuple[str, str]]:
     found = {(method.upper(), path) for path, methods in described.items() for method in methods}
     for path, methods in re.findall(r"Route: (\S+), Methods: ([A-Z, ]+)", served.log):
         found |= {(method.strip(), path) for method in methods.split(",")}
+    # Mounted programs and web sockets have no methods; each is tried by those that could reach it.
+    for path in re.findall(r"Route: (\S+), Endpoint: ", served.log):
+        found |= {(method, path) for method in ("GET", "POST")}
     return found
 
 
-def test_every_route_that_vllm_has_and_the_list_has_not_is_refused(served: Served) -> None:
-    routes = routes_of(served)
-    hidden = sorted((method, re.sub(r"\{\w+\}", "x", path)) for method, path in routes)
-    hidden = [(method, path) for method, path in hidden if match(method, path) is None]
-    gateway = urlsplit(served.address)
+def hidden_of(served: Served) -> list[tuple[str, str]]:
+    """Return what the running vLLM has and the allow-list has not."""
+    named = sorted((method, re.sub(r"\{\w+\}", "x", path)) for method, path in routes_of(served))
+    return [(method, path) for method, path in named if match(method, path) is None]
 
-    answers = {}
-    for method, path in hidden:
-        connection = http.client.HTTPConnection(gateway.hostname or "", gateway.port, timeout=30)
-        connection.request(method, path, body=b"{}", headers={"Authorization": f"Bearer {served.key}"})
-        answers[method, path] = connection.getresponse().status
-        connection.close()
+
+def test_every_route_that_vllm_has_and_the_list_has_not_is_refused(served: Served) -> None:
+    hidden = hidden_of(served)
+
+    answers = {(method, path): asked(served, method, path) for method, path in hidden}
 
     assert len(hidden) > 25
     assert {("POST", "/invocations"), ("POST", "/tokenize"), ("POST", "/v1/responses")} <= set(hidden)
     assert set(answers.values()) == {404}
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/v1/../tokenize", "/v1/%2e%2e/tokenize", "//tokenize", "/tokenize/", "/tokenize?x=1", "/TOKENIZE",
+        "/%74okenize", "/v1/models/../../tokenize", "/v1/chat/completions/../../../tokenize",
+        "/v1/chat/completions/render",
+        "/v1/models/x/../../load_lora_adapter", "http://127.0.0.1/tokenize", "/v1/chat/completions;/../../tokenize",
+        "/v1\\..\\tokenize", "/v1/chat/completions%00/tokenize", "tokenize", "*",
+    ],
+)  # fmt: skip
+def test_no_spelling_of_a_hidden_route_gets_through(served: Served, target: str) -> None:
+    assert asked(served, "POST", target) in {400, 404}  # 400: no request at all
 
 
 def test_what_the_list_shares_with_vllm_is_known(served: Served) -> None:

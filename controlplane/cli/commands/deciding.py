@@ -12,7 +12,7 @@ from controlplane.cli.client import Json
 from controlplane.cli.failures import ApiProblem, UsageFault
 from controlplane.cli.nouns import noun
 
-request = typer.Typer(help="Ask people for quota, a tenant, membership, or a write-off.", no_args_is_help=True)
+request = typer.Typer(help="Ask people for quota, a tenant, membership, a model, or a write-off.", no_args_is_help=True)
 
 RequestId = Annotated[str, typer.Argument(metavar="REQUEST", help="Its short id: rq-7k2m.")]
 Reason = Annotated[str, typer.Option(help="Why, for whoever decides and for later.")]
@@ -57,7 +57,7 @@ def request_quota(
         "ancestors": ancestors,
         "until": asks.instant(until) if until else None,
     }
-    _submit(here, f"/tenants/{here.tenant()}/requests", {"kind": "quota", "payload": payload, "reason": reason})
+    submit(here, f"/tenants/{here.tenant()}/requests", {"kind": "quota", "payload": payload, "reason": reason})
 
 
 @request.command("tenant")
@@ -72,7 +72,7 @@ def request_tenant(
     """Ask for a tenant of your own."""
     here = session.of(ctx)
     payload = {"name": name, "display_name": title or name, "parent": parent, "limits": asks.limits(limits or [])}
-    _submit(here, "/requests:tenant", {"payload": payload, "reason": reason})
+    submit(here, "/requests:tenant", {"payload": payload, "reason": reason})
 
 
 @request.command("join")
@@ -84,7 +84,7 @@ def request_join(
 ) -> None:
     """Ask to become a member of a tenant."""
     here = session.of(ctx)
-    _submit(here, "/requests:join", {"tenant": tenant, "role": role, "reason": reason})
+    submit(here, "/requests:join", {"tenant": tenant, "role": role, "reason": reason})
 
 
 @request.command("write-off")
@@ -95,10 +95,11 @@ def request_write_off(
 ) -> None:
     """Ask a second person to give up what stands on a lost provider (operators)."""
     here = session.of(ctx)
-    _submit(here, "/requests:write-off", {"tenant": here.tenant(), "allocation": allocation, "reason": reason})
+    submit(here, "/requests:write-off", {"tenant": here.tenant(), "allocation": allocation, "reason": reason})
 
 
-def _submit(here: session.Session, path: str, body: Json) -> None:
+def submit(here: session.Session, path: str, body: Json) -> None:
+    """File a request and say what becomes of it."""
     made = here.client.post(path, {key: value for key, value in body.items() if value != ""}).body
     if here.screen.format != "table":
         here.screen.document(made)

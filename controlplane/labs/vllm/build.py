@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from controlplane.labs import building
 from controlplane.labs.building import Tell, Workshop
@@ -49,6 +49,13 @@ class Installed:
     repository: str
     commit: str
     """Full commit of the model."""
+
+    def files(self) -> tuple[dict[str, Any], dict[str, int]]:
+        """Return the model's `config.json` and path → bytes of all that lies beside it."""
+        name = f"models--{self.repository.replace('/', '--')}"
+        at = self.home / "hub" / name / "snapshots" / self.commit
+        config: dict[str, Any] = json.loads((at / "config.json").read_text(encoding="utf-8"))
+        return config, {each.name: each.stat().st_size for each in sorted(at.iterdir())}
 
 
 def folder() -> Path:

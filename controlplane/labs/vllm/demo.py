@@ -87,8 +87,11 @@ def connect(ole: Client, timeline: Timeline) -> None:
     if offered and offered[0]["commit"] != found.commit:
         raise WalkFailed(f"{MODEL} is offered at another commit; start with `make reset`")
     if not offered:
-        ole.post("/served-models", {"name": MODEL, "repository": found.repository, "commit": found.commit})
-    timeline.say("Ole", f"offers {MODEL}: {found.repository} at {found.commit[:12]}…, random weights, made here")
+        config, files = found.files()
+        body = {"name": MODEL, "repository": found.repository, "commit": found.commit}
+        ole.post("/served-models", {**body, "config": config, "files": files})
+    said = f"offers {MODEL}: {found.repository} at {found.commit[:12]}…, random weights, made here"
+    timeline.say("Ole", f"{said}; checked by its config.json")
 
 
 def _sandbox(method: str, path: str, **options: Any) -> httpx.Response:

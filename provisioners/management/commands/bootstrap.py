@@ -30,6 +30,7 @@ from tenants.actor import SYSTEM
 from tenants.models import Host, Person, PlatformMembership, PriceList, Provider, Quota, ServedModel, Tenant
 from tenants.operations import accounts, members, people, pricing, providers, quotas, served_models, tenants
 from tenants.operations import inventory as hosts
+from tenants.operations.served_models import ModelAsk
 from tenants.states import HostState, PlatformRole, Role
 from tenants.transactions import reading
 
@@ -172,9 +173,8 @@ class Command(BaseCommand):
             there = ServedModel.objects.filter(name="llama-3-1-8b").exists()
         if not there:
             data = models_catalogue.model(DEMO_MODEL)
-            served_models.create(
-                name="llama-3-1-8b", repository=data.id, commit=DEMO_COMMIT, licence="llama3.1", actor=SYSTEM, now=now
-            )
+            ask = ModelAsk(name="llama-3-1-8b", repository=data.id, commit=DEMO_COMMIT, licence="llama3.1")
+            served_models.create(ask=ask, actor=SYSTEM, now=now)
 
     def _prices(self, now: datetime) -> None:
         with reading(SYSTEM):

@@ -7,7 +7,16 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from provisioners import certifying, connections, dispatcher, examination, letting_in, listening, opening_consoles
+from provisioners import (
+    certifying,
+    connections,
+    dispatcher,
+    examination,
+    letting_in,
+    listening,
+    opening_consoles,
+    staging_models,
+)
 
 
 class Command(BaseCommand):
@@ -21,7 +30,8 @@ class Command(BaseCommand):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: running.stop.set())
         beside = tuple(
-            each.beside(running.stop) for each in (examination, certifying, letting_in, opening_consoles, listening)
+            each.beside(running.stop)
+            for each in (examination, certifying, letting_in, opening_consoles, listening, staging_models)
         )
         try:
             running.run()

@@ -315,7 +315,7 @@ class PolicyIn(In):
     approvals: (
         Annotated[
             dict[
-                Literal["quota", "tenant", "join", "write-off"],
+                Literal["quota", "tenant", "join", "write-off", "model"],
                 Annotated[
                     list[Literal["tenant-owner", "parent-owner", "platform-approver"]],
                     Field(min_length=1, max_length=5),

@@ -12,9 +12,10 @@ from tenants import finding_actions, pricing
 from tenants.api.serializers.base import Change, Condition, In, Moment, Name, Out, PageQuery, absent, line, text, word
 from tenants.api.serializers.capacity import DIMENSIONS, ProductId
 from tenants.api.serializers.layouts import LayoutOut
+from tenants.api.serializers.models import ModelPayload
 from tenants.gpu_catalogue import Product, Profile
 from tenants.models import Finding, GpuDevice, Host, HostPlan, PriceList, Provider, ServedModel
-from tenants.states import Binding, HostState, Phase
+from tenants.states import Binding, HostState, ModelTask, Phase
 
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$")]
 
@@ -321,23 +322,33 @@ class ServedModelOut(Out):
     repository: str
     commit: str
     licence: str
+    gating: str
+    source: str
+    task: ModelTask
+    tenant: str | None
     quantisation: str
     geometry: dict[str, Any]
+    config_digest: str
     enabled: bool
     created_at: datetime
     version: int
 
     @classmethod
     def of(cls, row: ServedModel) -> ServedModelOut:
-        """Return a served model."""
+        """Return a served model; its tenant must be loaded."""
         return cls(
             id=str(row.pk),
             name=row.name,
             repository=row.repository,
             commit=row.commit,
             licence=row.licence,
+            gating=row.gating,
+            source=row.source,
+            task=ModelTask(row.task),
+            tenant=row.tenant.name if row.tenant is not None else None,
             quantisation=row.quantisation,
             geometry=row.geometry,
+            config_digest=row.config_digest,
             enabled=row.enabled,
             created_at=row.created_at,
             version=row.version,
@@ -350,16 +361,8 @@ class ServedModelQuery(PageQuery):
     enabled: bool | None = None
 
 
-class ServedModelIn(In):
+class ServedModelIn(ModelPayload):
     """A model to serve, at a pinned commit."""
-
-    name: Annotated[str, StringConstraints(pattern=r"^[a-z]([a-z0-9-]{0,58}[a-z0-9])?$", max_length=60)]
-    repository: Annotated[
-        str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}$")
-    ]
-    commit: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40,64}$")]
-    licence: line(0, 80) = ""  # type: ignore[valid-type]
-    quantisation: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{1,20}$")] = "native"
 
 
 class ServedModelChangeIn(Change):
@@ -367,6 +370,7 @@ class ServedModelChangeIn(Change):
 
     enabled: bool = absent()
     licence: line(0, 80) = absent()  # type: ignore[valid-type]
+    gating: line(0, 120) = absent()  # type: ignore[valid-type]
 
 
 class PriceOut(Out):

@@ -9,6 +9,7 @@ from pydantic import Field, StringConstraints
 
 from tenants.api.serializers.base import Change, In, Moment, Name, Out, PageQuery, absent, line, text, word
 from tenants.api.serializers.capacity import Dimension
+from tenants.api.serializers.models import ModelPayload
 from tenants.api.serializers.people import Email, RoleWord
 from tenants.models import AutoApprovalRule, Delegation, Request
 from tenants.states import RequestKind, RequestState
@@ -78,6 +79,13 @@ class WriteOffRequestIn(In):
 
     tenant: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]{1,40}$")]
     allocation: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]{1,40}$")]
+    reason: text(1000) = ""  # type: ignore[valid-type]
+
+
+class ModelRequestIn(In):
+    """A request for a model of the tenant's own."""
+
+    payload: ModelPayload
     reason: text(1000) = ""  # type: ignore[valid-type]
 
 

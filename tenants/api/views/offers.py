@@ -34,8 +34,8 @@ class ServedModelView(ApiView):
     """Served models."""
 
     def rows(self, call: Call) -> QuerySet[ServedModel]:  # noqa: ARG002
-        """Return all served models: anybody may know what can be served."""
-        return ServedModel.objects.all()
+        """Return what the caller may see: what is offered to all, and the own models of his tenants."""
+        return ServedModel.objects.select_related("tenant")
 
     def show(self, row: ServedModel, call: Call, secrets: Mapping[str, str]) -> Out:  # noqa: ARG002
         """Return a served model."""
@@ -57,15 +57,7 @@ class ServedModels(ServedModelView):
     def post(self, call: Call) -> Any:
         """Add a model at a pinned commit."""
         body: ServedModelIn = call.body
-        return served_models.create(
-            name=body.name,
-            repository=body.repository,
-            commit=body.commit,
-            licence=body.licence,
-            quantisation=body.quantisation,
-            actor=call.actor,
-            now=call.now,
-        )
+        return served_models.create(ask=body.ask(), actor=call.actor, now=call.now)
 
 
 class ServedModelItem(ServedModelView):
@@ -80,11 +72,12 @@ class ServedModelItem(ServedModelView):
 
     @writes("served-models.update", body=ServedModelChangeIn, answers=ServedModelOut, versioned=True)
     def patch(self, call: Call) -> Any:
-        """Enable or disable a served model, or correct its licence."""
+        """Enable or disable a served model, or correct its licence or gating."""
         return served_models.update(
             model=call.target,
             enabled=call.body.enabled,
             licence=call.body.licence,
+            gating=call.body.gating,
             actor=call.actor,
             now=call.now,
             version=call.version,

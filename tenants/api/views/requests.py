@@ -17,6 +17,7 @@ from tenants.api.serializers.requests import (
     DelegationOut,
     InboxOut,
     JoinRequestIn,
+    ModelRequestIn,
     ProofOut,
     RequestIn,
     RequestOut,
@@ -99,10 +100,28 @@ class Requests(RequestsAnywhere):
         body: RequestIn = call.body
         if body.kind in {RequestKind.TENANT, RequestKind.JOIN, RequestKind.WRITE_OFF}:
             raise InvalidSpec(f"Ask at /api/v1/requests:{body.kind.value}.", field="kind")
+        if body.kind is RequestKind.MODEL:
+            raise InvalidSpec("Ask at /api/v1/tenants/{tenant}/requests:model.", field="kind")
         return requests.submit(
             kind=body.kind.value,
             payload=body.payload.model_dump(mode="json", exclude_unset=True),
             reason=body.reason,
+            tenant=call.home,
+            actor=call.actor,
+            now=call.now,
+        )
+
+
+class RequestModel(RequestView):
+    """Asking for a model of the tenant's own."""
+
+    @writes("requests.create_model", body=ModelRequestIn, answers=RequestOut, status=201)
+    def post(self, call: Call) -> Any:
+        """Ask for a model of the tenant's own, at a pinned commit; it is checked at once and offered once approved."""
+        return requests.submit(
+            kind=RequestKind.MODEL.value,
+            payload=call.body.payload.model_dump(mode="json", exclude_unset=True),
+            reason=call.body.reason,
             tenant=call.home,
             actor=call.actor,
             now=call.now,

@@ -1,0 +1,113 @@
+"""Files of served models brought to a provider before an endpoint asks for them: asked, followed, taken away.
+
+Operators ask; workers follow and write how far it is (`provisioners.staging_models`). A provider has the files of a
+model once. What failed stays to be read, and is asked for anew.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final
+
+from django.db import IntegrityError, transaction
+from django.db.models import QuerySet
+
+from tenants import desired
+from tenants.actor import Actor
+from tenants.errors import Conflict
+from tenants.models import ModelStage, Provider, ServedModel
+from tenants.models.serving import LIVE
+from tenants.operations.guards import allow, locked
+from tenants.states import STAGE_FINAL, StageState
+from tenants.transactions import operation
+
+FEATURE: Final = "model-staging"
+"""The capability of providers that can."""
+MOST_MESSAGE: Final = 500
+
+
+def rows() -> QuerySet[ModelStage]:
+    """Return every stage with its provider and model."""
+    return ModelStage.objects.select_related("provider", "model")
+
+
+def live_of(provider: Provider, model: ServedModel) -> ModelStage | None:
+    """Return what a provider has of a model's files, or what is on its way."""
+    return rows().filter(provider=provider, model=model, state__in=LIVE).first()
+
+
+@operation
+def stage(*, provider: Provider, model: ServedModel, actor: Actor, now: datetime) -> ModelStage:
+    """Ask for a model's files at a provider. Raises `Conflict`: `staged-already`, `not-supported`, `model-retired`."""
+    allow(actor, None, "model-stages.create")
+    if not model.enabled:
+        raise Conflict(f"{model.name} is retired: nobody can deploy it.", code="model-retired")
+    capabilities = provider.capabilities
+    if not capabilities.get("features", {}).get(FEATURE):
+        why = capabilities.get("missing", {}).get(FEATURE, "it has no place that its model servers share")
+        raise Conflict(f"{provider.name} cannot hold files of models: {why}.", code="not-supported")
+    row = ModelStage(provider=provider, model=model, asked_at=now)
+    try:
+        with transaction.atomic():
+            row.save(force_insert=True)
+    except IntegrityError as error:
+        msg = f"{provider.name} has the files of {model.name}, or they are on their way."
+        raise Conflict(msg, code="staged-already") from error
+    desired.created(row, "model-stage.asked", actor=actor, at=now, model=model.name, provider=provider.name)
+    return row
+
+
+@operation
+def remove(*, stage: ModelStage, actor: Actor, now: datetime, version: int | None = None) -> ModelStage:
+    """Have a model's files taken away from a provider; what serves from them goes on.
+
+    Safe to repeat. Raises `Conflict` while the provider has them anew (`staged-already`).
+    """
+    allow(actor, None, "model-stages.remove")
+    row = locked(stage, version)
+    if row.state == StageState.REMOVED.value or row.removing:
+        return row
+    row.removing, row.state, row.ended_at, row.message = True, StageState.RUNNING.value, None, ""
+    try:
+        with transaction.atomic():
+            row.save(update_fields=["removing", "state", "ended_at", "message"])
+    except IntegrityError as error:
+        msg = f"{row.provider.name} has the files of {row.model.name} by a later stage: take that one away."
+        raise Conflict(msg, code="staged-already") from error
+    desired.changed(
+        row, "model-stage.removal-asked", actor=actor, at=now, model=row.model.name, provider=row.provider.name
+    )
+    return row
+
+
+@operation
+def seen(
+    *,
+    stage: ModelStage,
+    state: StageState,
+    actor: Actor,
+    now: datetime,
+    bytes_done: int = 0,
+    bytes_total: int | None = None,
+    message: str = "",
+) -> bool:
+    """Write how far a worker saw it; return whether that counts. An end is an event.
+
+    Whoever asked for something else meanwhile (its removal) has moved its version on: then this is stale.
+    """
+    allow(actor, None, "model-stages.create")
+    row = ModelStage.objects.select_for_update(no_key=True).filter(pk=stage.pk, version=stage.version).first()
+    if row is None or row.state in STAGE_FINAL:
+        return False
+    ended = state in STAGE_FINAL
+    row.state, row.looked_at, row.ended_at = state.value, now, now if ended else None
+    row.bytes_total = bytes_total if bytes_total is not None else row.bytes_total
+    row.bytes_done = bytes_done if row.bytes_total is None else min(bytes_done, row.bytes_total)
+    row.message = message[:MOST_MESSAGE]
+    row.save(update_fields=["state", "looked_at", "ended_at", "bytes_total", "bytes_done", "message"])
+    if ended:
+        desired.happened(
+            row, f"model-stage.{state.value}", actor=actor, at=now, model=stage.model.name,
+            provider=stage.provider.name, bytes=row.bytes_done,
+        )  # fmt: skip
+    return True

@@ -1,0 +1,166 @@
+"""What starts have taught, on operators' pages; asking for a model of one's own, on tenants'."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pytest
+
+from tenants.models import FitCorrection, FitMeasurement, Request, ServedModel
+from tenants.operations import requests
+from tenants.states import PlatformRole
+from tests import factories
+from tests.conftest import NOW
+from tests.portal.world import build
+from tests.unit.test_model_configs import TINY
+
+pytestmark = pytest.mark.usefixtures("db")
+
+
+@pytest.fixture
+def world(db):
+    return build()
+
+
+@pytest.fixture
+def operator(db):
+    return factories.person(name="Ole Operator", platform=(PlatformRole.OPERATOR,))
+
+
+@pytest.fixture
+def learnt(world):
+    """Of Llama on half an H100 one start was measured, whose cache took a quarter more than estimated."""
+    row = FitCorrection.objects.create(
+        model=ServedModel.objects.get(), product="H100-80GB", profile="3g.40gb", created_at=NOW
+    )
+    FitMeasurement.objects.create(
+        correction=row, start=row.pk, program="vLLM 0.32.0", at=NOW, token_estimated=131072, token_reported=163840
+    )
+    return row
+
+
+# --- estimates --------------------------------------------------------------------------------------------
+
+
+def test_operators_see_the_difference_and_forget_it(browse, learnt, operator):
+    browser = browse(operator)
+
+    text = browser.get("/ops/estimates").content.decode()
+    answer = browser.post(f"/ops/estimates/{learnt.pk}/reset", {"version": 1})
+    after = browser.get("/ops/estimates").content.decode()
+
+    assert "H100-80GB 3g.40gb" in text
+    assert "× 1.250" in text
+    assert "163,840, estimated 131,072" in text
+    assert (answer.status_code, answer["Location"]) == (302, "/ops/estimates")
+    assert "Estimates of llama-3-1-8b on H100-80GB 3g.40gb are as computed until the next start." in after
+    assert "163,840" not in after
+    learnt.refresh_from_db()
+    assert learnt.reset_at is not None
+
+
+def test_a_reset_of_what_was_reset_meanwhile_says_so(browse, learnt, operator):
+    browser = browse(operator)
+    browser.post(f"/ops/estimates/{learnt.pk}/reset", {"version": 1})
+
+    answer = browser.post(f"/ops/estimates/{learnt.pk}/reset", {"version": 1}, follow=True)
+
+    assert "look again" in answer.content.decode()
+
+
+def test_the_list_is_a_file_as_well_and_auditors_only_read(browse, learnt):
+    auditor = browse(factories.person(platform=(PlatformRole.AUDITOR,)))
+
+    row = next(csv.DictReader(io.StringIO(auditor.get("/ops/estimates?format=csv").content.decode())))
+
+    assert (row["model"], row["profile"], row["token_factor"], row["starts"]) == (
+        "llama-3-1-8b", "3g.40gb", "1.250", "1",
+    )  # fmt: skip
+    assert "Forget" not in auditor.get("/ops/estimates").content.decode()
+    assert auditor.post(f"/ops/estimates/{learnt.pk}/reset", {"version": 1}).status_code == 403
+
+
+def test_members_see_that_an_estimate_was_corrected(browse, world, learnt):
+    browser = browse(world.acme.member)
+
+    models = browser.get("/t/acme/models?users=8&context=8192").content.decode()
+    new = browser.get("/t/acme/new/endpoint?model=llama-3-1-8b&users=8&context=8192").content.decode()
+
+    assert "Corrected by 1 measured start: cache × 1.25." in models
+    assert "Corrected by 1 measured start: cache × 1.25." in new
+    assert browser.get("/ops/estimates").status_code == 403
+
+
+# --- a model of one's own ---------------------------------------------------------------------------------
+
+FORM = {
+    "name": "acme-manuals", "repository": "acme/manuals", "commit": "A" * 40, "licence": "mit",
+    "config": json.dumps(TINY), "files": "1117600 model.safetensors\n 16777216 pytorch_model.bin\n",
+    "reason": "our manuals",
+}  # fmt: skip
+
+
+def test_a_member_asks_for_a_model_and_the_request_says_what_is_known_of_it(browse, world):
+    browser = browse(world.acme.member)
+
+    assert "acme-" in browser.get("/t/acme/models/ask").content.decode()
+    answer = browser.post("/t/acme/models/ask", FORM)
+
+    request = Request.objects.get(kind="model")
+    assert (answer.status_code, answer["Location"]) == (302, f"/t/acme/requests/{request.short_id}")
+    text = browser.get(answer["Location"]).content.decode()
+    assert "The model acme-manuals" in text
+    assert "acme/manuals @ " + "a" * 40 in text
+    assert "Licence: mit" in text
+    assert "pytorch_model.bin" in text
+
+
+def test_whoever_decides_sees_it_in_the_inbox_and_approves_it(browse, world):
+    browse(world.acme.member).post("/t/acme/models/ask", FORM)
+    request = Request.objects.get(kind="model")
+    requests.decide(request=request, version=1, verdict="approve", actor=factories.actor(world.acme.owner), now=NOW)
+    approver = browse(factories.person(platform=(PlatformRole.APPROVER,)))
+
+    page = approver.get(f"/ops/inbox/{request.short_id}").content.decode()
+
+    assert "A model of its own" in page
+    assert "acme/manuals @ " in page
+    assert "It cannot be approved" not in page
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "sentence"),
+    [
+        ("name", "manuals", "Begin the name with acme-"),
+        ("commit", "main", "Pin a full commit"),
+        ("config", "", "The catalogue has no figures of this repository"),
+        ("config", "{", "This is no JSON."),
+        ("config", json.dumps({**TINY, "auto_map": {"x": "y"}}), "code of its own"),
+        ("files", "big.safetensors", "One file a line"),
+        ("files", "5 model.bin", "could run code"),
+        ("source", "ftp://x", "Say `hub`"),
+    ],
+)
+def test_a_fault_stands_at_its_field(browse, world, field, value, sentence):
+    answer = browse(world.acme.member).post("/t/acme/models/ask", {**FORM, field: value})
+    text = answer.content.decode()
+
+    assert answer.status_code == 422
+    assert sentence in text.split(f'id="{field}-error"')[1].split("</p>")[0].replace("&#x27;", "'")
+    assert not Request.objects.filter(kind="model").exists()
+
+
+def test_an_operator_offers_an_unknown_model_by_its_configuration(browse, world, operator):
+    browser = browse(operator)
+    given = {**FORM, "name": "manuals", "source": "s3://weights/mirror", "gating": "ask Legal", "task": "embed"}
+
+    answer = browser.post("/ops/offer-model", given)
+    page = browser.get("/ops/models/manuals").content.decode()
+
+    assert answer.status_code == 302
+    row = ServedModel.objects.get(name="manuals")
+    assert (row.source, row.gating, row.task, row.tenant) == ("s3://weights/mirror", "ask Legal", "embed", None)
+    for shown in ("s3://weights/mirror", "ask Legal", "Embeds", row.config_digest[:12]):
+        assert shown in page
