@@ -44,6 +44,7 @@ from tenants.models.quota import (
     RequestStage,
 )
 from tenants.models.reconciled import Intent, Reconciled
+from tenants.models.serving_look import Benchmark, EndpointLog, EndpointMinute
 from tenants.models.ssh import SshAuthority, SshCertificate
 from tenants.models.system import SystemReport
 from tenants.models.tenant import Membership, Suspension, Tenant
@@ -56,6 +57,7 @@ __all__ = [
     "Allocation",
     "ApiToken",
     "AutoApprovalRule",
+    "Benchmark",
     "Boundary",
     "Budget",
     "BudgetLease",
@@ -67,6 +69,8 @@ __all__ = [
     "DeliveryAttempt",
     "Endpoint",
     "EndpointKey",
+    "EndpointLog",
+    "EndpointMinute",
     "EndpointUsage",
     "Event",
     "FanoutCursor",

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import signal
-from typing import Any
+from typing import Any, Final
 
 from django.core.management.base import BaseCommand
 
-from provisioners import certifying, connections, dispatcher, examination, letting_in, listening, opening_consoles
+from provisioners import (
+    benchmarking,
+    certifying,
+    connections,
+    dispatcher,
+    examination,
+    letting_in,
+    listening,
+    opening_consoles,
+    reading_logs,
+)
+
+BESIDE: Final = (examination, certifying, letting_in, opening_consoles, listening, reading_logs, benchmarking)
 
 
 class Command(BaseCommand):
@@ -20,9 +32,7 @@ class Command(BaseCommand):
         running = dispatcher.default()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: running.stop.set())
-        beside = tuple(
-            each.beside(running.stop) for each in (examination, certifying, letting_in, opening_consoles, listening)
-        )
+        beside = tuple(each.beside(running.stop) for each in BESIDE)
         try:
             running.run()
             for thread in beside:
