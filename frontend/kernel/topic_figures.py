@@ -244,9 +244,7 @@ FIGURES: Final = (
     Figure(
         "requests-live",
         _("Requests"),
-        _(
-            "How many requests ended in each minute. Failed is a status of 500 or more, or an answer that broke off."
-        ),
+        _("How many requests ended in each minute. Failed is a status of 500 or more, or an answer that broke off."),
         BY_MINUTE,
     ),
     Figure(
