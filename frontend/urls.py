@@ -14,6 +14,9 @@ from frontend.addresses_people import PEOPLE
 from frontend.addresses_providers import PROVIDERS
 from frontend.kernel.page import verify
 from frontend.views import (
+    endpoint_benchmarks,
+    endpoint_live,
+    endpoint_logs,
     endpoints,
     entrance,
     home,
@@ -108,6 +111,16 @@ urlpatterns: list[Any] = [
     path(f"{ENDPOINT}/move/undo", moves.undo, name="endpoint-undo-move"),
     path(f"{ENDPOINT}/cost", endpoints.cost, name="endpoint-cost"),
     path(f"{ENDPOINT}/built", endpoints.built, name="endpoint-built"),
+    path(f"{ENDPOINT}/load", endpoint_live.show, name="endpoint-live"),
+    path(f"{ENDPOINT}/load/part", endpoint_live.part, name="endpoint-live-part"),
+    path(f"{ENDPOINT}/load/live", endpoint_live.stream, name="endpoint-live-stream"),
+    path(f"{ENDPOINT}/logs", endpoint_logs.show, name="endpoint-logs"),
+    path(f"{ENDPOINT}/logs/ask", endpoint_logs.ask, name="endpoint-log-ask"),
+    path(f"{ENDPOINT}/logs/<uuid:log>", endpoint_logs.part, name="endpoint-log"),
+    path(f"{ENDPOINT}/benchmarks", endpoint_benchmarks.show, name="endpoint-benchmarks"),
+    path(f"{ENDPOINT}/benchmarks/part", endpoint_benchmarks.part, name="endpoint-benchmarks-part"),
+    path(f"{ENDPOINT}/benchmarks/new", endpoint_benchmarks.ask, name="endpoint-benchmark-new"),
+    path(f"{ENDPOINT}/benchmarks/<str:benchmark>/cancel", endpoint_benchmarks.cancel, name="endpoint-benchmark-cancel"),
     *product("machine", machines),
     path("t/<str:tenant>/machines/<str:name>/power", machines.power, name="machine-power"),
     path("t/<str:tenant>/machines/<str:name>/console", machines.ask_console, name="machine-console-ask"),

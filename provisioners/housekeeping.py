@@ -19,7 +19,7 @@ from django.db import connection
 from django.db.models import QuerySet
 
 from provisioners.agent_api import config
-from tenants import gateway_config, usage_days
+from tenants import endpoint_minutes, gateway_config, usage_days
 from tenants.actor import SYSTEM
 from tenants.errors import DependencyDown
 from tenants.models import (
@@ -28,6 +28,7 @@ from tenants.models import (
     BudgetLease,
     Checkpoint,
     Endpoint,
+    EndpointMinute,
     GatewayReplica,
     GatewayUsage,
     IdempotencyRecord,
@@ -149,6 +150,13 @@ def purge_batches(now: datetime) -> int:
     return _purge(lambda: GatewayUsage.objects.filter(received_at__lt=now - BATCH_LIFE))
 
 
+def purge_minutes(now: datetime) -> int:
+    """Forget what endpoints looked like longer ago than charts show; one statement, there are many."""
+    with acting(SYSTEM):
+        gone, _each = EndpointMinute.objects.filter(minute__lt=now - endpoint_minutes.KEPT).delete()
+    return gone
+
+
 def purge_leases(now: datetime) -> int:
     """Forget gateways' parts of budgets of periods that are long over."""
     return _purge(lambda: BudgetLease.objects.filter(period_start__lt=now - LEASE_LIFE))
@@ -223,6 +231,7 @@ JOBS: Final[Mapping[str, Job]] = {
     "ssh-certificates-purged": purge_ssh_certificates,
     "intents-purged": purge_intents,
     "batches-purged": purge_batches,
+    "minutes-purged": purge_minutes,
     "leases-purged": purge_leases,
     "usage-rolled": usage_days.roll_all,
     "released-purged": purge_released,

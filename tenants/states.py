@@ -186,6 +186,19 @@ class RolloutState(StrEnum):
 ROLLOUT_FINAL: Final = frozenset({RolloutState.DONE, RolloutState.ABORTED})
 
 
+class BenchmarkState(StrEnum):
+    """Life of a benchmark: waiting → running → done, failed or cancelled."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+BENCHMARK_LIVE: Final = frozenset({BenchmarkState.WAITING, BenchmarkState.RUNNING})
+
+
 class IdleUnits(StrEnum):
     """What becomes of the units of an endpoint at zero."""
 

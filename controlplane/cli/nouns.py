@@ -141,6 +141,16 @@ ALL: Final[tuple[Noun, ...]] = (
           "KEY=key NAME=key_name REVISION=revision MODEL=model REQUESTS=requests ERRORS=errors PROMPT=prompt_tokens "
           "COMPLETION=completion_tokens TTFT_P50=ttft_p50_s TTFT_P99=ttft_p99_s BETWEEN_P50=between_p50_s "
           "BETWEEN_P99=between_p99_s", child_of="endpoints", paged=False),
+    _noun("minutes", "minute", "tenant",
+          "AT=at:moment REQUESTS=requests ERRORS=errors PROMPT=prompt_tokens COMPLETION=completion_tokens "
+          "TOKENS/S=tokens_s TTFT_P50=ttft_p50_s TTFT_P99=ttft_p99_s RUNNING=running QUEUED=queued KV_CACHE=kv_cache "
+          "PREFIX_HITS=prefix_hit_rate", child_of="endpoints", paged=False),
+    _noun("benchmarks", "benchmark", "tenant",
+          "ID=short_id REVISION=revision STATE=state REQUESTS=load.requests IN=load.input_tokens "
+          "OUT=load.output_tokens AT_ONCE=load.concurrency ANSWERED=result.answered FAILED=failed "
+          "TOKENS/S=result.written_tokens_s "
+          "TTFT_P50_MS=result.ttft_ms.p50 TTFT_P99_MS=result.ttft_ms.p99 BETWEEN_P50_MS=result.between_ms.p50 "
+          "BETWEEN_P99_MS=result.between_ms.p99 AGE=created_at:ago WHY=reason:why", child_of="endpoints"),
     _noun("keys", "key", "tenant",
           "ID=id NAME=name REQUESTS/MIN=requests_per_minute TOKENS/MIN=tokens_per_minute TOKENS=budget_tokens "
           "MONEY=budget_money PER=budget_period EXPIRES=expires_at:until REVOKED=revoked_at:ago "

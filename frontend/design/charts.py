@@ -55,6 +55,8 @@ class Chart:
     limit: float | None = None
     """A line to compare with, such as a budget."""
     limit_label: str = ""
+    top: float = 0.0
+    """The axis goes at least up to this: 100 where values are percents of something that can be full."""
     keep: int = 0
     """How many points stay when new ones come; 0: as many as there are."""
     empty: str = ""
@@ -78,7 +80,7 @@ def top_of(chart: Chart) -> float:
         values = [sum(v or 0.0 for v in column) for column in zip(*(s.values for s in chart.series), strict=True)]
     else:
         values = [v for s in chart.series for v in s.values if v is not None]
-    return max([*values, chart.limit or 0.0, 0.0])
+    return max([*values, chart.limit or 0.0, chart.top, 0.0])
 
 
 def line_path(values: Sequence[float | None], x: Callable[[int], float], y: Callable[[float], float]) -> str:
@@ -235,6 +237,7 @@ def chart(data: Chart) -> SafeString:
         "names": [s.name for s in data.series],
         "keep": data.keep or count,
         "limit": data.limit,
+        "top": data.top,
         "times": [int(t.timestamp()) for t in data.times],
         "values": [[None if v is None else round(v, 4) for v in s.values] for s in data.series],
     }

@@ -114,6 +114,16 @@ def duration(seconds: object) -> str:
     return _("%(n)s s") % {"n": "0"}
 
 
+def seconds(value: object) -> str:
+    """Return a time of an answer, in the unit that keeps it readable: `38 ms`, `1.25 s`."""
+    exact = decimal_of(value)
+    if exact is None:
+        return UNKNOWN
+    if abs(exact) < 1:
+        return _("%(n)s ms") % {"n": number(exact * THOUSAND, 1 if abs(exact) < Decimal("0.01") else 0)}
+    return _("%(n)s s") % {"n": number(exact, 2 if abs(exact) < 10 else 1)}
+
+
 def share(part: object, whole: object) -> float:
     """Return 100 × part ÷ whole between 0 and 100; 0 where either is unknown or the whole is 0."""
     a, b = decimal_of(part), decimal_of(whole)

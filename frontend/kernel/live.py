@@ -1,9 +1,10 @@
 """Live pages: one LISTEN connection per process, fanned out to every open stream; no stream holds a connection.
 
 PostgreSQL tells by `pg_notify('tenantry_live', '<kind> <object> <tenant>')` when something that pages show has
-changed (triggers, migration 0014). A stream says only what changed; the page fetches the fragment itself, so that
-what it shows passes through the same policy as every page. A page says when it was read (`address`), so that what
-changed before its stream was open is told at once. Lost messages do no harm: pages poll every 10 s as well.
+changed (triggers, migration 0014), and by `load <endpoint>` when an endpoint's charts have (migration 0045). A stream
+says only what changed; the page fetches the fragment itself, so that what it shows passes through the same policy as
+every page. A page says when it was read (`address`), so that what changed before its stream was open is told at once.
+Lost messages do no harm: pages poll every 10 s as well.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ HEARTBEAT_S: Final = 15.0
 LONGEST_S: Final = 300.0
 """A stream ends after this and the browser opens a new one, which is authorised anew."""
 AGAIN_S: Final = 1.0
+LOAD: Final = "load"
+"""Kind of messages about an endpoint's charts: they change every some seconds, what else its pages show does not."""
 QUIET_S: Final = 0.1
 """Messages of this long are told as one: a burst of changes is one fetch."""
 MOST_STREAMS: Final = 2000
@@ -82,12 +85,12 @@ class Hub:
             self._listening = self._since = None
 
     def tell(self, payload: str) -> None:
-        """Wake whom a message concerns: the streams of its object and of its tenant."""
-        _, _, ids = payload.partition(" ")
+        """Wake whom a message concerns: the streams of its object and of its tenant, or those of a load alone."""
+        kind, _, ids = payload.partition(" ")
         found, _, tenant = ids.partition(" ")
         now = time.time()
         self._forget(now)
-        for topic in (f"object:{found}", f"tenant:{tenant}"):
+        for topic in (f"load:{found}",) if kind == LOAD else (f"object:{found}", f"tenant:{tenant}"):
             self._told[topic] = now
             self._told.move_to_end(topic)
             for told in self.topics.get(topic, ()):
@@ -134,7 +137,12 @@ def tenant_topic(key: UUID) -> str:
     return f"tenant:{key}"
 
 
-def address(name: str, request: PageRequest, **kwargs: object) -> str:
+def load_topic(key: UUID) -> str:
+    """Return the topic of an endpoint's charts."""
+    return f"{LOAD}:{key}"
+
+
+def address(name: str, request: PageRequest, /, **kwargs: object) -> str:
     """Return where a page that is read now listens to what changes from now on."""
     return f"{reverse(name, kwargs=kwargs)}?since={request.now.timestamp():.3f}"
 

@@ -1,74 +1,26 @@
-"""Where the control plane may call an endpoint: the address of the driver's report, inside the provider's ranges.
+"""Where the portal may call an endpoint: `tenants.reach`, off the event loop, and refused in the person's language.
 
-The only outbound calls of the portal. A name is resolved once, every answer is checked, and the call goes to the
-checked number, so that a name cannot change its mind in between.
+The only outbound calls of the portal.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
-from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from django.utils.translation import gettext as _
 
+from tenants import reach
 from tenants.errors import Conflict
-from tenants.models import Provider
+from tenants.reach import Network, Target, ranges_of
 
-LOOPBACK: Final = ("127.0.0.0/8", "::1/128")
-"""Where the endpoints of a simulated provider are, and nowhere else."""
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A checked address: the URL to call, by number, and the name that goes with it."""
-
-    url: str
-    host: str
-    """Value of the Host header."""
-    name: str
-    """For TLS; `""` for plain HTTP."""
-
-
-def ranges_of(provider: Provider) -> tuple[Network, ...]:
-    """Return the ranges in which a provider's endpoints may be (`address_ranges` of its configuration)."""
-    declared = provider.config.get("address_ranges")
-    if not isinstance(declared, list):
-        declared = list(LOOPBACK) if provider.capabilities.get("simulated") else []
-    found = []
-    for text in declared:
-        try:
-            found.append(ipaddress.ip_network(str(text), strict=False))
-        except ValueError:
-            continue
-    return tuple(found)
+__all__ = ["Network", "Target", "checked", "ranges_of"]
 
 
 async def checked(address: str, ranges: Sequence[Network]) -> Target:
     """Return where to call. Raises `Conflict` (`address-refused`) for an address outside the ranges."""
-    parts = urlsplit(address)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.password:
-        raise _refused()
-    port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
-        loop = asyncio.get_running_loop()
-        answers = await loop.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise _refused() from error
-    numbers = [ipaddress.ip_address(answer[4][0]) for answer in answers]
-    if not numbers or not all(any(number in each for each in ranges) for number in numbers):
-        raise _refused()
-    first = numbers[0]
-    shown = f"[{first}]" if first.version == 6 else str(first)
-    url = urlunsplit(SplitResult(parts.scheme, f"{shown}:{port}", parts.path.rstrip("/"), "", ""))
-    return Target(url, parts.netloc, parts.hostname if parts.scheme == "https" else "")
-
-
-def _refused() -> Conflict:
-    text = _("Its address is outside the ranges that the provider declares; an operator must add them.")
-    return Conflict(text, code="address-refused")
+        return await asyncio.to_thread(reach.checked, address, ranges)
+    except Conflict as error:
+        text = _("Its address is outside the ranges that the provider declares; an operator must add them.")
+        raise Conflict(text, code="address-refused") from error

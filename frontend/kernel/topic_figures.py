@@ -29,6 +29,10 @@ BY_GATEWAY: Final = _(
     "The gateway in front of the endpoint counts and reports every few seconds; summed by whole hours."
 )
 
+BY_MINUTE: Final = _("The gateway in front of the endpoint counts and reports every few seconds; summed by the minute.")
+BY_LOOK: Final = _("The gateway asks the model servers every ten seconds; of each minute the highest is shown.")
+BY_LOAD: Final = _("A worker sends the requests through the endpoint's own address and measures as a caller does.")
+
 FIGURES: Final = (
     # -- money -------------------------------------------------------------------------------------------
     Figure("cost-a-day", _("Cost a day"), _("What it costs to keep it for one day, used or not."), PRICES),
@@ -236,4 +240,63 @@ FIGURES: Final = (
         _("How long a request waits until a person decides it: half of them waited less."),
         _("The median over the decisions that are listed; those of rules are left out."),
     ),
+    # -- an endpoint, live ---------------------------------------------------------------------------------
+    Figure(
+        "requests-live",
+        _("Requests"),
+        _("How many requests ended in each minute. Failed is a status of 500 or more, or an answer that broke off."),
+        BY_MINUTE,
+    ),
+    Figure(
+        "time-to-first-token",
+        _("Time to first token"),
+        _("How long streams waited for their first word: half of them less, and 99 of 100 less."),
+        _("The gateway measures from the end of the question to the first event; only streams have one."),
+    ),
+    Figure(
+        "queue-depth",
+        _("Queue depth"),
+        _("The most requests that were being answered, and the most that waited, at a look in each minute."),
+        BY_LOOK,
+    ),
+    Figure(
+        "kv-cache-in-use",
+        _("KV cache in use"),
+        _("How full the memory for conversations was at its fullest; near 100 % requests wait."),
+        BY_LOOK,
+    ),
+    Figure(
+        "prefix-cache-hits",
+        _("Prefix-cache hits"),
+        _("Which part of the questions was known already, because others began alike; it need not be computed again."),
+        BY_LOOK,
+    ),
+    # -- benchmarks ------------------------------------------------------------------------------------------
+    Figure("tokens-written-a-second", _("Tokens written a second"), _("Of all its requests together."), BY_LOAD),
+    Figure("requests-a-second", _("Requests a second"), _("How many were answered to their end."), BY_LOAD),
+    Figure(
+        "first-token-half",
+        _("First token, half of all"),
+        _("Half of the requests waited less for the first word."),
+        BY_LOAD,
+    ),
+    Figure(
+        "first-token-99",
+        _("First token, 99 of 100"),
+        _("99 of 100 requests waited less for the first word."),
+        BY_LOAD,
+    ),
+    Figure(
+        "between-tokens-half",
+        _("Between tokens, half of all"),
+        _("Half of the pauses between two pieces of an answer were shorter."),
+        BY_LOAD,
+    ),
+    Figure(
+        "between-tokens-99",
+        _("Between tokens, 99 of 100"),
+        _("99 of 100 pauses between two pieces of an answer were shorter."),
+        BY_LOAD,
+    ),
+    Figure("failed-requests", _("Failed"), _("Requests that were refused, broke off or said nothing."), BY_LOAD),
 )

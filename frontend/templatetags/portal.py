@@ -46,6 +46,8 @@ register.filter("memory", numbers.memory)
 register.filter("file_size", numbers.size)
 register.filter("duration", numbers.duration)
 register.filter("percent", numbers.percent)
+register.filter("seconds", numbers.seconds)
+register.filter("milliseconds", lambda value: numbers.seconds(None if value in (None, "") else float(value) / 1000))
 register.filter(
     "absolute", lambda moment: moments.absolute(moment) if isinstance(moment, datetime) else numbers.UNKNOWN
 )

@@ -15,7 +15,7 @@ from django.utils.translation import gettext as _
 
 from frontend.design import numbers
 from frontend.forms import wishes
-from frontend.kernel import key_use, once, outlook, story, token_budgets
+from frontend.kernel import key_use, once, outlook, serving_cost, story, token_budgets
 from frontend.kernel.page import PageRequest, page
 from frontend.views import idling, products
 from frontend.views.products import ENDPOINTS
@@ -49,14 +49,19 @@ def show(request: PageRequest, name: str) -> HttpResponse:
     row = products.find(ENDPOINTS, request, name)
     secret = once.peek(request)
     values = frame(request, row, "overview") | products.state(row, request) | _use(row, request)
-    values |= idling.offered(row) | {
-        "servers": model_servers(row),
-        "secret": secret,
-        "twins": connect(row, ""),
-        "events": story.events(row),
-        "plan": products.deletion_plan(row, request) | {"live_keys": _live_keys(row), "calls": values["requests_day"]},
-        "days_options": [{"value": days, "label": str(days)} for days in wishes.DAYS],
-    }
+    values |= (
+        idling.offered(row)
+        | _log(request, row)
+        | {
+            "servers": model_servers(row),
+            "secret": secret,
+            "twins": connect(row, ""),
+            "events": story.events(row),
+            "plan": products.deletion_plan(row, request)
+            | {"live_keys": _live_keys(row), "calls": values["requests_day"]},
+            "days_options": [{"value": days, "label": str(days)} for days in wishes.DAYS],
+        }
+    )
     response = render(request, "frontend/pages/endpoints/show.html", values)
     if secret:
         once.forget(request, response)
@@ -69,7 +74,7 @@ def state(request: PageRequest, name: str) -> HttpResponse:
     row = products.find(ENDPOINTS, request, name)
     values = products.frame(ENDPOINTS, request, row, current="overview")
     values |= products.state(row, request) | _use(row, request) | {"twins": connect(row, "")}
-    values["servers"] = model_servers(row)
+    values |= _log(request, row) | {"servers": model_servers(row)}
     return render(request, "frontend/pages/endpoints/_state_answer.html", values)
 
 
@@ -77,15 +82,18 @@ def frame(request: PageRequest, row: Endpoint, current: str) -> dict[str, Any]:
     """Return what every tab of an endpoint shows around its content."""
     tabs = [
         ("overview", _("Overview"), "endpoint"),
+        ("live", _("Live"), "endpoint-live"),
         ("playground", _("Playground"), "endpoint-playground"),
         ("keys", _("Keys"), "endpoint-keys"),
         ("revisions", _("Revisions"), "endpoint-revisions"),
         ("moves", _("Place"), "endpoint-moves"),
+        ("benchmarks", _("Benchmarks"), "endpoint-benchmarks"),
         ("cost", _("Cost"), "endpoint-cost"),
+        ("logs", _("Log"), "endpoint-logs"),
         ("built", _("What was built"), "endpoint-built"),
     ]
     if not request.portal.can_write:
-        tabs = [tab for tab in tabs if tab[0] not in {"playground", "keys"}]
+        tabs = [tab for tab in tabs if tab[0] not in {"playground", "keys", "logs"}]
     where = {"tenant": request.tenant.name, "name": row.name}
     return {
         **products.frame(ENDPOINTS, request, row, current=current),
@@ -97,14 +105,25 @@ def frame(request: PageRequest, row: Endpoint, current: str) -> dict[str, Any]:
     }
 
 
+def _log(request: PageRequest, row: Endpoint) -> dict[str, Any]:
+    """Return what the log needs that opens by itself when something is wrong; {} where nothing is."""
+    from frontend.views import endpoint_logs  # it shows the frame of this module
+
+    return {"log_opens": True} | endpoint_logs.offered(request, row) if endpoint_logs.opens(row, request) else {}
+
+
 def _use(row: Endpoint, request: PageRequest) -> dict[str, Any]:
     """Return what was asked of it in the last day, by whole hours; None where nothing was."""
     found = EndpointUsage.objects.filter(endpoint_id=row.pk, hour__gte=request.now - DAY).aggregate(
         requests=Sum("requests"), prompt=Sum("prompt_tokens"), written=Sum("completion_tokens")
     )
+    tokens = None if found["requests"] is None else (found["prompt"] or 0) + (found["written"] or 0)
+    lived = (request.now - max(row.ready_at, request.now - DAY)).total_seconds() if row.ready_at else 0.0
+    hour = serving_cost.hour_of(row, now=request.now)
     return {
         "requests_day": found["requests"],
-        "tokens_day": None if found["requests"] is None else (found["prompt"] or 0) + (found["written"] or 0),
+        "tokens_day": tokens,
+        "per_million_day": serving_cost.per_million(hour, tokens, lived),
     }
 
 

@@ -18,16 +18,17 @@ def product(request: PageRequest, kind: str, key: UUID) -> HttpResponseBase:
     """Stream that one product changed, or what it is built in."""
     with reading(request.actor):
         topics = products.live_topics(kind, key, request)
-    return _stream(request, *topics)
+    return stream_of(request, *topics)
 
 
 @page("tenants.read", own_blocks=True)
 def tenant(request: PageRequest) -> HttpResponseBase:
     """Stream that anything of a tenant changed."""
-    return _stream(request, live.tenant_topic(request.tenant.pk))
+    return stream_of(request, live.tenant_topic(request.tenant.pk))
 
 
-def _stream(request: PageRequest, *topics: str) -> HttpResponseBase:
+def stream_of(request: PageRequest, *topics: str) -> HttpResponseBase:
+    """Return a stream of these topics; whoever calls has seen that the actor may read what they are about."""
     connection.close()  # back to the pool: an open stream holds no connection
     response = StreamingHttpResponse(live.stream(topics, live.since_of(request)), content_type="text/event-stream")
     response["Cache-Control"] = "no-store"

@@ -1,4 +1,4 @@
-"""A batch of usage as a gateway sends it → sums by key, revision and hour. Pure."""
+"""A batch of usage as a gateway sends it → sums by key, revision and hour, and by minute for charts. Pure."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from provisioners.gateway.protocol import BadDocument, RequestOutcome, UsageBatch, UsageRecord
+from tenants.endpoint_minutes import MINUTE, MinuteLine, minute_of
 from tenants.operations.agents import UsageLine, UsageTotals
 from tenants.usage_times import BETWEEN_BOUNDS_US, TTFT_BOUNDS_MS, added, counted
 
@@ -18,6 +19,9 @@ LONGEST_MS: Final = 7 * 86_400_000
 """Longest time of one request that is believed; as µs, the longest between two tokens (10 minutes)."""
 _BROKEN: Final = frozenset({RequestOutcome.BACKEND_BROKE, RequestOutcome.GATEWAY_DIED})
 """Errors whatever the status was that the answer began with."""
+LONGEST_SPREAD: Final = timedelta(hours=1)
+"""The tokens of an answer that took longer are told in its last hour."""
+_UNIT: Final = timedelta(microseconds=1)
 OLDEST: Final = timedelta(days=366)
 """Usage from before that is a clock that was never set; it counts in the oldest hour."""
 
@@ -25,6 +29,7 @@ OLDEST: Final = timedelta(days=366)
 def summed(batch: UsageBatch, *, now: datetime) -> UsageTotals:
     """Return a batch's sums. Times beyond `now` are a fast clock's and count as now. Raises `BadDocument`."""
     lines: dict[tuple[UUID, str, int, datetime], UsageLine] = {}
+    minutes: dict[tuple[UUID, datetime], MinuteLine] = {}
     used: dict[str, datetime] = {}
     for record in batch.records:
         _check(record)
@@ -43,7 +48,51 @@ def summed(batch: UsageBatch, *, now: datetime) -> UsageTotals:
             **_times(line, record),
         )
         used[record.key_id] = max(ended, used.get(record.key_id, ended))
-    return UsageTotals(batch.id, tuple(lines.values()), used)
+        _tell_minutes(minutes, record, started, ended)
+    return UsageTotals(batch.id, tuple(lines.values()), used, tuple(minutes.values()))
+
+
+def _tell_minutes(
+    minutes: dict[tuple[UUID, datetime], MinuteLine], record: UsageRecord, started: datetime, ended: datetime
+) -> None:
+    """Add a record to its minutes: the request where it ended, its answer's tokens evenly where they were written."""
+    first_ms = min(record.ttft_ms or 0, record.duration_ms, LONGEST_MS)
+    first = min(started + timedelta(milliseconds=first_ms), ended)
+
+    def line(at: datetime) -> MinuteLine:
+        return minutes.get((record.endpoint_uid, at)) or MinuteLine(record.endpoint_uid, at)
+
+    def keep(changed: MinuteLine) -> None:
+        minutes[record.endpoint_uid, changed.minute] = changed
+
+    last = line(minute_of(ended))
+    is_error = record.status >= 500 or record.outcome in _BROKEN
+    keep(replace(last, requests=last.requests + 1, errors=last.errors + is_error))
+    begun = line(minute_of(first))
+    told = () if record.ttft_ms is None else counted([min(record.ttft_ms, LONGEST_MS)], TTFT_BOUNDS_MS)
+    keep(
+        replace(
+            begun,
+            prompt_tokens=begun.prompt_tokens + record.prompt_tokens,
+            ttft_counts=tuple(added(begun.ttft_counts, told)),
+        )
+    )
+    for at, tokens in spread(record.completion_tokens, max(first, ended - LONGEST_SPREAD), ended):
+        written = line(at)
+        keep(replace(written, completion_tokens=written.completion_tokens + tokens))
+
+
+def spread(tokens: int, start: datetime, end: datetime) -> list[tuple[datetime, int]]:
+    """Return minute → its part of tokens that were written evenly from `start` to `end`; the parts are exactly all."""
+    found = []
+    whole = max(1, (end - start) // _UNIT)
+    at, told = minute_of(start), 0
+    while at < end - MINUTE:
+        at += MINUTE
+        upto = tokens * ((at - start) // _UNIT) // whole
+        found.append((at - MINUTE, upto - told))
+        told = upto
+    return [each for each in [*found, (at, tokens - told)] if each[1]]
 
 
 def _times(line: UsageLine, record: UsageRecord) -> dict[str, Any]:

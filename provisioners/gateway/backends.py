@@ -114,6 +114,8 @@ class Backends:
                     running=health.load.running if health.load is not None else None,
                     queued=health.load.waiting if health.load is not None else None,
                     kv_cache=health.load.kv_cache if health.load is not None else None,
+                    prefix_queries=health.load.prefix_queries if health.load is not None else None,
+                    prefix_hits=health.load.prefix_hits if health.load is not None else None,
                 )
             )
         return EndpointReport(

@@ -1,4 +1,4 @@
-"""What a model server says of its own load: three of vLLM's metrics, read from its `/metrics`. Pure.
+"""What a model server says of its own load: some of vLLM's metrics, read from its `/metrics`. Pure.
 
 Names as vLLM 0.32.0 has them (reference: its `/metrics`); a server that has others says nothing here, and nothing is
 concluded from that. vLLM guards `/v1` with its key, not `/metrics`.
@@ -11,12 +11,14 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from provisioners.gateway.protocol import MOST_COUNT
+from provisioners.gateway.protocol import MOST_AMOUNT, MOST_COUNT
 
 PATH: Final = "/metrics"
 LONGEST_BYTES: Final = 1 << 20
 _SAMPLE: Final = re.compile(
-    r"^vllm:(num_requests_running|num_requests_waiting|kv_cache_usage_perc)(?:\{[^}\n]*\})? +(\S+)", re.MULTILINE
+    r"^vllm:(num_requests_running|num_requests_waiting|kv_cache_usage_perc|prefix_cache_queries_total|"
+    r"prefix_cache_hits_total)(?:\{[^}\n]*\})? +(\S+)",
+    re.MULTILINE,
 )
 
 
@@ -28,6 +30,10 @@ class Load:
     waiting: int
     kv_cache: float
     """Share of its KV cache that is in use, from 0 to 1."""
+    prefix_queries: int | None = None
+    """Tokens of prompts that it looked up in its prefix cache since it started; None where it does not say."""
+    prefix_hits: int | None = None
+    """Of these, tokens that were there."""
 
 
 def load_in(text: str) -> Load | None:
@@ -46,7 +52,13 @@ def load_in(text: str) -> Load | None:
         min(MOST_COUNT, round(sum(found["num_requests_running"]))),
         min(MOST_COUNT, round(sum(found["num_requests_waiting"]))),
         min(1.0, max(found.get("kv_cache_usage_perc", [0.0]))),
+        *(_counted(found.get(f"prefix_cache_{name}_total")) for name in ("queries", "hits")),
     )
+
+
+def _counted(values: list[float] | None) -> int | None:
+    """Return what all engines of a server counted together."""
+    return None if values is None else min(MOST_AMOUNT, round(sum(values)))
 
 
 def address_of(base: str) -> str:

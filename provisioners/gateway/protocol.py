@@ -43,6 +43,8 @@ LATENCY_MS: Final = (25, 50, 100, 200, 400, 800, 1_500, 3_000, 6_000, 12_000, 30
 """Upper bounds of the counts of `RevisionReport.latency`; one more count holds what took longer."""
 MOST_COUNT: Final = 1_000_000
 """Largest number that is believed of a model server's own counts."""
+MOST_AMOUNT: Final = 2**62
+"""Largest sum that is believed; it fits the database's integers."""
 _Shape = TypeVar("_Shape", bound=BaseModel)
 _SIGNED_AS: Final = b"tenantry.gateway.config.v1\n"
 """Put before the payload when signing, so that a signature for one purpose is none for another."""
@@ -455,6 +457,10 @@ class BackendReport(_FromGateway):
     """Requests that wait in its model server."""
     kv_cache: float | None = Field(default=None, ge=0, le=1)
     """Share of its KV cache that is in use."""
+    prefix_queries: Amount | None = None
+    """Tokens of prompts that its model server looked up in its prefix cache since it started."""
+    prefix_hits: Amount | None = None
+    """Of these, tokens that were there."""
 
 
 class RevisionReport(_FromGateway):

@@ -46,6 +46,7 @@ from tenants.models.quota import (
 )
 from tenants.models.reconciled import Intent, Reconciled
 from tenants.models.serving import FitCorrection, FitMeasurement, ModelStage
+from tenants.models.serving_look import Benchmark, EndpointLog, EndpointMinute
 from tenants.models.ssh import SshAuthority, SshCertificate
 from tenants.models.system import SystemReport
 from tenants.models.tenant import Membership, Suspension, Tenant
@@ -58,6 +59,7 @@ __all__ = [
     "Allocation",
     "ApiToken",
     "AutoApprovalRule",
+    "Benchmark",
     "Boundary",
     "Budget",
     "BudgetLease",
@@ -69,6 +71,8 @@ __all__ = [
     "DeliveryAttempt",
     "Endpoint",
     "EndpointKey",
+    "EndpointLog",
+    "EndpointMinute",
     "EndpointUsage",
     "Event",
     "FanoutCursor",

@@ -16,8 +16,9 @@ from uuid import UUID, uuid4
 from django.db import connection
 from django.db.models import F, Q
 
-from tenants import access, desired
+from tenants import access, desired, endpoint_minutes
 from tenants.actor import Actor
+from tenants.endpoint_minutes import MinuteLine
 from tenants.errors import Gone, Unauthenticated
 from tenants.models import Endpoint, EndpointKey, GatewayReplica, GatewayUsage, Rollout
 from tenants.policies import ROUTES
@@ -86,6 +87,8 @@ class UsageTotals:
     lines: tuple[UsageLine, ...]
     keys_used: Mapping[str, datetime]
     """Public key id → when it was last used, no later than now."""
+    minutes: tuple[MinuteLine, ...] = ()
+    """The same by minute, for charts."""
 
 
 def entries(gateways: Sequence[UUID]) -> dict[UUID, Entry]:
@@ -201,6 +204,7 @@ def count_usage(*, gateway: UUID, totals: UsageTotals, actor: Actor, now: dateti
         return False
     known = _use_keys(totals.keys_used)
     _add(row.tenant_id, [line if line.key in known else replace(line, key="") for line in totals.lines])
+    endpoint_minutes.count(row, totals.minutes, now=now)
     return True
 
 
@@ -273,6 +277,7 @@ def report(*, gateway: UUID, body: Mapping[str, Any], version: int, actor: Actor
     mine = Endpoint._base_manager.filter(served, boundary_id=row.boundary_id, released_at=None)
     for endpoint in mine.order_by("pk"):
         desired.nudge_now(endpoint, at=now)
+    endpoint_minutes.looked(row, body, now=now)
     GatewayReplica.objects.filter(pk=gateway).update(
         report=dict(body),
         last_seen_at=now,

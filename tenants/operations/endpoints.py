@@ -45,7 +45,7 @@ def create(*, tenant: Tenant, ask: EndpointAsk, actor: Actor, now: datetime, man
     Raises `InvalidSpec`, `QuotaExceeded`, `Conflict`.
     """
     row = make(tenant=tenant, ask=ask, actor=actor, now=now, managed_by=managed_by)
-    key, secret = _new_key(row, "first", actor=actor, now=now, expires_at=None)
+    key, secret = new_key(row, "first", actor=actor, now=now, expires_at=None)
     products.touch_gateways([row.boundary_id], now=now)
     return Made(row, key, secret)
 
@@ -108,7 +108,7 @@ def _add_revision(row: Endpoint, model: ServedModel, ask: RevisionAsk, *, actor:
     )
 
 
-def _new_key(
+def new_key(
     row: Endpoint,
     name: str,
     *,
@@ -117,6 +117,7 @@ def _new_key(
     expires_at: datetime | None,
     limits: KeyLimits | None = None,
 ) -> tuple[EndpointKey, str]:
+    """Make a key in the caller's transaction; returns it with its plain text. The caller touches the gateways."""
     made = credentials.make(settings.TENANTRY_ENVIRONMENT)
     key = EndpointKey.objects.create(
         tenant_id=row.tenant_id,
@@ -207,7 +208,7 @@ def create_key(
     if EndpointKey.objects.filter(endpoint=row, revoked_at=None).count() >= MAX_KEYS:
         msg = f"An endpoint has at most {MAX_KEYS} live keys; revoke one first."
         raise Conflict(msg, code="too-many-keys")
-    key, secret = _new_key(row, name, actor=actor, now=now, expires_at=expires_at, limits=limits)
+    key, secret = new_key(row, name, actor=actor, now=now, expires_at=expires_at, limits=limits)
     desired.happened(row, "endpoint.key-created", actor=actor, at=now, key=key.public_id, name=name)
     products.touch_gateways([row.boundary_id], now=now)
     return key, secret
@@ -228,7 +229,7 @@ def roll_key(
     if not 0 <= overlap_s <= LONGEST_OVERLAP.total_seconds():
         msg = "The overlap lasts 0 seconds to 30 days."
         raise InvalidSpec(msg, field="overlap_s")
-    made, secret = _new_key(row, old.name, actor=actor, now=now, expires_at=old.expires_at, limits=KeyLimits.of(old))
+    made, secret = new_key(row, old.name, actor=actor, now=now, expires_at=old.expires_at, limits=KeyLimits.of(old))
     made.lineage = old.limits_id
     made.save(update_fields=["lineage"])
     end = now + timedelta(seconds=overlap_s)

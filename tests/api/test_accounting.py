@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from tenants.models import Endpoint, EndpointKey, EndpointUsage
+from tenants.models import Endpoint, EndpointKey, EndpointMinute, EndpointUsage
 from tenants.states import PlatformRole, Role
 from tenants.usage_times import BETWEEN_BOUNDS_US, TTFT_BOUNDS_MS, counted
 from tests import factories
@@ -156,3 +156,25 @@ def test_tokens_of_a_month_are_asked_for_and_granted_like_every_other_limit(api,
     limits = owner.get("tenants/acme/quotas").body["items"]
 
     assert [row["amount"] for row in limits if row["dimension"] == "tokens_month"] == [5_000_000]
+
+
+# --- the last hours by the minute -------------------------------------------------------------------
+
+
+def test_minutes_tell_what_gateways_saw_and_null_where_nobody_was_heard(me, api, tenant):
+    row, gateway = Endpoint.objects.get(), factories.gateway(tenant)
+    minute = datetime.now(UTC).replace(second=0, microsecond=0) - timedelta(minutes=1)
+    EndpointMinute.objects.create(
+        tenant=tenant, endpoint_id=row.pk, gateway=gateway, minute=minute, requests=4, completion_tokens=120, queued=2,
+        prefix_queries=10, prefix_hits=4,
+    )  # fmt: skip
+
+    answer = api(factories.member(tenant, Role.VIEWER)).get("tenants/acme/endpoints/chat/minutes?last=5")
+    items = {item["at"]: item for item in answer.body["items"]}
+    found = next(item for item in answer.body["items"] if item["requests"] is not None)
+
+    assert answer.status == 200, answer
+    assert len(items) == 5
+    assert (found["requests"], found["tokens_s"], found["queued"], found["prefix_hit_rate"]) == (4, 2.0, 2, 0.4)
+    assert [item["requests"] for item in answer.body["items"]].count(None) == 4
+    assert me.get("tenants/acme/endpoints/chat/minutes?last=361").status == 400

@@ -39,7 +39,7 @@ BY_CONTENT = {
     "requests.decide", "requests.proof", "requests.read", "requests.revise", "requests.withdraw", "tokens.find",
     "tokens.revoke", "people.erase", "people.resume", "members.hand_over", "tenants.resume",
     "namespaces.read_credential",
-    "machines.read_console",
+    "machines.read_console", "endpoints.read_log",
 }  # fmt: skip
 UNSENDABLE = {"events.stream"}
 """An answer without end; tests/api/test_stream.py has it."""

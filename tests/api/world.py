@@ -8,11 +8,14 @@ from typing import Any
 from uuid import uuid4
 
 from tenants.actor import SYSTEM
+from tenants.benchmarks import Load
 from tenants.models import (
     AutoApprovalRule,
+    Benchmark,
     Boundary,
     Budget,
     Delegation,
+    Endpoint,
     Finding,
     FitCorrection,
     GpuDevice,
@@ -61,6 +64,8 @@ BODIES: dict[str, Any] = {
     "endpoints.create_key": {"name": "laptop"},
     "endpoints.roll_key": {"overlap_s": 60},
     "endpoints.limit_key": {"requests_per_minute": 60},
+    "endpoints.benchmark": {"requests": 4},
+    "endpoints.log": {"tail": 10},
     "machines.create": MACHINE,
     "machines.put": without(MACHINE),
     "machines.update": {"description": "new"},
@@ -151,6 +156,7 @@ class Home:
     key: str
     token: str
     delivery: str
+    benchmark: str
 
 
 @dataclass
@@ -180,6 +186,8 @@ class World:
             "keys/<str:key>": f"keys/{of.key}",
             "<str:credential>": str(uuid4()),
             "<str:console>": str(uuid4()),
+            "<str:log>": str(uuid4()),
+            "<str:benchmark>": of.benchmark,
             "webhooks/<str:name>": "webhooks/hook",
             "deliveries/<str:delivery>": f"deliveries/{of.delivery}",
             f"{of.account.name}/tokens/<str:token>": f"{of.account.name}/tokens/{of.token}",
@@ -314,4 +322,14 @@ def _home(name: str, parent: Tenant | None) -> Home:
         key=made[4].body["id"],
         token=made[5].body["id"],
         delivery=made[7].body["id"],
+        benchmark=_benchmark(tenant),
     )
+
+
+def _benchmark(tenant: Tenant) -> str:
+    """Make one that has ended; return its id."""
+    row = Benchmark.objects.create(
+        tenant=tenant, endpoint=Endpoint.objects.get(tenant=tenant, name="chat"), revision=1, load=Load().as_json(),
+        state="failed", reason="a test", created_at=NOW, ended_at=NOW,
+    )  # fmt: skip
+    return str(row.pk)

@@ -24,6 +24,7 @@ MEMBERS_ONLY = {
     "machines.delete",
     "namespaces.delete", "machines.power", "machines.rebuild", "machines.resize", "machines.console",
     "machines.read_console", "allocations.renew", "boundaries.certify",
+    "endpoints.log", "endpoints.read_log", "endpoints.benchmark", "endpoints.cancel_benchmark",
 }  # fmt: skip
 OWNERS_ONLY = {"budgets.set", "budgets.remove"}
 OURS = re.compile(
@@ -45,6 +46,8 @@ def filled(path: str, world: World) -> str:
         "<str:place>": home.endpoint.allocation.boundary.short_id,
         "<str:key>": home.key.public_id,
         "<str:kind>/<uuid:key>": f"endpoint/{home.endpoint.pk}",
+        "<uuid:log>": str(home.machine.pk),  # of none: it is gone after minutes
+        "<str:benchmark>": "bm-none",
         "<uuid:console>": str(home.machine.pk),  # of none: its minute is over
     }
     for old, new in values.items():

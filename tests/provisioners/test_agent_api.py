@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from django.db import connection
 from django.test import AsyncClient, Client
 
 from provisioners import gateways, specs_from_rows
@@ -24,6 +25,7 @@ from tenants.models import (
     Boundary,
     Endpoint,
     EndpointKey,
+    EndpointMinute,
     EndpointUsage,
     Event,
     GatewayReplica,
@@ -588,6 +590,29 @@ def test_times_of_streams_add_up_by_key_and_revision_whatever_order_batches_come
     assert row.between_counts == counted([20_000, 50_000], BETWEEN_BOUNDS_US)
 
 
+def test_usage_is_told_by_the_minute_for_charts_once(world: SimpleNamespace) -> None:
+    gateway, batch = world.gateway, uuid4()
+    gateway.enrol()
+    began = datetime.now(UTC).replace(second=30, microsecond=0) - timedelta(minutes=5)
+    records = (
+        record(world, started_at=began.isoformat(), duration_ms=70_000, ttft_ms=10_000, itl_us=1000, streamed=True,
+               prompt_tokens=7, completion_tokens=600),
+        record(world, started_at=began.isoformat(), duration_ms=100, status=503, completion_tokens=0, prompt_tokens=0),
+        record(world, started_at=(began - timedelta(hours=7)).isoformat()),
+    )  # fmt: skip
+
+    for _ in range(2):
+        assert gateway.usage(*records, batch=batch).status_code == 204
+
+    first = began.replace(second=0)
+    shown = [
+        (row.minute, row.requests, row.errors, row.prompt_tokens, row.completion_tokens)
+        for row in EndpointMinute.objects.order_by("minute")
+    ]
+    assert shown == [(first, 1, 1, 7, 200), (first + timedelta(minutes=1), 1, 0, 0, 400)]
+    assert EndpointMinute.objects.earliest("minute").ttft_counts == counted([10_000], TTFT_BOUNDS_MS)
+
+
 def test_last_used_moves_at_most_once_a_minute_and_never_into_the_future(world: SimpleNamespace) -> None:
     gateway = world.gateway
     gateway.enrol()
@@ -675,6 +700,43 @@ def test_a_report_is_kept_and_a_change_of_health_makes_the_endpoint_due(world: S
     row = gateway.row()
     assert (row.reported_version, row.report["in_flight"]) == (version, 2)
     assert Outbox.objects.filter(object_id=world.endpoint.pk).exists()
+
+
+def test_peaks_of_a_minutes_looks_are_kept_and_an_idle_look_writes_nothing_more(world: SimpleNamespace) -> None:
+    gateway = world.gateway
+    gateway.enrol()
+    unit = str(Unit.objects.get().pk)
+
+    def report(**said: Any) -> EndpointMinute:
+        backend = {"unit_uid": unit, "reachable": True, **said}
+        endpoint = {"uid": str(world.endpoint.pk), "state": "open", "backends": [backend], "waiting": 1}
+        foreign = {"uid": str(uuid4()), "state": "open", "backends": [backend]}
+        body = {"gateway_uid": str(gateway.uid), "gateway_version": "1", "started_at": NOW.isoformat(),
+                "config_version": 1, "in_flight": 0, "endpoints": [endpoint, foreign]}  # fmt: skip
+        assert gateway.post("report", body).status_code == 204
+        return EndpointMinute.objects.latest("minute")
+
+    report(running=4, queued=2, kv_cache=0.5, prefix_queries=1000, prefix_hits=900)
+    report(running=9, queued=0, kv_cache=0.25, prefix_queries=1400, prefix_hits=1000)
+    report(running=0, queued=0, kv_cache=0.0, prefix_queries=30, prefix_hits=3)  # the server has started anew
+    whole = list(EndpointMinute.objects.order_by("minute"))
+    before = version_of(whole[-1])
+    report(running=0, queued=0, kv_cache=0.0, prefix_queries=30, prefix_hits=3)
+
+    assert max(row.running or 0 for row in whole) == 9
+    assert max(row.queued or 0 for row in whole) == 3
+    assert max(row.kv_cache or 0 for row in whole) == 0.5
+    assert sum(row.prefix_queries or 0 for row in whole) == 430
+    assert sum(row.prefix_hits or 0 for row in whole) == 103
+    assert {row.endpoint_id for row in whole} == {world.endpoint.pk}
+    if EndpointMinute.objects.count() == len(whole):  # else a new minute has begun
+        assert version_of(EndpointMinute.objects.latest("minute")) == before
+
+
+def version_of(row: EndpointMinute) -> str:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT ctid::text FROM tenants_endpointminute WHERE id = %s", [row.pk])
+        return str(cursor.fetchone()[0])
 
 
 def test_a_suspension_is_nobodys_business_below_it(world: SimpleNamespace) -> None:

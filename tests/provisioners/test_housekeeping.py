@@ -21,6 +21,7 @@ from tenants.models import (
     Checkpoint,
     Endpoint,
     EndpointKey,
+    EndpointMinute,
     Event,
     GatewayReplica,
     GatewayUsage,
@@ -145,7 +146,7 @@ def test_what_is_a_day_a_week_or_a_quarter_old_goes_and_the_rest_stays(now: date
     assert done is not None
     assert {name: done[name] for name in done if name.endswith("purged")} == {
         "idempotency-purged": 1, "sessions-purged": 1, "intents-purged": 1, "batches-purged": 1, "leases-purged": 1,
-        "released-purged": 0, "ssh-certificates-purged": 0,
+        "released-purged": 0, "ssh-certificates-purged": 0, "minutes-purged": 0,
     }  # fmt: skip
     assert [m.objects.count() for m in (IdempotencyRecord, Intent, GatewayUsage, BudgetLease)] == [1] * 4
 
@@ -196,3 +197,15 @@ def test_a_change_that_forgot_the_gateways_is_found(now: datetime) -> None:
     assert waiting is not None
     assert [d["gateways-refreshed"] for d in (quiet, found, waiting)] == [0, 1, 0]
     assert GatewayReplica.objects.get().config_version == replica.config_version + 1
+
+
+def test_what_endpoints_looked_like_hours_ago_is_forgotten(now: datetime) -> None:
+    gateway = factories.gateway(factories.tenant())
+    for hours in (1, 5, 7, 48):
+        EndpointMinute.objects.create(
+            tenant_id=gateway.tenant_id, endpoint_id=uuid4(), gateway=gateway, minute=now - timedelta(hours=hours)
+        )
+
+    assert housekeeping.purge_minutes(now) == 2
+
+    assert EndpointMinute.objects.count() == 2

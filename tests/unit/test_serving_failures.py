@@ -73,6 +73,12 @@ def test_load_is_read_from_vllms_metrics() -> None:
         'vllm:kv_cache_usage_perc{engine="1",model_name="m"} NaN\n'
     )
 
+    cached = (
+        'vllm:prefix_cache_queries_total{engine="0"} 140.0\nvllm:prefix_cache_queries_total{engine="1"} 60.0\n'
+        'vllm:prefix_cache_hits_total{engine="0"} 50.0\nvllm:prefix_cache_queries_created{engine="0"} 1.7e+09\n'
+    )
+
     assert load_in(text) == Load(5, 7, 0.91)
+    assert load_in(text + cached) == Load(5, 7, 0.91, 200, 50)
     assert load_in("process_cpu_seconds_total 1.0\n") is None
     assert address_of("http://127.0.0.1:8000/v1") == "http://127.0.0.1:8000/metrics"

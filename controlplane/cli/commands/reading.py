@@ -1,4 +1,4 @@
-"""Looking: `get`, `wait`, `explain`, `events`, `logs`, `find`."""
+"""Looking: `get`, `wait`, `explain`, `events`, `find`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,6 @@ def add_to(app: typer.Typer) -> None:
     app.command()(wait)
     app.command()(explain)
     app.command()(events)
-    app.command()(logs)
     app.command()(find)
 
 
@@ -215,27 +214,6 @@ def _say_event(here: session.Session, found: Noun, event: Json) -> None:
         here.screen.document([event])
     else:
         here.screen.line("  ".join(cell(event, column) for column in found.columns))
-
-
-def logs(
-    ctx: typer.Context,
-    thing: Annotated[str, typer.Argument(metavar="NOUN/NAME", help="endpoint/chat")],
-    tail: Annotated[int, typer.Option(min=1, max=1000, help="So many lines.")] = 100,
-) -> None:
-    """Show the log of what runs in an object, where the API offers it."""
-    here = session.of(ctx)
-    found, name = split_object(thing)
-    try:
-        body = here.client.get(f"{here.address(found, name)}/logs", tail=tail)
-    except ApiProblem as problem:
-        if problem.code != "no-route":
-            raise
-        raise CliError(
-            f"this control plane shows no logs of {found.name} yet",
-            hint=f"tenantry events --for {found.singular}/{name}",
-        ) from problem
-    for line in body.get("lines", []):
-        here.screen.line(str(line))
 
 
 def find(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import signal
-from typing import Any
+from typing import Any, Final
 
 from django.core.management.base import BaseCommand
 
 from provisioners import (
+    benchmarking,
     certifying,
     connections,
     dispatcher,
@@ -15,8 +16,13 @@ from provisioners import (
     letting_in,
     listening,
     opening_consoles,
+    reading_logs,
     staging_models,
 )
+
+BESIDE: Final = (
+    examination, certifying, letting_in, opening_consoles, listening, staging_models, reading_logs, benchmarking,
+)  # fmt: skip
 
 
 class Command(BaseCommand):
@@ -29,10 +35,7 @@ class Command(BaseCommand):
         running = dispatcher.default()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: running.stop.set())
-        beside = tuple(
-            each.beside(running.stop)
-            for each in (examination, certifying, letting_in, opening_consoles, listening, staging_models)
-        )
+        beside = tuple(each.beside(running.stop) for each in BESIDE)
         try:
             running.run()
             for thread in beside:

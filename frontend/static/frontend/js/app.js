@@ -320,7 +320,7 @@ function draw(figure, data) {
   if (!shapes) return;
   const columns = data.times.map((_t, i) => data.values.map((line) => line[i]));
   const tops = data.kind === "bar" ? columns.map((c) => c.reduce((a, b) => a + (b ?? 0), 0)) : columns.flat().filter((v) => v !== null);
-  const [end, parts] = nice(Math.max(0, data.limit ?? 0, ...tops));
+  const [end, parts] = nice(Math.max(0, data.limit ?? 0, data.top ?? 0, ...tops));
   const y = (value) => HEIGHT - value / end * HEIGHT, x = (i) => place(data, i) * WIDTH;
   if (data.kind === "bar") {
     const step = WIDTH / data.times.length, width = step * (data.times.length < 60 ? .72 : .9);
@@ -360,6 +360,7 @@ function draw(figure, data) {
 /* ---- htmx: errors with their reason; focus, open details and chosen tabs outlive a swap ---- */
 let kept = null;
 const summaries = (part) => $$("details > summary", part);
+const called = (summary) => `${summary.closest("figure[id]")?.id ?? ""} ${summary.textContent}`; // each chart has its own table
 function mark(element) { // how to find the same thing in what takes its place
   if (element.id) return `#${CSS.escape(element.id)}`;
   const tag = element.localName;
@@ -375,13 +376,13 @@ document.addEventListener("htmx:beforeSwap", (event) => {
     summary: inside && at.localName === "summary" && at.textContent,
     tab: inside && at.matches("[role=tab]") && at.textContent,
     inRow: inside && Boolean(at.closest("tr.is-at")),
-    open: new Map(summaries(target).map((summary) => [summary.textContent, summary.parentElement.open])),
+    open: new Map(summaries(target).map((summary) => [called(summary), summary.parentElement.open])),
     tabs: $$("[role=tab][aria-selected=true]", target).map((tab) => tab.textContent),
   } : null;
 });
 function restore(part) {
   if (!kept) return;
-  for (const summary of summaries(part)) if (kept.open.has(summary.textContent)) summary.parentElement.open = kept.open.get(summary.textContent);
+  for (const summary of summaries(part)) if (kept.open.has(called(summary))) summary.parentElement.open = kept.open.get(called(summary));
   for (const tab of $$("[role=tab]:not([aria-selected=true])", part)) if (kept.tabs.includes(tab.textContent)) tab.click();
   if (document.activeElement !== document.body) return;
   const again = kept.focus ? $(kept.focus, part)
@@ -397,8 +398,8 @@ document.addEventListener("htmx:afterSettle", (event) => {
   if (wanted && (event.detail.requestConfig?.verb ?? "get") !== "get") { wanted.focus(); return; }
   restore(part);
 });
-document.addEventListener("htmx:beforeRequest", (event) => { // a list does not refresh away what is being chosen in it
-  if (event.detail.elt.matches("[data-keeps-picked]:has(input[name=pick]:checked)")) event.preventDefault();
+document.addEventListener("htmx:beforeRequest", (event) => { // what is being chosen in a list or read off a chart is not refreshed away
+  if (event.detail.elt.matches("[data-keeps-picked]:has(input[name=pick]:checked), [data-keeps-hovered]:has(.chart-plot:is(:hover, :focus))")) event.preventDefault();
 });
 document.addEventListener("htmx:responseError", (event) => {
   const answer = event.detail.xhr;
@@ -415,6 +416,7 @@ function ready(part) {
   for (const stepper of $$("[data-stepper]", part)) limits(stepper);
   for (const box of $$("[data-dismissible]", part)) if (stored(`dismissed:${box.dataset.dismissible}`)) box.hidden = true;
   for (const item of $$("[data-toast]", part)) fadeLater(item);
+  for (const log of $$("[data-to-end]", part)) log.scrollTop = log.scrollHeight; // the newest line is the last
   for (const item of $$("[data-chart-append]", document)) {
     const figure = document.getElementById(item.dataset.chartAppend);
     if (figure) append(figure, Number(item.dataset.t), JSON.parse(item.dataset.v));
