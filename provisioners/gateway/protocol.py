@@ -79,7 +79,6 @@ def _base_url(value: str) -> str:
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 Sha256Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0)]
-MOST_AMOUNT: Final = 2**62
 Amount = Annotated[int, Field(ge=0, le=MOST_AMOUNT)]
 
 
