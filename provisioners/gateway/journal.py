@@ -30,7 +30,8 @@ _HEAD: Final = struct.Struct("<II")
 _PROGRESS: Final = struct.Struct("<QQQQQQ")
 """Status, prompt tokens, completion tokens, events, first event and last event in µs since the beginning (0: none).
 
-Aligned, and only growing, so that a kill between two of them leaves each at its old or its new value."""
+Aligned, and written one by one (`struct` would write zeros first), so that a kill leaves each at its old or its new
+value."""
 _FREE: Final = 0
 _TAKEN: Final = 1
 _AT_HEAD: Final = 8
@@ -107,6 +108,7 @@ class Journal:
             size = max(slots * SLOT_BYTES, len(content))
             os.posix_fallocate(file, 0, size)
             self._map = mmap.mmap(file, size)
+            self._numbers = memoryview(self._map)[: size - size % 8].cast("Q")
         finally:
             os.close(file)
         taken = {at for at, _ in self._left}
@@ -128,20 +130,23 @@ class Journal:
         _PROGRESS.pack_into(self._map, at + _AT_PROGRESS, 0, 0, 0, 0, 0, 0)
         start = at + _AT_OPENING
         self._map[start : start + len(text)] = text
-        _STATE.pack_into(self._map, at, _TAKEN)  # last: a slot is taken once all of it is there
+        self._numbers[at // _STATE.size] = _TAKEN  # last: a slot is taken once all of it is there
         return Slot(self, at)
 
     def note(self, at: int, *numbers: int) -> None:
         """Write the progress of the slot at `at`."""
-        _PROGRESS.pack_into(self._map, at + _AT_PROGRESS, *numbers)
+        first = (at + _AT_PROGRESS) // _STATE.size
+        for place, number in enumerate(numbers, first):
+            self._numbers[place] = number
 
     def free(self, at: int) -> None:
         """Free the slot at `at`."""
-        _STATE.pack_into(self._map, at, _FREE)
+        self._numbers[at // _STATE.size] = _FREE
         self._free.append(at)
 
     def close(self) -> None:
         """Unmap the file."""
+        self._numbers.release()
         self._map.close()
 
 

@@ -16,6 +16,7 @@ from tenants.models import (
     Allocation,
     ApiToken,
     AutoApprovalRule,
+    Benchmark,
     Boundary,
     Budget,
     BudgetLease,
@@ -27,6 +28,8 @@ from tenants.models import (
     DeliveryAttempt,
     Endpoint,
     EndpointKey,
+    EndpointLog,
+    EndpointMinute,
     EndpointUsage,
     Event,
     FanoutCursor,
@@ -46,6 +49,7 @@ from tenants.models import (
     Membership,
     MigDevice,
     ModelStage,
+    Move,
     Namespace,
     NamespaceCredential,
     Notice,
@@ -96,11 +100,12 @@ from tests.conftest import NOW
 pytestmark = pytest.mark.usefixtures("db")
 
 OWNED: tuple[type[models.Model], ...] = (
-    AccountLink, Allocation, ApiToken, Boundary, Budget, BudgetLease, ChainHead, Decision, Delegation, Delivery,
-    DeliveryAttempt, Endpoint, EndpointKey, EndpointUsage, Event, GatewayReplica, GatewayUsage, Hold, Intent, Machine,
-    Membership, Namespace, Notice, Person, PlatformMembership, Quota, QuotaCharge, Request, RequestComment,
-    RequestStage, Revision, Rollout, ServiceAccount, SshAuthority, SshCertificate, Suspension, Tenant, Unit, UnitSize,
-    UsageChange, UsageDay, UsageRecord, UsageRollup, UsageStanding, UsageSubject, Vlan, Webhook,
+    AccountLink, Allocation, ApiToken, Benchmark, Boundary, Budget, BudgetLease, ChainHead, Decision, Delegation,
+    Delivery, DeliveryAttempt, Endpoint, EndpointKey, EndpointLog, EndpointMinute, EndpointUsage, Event,
+    GatewayReplica, GatewayUsage, Hold, Intent, Machine, Membership, Move, Namespace, Notice, Person,
+    PlatformMembership, Quota, QuotaCharge, Request, RequestComment, RequestStage, Revision, Rollout,
+    ServiceAccount, SshAuthority, SshCertificate, Suspension, Tenant, Unit, UnitSize, UsageChange, UsageDay,
+    UsageRecord, UsageRollup, UsageStanding, UsageSubject, Vlan, Webhook,
 )  # fmt: skip
 """Every table with rows of tenants or people that an operator sees, too."""
 OPERATORS_ONLY: tuple[type[models.Model], ...] = (
@@ -174,6 +179,9 @@ def world():
         Rollout, **common, endpoint=made[Endpoint], before=first, revision=second, strategy="recreate",
         state="draining", since=NOW,
     )  # fmt: skip
+    insert(Move, **common, endpoint=made[Endpoint], state="preparing", since=NOW)
+    insert(Benchmark, **common, endpoint=made[Endpoint], revision=1, load={})
+    insert(EndpointLog, tenant=tenant, endpoint=made[Endpoint], tail=1, asked_at=NOW)
     learnt = insert(FitCorrection, model=model, product="H100-80GB", created_at=NOW)
     insert(FitMeasurement, correction=learnt, start=first.pk, program="vLLM", at=NOW)
     insert(ModelStage, provider=provider, model=model, asked_at=NOW)
@@ -183,6 +191,7 @@ def world():
         GatewayUsage, id=gateway.pk, tenant=tenant, gateway=gateway, requests=1, prompt_tokens=1, completion_tokens=1,
         received_at=NOW,
     )  # fmt: skip
+    insert(EndpointMinute, tenant=tenant, endpoint_id=made[Endpoint].pk, gateway=gateway, minute=NOW)
     insert(BudgetLease, tenant=tenant, gateway=gateway, budget="x", period_start=NOW, granted=1, updated_at=NOW)
     unit = Unit.objects.get(allocation=allocation)
     assert ledger.resize(unit, vcpu=2, memory_gib=1, disk_before_gib=0, now=NOW) == "done"
@@ -306,7 +315,7 @@ def test_the_look_up_of_principals_sees_people_and_tokens_and_nothing_else(world
 
 def test_a_stranger_changes_nothing_by_plain_sql(world):
     without_the_right = {
-        ChainHead, DeliveryAttempt, Event, Hold, UnitSize, UsageChange, UsageDay, UsageRecord, UsageRollup,
+        ChainHead, DeliveryAttempt, EndpointLog, Event, Hold, UnitSize, UsageChange, UsageDay, UsageRecord, UsageRollup,
         UsageStanding, Vlan,
     }  # fmt: skip
     keys = {m._meta.db_table: m._meta.pk.column for m in OWNED if m not in without_the_right}

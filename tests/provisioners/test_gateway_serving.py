@@ -675,7 +675,7 @@ async def test_health_and_metrics_tell_no_names_and_no_secrets(lab: Lab) -> None
 @scenario
 async def test_a_report_says_how_busy_a_model_server_is_as_far_as_it_tells(lab: Lab) -> None:
     await lab.serve()
-    silent = (await _last_report(lab)).endpoints[0].backends[0]
+    silent = (await until(lambda: _last_report(lab), lambda seen: bool(seen.endpoints))).endpoints[0].backends[0]
     lab.model.metrics = (
         'vllm:num_requests_running{engine="0"} 2.0\nvllm:num_requests_waiting{engine="0"} 5.0\n'
         'vllm:kv_cache_usage_perc{engine="0"} 0.25\n'

@@ -57,7 +57,7 @@ def test_a_provider_that_is_switched_off_is_left_alone_until_a_test_is_asked_for
     assert (found["passed"], found["asked_by"]) == (True, "Ole")
     assert [(check["name"], check["passed"]) for check in found["checks"]] == [
         ("connect", True), ("inventory", True), ("feature:cluster", False), ("feature:console", False),
-        ("feature:local-models", False), ("feature:real-gateways", False),
+        ("feature:local-models", False), ("feature:move", False), ("feature:real-gateways", False),
     ]  # fmt: skip
     assert found["checks"][1]["seen"] == "3 hosts, 6 GPUs, 0 uses"
     assert "test_asked" not in provider.observed

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import signal
 import struct
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
@@ -96,6 +98,33 @@ def test_a_long_name_is_shortened_rather_than_the_request_forgotten(path: Path) 
     record = left.record
 
     assert (record.request_id, record.model, record.uid) == ("r" * 64, "m" * 64, UUID(int=1))
+
+
+def test_progress_is_never_seen_undone_between_two_notes(path: Path) -> None:
+    """What another process sees at any moment is what a kill at that moment would leave."""
+    Journal(path, slots=1).close()
+    with path.open("rb") as file:
+        seen = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+    child = os.fork()
+    if child == 0:  # pragma: no cover - it is killed
+        journal = Journal(path, slots=1)
+        slot = journal.open(opening())
+        assert slot is not None
+        for number in range(1, 1 << 62):
+            slot.progress(status=200, prompt=7, completion=number, events=number, first_us=1, last_us=number)
+    try:
+        began, last, back = time.monotonic(), 0, 0
+        while last < 50_000 and time.monotonic() < began + 60:
+            (now,) = struct.unpack_from("<Q", seen, 32)
+            back += now < last
+            last = max(last, now)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        seen.close()
+
+    assert last >= 50_000
+    assert back == 0
 
 
 @pytest.mark.parametrize("at", [9, 13, 70, 200])
