@@ -185,8 +185,8 @@ HELP: Final[Mapping[str, str]] = MappingProxyType(
         "moves-nowhere": _("The endpoint is where it was asked to go. Nothing has to be done."),
         "no-revision-before": _("This endpoint has served no other revision, so there is none to go back to."),
         "address-refused": _(
-            "The endpoint's address is outside the ranges that its provider declares (`address_ranges`). An operator can "
-            "add to them."
+            "The endpoint's address is outside the ranges that its provider declares (`address_ranges`). An operator "
+            "can add to them."
         ),
         "benchmark-running": _("A benchmark of this endpoint runs already. Wait for its end, or cancel it."),
         "unknown-revision": _("The endpoint has no revision of this number; its revisions are listed with it."),
