@@ -174,6 +174,7 @@ HELP: Final[Mapping[str, str]] = MappingProxyType(
         "no-move": _("The endpoint is not moving, so there is nothing to cut over, finish or undo."),
         "moves-nowhere": _("The endpoint is where it was asked to go. Nothing has to be done."),
         "no-revision-before": _("This endpoint has served no other revision, so there is none to go back to."),
+        "unknown-revision": _("The endpoint has no revision of this number; `tenantry get revisions` lists them."),
         "serves-already": _("The endpoint serves that revision already. Nothing has to be done."),
         "no-room": _(
             "There is no room, or no quota, for a unit beside those of the endpoint, and the rollout was to be refused "

@@ -127,7 +127,7 @@ class RolloutIn(In):
         )
 
 
-class ReviseIn(RevisionIn):
+class EndpointReviseIn(RevisionIn):
     """What an endpoint serves next, and how it takes over."""
 
     rollout: RolloutIn = RolloutIn()

@@ -20,6 +20,7 @@ from tenants.api.serializers.products import (
     EndpointIn,
     EndpointOut,
     EndpointPut,
+    EndpointReviseIn,
     IdleIn,
     KeyIn,
     KeyLimitsIn,
@@ -34,7 +35,6 @@ from tenants.api.serializers.products import (
     PowerIn,
     RebuildIn,
     ResizeIn,
-    ReviseIn,
     RevisionOut,
     RollbackIn,
     RollIn,
@@ -229,14 +229,14 @@ class Revisions(OfEndpoint):
         """List revisions."""
         return self.page(call, self.rows(call), RevisionPage)
 
-    @writes("endpoints.revise", body=ReviseIn, answers=RevisionOut, status=201)
+    @writes("endpoints.revise", body=EndpointReviseIn, answers=RevisionOut, status=201)
     def post(self, call: Call) -> Any:
         """Serve something else: add a revision, which takes over as `rollout` says.
 
         By default the old replicas stop first. A canary runs beside them on a unit of its own, within quota; without
         room for one it becomes a recreate, and its `note` says why.
         """
-        body: ReviseIn = call.body
+        body: EndpointReviseIn = call.body
         return endpoints.revise(
             endpoint=call.target,
             ask=body.revision(),
