@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from django.contrib.sessions.models import Session
 from django.db import connection
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 
 from provisioners.agent_api import config
 from tenants import endpoint_minutes, gateway_config, usage_days
@@ -176,9 +176,9 @@ def purge_released(now: datetime) -> int:
 
 
 def _let_go(rows: QuerySet[Any]) -> None:
-    """Part endpoints from the revision they served, which belongs to them."""
+    """Part endpoints, and former places of theirs, from the revision they served, which belongs to them."""
     if rows.model is Endpoint:
-        rows.update(revision=None)
+        Endpoint._base_manager.filter(Q(pk__in=rows) | Q(stands_in_for__in=rows)).update(revision=None)
 
 
 def _keep_subject(rows: QuerySet[Any]) -> None:

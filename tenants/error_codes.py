@@ -189,7 +189,7 @@ HELP: Final[Mapping[str, str]] = MappingProxyType(
             "can add to them."
         ),
         "benchmark-running": _("A benchmark of this endpoint runs already. Wait for its end, or cancel it."),
-        "unknown-revision": _("The endpoint has no revision of this number; its revisions are listed with it."),
+        "unknown-revision": _("The endpoint has no revision of this number; `tenantry get revisions` lists them."),
         "serves-already": _("The endpoint serves that revision already. Nothing has to be done."),
         "no-room": _(
             "There is no room, or no quota, for a unit beside those of the endpoint, and the rollout was to be refused "

@@ -3,11 +3,10 @@
     preparing ─► beside ─► cutting ─► watching ─► leaving ─► done
         └──────────┴──────────┴──────────┴─► undoing ─► undone
 
-It is built a second time in the other boundary, by a stand-in with units of its own, while it goes on where it is.
-Once it works there (`beside`: both answer) its name goes over, by itself or when somebody says so. Both stay while that
-is watched, so it is undone by giving the name back. Then nobody asks at the old place any more: the endpoint takes the
-new place over, the stand-in is left with the old one, and goes with it. Invariants: a place is given up only when its
-gateways show that nobody asks there, or their time is over; whichever place has the name works, or has for longer.
+A stand-in builds it in the other boundary while it goes on where it is. Once it works at both (`beside`) its name goes
+over, by itself or when somebody says so; both stay while that is watched, so it is undone by giving the name back.
+Then the endpoint takes the new place over, and the stand-in goes with the old one. Invariants: a place is given up only
+when its gateways show that nobody asks there, or their time is over; whoever has the name works, or has for longer.
 """
 
 from __future__ import annotations

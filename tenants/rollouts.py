@@ -1,15 +1,14 @@
 """How another revision takes over at an endpoint: the course of a rollout, one move at a time. Pure.
 
-recreate:  draining ──────────────► promoting ──► done
-canary:    preparing ─► stepping ─► promoting ──► done
-└───────────┴────────────┴───────► aborting ─► aborted
-"""
+    recreate:  draining ──────────────► promoting ──► done
+    canary:    preparing ─► stepping ─► promoting ──► done
+                   └───────────┴────────────┴───────► aborting ─► aborted
 
-# Draining, everybody gets no requests and ends those that he has; promoting, the old units follow one by one: drained,
-# then made anew with the new revision, and the last of them is given back, for the unit claimed beside them stays.
-# Aborting goes the same way to the old revision. So an endpoint never has fewer replicas that work than it should have,
-# and holds one unit more at most. Invariants: a unit is made anew or given back only once it was drained, or its time
-# for that is over; a step ends by itself only when the new revision was judged good enough up to its end.
+Old units follow one by one: drained, then made anew, and the last of them is given back, as the unit claimed beside
+stays; aborting goes the same way back. So an endpoint never has fewer replicas that work than it should, and holds one
+unit more at most. Invariants: a unit is made anew or given back only once it was drained, or its time for that is
+over; a step ends by itself only when the new revision was judged good enough up to its end.
+"""
 
 from __future__ import annotations
 

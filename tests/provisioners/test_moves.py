@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from provisioners import housekeeping
 from provisioners.agent_api import config
 from provisioners.agent_api.polling import acting_gateway
 from provisioners.gateway.protocol import EndpointConfig
@@ -296,6 +298,17 @@ def test_where_no_address_follows_nothing_moves() -> None:
 
     with pytest.raises(Conflict, match="no address that could follow"):
         stage.do(moves.begin, ask=TO_VM)
+
+
+def test_after_their_time_both_places_are_forgotten() -> None:
+    stage = staged()
+    stage.moved()
+    assert_gone(stage)
+
+    removed = housekeeping.purge_released(stage.here.clock() + timedelta(days=91))
+
+    assert removed > 0
+    assert (Endpoint._base_manager.count(), Move.objects.count(), Allocation.objects.count()) == (0, 0, 0)
 
 
 def test_a_stand_in_is_seen_by_nobody() -> None:
