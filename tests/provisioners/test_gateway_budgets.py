@@ -106,6 +106,7 @@ async def test_beyond_a_budget_the_answer_is_402_in_openais_shape_and_a_smaller_
     assert len(lab.model.seen) == 1
 
 
+@pytest.mark.slow
 @scenario
 async def test_a_budget_of_money_is_charged_by_the_price_of_the_endpoint(lab: Lab) -> None:
     lab.control.budgets = {f"key:{lab.key.id}:money": 1_000_000}
@@ -119,6 +120,7 @@ async def test_a_budget_of_money_is_charged_by_the_price_of_the_endpoint(lab: La
     await until(lambda: _spent(lab, f"key:{lab.key.id}:money"), lambda spent: spent == 30_000)
 
 
+@pytest.mark.slow
 @scenario
 async def test_without_the_control_plane_a_leased_budget_goes_on_and_an_unknown_one_is_503(lab: Lab) -> None:
     name = f"key:{lab.key.id}:tokens"
@@ -180,6 +182,7 @@ async def test_a_hold_for_several_prompts_does_not_shrink_by_what_the_first_one_
     assert beside[0] == 402
 
 
+@pytest.mark.slow
 @scenario
 async def test_events_of_a_model_that_says_nothing_of_usage_are_charged_as_they_are_recorded(lab: Lab) -> None:
     name = f"key:{lab.key.id}:tokens"
@@ -216,6 +219,7 @@ async def test_an_absurd_request_neither_fails_nor_stops_news_and_parts_for_the_
     assert (await lab.ask())[0] == 401
 
 
+@pytest.mark.slow
 @scenario
 async def test_one_that_is_stopped_gives_back_what_it_did_not_use(lab: Lab) -> None:
     name = f"key:{lab.key.id}:tokens"

@@ -143,7 +143,7 @@ def serving(stage: Stage) -> list[str]:
     return sorted(state.objects[one.owner].boundary_kind for one in state.workloads.values() if one.running)
 
 
-@pytest.mark.parametrize("delays", [False, True], ids=["at-once", "with-delays"])
+@pytest.mark.parametrize("delays", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["at-once", "with-delays"])
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_it_goes_to_machines_and_back_and_keeps_its_address_its_term_and_its_name(
     replicas: int, *, delays: bool
@@ -233,6 +233,7 @@ def test_the_old_place_stays_while_its_gateway_answers_somebody() -> None:
     assert still == "leaving"
 
 
+@pytest.mark.slow
 def test_a_new_place_that_breaks_is_left_by_itself() -> None:
     stage = staged()
     stage.do(moves.begin, ask=TO_VM)

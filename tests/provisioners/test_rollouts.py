@@ -170,7 +170,7 @@ def charged() -> dict[str, int]:
     return dict(QuotaCharge.objects.filter(allocation__isnull=False).values_list("dimension", "amount"))
 
 
-@pytest.mark.parametrize("delays", [False, True], ids=["at-once", "with-delays"])
+@pytest.mark.parametrize("delays", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["at-once", "with-delays"])
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_a_canary_takes_over_step_by_step_and_the_endpoint_is_ready_all_the_time(
     replicas: int, *, delays: bool

@@ -51,7 +51,7 @@ def whys(stage: Stage) -> list[tuple[str, str]]:
     return [(row.kind.removeprefix("endpoint."), row.data["why"]) for row in rows]
 
 
-@pytest.mark.parametrize("delays", [False, True], ids=["at-once", "with-delays"])
+@pytest.mark.parametrize("delays", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["at-once", "with-delays"])
 def test_put_to_sleep_it_keeps_its_units_and_a_request_wakes_it(*, delays: bool) -> None:
     stage = staged(delays=delays)
     stage.enrol()
