@@ -48,6 +48,9 @@ PLANTED = {
     "tenants.EndpointKey": {"name"},
     "tenants.Rollout": {"reason", "note"},
     "tenants.Move": {"reason"},
+    "tenants.ServedModel": {"name", "repository", "licence"},
+    "tenants.EndpointLog": {"lines"},
+    "tenants.Benchmark": {"reason"},
     "tenants.Request": {"reason", "payload"},
     "tenants.Decision": {"reason"},
     "tenants.RequestComment": {"text"},
@@ -74,6 +77,7 @@ MACHINE = {
     "role", "product", "profile", "spread_group", "avoid_hosts", "rule", "units", "principal", "message_id",
     "step", "handle", "error", "currency", "body", "key_id", "item", "public_key", "kept",
     "strategy", "steps", "on_new", "baseline", "idle_units", "source", "target", "budget", "lineage", "budget_period",
+    "commit", "gating", "task", "geometry", "config_digest", "quantisation", "load", "result",
 }  # fmt: skip
 """Columns that hold words of the product, never of people; a new column has to be put here or above."""
 
