@@ -114,6 +114,7 @@ class Backends:
                     running=health.load.running if health.load is not None else None,
                     queued=health.load.waiting if health.load is not None else None,
                     kv_cache=health.load.kv_cache if health.load is not None else None,
+                    cache_tokens=health.load.cache_tokens if health.load is not None else None,
                 )
             )
         return EndpointReport(

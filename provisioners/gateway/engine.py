@@ -1,4 +1,4 @@
-"""What a model server says of its own load: three of vLLM's metrics, read from its `/metrics`. Pure.
+"""What a model server says of its own load and room: four of vLLM's metrics, read from its `/metrics`. Pure.
 
 Names as vLLM 0.32.0 has them (reference: its `/metrics`); a server that has others says nothing here, and nothing is
 concluded from that. vLLM guards `/v1` with its key, not `/metrics`.
@@ -19,6 +19,10 @@ _SAMPLE: Final = re.compile(
     r"^vllm:(num_requests_running|num_requests_waiting|kv_cache_usage_perc)(?:\{[^}\n]*\})? +(\S+)", re.MULTILINE
 )
 
+_ROOM: Final = re.compile(
+    r'^vllm:cache_config_info\{(?:[^}\n]*,)?kv_cache_size_tokens="([1-9][0-9]{0,14})"[^}\n]*\} +1', re.MULTILINE
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Load:
@@ -28,6 +32,8 @@ class Load:
     waiting: int
     kv_cache: float
     """Share of its KV cache that is in use, from 0 to 1."""
+    cache_tokens: int | None = None
+    """Tokens that its KV cache has room for, over all requests; None where it does not say."""
 
 
 def load_in(text: str) -> Load | None:
@@ -46,7 +52,14 @@ def load_in(text: str) -> Load | None:
         min(MOST_COUNT, round(sum(found["num_requests_running"]))),
         min(MOST_COUNT, round(sum(found["num_requests_waiting"]))),
         min(1.0, max(found.get("kv_cache_usage_perc", [0.0]))),
+        _cache_tokens(text),
     )
+
+
+def _cache_tokens(text: str) -> int | None:
+    """Return the room of the cache: of one engine; several share a model out in ways that nothing is concluded from."""
+    found = _ROOM.findall(text)
+    return int(found[0]) if len(found) == 1 else None
 
 
 def address_of(base: str) -> str:

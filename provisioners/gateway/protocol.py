@@ -450,6 +450,8 @@ class BackendReport(_FromGateway):
     """Requests that wait in its model server."""
     kv_cache: float | None = Field(default=None, ge=0, le=1)
     """Share of its KV cache that is in use."""
+    cache_tokens: int | None = Field(default=None, ge=1, le=2**53)
+    """Tokens that its KV cache has room for, as its model server says."""
 
 
 class RevisionReport(_FromGateway):
