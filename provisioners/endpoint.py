@@ -233,6 +233,7 @@ class EndpointKind(ProductKind):
         """Keep address and backends; tell the gateways when those change."""
         before, told = _routes(row.observed), learning.engines(row.observed)
         super().looked(row, observed, prepared, now=now)
+        row.observed = learning.with_gateways(row, observed)
         if observed.address:  # the address is a contract: a gateway that is away for a while does not take it
             row.address, row.reachable_from = observed.address, observed.reachable_from
         if _routes(row.observed) != before:

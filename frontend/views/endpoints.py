@@ -25,6 +25,7 @@ from tenants.fit_corrections import SizeKey
 from tenants.models import Endpoint, EndpointKey, EndpointUsage, Revision, Unit
 from tenants.operations import endpoints, fit_corrections
 from tenants.operations.pricing import all_prices, currency
+from tenants.states import ModelTask
 from tenants.transactions import reading
 
 OVERLAPS: Final = (0, 3600, 86400, 7 * 86400)
@@ -185,13 +186,27 @@ def _live_keys(row: Endpoint) -> int:
     return EndpointKey.objects.filter(endpoint=row, revoked_at__isnull=True).count()
 
 
+_WRITES: Final = (
+    "answer = client.chat.completions.create(\n"
+    '    model="%(name)s",\n'
+    '    messages=[{"role": "user", "content": "Hello"}],\n'
+    ")\n"
+    "print(answer.choices[0].message.content)"
+)
+_EMBEDS: Final = (
+    'answer = client.embeddings.create(model="%(name)s", input="Hello")\nprint(len(answer.data[0].embedding))'
+)
+
+
 def connect(row: Endpoint, secret: str) -> list[dict[str, str]]:
     """Return ready-made calls of an endpoint, with its key where it is still known."""
     address = row.address or "https://…/v1"
     key = secret or "$TENANTRY_KEY"
-    body = f'{{"model": "{row.name}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
+    embeds = row.revision is not None and row.revision.model.task == ModelTask.EMBED.value
+    asked = '"input": "Hello"' if embeds else '"messages": [{"role": "user", "content": "Hello"}]'
+    body = f'{{"model": "{row.name}", {asked}}}'
     curl = (
-        f"curl {address}/chat/completions \\\n"
+        f"curl {address}/{'embeddings' if embeds else 'chat/completions'} \\\n"
         f'  -H "Authorization: Bearer {key}" \\\n'
         f'  -H "Content-Type: application/json" \\\n'
         f"  -d '{body}'"
@@ -201,11 +216,7 @@ def connect(row: Endpoint, secret: str) -> list[dict[str, str]]:
         ("" if secret else "import os\n\n")
         + "from openai import OpenAI\n\n"
         + f'client = OpenAI(base_url="{address}", api_key={shown})\n'
-        + "answer = client.chat.completions.create(\n"
-        + f'    model="{row.name}",\n'
-        + '    messages=[{"role": "user", "content": "Hello"}],\n'
-        + ")\n"
-        + "print(answer.choices[0].message.content)"
+        + (_EMBEDS if embeds else _WRITES) % {"name": row.name}
     )
     command = f"tenantry get endpoint/{row.name} -o yaml\ntenantry explain endpoint/{row.name}"
     return [

@@ -116,6 +116,7 @@ class Backends:
                     kv_cache=health.load.kv_cache if health.load is not None else None,
                     prefix_queries=health.load.prefix_queries if health.load is not None else None,
                     prefix_hits=health.load.prefix_hits if health.load is not None else None,
+                    cache_tokens=health.load.cache_tokens if health.load is not None else None,
                 )
             )
         return EndpointReport(

@@ -1,4 +1,4 @@
-"""What a model server says of its own load: some of vLLM's metrics, read from its `/metrics`. Pure.
+"""What a model server says of its own load and room: some of vLLM's metrics, read from its `/metrics`. Pure.
 
 Names as vLLM 0.32.0 has them (reference: its `/metrics`); a server that has others says nothing here, and nothing is
 concluded from that. vLLM guards `/v1` with its key, not `/metrics`.
@@ -21,6 +21,10 @@ _SAMPLE: Final = re.compile(
     re.MULTILINE,
 )
 
+_ROOM: Final = re.compile(
+    r'^vllm:cache_config_info\{(?:[^}\n]*,)?kv_cache_size_tokens="([1-9][0-9]{0,14})"[^}\n]*\} +1', re.MULTILINE
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Load:
@@ -34,6 +38,8 @@ class Load:
     """Tokens of prompts that it looked up in its prefix cache since it started; None where it does not say."""
     prefix_hits: int | None = None
     """Of these, tokens that were there."""
+    cache_tokens: int | None = None
+    """Tokens that its KV cache has room for, over all requests; None where it does not say."""
 
 
 def load_in(text: str) -> Load | None:
@@ -53,12 +59,19 @@ def load_in(text: str) -> Load | None:
         min(MOST_COUNT, round(sum(found["num_requests_waiting"]))),
         min(1.0, max(found.get("kv_cache_usage_perc", [0.0]))),
         *(_counted(found.get(f"prefix_cache_{name}_total")) for name in ("queries", "hits")),
+        cache_tokens=_cache_tokens(text),
     )
 
 
 def _counted(values: list[float] | None) -> int | None:
     """Return what all engines of a server counted together."""
     return None if values is None else min(MOST_AMOUNT, round(sum(values)))
+
+
+def _cache_tokens(text: str) -> int | None:
+    """Return the room of the cache: of one engine; several share a model out in ways that nothing is concluded from."""
+    found = _ROOM.findall(text)
+    return int(found[0]) if len(found) == 1 else None
 
 
 def address_of(base: str) -> str:

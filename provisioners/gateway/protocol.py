@@ -460,6 +460,8 @@ class BackendReport(_FromGateway):
     """Tokens of prompts that its model server looked up in its prefix cache since it started."""
     prefix_hits: Amount | None = None
     """Of these, tokens that were there."""
+    cache_tokens: int | None = Field(default=None, ge=1, le=2**53)
+    """Tokens that its KV cache has room for, as its model server says."""
 
 
 class RevisionReport(_FromGateway):

@@ -8,7 +8,8 @@ import json
 
 import pytest
 
-from tenants.models import FitCorrection, FitMeasurement, Request, ServedModel
+from frontend.design import numbers
+from tenants.models import FitCorrection, FitMeasurement, ModelStage, Request, ServedModel
 from tenants.operations import requests
 from tenants.states import PlatformRole
 from tests import factories
@@ -164,3 +165,48 @@ def test_an_operator_offers_an_unknown_model_by_its_configuration(browse, world,
     assert (row.source, row.gating, row.task, row.tenant) == ("s3://weights/mirror", "ask Legal", "embed", None)
     for shown in ("s3://weights/mirror", "ask Legal", "Embeds", row.config_digest[:12]):
         assert shown in page
+
+
+def test_an_endpoint_whose_model_embeds_is_connected_to_by_embeddings(browse, world):
+    browser = browse(world.acme.member)
+    writes = browser.get("/t/acme/endpoints/chat").content.decode()
+    ServedModel.objects.update(task="embed")
+    type(world.acme.endpoint).objects.update(address="http://127.0.0.1:9/v1")
+
+    embeds = browser.get("/t/acme/endpoints/chat").content.decode()
+
+    assert "client.embeddings.create" not in writes
+    assert "client.embeddings.create" in embeds
+    assert "/embeddings" in embeds
+    assert "chat.completions" not in embeds
+
+
+# --- files of models --------------------------------------------------------------------------------------
+
+
+def test_an_operator_brings_files_to_a_provider_follows_and_takes_them_away(browse, world, operator):
+    world.provider.capabilities = {**world.provider.capabilities, "features": {"model-staging": True}}
+    world.provider.save(update_fields=["capabilities"])
+    browser = browse(operator)
+
+    before = browser.get("/ops/models/llama-3-1-8b").content.decode()
+    asked = browser.post("/ops/models/llama-3-1-8b/stage", {"provider": "estate"})
+    again = browser.post("/ops/models/llama-3-1-8b/stage", {"provider": "estate"}, follow=True).content.decode()
+    stage = ModelStage.objects.get()
+    ModelStage.objects.update(state="running", bytes_done=4 * 2**30, bytes_total=16 * 2**30)
+    running = browser.get("/ops/models/llama-3-1-8b").content.decode()
+    left = browser.post("/ops/models/llama-3-1-8b/unstage", {"stage": str(stage.pk)})
+
+    assert "Nowhere yet" in before
+    assert asked.status_code == left.status_code == 302
+    assert "or they are on their way" in again
+    assert f"{numbers.size(4 * 2**30)} of {numbers.size(16 * 2**30)}" in running
+    assert 'value="25"' in running
+    stage.refresh_from_db()
+    assert (stage.state, stage.removing) == ("running", True)
+
+
+def test_where_nobody_can_hold_files_the_page_says_so(browse, world, operator):
+    text = browse(operator).get("/ops/models/llama-3-1-8b").content.decode()
+
+    assert "No provider here can hold files of models" in text

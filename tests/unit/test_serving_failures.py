@@ -80,5 +80,14 @@ def test_load_is_read_from_vllms_metrics() -> None:
 
     assert load_in(text) == Load(5, 7, 0.91)
     assert load_in(text + cached) == Load(5, 7, 0.91, 200, 50)
+
+
+def test_the_room_of_a_cache_is_read_where_one_engine_tells_it() -> None:
+    busy = "vllm:num_requests_running 1\nvllm:num_requests_waiting 0\n"
+    told = 'vllm:cache_config_info{block_size="16",kv_cache_size_tokens="2097152",num_gpu_blocks="16384"} 1.0\n'
+
+    assert load_in(busy + told) == Load(1, 0, 0.0, cache_tokens=2_097_152)
+    assert load_in(busy + told.replace('"2097152"', '"None"')) == Load(1, 0, 0.0)
+    assert load_in(busy + told + told.replace("2097152", "1")) == Load(1, 0, 0.0), "several engines say nothing"
     assert load_in("process_cpu_seconds_total 1.0\n") is None
     assert address_of("http://127.0.0.1:8000/v1") == "http://127.0.0.1:8000/metrics"
