@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from provisioners.passes import say
-from provisioners.rollouts import gateways_of, shown
+from provisioners.rollouts import known_gateways, shown
 from tenants.operations.agents import is_busy
 from tenants.states import ConditionType, Reason, condition_of
 
@@ -37,7 +37,7 @@ def told(row: Any, due_at: datetime | None, *, now: datetime) -> datetime | None
 
 
 def _backends(row: Any) -> list[Mapping[str, Any]]:
-    return [one for replica in gateways_of(row) for one in shown(replica, row.served_id).get("backends", ())]
+    return [one for replica in known_gateways(row) for one in shown(replica, row.served_id).get("backends", ())]
 
 
 def _words(busy: list[Mapping[str, Any]]) -> str:

@@ -28,7 +28,7 @@ from provisioners.driver import (
 from provisioners.lease import Claim
 from provisioners.passes import Engine, Prepared, Seen, Wait, in_transaction, say
 from provisioners.product import ProductKind, in_vm
-from provisioners.rollouts import FRESH, gateways_of, shown
+from provisioners.rollouts import FRESH, gateways_of, known_gateways, shown
 from provisioners.specs_from_rows import endpoint_spec, serving_spec
 from provisioners.steps import indexed, split
 from tenants import desired, usage
@@ -271,12 +271,12 @@ class EndpointKind(ProductKind):
         Simulated gateways never enrol and are not asked; a provider's word that a real one has is no proof.
         """
         ready = condition_of(row.conditions, ConditionType.READY)
-        real = gateways_of(row)
-        if row.boundary is None or row.boundary.provider.kind not in gateways.KINDS_THAT_SHOW_THE_MACHINE:
-            real = real.filter(enrolled_at__isnull=False)
-        for replica in real:
+        must = row.boundary is not None and row.boundary.provider.kind in gateways.KINDS_THAT_SHOW_THE_MACHINE
+        for replica in known_gateways(row):
             if replica.enrolled_at is None:
-                return "Its gateway has not enrolled."
+                if must:
+                    return "Its gateway has not enrolled."
+                continue
             behind = replica.reported_version < replica.config_version
             if behind and (ready is None or ready["status"] != "True"):
                 return "Its gateway is taking the configuration."

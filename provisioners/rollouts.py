@@ -36,6 +36,14 @@ def gateways_of(row: Endpoint) -> QuerySet[GatewayReplica]:
     return GatewayReplica.objects.filter(mine, boundary_id=row.boundary_id or UUID(int=0), removed_at__isnull=True)
 
 
+def known_gateways(row: Endpoint) -> list[GatewayReplica]:
+    """Return the same as `gateways_of`, read once for this row: as they were when its pass asked first."""
+    if not hasattr(row, "gateways_read"):
+        row.gateways_read = list(gateways_of(row))  # type: ignore[attr-defined]
+    found: list[GatewayReplica] = row.gateways_read  # type: ignore[attr-defined]
+    return found
+
+
 def shown(replica: GatewayReplica, endpoint: UUID) -> Mapping[str, Any]:
     """Return what a gateway last reported of an endpoint."""
     endpoints = replica.report.get("endpoints", ()) if isinstance(replica.report, dict) else ()

@@ -86,8 +86,8 @@ def document(site: Site, *, small: bool) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "settings": {
-            "gateways": "simulated", "policy": "spread", "delays_s": dict(SLOW), "boot_s": BOOT_S, "load_s": LOAD_S,
-            "report_delay_s": REPORT_S,
+            "gateways": "simulated", "names": True, "policy": "spread", "delays_s": dict(SLOW), "boot_s": BOOT_S,
+            "load_s": LOAD_S, "report_delay_s": REPORT_S,
         },
         "hosts": [
             _host(rack, number, site)
