@@ -19,6 +19,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from uuid import UUID
 
+import uvloop
+
 from provisioners.driver import Secret
 from provisioners.gateway.app import Gateway, Settings
 from provisioners.gateway.state import StateError
@@ -106,7 +108,8 @@ def main(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     os.umask(0o077)
     try:
-        return asyncio.run(_serve(settings(arguments)))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_serve(settings(arguments)))
     except (ValueError, StateError, OSError) as error:
         logging.getLogger("tenantry.gateway").error("cannot start: %s", error)  # noqa: TRY400 - a message for people
         return USAGE_ERROR

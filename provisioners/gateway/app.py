@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import importlib.metadata
 import json
 import logging
 import signal
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -124,11 +126,11 @@ class Gateway:
                 metrics=self._metrics,
                 journal=self._journal,
                 budgets=self._budgets,
-                settle=self._settle,
+                keep=self._keep,
                 own=self._own_page,
                 waiting_room=self._waiting_room,
             )
-            self._metrics.watch(in_flight=lambda: self._proxy.in_flight, spooled=lambda: self._spool.records)
+            self._metrics.watch(in_flight=lambda: self._proxy.in_flight, spooled=self._unsent)
             self._home = Home(
                 url=self.settings.control_url,
                 version=version(),
@@ -145,6 +147,8 @@ class Gateway:
                 machine_uuid=self.settings.machine_uuid,
             )
             runners = await self._listen()
+            gc.collect()
+            gc.freeze()  # what was loaded at the start lives to the end: no collection has to look through it again
             at_home = asyncio.create_task(self._stay_at_home(), name="home")
             beside = [at_home]
             if self._certificate is not None:
@@ -156,6 +160,7 @@ class Gateway:
                 for task in beside:
                     task.cancel()
                 await asyncio.gather(*beside, return_exceptions=True)
+                self._proxy.keep_records()
                 await self._home.flush(timeout_s=FLUSH_S)
                 self._spool.close()
                 self._journal.close()
@@ -279,6 +284,7 @@ class Gateway:
         return self._metrics_text()
 
     def _metrics_text(self) -> web.Response:
+        self._proxy.keep_records()
         self._metrics.control_plane_up.set(self._home.link is Link.UP)
         return web.Response(body=self._metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4"})
 
@@ -301,11 +307,15 @@ class Gateway:
             "config_refused": self._home.config_refused,
             "control_plane": self._home.link.value,
             "in_flight": self._proxy.in_flight,
-            "spooled_records": self._spool.records,
+            "spooled_records": self._unsent(),
             "version": version(),
         }
 
     # --- usage and reports --------------------------------------------------------------------------
+
+    def _unsent(self) -> int:
+        """Return how many records the control plane has not yet."""
+        return self._spool.records + self._proxy.unkept
 
     def _settle_what_was_left(self) -> None:
         """Settle what was being answered when an earlier process was killed; what cannot be kept waits for the next."""
@@ -323,15 +333,16 @@ class Gateway:
         if count:
             log.warning("settled %d requests that were cut off when the gateway last ended", count)
 
-    def _settle(self, record: UsageRecord) -> None:
+    def _keep(self, records: Sequence[UsageRecord]) -> None:
         try:
-            self._spool.append(record)
+            self._spool.append(*records)
         except OSError as error:
-            # The answer is given already; a full disk must not turn it into a failure. The metric rings.
-            self._metrics.usage_lost.inc()
-            log.error("usage of request %s could not be kept: %s", record.request_id, error.strerror)  # noqa: TRY400
+            # The answers are given already; a full disk must not turn them into failures. The metric rings.
+            self._metrics.usage_lost.inc(len(records))
+            log.error("usage of %d requests could not be kept: %s", len(records), error.strerror)  # noqa: TRY400
 
     async def _report(self) -> Report:
+        self._proxy.keep_records()
         routing = self._proxy.routing
         endpoints = routing.endpoints if routing else ()
         looks = {(b.unit_uid, b.url): (endpoint, b) for endpoint in endpoints for b in endpoint.backends}
@@ -344,7 +355,7 @@ class Gateway:
             config_refused=self._home.config_refused,
             in_flight=self._proxy.in_flight,
             refused=self._proxy.refused,
-            spooled_records=self._spool.records,
+            spooled_records=self._unsent(),
             endpoints=tuple(
                 self._backends.report(endpoint, waiting=self._waiting_room.waiting(endpoint.uid))
                 for endpoint in endpoints

@@ -45,6 +45,14 @@ _STREAMING: Final = frozenset({Route.CHAT, Route.COMPLETIONS})
 _USAGE_ASKED: Final = {"include_usage": True, "continuous_usage_stats": True}
 
 
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+_DECODER: Final = json.JSONDecoder(parse_constant=_no_constant)
+_encoded: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+
 @dataclass(slots=True)
 class Asked:
     """An inference request, read."""
@@ -94,6 +102,11 @@ async def read(request: web.BaseRequest, *, limit: int) -> bytes:
     chunks: list[bytes] = []
     size = 0
     try:
+        if request.content.is_eof():  # all of it came with its headers, as of nearly every request
+            body = request.content.read_nowait()
+            if len(body) > limit:
+                raise refusals.too_large(limit)
+            return body
         async with asyncio.timeout(BODY_TIMEOUT_S):
             async for chunk in request.content.iter_any():
                 size += len(chunk)
@@ -127,7 +140,7 @@ def understand(body: bytes, route: Route) -> Asked:
             wish = UsageWish.EVERY if options.get("continuous_usage_stats") is True else UsageWish.LAST
         content["stream_options"] = {**options, **_USAGE_ASKED}
     try:
-        text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        text = _encoded(content).encode()
     except ValueError:
         raise refusals.bad_request("invalid_json", "The body holds a number or text that JSON cannot carry.") from None
     return Asked(
@@ -174,18 +187,14 @@ def _most_tokens(content: dict[str, Any], route: Route) -> int | None:
 
 def _parsed(body: bytes) -> dict[str, Any]:
     try:
-        content = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
+        content = _DECODER.decode(body.decode("utf-8"))
     except (ValueError, RecursionError):
         raise refusals.bad_request("invalid_json", "The body is not valid JSON in UTF-8.") from None
     if not isinstance(content, dict):
         raise refusals.bad_request("invalid_json", "The body must be a JSON object.")
-    if _deeper_than(content, MAX_DEPTH):
+    if body.count(b"{") + body.count(b"[") > MAX_DEPTH and _deeper_than(content, MAX_DEPTH):
         raise refusals.bad_request("too_deep", f"The body may be nested {MAX_DEPTH} deep at most.")
     return content
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(name)
 
 
 def _deeper_than(content: dict[str, Any], limit: int) -> bool:

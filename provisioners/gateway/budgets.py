@@ -51,7 +51,9 @@ LATE: Final = timedelta(minutes=30)
 QUIET_S: Final = 1.0
 """After a part was too small, nobody asks again for so long: who is refused meanwhile is refused at once."""
 IDLE_S: Final = 60.0
-"""A part of which nothing was spent is renewed so seldom, unless the control plane says how much may be kept."""
+"""A part of which nothing was spent is renewed so seldom."""
+SHARED_IDLE_S: Final = 15.0
+"""The same where others share the budget, who may lack what is kept here."""
 FORGET: Final = timedelta(days=40)
 """So long after its beginning a period is over that is not known otherwise."""
 FLOOR: Final = {BudgetUnit.TOKENS: 20_000, BudgetUnit.MONEY: 50_000_000}
@@ -351,8 +353,9 @@ class Budgets:
             account.look(passed)
             floor = FLOOR[config.unit] if config.amount is None else min(FLOOR[config.unit], config.amount // 20)
             ahead = account.ahead(floor)
-            idle = not account.waiting and account.spent == account.asked_spent and account.most_ahead is None
-            if idle and clock < account.answered_at + IDLE_S:
+            idle = not account.waiting and account.spent == account.asked_spent
+            rests_s = IDLE_S if account.most_ahead is None else SHARED_IDLE_S
+            if idle and clock < account.answered_at + rests_s:
                 continue
             # What was granted to those who wait is theirs, also while they have not got round to taking it.
             need = account.used + account.waiting

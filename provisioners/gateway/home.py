@@ -271,17 +271,18 @@ class Home:
     async def _send_spooled(self) -> bool:
         """Seal and send all that is spooled; False where the control plane does not take it now."""
         self._spool.seal()
-        for batch in self._spool.batches(self._gateway_uid):
-            status, _ = await self._post(USAGE_PATH, batch)
+        await asyncio.to_thread(self._spool.sync)  # a slow disk must hold up no answer
+        for batch_id, body in self._spool.batches(self._gateway_uid):
+            status, _ = await self._post(USAGE_PATH, body)
             if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
-                self._spool.done(batch.id)
+                self._spool.done(batch_id)
             elif status in (
                 HTTPStatus.BAD_REQUEST,
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
                 HTTPStatus.UNPROCESSABLE_ENTITY,
             ):
-                log.error("usage batch %s refused with %s; set aside", batch.id, status)
-                self._spool.set_aside(batch.id)
+                log.error("usage batch %s refused with %s; set aside", batch_id, status)
+                self._spool.set_aside(batch_id)
             elif status == HTTPStatus.GONE:
                 raise Removed
             else:
@@ -385,12 +386,14 @@ class Home:
 
     # --- plumbing -----------------------------------------------------------------------------------
 
-    async def _post(self, path: str, document: BaseModel, *, with_credential: bool = True) -> tuple[int, bytes]:
+    async def _post(self, path: str, document: BaseModel | bytes, *, with_credential: bool = True) -> tuple[int, bytes]:
         headers = {"Content-Type": "application/json", **(self._credential() if with_credential else {})}
-        # what is not known is left out: an older control plane refuses fields that it does not know
+        if isinstance(document, BaseModel):
+            # what is not known is left out: an older control plane refuses fields that it does not know
+            document = document.model_dump_json(exclude_none=not with_credential).encode()
         async with self._session.post(
             f"{self._url}{path}",
-            data=document.model_dump_json(exclude_none=not with_credential).encode(),
+            data=document,
             headers=headers,
             timeout=_CALL,
             allow_redirects=False,

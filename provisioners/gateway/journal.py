@@ -15,7 +15,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -34,9 +34,14 @@ Aligned, and written one by one (`struct` would write zeros first), so that a ki
 value."""
 _FREE: Final = 0
 _TAKEN: Final = 1
+_SETTLED: Final = 256
+"""From here on: the answer was given and its budgets are settled; which outcome and which source of tokens."""
+_OUTCOMES: Final = tuple(RequestOutcome)
+_SOURCES: Final = tuple(TokenSource)
 _AT_HEAD: Final = 8
 _AT_PROGRESS: Final = 16
 _AT_OPENING: Final = _AT_PROGRESS + _PROGRESS.size
+_encoded: Final = json.JSONEncoder(separators=(",", ":")).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +63,23 @@ class Opening:
 
     def as_bytes(self) -> bytes:
         """Return it as JSON; what people use to find it is shortened where it would not fit."""
-        fields: dict[str, Any] = asdict(self)
-        text = _json(fields)
+        fields = {
+            "uid": self.uid.hex,
+            "request_id": self.request_id,
+            "key_id": self.key_id,
+            "endpoint_uid": self.endpoint_uid.hex,
+            "unit_uid": self.unit_uid.hex,
+            "revision": self.revision,
+            "route": self.route,
+            "model": self.model,
+            "streamed": self.streamed,
+            "started_at": self.started_at.isoformat(),
+            "charges": self.charges,
+        }
+        text = _encoded(fields).encode()
         if len(text) > SLOT_BYTES - _AT_OPENING:
-            text = _json({**fields, "request_id": self.request_id[:64], "model": self.model[:64]})
+            fields |= {"request_id": self.request_id[:64], "model": self.model[:64]}
+            text = _encoded(fields).encode()
         return text
 
 
@@ -90,6 +108,10 @@ class Slot:
     def progress(self, *, status: int, prompt: int, completion: int, events: int, first_us: int, last_us: int) -> None:
         """Note how far the answer has come."""
         self._journal.note(self._at, status, prompt, completion, events, first_us, last_us)
+
+    def settle(self, outcome: RequestOutcome, source: TokenSource) -> None:
+        """Note that the request is over, and how: only its record is still to be kept."""
+        self._journal.settle(self._at, _SETTLED + _OUTCOMES.index(outcome) * len(_SOURCES) + _SOURCES.index(source))
 
     def close(self) -> None:
         """Give the slot back: the request is settled."""
@@ -139,6 +161,10 @@ class Journal:
         for place, number in enumerate(numbers, first):
             self._numbers[place] = number
 
+    def settle(self, at: int, state: int) -> None:
+        """Write that the request of the slot at `at` is over."""
+        self._numbers[at // _STATE.size] = state
+
     def free(self, at: int) -> None:
         """Free the slot at `at`."""
         self._numbers[at // _STATE.size] = _FREE
@@ -150,23 +176,24 @@ class Journal:
         self._map.close()
 
 
-def _json(fields: dict[str, Any]) -> bytes:
-    return json.dumps(fields, default=lambda value: value.isoformat() if isinstance(value, datetime) else str(value),
-                      separators=(",", ":")).encode()  # fmt: skip
-
-
 def _taken(content: bytes) -> Iterator[tuple[int, Left]]:
     """Yield (place, request) of each taken slot of a file; a slot that does not hold up is nothing."""
     for at in range(0, len(content) - SLOT_BYTES + 1, SLOT_BYTES):
-        if _STATE.unpack_from(content, at)[0] != _TAKEN:
+        (state,) = _STATE.unpack_from(content, at)
+        if state != _TAKEN and not _SETTLED <= state < _SETTLED + len(_OUTCOMES) * len(_SOURCES):
             continue
         length, checksum = _HEAD.unpack_from(content, at + _AT_HEAD)
         text = content[at + _AT_OPENING : at + _AT_OPENING + min(length, SLOT_BYTES - _AT_OPENING)]
         if zlib.crc32(text) != checksum:
             continue
         opening = json.loads(text)
-        charges = tuple((str(name), int(units)) for name, units in opening.get("charges", ()))
-        yield at, Left(_record(opening, *_PROGRESS.unpack_from(content, at + _AT_PROGRESS)), charges)
+        record = _record(opening, *_PROGRESS.unpack_from(content, at + _AT_PROGRESS))
+        if state == _TAKEN:
+            charges = tuple((str(name), int(units)) for name, units in opening.get("charges", ()))
+            yield at, Left(record, charges)
+        else:
+            outcome, source = divmod(state - _SETTLED, len(_SOURCES))
+            yield at, Left(_as_it_ended(record, _OUTCOMES[outcome], _SOURCES[source]), ())
 
 
 def _record(
@@ -193,6 +220,11 @@ def _record(
         status=status,
         outcome=RequestOutcome.GATEWAY_DIED,
     )
+
+
+def _as_it_ended(record: UsageRecord, outcome: RequestOutcome, source: TokenSource) -> UsageRecord:
+    counted = record.completion_tokens if source is not TokenSource.NONE else 0
+    return record.model_copy(update={"outcome": outcome, "token_source": source, "completion_tokens": counted})
 
 
 def between_us(first_us: int, last_us: int, completion_tokens: int) -> int | None:

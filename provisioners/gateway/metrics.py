@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -41,6 +42,9 @@ class Metrics:
         self.control_plane_up = Gauge(
             "tenantry_gateway_control_plane_up", "1 while the control plane answers.", registry=registry
         )
+        # Looked up once, not for each request: endpoints and statuses are few.
+        self._requests_of = lru_cache(maxsize=4096)(self.requests.labels)
+        self._tokens_of = lru_cache(maxsize=4096)(self.tokens.labels)
         self._in_flight = Gauge("tenantry_gateway_in_flight", "Requests being answered.", registry=registry)
         self._spooled = Gauge("tenantry_gateway_spooled_records", "Usage records not yet sent.", registry=registry)
 
@@ -48,6 +52,18 @@ class Metrics:
         """Read these two when asked for, instead of counting twice."""
         self._in_flight.set_function(in_flight)
         self._spooled.set_function(spooled)
+
+    def answered(
+        self, endpoint: str, status: int, *, took_s: float, first_s: float | None, prompt: int, completion: int
+    ) -> None:
+        """Count a request that a backend was asked for; `first_s` is None where nothing was streamed."""
+        self._requests_of(endpoint, str(status)).inc()
+        self.duration.observe(took_s)
+        if first_s is not None:
+            self.first_event.observe(first_s)
+        if prompt or completion:
+            self._tokens_of(endpoint, "prompt").inc(prompt)
+            self._tokens_of(endpoint, "completion").inc(completion)
 
     def text(self) -> bytes:
         """Return the exposition text (version 0.0.4)."""

@@ -15,8 +15,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Final
@@ -28,9 +27,10 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from provisioners.gateway import bodies, refusals
 from provisioners.gateway.backends import Backends, Health
-from provisioners.gateway.budgets import Budgets, Hold
-from provisioners.gateway.journal import Journal, Opening, Slot, between_us
-from provisioners.gateway.limits import Admission, Rates
+from provisioners.gateway.budgets import Budgets
+from provisioners.gateway.calls import Call, Ended
+from provisioners.gateway.journal import Journal
+from provisioners.gateway.limits import Rates
 from provisioners.gateway.metrics import Metrics
 from provisioners.gateway.paths import SCOPE_OF, Match, Route, match
 from provisioners.gateway.protocol import (
@@ -38,11 +38,10 @@ from provisioners.gateway.protocol import (
     EndpointConfig,
     EndpointState,
     RequestOutcome,
-    TokenSource,
     UsageRecord,
 )
 from provisioners.gateway.refusals import Refusal
-from provisioners.gateway.routing import Grant, Routing, nano_at
+from provisioners.gateway.routing import Routing, nano_at
 from provisioners.gateway.streams import EventStream, Usage, UsageFinder, usage_in
 from provisioners.gateway.waking import WaitingRoom
 
@@ -82,117 +81,6 @@ _NOT_RETURNED: Final = frozenset(
 )
 
 
-@dataclass(slots=True)
-class Call:
-    """What becomes a usage record: one request that passed the key check."""
-
-    request_id: str
-    route: Route
-    grant: Grant
-    model: str
-    streamed: bool
-    began: float
-    began_at: datetime
-    backend: Backend | None = None
-    sent_at: float = 0.0
-    """When `backend` was asked."""
-    usage: Usage | None = None
-    counted_whole: bool = False
-    """Whether `usage` is that of the whole answer."""
-    events: int = 0
-    first_event_at: float | None = None
-    last_event_at: float | None = None
-    status: int = 0
-    outcome: RequestOutcome = RequestOutcome.NO_BACKEND
-    uid: UUID = field(default_factory=uuid4)
-    slot: Slot | None = None
-    """Its place in the journal, from the moment a backend is asked."""
-    admission: Admission | None = None
-    limit_headers: Mapping[str, str] = field(default_factory=dict)
-    hold: Hold = field(default_factory=Hold)
-
-    def opening(self) -> Opening:
-        """Return what the journal keeps before `backend` is asked."""
-        assert self.backend is not None
-        return Opening(
-            uid=self.uid,
-            request_id=self.request_id,
-            key_id=self.grant.key_id,
-            endpoint_uid=self.grant.endpoint.uid,
-            unit_uid=self.backend.unit_uid,
-            revision=self.backend.revision,
-            route=self.route.value,
-            model=self.model,
-            streamed=self.streamed,
-            started_at=self.began_at,
-            charges=self.hold.charges(),
-        )
-
-    def came(self, events: EventStream, now: float) -> None:
-        """Note how far a stream has come."""
-        if self.first_event_at is None:
-            self.first_event_at = now
-        self.last_event_at = now
-        self.read(events)
-        if self.slot is not None:
-            usage = self.usage or Usage(0, 0)
-            self.slot.progress(
-                status=self.status,
-                prompt=usage.prompt_tokens,
-                completion=usage.completion_tokens,
-                events=self.events,
-                first_us=self._us(self.first_event_at),
-                last_us=self._us(now),
-            )
-
-    @property
-    def used(self) -> int | None:
-        """Return the tokens that it used, as its record has them; None where nobody said."""
-        if self.usage is not None:
-            return self.usage.prompt_tokens + self.usage.completion_tokens
-        if self.events:
-            return self.events
-        return 0 if self.outcome is RequestOutcome.NO_BACKEND or self.status >= HTTPStatus.BAD_REQUEST else None
-
-    def read(self, events: EventStream) -> None:
-        """Take over what a stream has said so far."""
-        self.usage, self.counted_whole, self.events = events.usage, events.counted_whole, events.data_events
-
-    def _us(self, moment: float) -> int:
-        return max(1, round((moment - self.began) * 1_000_000))
-
-    def record(self, now: float) -> UsageRecord:
-        """Return the record at monotonic time `now`."""
-        source = TokenSource.COUNTED if self.events else TokenSource.NONE
-        if self.usage is not None:
-            whole = self.counted_whole or self.outcome is RequestOutcome.COMPLETED
-            source = TokenSource.REPORTED if whole else TokenSource.LAST_SEEN
-        usage = self.usage or Usage(0, self.events)
-        first, last = self.first_event_at, self.last_event_at
-        return UsageRecord(
-            uid=self.uid,
-            request_id=self.request_id,
-            key_id=self.grant.key_id,
-            endpoint_uid=self.grant.endpoint.uid,
-            unit_uid=self.backend.unit_uid if self.backend else None,
-            revision=self.backend.revision if self.backend else None,
-            route=self.route.value,
-            model=self.model,
-            streamed=self.streamed,
-            prompt_tokens=usage.prompt_tokens,
-            completion_tokens=usage.completion_tokens,
-            token_source=source,
-            started_at=self.began_at,
-            duration_ms=round((now - self.began) * 1000),
-            ttft_ms=None if first is None else round((first - self.began) * 1000),
-            itl_us=None
-            if first is None or last is None
-            else between_us(self._us(first), self._us(last), usage.completion_tokens),
-            status=self.status,
-            outcome=self.outcome,
-        )
-
-
 class Proxy:
     """Answers requests by the current routing, which is swapped whole by whoever applies configurations."""
 
@@ -204,11 +92,11 @@ class Proxy:
         metrics: Metrics,
         journal: Journal,
         budgets: Budgets,
-        settle: Callable[[UsageRecord], None],
+        keep: Callable[[Sequence[UsageRecord]], None],
         own: Callable[[Route], web.Response | None],
         waiting_room: WaitingRoom,
     ) -> None:
-        """`settle` keeps a usage record; `own` answers the gateway's own pages (None: not on this port)."""
+        """`keep` keeps usage records; `own` answers the gateway's own pages (None: not on this port)."""
         self._routing: Routing | None = None
         self.closed_by: Refusal | None = None
         """Set while the gateway takes no requests at all (draining, removed)."""
@@ -223,7 +111,7 @@ class Proxy:
         self._journal = journal
         self._budgets = budgets
         self._rates = Rates()
-        self._settle = settle
+        self._ended = Ended(keep=keep, count=self._count)
         self._own = own
         self._waiting_room = waiting_room
 
@@ -361,7 +249,7 @@ class Proxy:
                 call.outcome = RequestOutcome.CLIENT_DROPPED  # before the backend's answer began
             raise
         finally:
-            self._account(call)
+            self._ended.add(call)
 
     def _current(self, call: Call) -> EndpointConfig:
         """Return the endpoint as it is configured now: since the request began, backends may have come and gone.
@@ -541,32 +429,35 @@ class Proxy:
         self._metrics.backend_failures.labels(str(call.grant.endpoint.uid)).inc()
         log.warning("backend %s of endpoint %s: %s", backend.unit_uid, call.grant.endpoint.uid, what)
 
-    def _account(self, call: Call) -> None:
-        now = time.monotonic()
-        endpoint = str(call.grant.endpoint.uid)
-        self._tally(call, now)
-        self._metrics.requests.labels(endpoint, str(int(call.status))).inc()
-        self._metrics.duration.observe(now - call.began)
-        if call.first_event_at is not None:
-            self._metrics.first_event.observe(call.first_event_at - call.began)
-        if call.usage is not None:
-            self._metrics.tokens.labels(endpoint, "prompt").inc(call.usage.prompt_tokens)
-            self._metrics.tokens.labels(endpoint, "completion").inc(call.usage.completion_tokens)
-        if call.admission is not None:
-            call.admission.settle(call.used)
-        self._settle(call.record(now))
-        call.hold.settle(call.used or 0)
-        if call.slot is not None:
-            call.slot.close()
+    def keep_records(self) -> None:
+        """Keep the records, and count for people, what has ended until now."""
+        self._ended.flush()
 
-    def _tally(self, call: Call, now: float) -> None:
+    @property
+    def unkept(self) -> int:
+        """Return how many calls have ended whose records are still to be kept."""
+        return len(self._ended)
+
+    def _count(self, call: Call) -> None:
+        usage = call.usage or Usage(0, 0)
+        self._metrics.answered(
+            str(call.grant.endpoint.uid),
+            int(call.status),
+            took_s=call.ended - call.began,
+            first_s=None if call.first_event_at is None else call.first_event_at - call.began,
+            prompt=usage.prompt_tokens,
+            completion=usage.completion_tokens,
+        )
+        self._tally(call)
+
+    def _tally(self, call: Call) -> None:
         """Count what the revision made of it; a try that failed was counted when it did (`_failed`)."""
         if call.backend is None or call.outcome not in {RequestOutcome.COMPLETED, RequestOutcome.CLIENT_DROPPED}:
             return
         if call.streamed:
             after_s = None if call.first_event_at is None else call.first_event_at - call.sent_at
         else:  # who left before the end tells nothing of how long it would have taken
-            after_s = now - call.sent_at if call.outcome is RequestOutcome.COMPLETED else None
+            after_s = call.ended - call.sent_at if call.outcome is RequestOutcome.COMPLETED else None
         endpoint, revision = call.grant.endpoint.uid, call.backend.revision
         self._backends.tallies.answered(endpoint, revision, status=call.status, after_s=after_s)
 

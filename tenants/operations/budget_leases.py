@@ -4,9 +4,9 @@ A gateway says what it has spent and what it goes on counting on (`keep`); what 
 it. It gets at least what its waiting requests need, as far as that is there, and of the rest an even part. What others
 have and do not use is never taken from them (they count on it while they cannot hear us): they are told how much to
 keep, less as the budget runs out and nothing as long as one of them lacks, and give back the rest with their next
-word, within seconds. The word of one gateway has a rising number, so a late one changes nothing; a gateway that comes
-back without its memory has used up what it had. Lock order: the gateway's word, budgets by name; both are advisory
-locks, nobody else takes them.
+word, within a quarter of a minute. The word of one gateway has a rising number, so a late one changes nothing; a
+gateway that comes back without its memory has used up what it had. Lock order: the gateway's word, budgets by name;
+both are advisory locks, nobody else takes them.
 """
 
 from __future__ import annotations

@@ -390,10 +390,13 @@ def test_where_others_lack_it_keeps_no_more_than_it_may_and_asks_soon_again(worl
     world.passes(61)
     world.renew()
     world.passes(5)
+    resting = world.renew()
+    world.passes(11)
     asks = world.renew()
 
     assert before == 10_000
     assert account.free == 50
+    assert TENANT.id not in {ask.budget for ask in resting}
     assert [ask.keep for ask in asks if ask.budget == TENANT.id] == [50]
 
 

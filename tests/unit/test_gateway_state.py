@@ -23,7 +23,9 @@ from provisioners.gateway.protocol import (
     RequestOutcome,
     Signer,
     SigningKey,
+    UsageBatch,
     UsageRecord,
+    parse,
 )
 from provisioners.gateway.spool import Spool
 from provisioners.gateway.state import ConfigRefused, StateError, StateFolder
@@ -251,16 +253,20 @@ def test_killed_while_enrolment_is_kept_it_can_be_asked_for_again(
 # --- the spool --------------------------------------------------------------------------------------
 
 
+def batches(spool: Spool) -> list[UsageBatch]:
+    return [parse(UsageBatch, body) for _, body in spool.batches(GATEWAY)]
+
+
 def test_records_come_out_as_they_went_in_and_a_batch_keeps_its_id(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     for number in range(3):
         spool.append(record(number))
-    assert (spool.records, list(spool.batches(GATEWAY))) == (3, [])
+    assert (spool.records, batches(spool)) == (3, [])
 
     spool.seal()
-    (first,) = spool.batches(GATEWAY)
+    (first,) = batches(spool)
     spool.append(record(3))
-    (again,) = spool.batches(GATEWAY)
+    (again,) = batches(spool)
 
     assert first == again
     assert first.records == tuple(record(number) for number in range(3))
@@ -271,12 +277,12 @@ def test_a_batch_is_forgotten_only_when_it_is_done(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     spool.append(record())
     spool.seal()
-    (batch,) = spool.batches(GATEWAY)
+    (batch,) = batches(spool)
 
-    assert [b.id for b in Spool(tmp_path).batches(GATEWAY)] == [batch.id]
+    assert [b.id for b in batches(Spool(tmp_path))] == [batch.id]
     spool.done(batch.id)
 
-    assert (spool.records, list(Spool(tmp_path).batches(GATEWAY)), list(tmp_path.iterdir())) == (0, [], [])
+    assert (spool.records, batches(Spool(tmp_path)), list(tmp_path.iterdir())) == (0, [], [])
 
 
 def test_a_full_segment_is_sealed_by_itself(tmp_path: Path) -> None:
@@ -285,7 +291,7 @@ def test_a_full_segment_is_sealed_by_itself(tmp_path: Path) -> None:
     for number in range(spool_module.MAX_BATCH_RECORDS + 1):
         spool.append(record(number))
 
-    (batch,) = spool.batches(GATEWAY)
+    (batch,) = batches(spool)
     assert len(batch.records) == 500
     assert spool.records == 501
 
@@ -305,7 +311,7 @@ def test_records_outlive_sigkill(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
 
     assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
-    assert [r.request_id for batch in spool.batches(GATEWAY) for r in batch.records] == [str(n) for n in range(7)]
+    assert [r.request_id for batch in batches(spool) for r in batch.records] == [str(n) for n in range(7)]
 
 
 def test_a_torn_last_line_costs_that_record_only(tmp_path: Path) -> None:
@@ -315,7 +321,7 @@ def test_a_torn_last_line_costs_that_record_only(tmp_path: Path) -> None:
     (segment,) = tmp_path.glob("*.jsonl")
     segment.write_bytes(segment.read_bytes()[:-10])
 
-    (batch,) = Spool(tmp_path).batches(GATEWAY)
+    (batch,) = batches(Spool(tmp_path))
 
     assert [r.request_id for r in batch.records] == ["1"]
 
@@ -333,16 +339,46 @@ def test_a_full_disk_raises_and_the_records_around_it_stay_whole(
     spool.append(record(3))
     spool.seal()
 
-    assert [r.request_id for batch in spool.batches(GATEWAY) for r in batch.records] == ["1", "3"]
+    assert [r.request_id for batch in batches(spool) for r in batch.records] == ["1", "3"]
 
 
 def test_a_batch_set_aside_is_kept_for_people(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     spool.append(record())
     spool.seal()
-    (batch,) = spool.batches(GATEWAY)
+    (batch,) = batches(spool)
 
     spool.set_aside(batch.id)
 
-    assert list(Spool(tmp_path).batches(GATEWAY)) == []
+    assert batches(Spool(tmp_path)) == []
     assert [path.stem for path in (tmp_path / "refused").iterdir()] == [str(batch.id)]
+
+
+def test_a_line_that_a_dying_machine_tore_in_the_middle_costs_that_record_only(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    for number in range(3):
+        spool.append(record(number))
+    spool.close()
+    (segment,) = tmp_path.glob("*.jsonl")
+    lines = segment.read_bytes().splitlines(keepends=True)
+    segment.write_bytes(lines[0] + lines[1][:30] + bytes(20) + b"\n" + lines[2])
+
+    (batch,) = batches(Spool(tmp_path))
+
+    assert [r.request_id for r in batch.records] == ["0", "2"]
+
+
+def test_what_is_sealed_is_synced_once_and_may_be_sent_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(spool_module.os, "fsync", synced.append)
+    spool = Spool(tmp_path)
+    for number in range(spool_module.MAX_BATCH_RECORDS + 1):
+        spool.append(record(number))
+
+    before = len(synced), len(batches(spool))
+    spool.seal()
+    spool.sync()
+    spool.sync()
+
+    assert (before, len(batches(spool))) == ((0, 1), 2)
+    assert len(synced) == 3  # both segments, and the names in their folder
