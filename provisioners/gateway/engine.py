@@ -58,7 +58,8 @@ def load_in(text: str) -> Load | None:
         min(MOST_COUNT, round(sum(found["num_requests_running"]))),
         min(MOST_COUNT, round(sum(found["num_requests_waiting"]))),
         min(1.0, max(found.get("kv_cache_usage_perc", [0.0]))),
-        *(_counted(found.get(f"prefix_cache_{name}_total")) for name in ("queries", "hits")),
+        prefix_queries=_counted(found.get("prefix_cache_queries_total")),
+        prefix_hits=_counted(found.get("prefix_cache_hits_total")),
         cache_tokens=_cache_tokens(text),
     )
 
