@@ -91,7 +91,7 @@ async def play(folder: Path, model: str, *, kill: bool) -> Outcome:
         if kill:
             await until(
                 lambda: counters.counted("generation_tokens"),
-                lambda count: count - before[0] > STREAMS * 8,
+                lambda count: count - before[0] > STREAMS,
                 within_s=PATIENCE_S,
             )
             await lab.kill(process)
@@ -125,7 +125,7 @@ def test_what_is_counted_is_what_vllm_made(served: Served, tmp_path: Path, *, ki
             assert (record.outcome, record.token_source) == (RequestOutcome.COMPLETED, TokenSource.REPORTED)
     cut = [told for told in seen.told.values() if not told.whole and told.status in {0, HTTPStatus.OK}]
     if kill:
-        assert sum(r.outcome is RequestOutcome.GATEWAY_DIED for r in seen.records.values()) > STREAMS // 4
+        assert sum(r.outcome is RequestOutcome.GATEWAY_DIED for r in seen.records.values()) > STREAMS // 10
     else:
         assert len(cut) == len(range(0, STREAMS, 3))
         # the last word of a fast answer may have been read already when its caller left
