@@ -28,7 +28,7 @@ from provisioners.driver import (
     UnitSpec,
 )
 from provisioners.serving.runtime import PLACES, RevisionFacts, UnitFacts, runtime
-from tenants import hop_keys, ssh_ca
+from tenants import addresses, hop_keys, ssh_ca
 from tenants.ledger import Window
 from tenants.models import Allocation, Boundary, Endpoint, Host, Machine, Namespace, Revision, Unit
 from tenants.states import SuspensionDepth
@@ -179,6 +179,7 @@ def endpoint_spec(
         cut_off=cut_off(depth),
         beside=None if beside is None else serving_spec(row, beside, units[0], kind),
         on_beside=on_beside,
+        host=addresses.host_of(row.name, row.tenant.name, str(boundary.provider.config.get("zone") or "")),
     )
 
 

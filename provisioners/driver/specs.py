@@ -104,6 +104,8 @@ class EndpointSpec:
     """Another revision, for as long as one takes over from the other; only where capability `canary` is there."""
     on_beside: frozenset[UUID] = frozenset()
     """The units whose replicas run `beside`."""
+    host: str = ""
+    """Its DNS name in the provider's zone; `""`: it has none."""
 
     def serving_of(self, unit: UnitSpec) -> ServingSpec:
         """Return what the replica of a unit runs."""

@@ -44,7 +44,7 @@ from tenants.models.quota import (
     RequestStage,
 )
 from tenants.models.reconciled import Intent, Reconciled
-from tenants.models.serving_look import Benchmark, EndpointLog, EndpointMinute
+from tenants.models.serving_look import AddressCheck, Benchmark, EndpointLog, EndpointMinute
 from tenants.models.ssh import SshAuthority, SshCertificate
 from tenants.models.system import SystemReport
 from tenants.models.tenant import Membership, Suspension, Tenant
@@ -54,6 +54,7 @@ from tenants.models.work import HostPlan, Notice
 
 __all__ = [
     "AccountLink",
+    "AddressCheck",
     "Allocation",
     "ApiToken",
     "AutoApprovalRule",

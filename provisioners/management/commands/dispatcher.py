@@ -16,10 +16,11 @@ from provisioners import (
     letting_in,
     listening,
     opening_consoles,
+    outside,
     reading_logs,
 )
 
-BESIDE: Final = (examination, certifying, letting_in, opening_consoles, listening, reading_logs, benchmarking)
+BESIDE: Final = (examination, certifying, letting_in, opening_consoles, listening, reading_logs, benchmarking, outside)
 
 
 class Command(BaseCommand):
