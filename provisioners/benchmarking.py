@@ -176,13 +176,14 @@ def _simulated(row: Benchmark) -> str:
 
 def _early(result: Result) -> str:
     """Return why a load ended before all its requests were sent, in words; `""` where it did not."""
+    said = f" {result.said}" if result.said else ""
     if not result.answered and result.failed:
         most = max(result.errors, key=lambda kind: result.errors[kind])
-        return f"No request was answered; most failed with {most}."
+        return f"No request was answered; most failed with {most}.{said}"
     return {
         Stopped.TIME: f"It took longer than {LONGEST.total_seconds() / 60:.0f} minutes and was ended.",
-        Stopped.BUDGET: "A budget is used up, so the rest was not sent.",
-        Stopped.FAILURES: "So many requests failed one after the other that the rest was not sent.",
+        Stopped.BUDGET: f"A budget is used up, so the rest was not sent.{said}",
+        Stopped.FAILURES: f"So many requests failed one after the other that the rest was not sent.{said}",
     }.get(result.stopped, "")
 
 

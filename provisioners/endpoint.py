@@ -31,7 +31,7 @@ from provisioners.product import ProductKind, in_vm
 from provisioners.rollouts import FRESH, gateways_of, known_gateways, shown
 from provisioners.specs_from_rows import endpoint_spec, serving_spec
 from provisioners.steps import indexed, split
-from tenants import desired, usage
+from tenants import addresses, desired, usage
 from tenants.actor import SYSTEM
 from tenants.models import Boundary, Endpoint, GatewayReplica, Revision, Rollout, Unit
 from tenants.operations import moves as moving
@@ -235,7 +235,10 @@ class EndpointKind(ProductKind):
         super().looked(row, observed, prepared, now=now)
         row.observed = learning.with_gateways(row, observed)
         if observed.address:  # the address is a contract: a gateway that is away for a while does not take it
-            row.address, row.reachable_from = observed.address, observed.reachable_from
+            host = prepared.spec.host if isinstance(prepared.spec, EndpointSpec) else ""
+            row.address = addresses.published(observed.address, observed.reachable_from, host)
+            row.reachable_from = observed.reachable_from
+            row.observed = {**row.observed, addresses.LEADS_TO: observed.address}
         if _routes(row.observed) != before:
             touch_gateways([row.boundary_id], now=now)
         new = {unit: engine for unit, engine in learning.engines(row.observed).items() if told.get(unit) != engine}

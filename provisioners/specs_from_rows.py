@@ -28,7 +28,7 @@ from provisioners.driver import (
     UnitSpec,
 )
 from provisioners.serving.runtime import PLACES, RevisionFacts, UnitFacts, runtime
-from tenants import hop_keys, ssh_ca
+from tenants import addresses, hop_keys, ssh_ca
 from tenants.ledger import Window
 from tenants.models import Allocation, Boundary, Endpoint, Host, Machine, Namespace, Revision, Unit
 from tenants.states import ModelTask, SuspensionDepth
@@ -185,6 +185,7 @@ def endpoint_spec(
         on_beside=on_beside,
         name_uid=row.served_id,
         named=named,
+        host=addresses.host_of(row.served.name, row.tenant.name, str(boundary.provider.config.get("zone") or "")),
     )
 
 

@@ -114,6 +114,8 @@ class Result:
     """Between two events of a stream."""
     request_ms: Spread = Spread()
     stopped: Stopped = Stopped.NOT
+    said: str = ""
+    """What the first error said."""
     simulated: str = ""
     """`""`, `gpu` (a real model server on a simulated GPU) or `all` (no model ran)."""
 

@@ -86,6 +86,7 @@ ROUTES |= {
     "endpoint-calls.list": view(Role.MEMBER),
     "endpoint-keys.list": view(Role.MEMBER),
     "endpoint-minutes.list": view(),
+    "endpoint-addresses.read": view(),
     "events.list": view(),
     "members.list": view(),
     "notices.list": view(),

@@ -97,6 +97,8 @@ SENTENCES: Final[Mapping[str, str | Promise]] = {
     "endpoint.benchmark-asked": later("asked to measure %(object)s: %(load)s"),
     "endpoint.benchmark-cancelled": later("cancelled the benchmark %(benchmark)s of %(object)s"),
     "endpoint.benchmark-ended": later("ended the benchmark %(benchmark)s of %(object)s: %(state)s"),
+    "endpoint.address-verified": later("reached %(object)s from outside at %(address)s"),
+    "endpoint.address-lost": later("does not reach %(object)s from outside any more: %(why)s"),
     "endpoint.key-created": later("made the key %(key)s for %(object)s"),
     "endpoint.key-rolled": later("rolled the key %(key)s of %(object)s"),
     "endpoint.key-limited": later("set the limits of the key %(key)s of %(object)s"),

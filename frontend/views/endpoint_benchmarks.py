@@ -140,8 +140,8 @@ def told(request: PageRequest, row: Endpoint) -> dict[str, Any]:
             {"key": "revision", "label": _("Revision")},
             {"key": "load", "label": _("Load")},
             {"key": "tokens", "label": _("Tokens/s written"), "numeric": True},
-            {"key": "ttft", "label": _("First token, half / 99 of 100"), "numeric": True},
-            {"key": "between", "label": _("Between tokens, half / 99 of 100"), "numeric": True},
+            {"key": "ttft", "label": _("First token"), "numeric": True},
+            {"key": "between", "label": _("Between tokens"), "numeric": True},
             {"key": "failed", "label": _("Failed"), "numeric": True},
             {"key": "cost", "label": _("Per million tokens"), "numeric": True},
             {"key": "when", "label": _("When")},
@@ -150,16 +150,9 @@ def told(request: PageRequest, row: Endpoint) -> dict[str, Any]:
 
 
 def other_revision(newest: Shown, ended: Sequence[Shown]) -> Shown | None:
-    """Return the newest good benchmark of another revision with the same load; None where there is none."""
-    return next(
-        (
-            one
-            for one in ended
-            if one.row.revision != newest.row.revision and one.load == newest.load
-            and one.row.state == BenchmarkState.DONE
-        ),
-        None,
-    )  # fmt: skip
+    """Return the newest benchmark of another revision that ran the same load to its end; None where there is none."""
+    found = (one for one in ended if one.row.revision != newest.row.revision and one.load == newest.load)
+    return next((one for one in found if one.row.state == BenchmarkState.DONE and not one.row.reason), None)
 
 
 def changes(newest: Shown, before: Shown | None) -> list[dict[str, str]]:

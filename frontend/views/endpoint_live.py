@@ -31,6 +31,8 @@ RANGES: Final = (30, 60, 360)
 """Minutes that one may look at."""
 NOW_MINUTES: Final = 5
 """What "now" is in figures: one minute alone is too few requests for a 99 in 100."""
+SECONDS_FROM: Final = 10.0
+"""From so many seconds on they are shown as such, below as milliseconds."""
 SILENT: Final = timedelta(minutes=1)
 """Gateways report every ten seconds; after this what is shown is dated."""
 Value = Callable[[Minute], float | None]
@@ -100,6 +102,11 @@ def told(request: PageRequest, row: Endpoint, minutes: int) -> dict[str, Any]:
 def charts(found: Sequence[Minute], *, note: str) -> list[Chart]:
     """Return the six charts of minutes; where nobody says a figure, why."""
     times = [each.at for each in found]
+    slowest = max((each.ttft_s(0.99) or 0.0 for each in found), default=0.0)
+    scale, unit = (1.0, _("seconds")) if slowest >= SECONDS_FROM else (1000.0, _("ms"))
+
+    def ttft(part: float) -> Value:
+        return lambda m: None if (value := m.ttft_s(part)) is None else value * scale
 
     def draw(key: str, title: str, unit: str, series: dict[str, Value], **more: Any) -> Chart:
         lines = [Series(name, [value(each) for each in found]) for name, value in series.items()]
@@ -116,9 +123,9 @@ def charts(found: Sequence[Minute], *, note: str) -> list[Chart]:
             _("Written"): lambda m: m.tokens_s,
             _("Read"): lambda m: m.read_s,
         }, empty=_("No gateway has reported in this time.")),
-        draw("ttft", _("Time to first token"), _("seconds"), {
-            _("Half of the streams"): lambda m: m.ttft_s(0.5),
-            _("99 of 100 streams"): lambda m: m.ttft_s(0.99),
+        draw("ttft", _("Time to first token"), unit, {
+            _("Half of the streams"): ttft(0.5),
+            _("99 of 100 streams"): ttft(0.99),
         }, empty=_("Nothing was streamed in this time. Ask with stream=true: only then is there a first token.")),
         draw("queue", _("Queue depth"), _("requests"), {
             _("Being answered"): lambda m: None if m.running is None else float(m.running),

@@ -19,10 +19,10 @@ from frontend.kernel import key_use, once, outlook, serving_cost, story, token_b
 from frontend.kernel.page import PageRequest, page
 from frontend.views import idling, products
 from frontend.views.products import ENDPOINTS
-from tenants import fit_checks, queries, served_facts
+from tenants import addresses, fit_checks, queries, served_facts
 from tenants.errors import Conflict, InvalidSpec, NotVisible
 from tenants.fit_corrections import SizeKey
-from tenants.models import Endpoint, EndpointKey, EndpointUsage, Revision, Unit
+from tenants.models import AddressCheck, Endpoint, EndpointKey, EndpointUsage, Revision, Unit
 from tenants.operations import endpoints, fit_corrections
 from tenants.operations.pricing import all_prices, currency
 from tenants.states import ModelTask
@@ -53,6 +53,7 @@ def show(request: PageRequest, name: str) -> HttpResponse:
     values |= (
         idling.offered(row)
         | _log(request, row)
+        | _address(row)
         | {
             "servers": model_servers(row),
             "secret": secret,
@@ -75,7 +76,7 @@ def state(request: PageRequest, name: str) -> HttpResponse:
     row = products.find(ENDPOINTS, request, name)
     values = products.frame(ENDPOINTS, request, row, current="overview")
     values |= products.state(row, request) | _use(row, request) | {"twins": connect(row, "")}
-    values |= _log(request, row) | {"servers": model_servers(row)}
+    values |= _log(request, row) | _address(row) | {"servers": model_servers(row)}
     return render(request, "frontend/pages/endpoints/_state_answer.html", values)
 
 
@@ -103,6 +104,18 @@ def frame(request: PageRequest, row: Endpoint, current: str) -> dict[str, Any]:
             for key, label, route in tabs
         ],
         "token_troubles": token_budgets.troubles(request.tenant, now=request.now) if current in SAYS_BUDGETS else [],
+    }
+
+
+def _address(row: Endpoint) -> dict[str, Any]:
+    """Return what was seen of its address from outside, and the record that makes it lead there."""
+    check = AddressCheck.objects.filter(endpoint=row, address=row.address).first() if row.address else None
+    return {
+        "address_check": check,
+        "address_missing": [] if check is None else [each["text"] for each in check.findings if not each["ok"]],
+        "address_record": addresses.record_of(row.address, str(row.observed.get(addresses.LEADS_TO) or "")),
+        "is_lab_address": row.reachable_from == "lab",
+        "is_cluster_address": row.reachable_from == "cluster",
     }
 
 

@@ -35,7 +35,7 @@ from provisioners.gateway.protocol import (
     canonical,
     parse,
 )
-from tenants import hop_keys, models, vault
+from tenants import addresses, hop_keys, models, vault
 from tenants.models import GatewayReplica, Unit
 from tenants.operations import rollouts
 from tenants.rollouts import weights
@@ -85,7 +85,7 @@ def documents(gateways: Sequence[GatewayReplica], *, now: datetime) -> dict[UUID
     in_machines = Q(allocation_id__in=list(allocations.values()))
     endpoints = list(
         models.Endpoint._base_manager.filter(in_namespaces | in_machines, released_at__isnull=True)
-        .select_related("revision__model", "boundary__provider", "stands_in_for")
+        .select_related("revision__model", "boundary__provider", "stands_in_for", "tenant")
         .order_by("name", "pk")
     )
     keys: dict[UUID, list[models.EndpointKey]] = {}
@@ -233,6 +233,7 @@ def _endpoint(
         tenant=row.tenant_id,
         state=state,
         reason=reason,
+        hosts=_hosts(row),
         models=(row.served.name,),
         backends=() if row.slept_at is not None else _backends(row, rolling, only=gateway.unit_id),
         waiting=_waiting(row, rolling),
@@ -242,6 +243,13 @@ def _endpoint(
         context_tokens=accounting.context_tokens(row),
         token_prices=prices.of(row),
     )
+
+
+def _hosts(row: models.Endpoint) -> tuple[str, ...]:
+    """Return the name of an endpoint in its provider's zone: what asks under it means this endpoint and no other."""
+    zone = "" if row.boundary is None else str(row.boundary.provider.config.get("zone") or "")
+    found = addresses.host_of(row.served.name, row.tenant.name, zone)
+    return (found,) if found else ()
 
 
 def _waiting(row: models.Endpoint, rolling: models.Rollout | None) -> Waiting | None:

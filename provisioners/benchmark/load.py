@@ -12,6 +12,7 @@ import random
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -26,6 +27,9 @@ PATIENCE_S: Final = 20.0
 AGAIN_S: Final = 0.5
 SILENCE_S: Final = 120.0
 """An answer that says nothing for so long has failed."""
+BUDGET_TRIES: Final = 4
+"""A part of a budget is leased while requests wait; one that had no room a moment ago may have it now."""
+BUDGET_PAUSE_S: Final = 1.0
 MOST_FAILURES: Final = 20
 """In a row, and not one answer between: nothing is measured by going on."""
 LEAST_WORDS: Final = 16
@@ -55,6 +59,7 @@ class Load:
         self._samples: list[Sample] = []
         self._begun = 0
         self._in_a_row = 0
+        self._said = ""
         self._stop = asyncio.Event()
         self._stopped = Stopped.NOT
 
@@ -78,7 +83,7 @@ class Load:
                 for caller in callers:
                     caller.cancel()
                 await asyncio.gather(*callers, return_exceptions=True)
-        return result(self._samples, stopped=self._stopped)
+        return replace(result(self._samples, stopped=self._stopped), said=self._said)
 
     async def _until_done(self, callers: list[asyncio.Task[None]]) -> None:
         stopping = asyncio.create_task(self._stop.wait())
@@ -133,7 +138,13 @@ class Load:
         """Send one request after the other until all have been sent."""
         while self._begun < self._order.requests and not self._stop.is_set():
             self._begun += 1
-            sample, _said = await self._call(session, self._prompt(words), self._order.output_tokens)
+            prompt = self._prompt(words)
+            for _ in range(BUDGET_TRIES):
+                sample, said = await self._call(session, prompt, self._order.output_tokens)
+                if sample.error != "402" or self._stop.is_set():
+                    break
+                await asyncio.sleep(BUDGET_PAUSE_S)
+            self._said = self._said or said
             self._samples.append(sample)
             self._in_a_row = self._in_a_row + 1 if sample.error else 0
             if sample.error == "402":

@@ -111,6 +111,8 @@ class EndpointSpec:
     """Whose name it answers by: the same for both places of an endpoint that moves. None: it has none of its own."""
     named: bool = True
     """Whether that name is to lead here; only where capability `move` is there can it lead elsewhere."""
+    host: str = ""
+    """Its DNS name in the provider's zone; `""`: it has none."""
 
     def serving_of(self, unit: UnitSpec) -> ServingSpec:
         """Return what the replica of a unit runs."""

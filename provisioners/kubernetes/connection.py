@@ -233,8 +233,18 @@ CONNECTION: Final = ProviderKind(
             ),
         ),
         Setting(
-            "zone", "Zone", "The DNS zone of endpoint addresses.", example="models.example.net",
+            "zone", "Zone", "The DNS zone of endpoint addresses: endpoint.tenant.zone.", example="models.example.net",
             refuses=_judged("zone"),
+        ),
+        Setting(
+            "dns_records", "DNS records of endpoints", "With a load balancer: people set the record that an endpoint’s "
+            "page shows, or ExternalDNS does by annotations on Services. Routes it reads by itself.",
+            choices=(("show", "People set them"), ("external-dns", "ExternalDNS sets them")),
+        ),
+        Setting(
+            "endpoint_ca_pem", "Certificate authority of endpoints", "Who signed the certificates at endpoints’ "
+            "addresses, where this machine does not trust him: addresses are looked at from outside with it.",
+            is_long=True, refuses=_refuse_ca,
         ),
         Setting(
             "route_parent", "Shared Gateway", "Namespace, name and listener of the Gateway that routes attach to.",

@@ -28,6 +28,7 @@ from provisioners.kubernetes.ground import DEPLOYMENT, MADE_BY, OF_ENDPOINT, Gro
 from provisioners.kubernetes.objects import COMPONENT_LABEL, CUT_OFF_LABEL, Object, dig, name_of, namespace_of, uid_of
 from provisioners.kubernetes.pods import GATEWAY
 from provisioners.kubernetes.reading_endpoint import EndpointSeen, GatewaySeen
+from provisioners.kubernetes.settings import EXTERNAL_DNS
 
 ADMISSION_WAITS_S: Final = (0.1, 0.3, 0.6, 1.0, 2.0, 0.0)
 """How long a new placement may take until admission knows it: its parameters come by a watch of the API server."""
@@ -100,13 +101,27 @@ class Endpoints:
             self._place(spec, part.unit, share)
             self._try_out(wanted)
             return self._ground.applier.make(step, wanted, prune=MADE_BY[bare], namespace=namespace)
-        wanted = workloads.service_objects(spec, self._ground.settings, self._ground.served())
+        wanted = workloads.service_objects(
+            spec, self._ground.settings, self._ground.served(), balanced=self._told_to_dns(namespace)
+        )
         if spec.cut_off:
             for one in wanted:
                 one["metadata"].setdefault("annotations", {})[CUT_OFF_LABEL] = "true"
         done = self._ground.applier.make(step, wanted, prune=MADE_BY[bare], namespace=namespace)
         self.isolate(spec.ref, cut_off=spec.cut_off)
         return done
+
+    def _told_to_dns(self, namespace: str) -> str:
+        """Return where the namespace's load balancer answers, where ExternalDNS is to be told; `""` where not."""
+        settings = self._ground.settings
+        if settings.access != "load-balancer" or settings.dns_records != EXTERNAL_DNS or not settings.zone:
+            return ""
+        found = reading_endpoint.balanced_host(
+            self._ground.cluster.get("v1", "Service", gateways.GATEWAY_NAME, namespace)
+        )
+        if not found:
+            raise TransientDriverError("the load balancer has no address yet that DNS could be told")
+        return found
 
     def _share(self, spec: EndpointSpec, unit: UnitSpec) -> gpu.Request:
         """Return what a unit asks its node for. Raises `DriverRejected`, `NoCapacity`."""

@@ -111,10 +111,6 @@ def _gateway_service(ref: Ref, chosen: Mapping[str, str], settings: Settings) ->
     if settings.access == "load-balancer":
         service["spec"]["type"] = "LoadBalancer"
         service["spec"]["allocateLoadBalancerNodePorts"] = False
-        if settings.zone:
-            service["metadata"]["annotations"] = {
-                "external-dns.alpha.kubernetes.io/hostname": pods.hostname(ref, settings)
-            }
     return service
 
 

@@ -15,7 +15,6 @@ from typing import Any, Final
 
 from provisioners.driver import DriverRejected, Ref, Secret
 from provisioners.kubernetes.objects import COMPONENT_LABEL, STEP_LABEL, UID_LABEL, UNIT_LABEL, Object, mark, step_label
-from provisioners.kubernetes.settings import Settings
 
 USER: Final = 2000
 """Uid and gid of our containers; any but 0 will do, images must not count on an entry for it."""
@@ -161,8 +160,3 @@ def pod_monitor(name: str, namespace: str, chosen: Mapping[str, str], port: str)
             "podTargetLabels": [UID_LABEL, UNIT_LABEL],
         },
     }
-
-
-def hostname(ref: Ref, settings: Settings) -> str:
-    """Return the host name of an endpoint (or of a boundary's gateway) in the provider's zone, "" without one."""
-    return f"{ref.name}.{settings.zone.strip('.')}" if settings.zone else ""

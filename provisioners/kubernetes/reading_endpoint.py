@@ -17,7 +17,6 @@ from uuid import UUID
 from provisioners.driver import Observed, ObservedUnit, Part, Power, Presence, Ref
 from provisioners.kubernetes import admission, reading, symptoms
 from provisioners.kubernetes import objects as marks
-from provisioners.kubernetes import pods as making
 from provisioners.kubernetes.applying import removal_handle
 from provisioners.kubernetes.gateways import DELIVERY_ANNOTATION, GATEWAY_NAME, GATEWAY_STEP, HOPELESS_EXIT, delivery_in
 from provisioners.kubernetes.objects import COMPONENT_LABEL, UNIT_LABEL, Object, dig, is_deleting, name_of, namespace_of
@@ -291,7 +290,8 @@ def _address(seen: EndpointSeen, settings: Settings) -> tuple[str, str]:
         if route is None or why_no_route([route]):
             return "", ""
         plain = settings.route_parent is not None and settings.route_parent.section == "http"
-        return f"{'http' if plain else 'https'}://{making.hostname(seen.ref, settings)}/v1", "tenant"
+        host = str(dig(route, "spec", "hostnames", 0, default=""))
+        return (f"{'http' if plain else 'https'}://{host}/v1", "tenant") if host else ("", "")
     if settings.access == "cluster":
         return f"http://{name_of(published)}.{namespace_of(published)}.svc/v1", "cluster"
     return gateway_address(seen.gateway, settings)
@@ -307,19 +307,16 @@ def gateway_address(seen: GatewaySeen, settings: Settings) -> tuple[str, str]:
             address = _lab_address(ready)
             return address, "lab" if address else ""
         case "load-balancer":
-            return _balanced(seen.service, settings)
+            return balanced(seen.service)
         case "cluster":
             return f"http://{GATEWAY_NAME}.{namespace_of(ready)}.svc/v1", "cluster"
         case _:
             return "", ""  # a route belongs to an endpoint
 
 
-def _balanced(service: Object | None, settings: Settings) -> tuple[str, str]:
-    given = dig(service, "status", "loadBalancer", "ingress", 0)
-    if service is None or given is None:
-        return "", ""
-    owner = marks.ref_of(service)
-    host = str(given.get("ip") or given.get("hostname") or "")
+def balanced(service: Object | None) -> tuple[str, str]:
+    """Return (base URL, from where it is reachable) of a load balancer; both `""` while it has none."""
+    host = balanced_host(service)
     try:
         literal = ip_address(host)
     except ValueError:
@@ -327,9 +324,13 @@ def _balanced(service: Object | None, settings: Settings) -> tuple[str, str]:
     else:
         reachable_from = "internet" if literal.is_global else "tenant"
         host = f"[{host}]" if literal.version == 6 else host
-    if settings.zone and owner is not None:
-        host = making.hostname(owner, settings)
     return (f"http://{host}/v1", reachable_from) if host else ("", "")
+
+
+def balanced_host(service: Object | None) -> str:
+    """Return the number or name that a load balancer was given, `""` while it has none."""
+    given = dig(service, "status", "loadBalancer", "ingress", 0) or {}
+    return str(given.get("ip") or given.get("hostname") or "")
 
 
 def _lab_address(pod: Object) -> str:

@@ -20,6 +20,8 @@ import yaml
 
 from provisioners.driver import Secret
 
+EXTERNAL_DNS: Final = "external-dns"
+DNS_RECORDS: Final = ("show", EXTERNAL_DNS)
 ACCESS: Final = ("route", "load-balancer", "cluster", "lab")
 """How an endpoint's address comes to be: an HTTPRoute, a Service of type LoadBalancer, the cluster's own DNS, a lab."""
 GATEWAY_PORT: Final = 8080
@@ -69,7 +71,12 @@ class Settings:
     tls_server_name: str = ""
     access: str = "cluster"
     zone: str = ""
-    """DNS zone of endpoint addresses with `route` and `load-balancer`."""
+    """DNS zone of endpoint addresses with `route` and `load-balancer`: `<endpoint>.<tenant>.<zone>`."""
+    dns_records: str = "show"
+    """Who sets their records: people (`show`), or ExternalDNS by annotations of ours with `load-balancer`; routes it
+    reads by itself."""
+    endpoint_ca_pem: str = ""
+    """Who signed the endpoints' certificates; read by who looks at addresses from outside, by no driver."""
     route_parent: RouteParent | None = None
     gateway_image: str = "registry.invalid/tenantry/gateway:unset"
     vllm_image: str = "registry.invalid/vllm/vllm-openai:unset"
@@ -129,7 +136,7 @@ class Settings:
 _TEXTS: Final = (
     "slug", "url", "ca_pem", "tls_server_name", "access", "zone", "gateway_image", "vllm_image", "system_namespace",
     "monitoring_namespace", "pod_security_version", "storage_class", "gateway_storage_class", "runtime_class",
-    "vm_network",
+    "vm_network", "dns_records", "endpoint_ca_pem",
 )  # fmt: skip
 _NUMBERS: Final = ("reads_per_s", "writes_per_s", "call_deadline_s", "list_deadline_s")
 _WHOLE: Final = ("cache_gib", "page")
@@ -197,8 +204,9 @@ def _checked(values: dict[str, Any]) -> Settings:
     if parts.username or parts.password:
         raise BadSettings("url: no credential belongs in an address")
     values["url"] = values["url"].rstrip("/")
-    if values.get("access", ACCESS[2]) not in ACCESS:
-        raise BadSettings(f"access: one of {', '.join(ACCESS)}")
+    for name, words in (("access", ACCESS), ("dns_records", DNS_RECORDS)):
+        if values.get(name, words[0]) not in words:
+            raise BadSettings(f"{name}: one of {', '.join(words)}")
     if values.get("access") == "route" and values.get("route_parent") is None:
         raise BadSettings("route_parent: with access route, the Gateway that routes attach to is needed")
     if values.get("vm_network") and not _NETWORK.fullmatch(values["vm_network"]):
@@ -212,12 +220,16 @@ def _checked(values: dict[str, Any]) -> Settings:
                 ip_network(cidr)
             except ValueError as error:
                 raise BadSettings(f"{name}: {cidr[:60]!r} is no network such as 10.20.0.0/16") from error
+    _check_amounts(values)
+    return Settings(**values)
+
+
+def _check_amounts(values: Mapping[str, Any]) -> None:
     for name in (*_NUMBERS, "page"):
         if values.get(name, 1) <= 0:
             raise BadSettings(f"{name}: must be above 0")
     if not 0 <= values.get("cache_gib", 0) <= LARGEST_CACHE_GIB:
         raise BadSettings(f"cache_gib: from 0 to {LARGEST_CACHE_GIB}")
-    return Settings(**values)
 
 
 def _number(name: str, value: object) -> float:

@@ -46,6 +46,9 @@ from tenants import gpu_catalogue, models_catalogue
 SECRET_STEP: Final = "serving.secret"  # noqa: S105 - a step's name
 REPLICA_STEP: Final = "serving.replica"
 SERVICE_STEP: Final = "serving.service"
+DNS_HOSTNAME: Final = "external-dns.alpha.kubernetes.io/hostname"
+DNS_TARGET: Final = "external-dns.alpha.kubernetes.io/target"
+"""Annotations that ExternalDNS reads on Services (its docs/annotations/annotations.md): which name leads where."""
 
 KINDS_OF_STEP: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
     SECRET_STEP: (("v1", "Secret"),),
@@ -133,6 +136,8 @@ def endpoint_steps(spec: EndpointSpec) -> tuple[Step, ...]:
         want = {"unit": _placed(unit), "serving": serving, "power": str(spec.power)}
         found.append(make(spec.ref, indexed(REPLICA_STEP, unit.index), want, EndpointPart(spec, unit)))
     service = {"model": spec.serving.model, "cut_off": spec.cut_off, "several": len(replicas(spec)) > 1}
+    if spec.host:
+        service["host"] = spec.host
     found.append(make(spec.ref, SERVICE_STEP, service, EndpointPart(spec)))
     by_name = {step.name: step for step in found}
     return tuple(by_name[name] for name in in_order(by_name))
@@ -441,13 +446,19 @@ def _weights_gib(serving: ServingSpec, unit: UnitSpec) -> float:
 # --- how an endpoint is reached -------------------------------------------------------------------
 
 
-def service_objects(spec: EndpointSpec, settings: Settings, served: Collection[str]) -> tuple[Object, ...]:
+def service_objects(
+    spec: EndpointSpec, settings: Settings, served: Collection[str], balanced: str = ""
+) -> tuple[Object, ...]:
     """Return what publishes an endpoint and watches over it; `served`: kinds that the cluster knows.
+
+    `balanced`: where the load balancer of its namespace answers, as far as DNS is to be told of it.
 
     A cut-off endpoint has no route. Raises `NotSupported` where addresses are to be routes and there are none.
     """
     namespace = spec.boundary.name
     found = [pods.service(spec.ref.name, namespace, {COMPONENT_LABEL: GATEWAY}, port=80, target="http")]
+    if balanced and spec.host:
+        found[0]["metadata"]["annotations"] = {DNS_HOSTNAME: spec.host, DNS_TARGET: balanced}
     if len(replicas(spec)) > 1:
         found.append(_disruption_budget(spec))
     if settings.monitoring_namespace and "PodMonitor" in served:
@@ -459,7 +470,7 @@ def service_objects(spec: EndpointSpec, settings: Settings, served: Collection[s
             msg = "the cluster serves no HTTPRoute: install the Gateway API, or choose another access for this provider"
             raise NotSupported(msg)
         if not spec.cut_off:
-            found.append(_route(spec.ref, namespace, settings))
+            found.append(_route(spec, namespace, settings))
     return tuple(found)
 
 
@@ -477,8 +488,8 @@ def _disruption_budget(spec: EndpointSpec) -> Object:
     }
 
 
-def _route(ref: Ref, namespace: str, settings: Settings) -> Object:
-    parent = settings.route_parent
+def _route(spec: EndpointSpec, namespace: str, settings: Settings) -> Object:
+    ref, parent = spec.ref, settings.route_parent
     if parent is None or not settings.zone:
         msg = "with access route, the provider needs a zone and the Gateway that routes attach to"
         raise DriverRejected(msg)
@@ -492,7 +503,8 @@ def _route(ref: Ref, namespace: str, settings: Settings) -> Object:
         "metadata": {"name": ref.name, "namespace": namespace},
         "spec": {
             "parentRefs": [attached],
-            "hostnames": [pods.hostname(ref, settings)],
+            # one whose name would be longer than DNS allows has its id for a name
+            "hostnames": [spec.host or f"{ref.name}.{settings.zone.strip('.')}"],
             "rules": [
                 {
                     "matches": [{"path": {"type": "PathPrefix", "value": "/v1"}}],

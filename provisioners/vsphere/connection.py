@@ -129,8 +129,13 @@ CONNECTION: Final = ProviderKind(
             ),
         ),
         Setting(
-            "zone", "Zone", "The DNS zone of endpoint addresses. Empty: they are shown as they are.",
-            example="models.example.net", refuses=_judged("zone"),
+            "zone", "Zone", "The DNS zone of endpoint addresses: endpoint.tenant.zone. Empty: they are shown as they "
+            "are.", example="models.example.net", refuses=_judged("zone"),
+        ),
+        Setting(
+            "endpoint_ca_pem", "Certificate authority of endpoints", "Who signed the certificates at endpoints’ "
+            "addresses, where this machine does not trust him: addresses are looked at from outside with it.",
+            is_long=True, refuses=_judged("endpoint_ca_pem"),
         ),
         Setting(
             "control_plane_ca_pem", "Certificate authority of this control plane", "Machines trust it when they "

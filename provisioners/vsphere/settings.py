@@ -84,7 +84,9 @@ class Settings:
     """Image slug of which endpoint VMs are made."""
     access: str = ACCESS[0]
     zone: str = ""
-    """DNS zone of endpoint addresses; empty: addresses are shown as they are."""
+    """DNS zone of endpoint addresses, `<endpoint>.<tenant>.<zone>`; empty: addresses are shown as they are."""
+    endpoint_ca_pem: str = ""
+    """Who signed the endpoints' certificates; read by who looks at addresses from outside, by no driver."""
     tenant_group: str = ""
     """Pattern of the tenant's group, with `{tenant}` in it; empty: nobody is let into vCenter."""
     whole_gpus: str = WHOLE_GPUS[0]
@@ -304,7 +306,7 @@ def _profile_id(name: str, value: object) -> str:
 
 
 _READERS: Final[tuple[tuple[tuple[str, ...], Callable[[str, object], Any]], ...]] = (
-    (("ca_pem", "control_plane_ca_pem"), _ca),
+    (("ca_pem", "control_plane_ca_pem", "endpoint_ca_pem"), _ca),
     (("thumbprint",), _thumbprint),
     (("call_deadline_s",), _seconds),
     (("page", "clones_per_host", "clones"), _whole),

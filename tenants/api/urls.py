@@ -64,6 +64,7 @@ PRODUCTS: list[Any] = [
     path(f"{TENANT}/endpoints/<str:name>/keys/<str:key>", products.KeyItem.as_view()),
     path(f"{TENANT}/endpoints/<str:name>/keys/<str:key>/roll", products.KeyRoll.as_view()),
     path(f"{TENANT}/endpoints/<str:name>/keys/<str:key>/limits", products.KeyLimits.as_view()),
+    path(f"{TENANT}/endpoints/<str:name>/address", serving.Address.as_view()),
     path(f"{TENANT}/endpoints/<str:name>/logs", serving.Logs.as_view()),
     path(f"{TENANT}/endpoints/<str:name>/logs/<str:log>", serving.LogItem.as_view()),
     path(f"{TENANT}/endpoints/<str:name>/benchmarks", serving.Benchmarks.as_view()),

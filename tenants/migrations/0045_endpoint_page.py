@@ -1,4 +1,4 @@
-"""What endpoints look like from minute to minute, their logs, benchmarks."""
+"""What endpoints look like from minute to minute, their logs, benchmarks, addresses seen from outside."""
 
 import uuid
 
@@ -12,7 +12,7 @@ from tenants.migrations.sql import statements
 
 
 class Migration(migrations.Migration):
-    """What endpoints look like from minute to minute, their logs, benchmarks."""
+    """What endpoints look like from minute to minute, their logs, benchmarks, addresses seen from outside."""
 
     dependencies = [
         ("tenants", "0044_moves"),
@@ -196,6 +196,35 @@ class Migration(migrations.Migration):
                         condition=models.Q(("failed__lte", models.F("sent"))), name="benchmark_counts"
                     ),
                 ],
+            },
+        ),
+        migrations.CreateModel(
+            name="AddressCheck",
+            fields=[
+                ("id", models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
+                ("address", models.CharField(max_length=300)),
+                ("ok", models.BooleanField()),
+                ("findings", models.JSONField(default=list)),
+                ("checked_at", models.DateTimeField()),
+                ("verified_at", models.DateTimeField(blank=True, null=True)),
+                ("due_at", models.DateTimeField()),
+                (
+                    "endpoint",
+                    models.OneToOneField(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="address_check",
+                        to="tenants.endpoint",
+                    ),
+                ),
+                (
+                    "tenant",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="+", to="tenants.tenant"
+                    ),
+                ),
+            ],
+            options={
+                "indexes": [models.Index(fields=["due_at"], name="address_check_due")],
             },
         ),
         migrations.RunSQL(statements("0045_endpoint_page.sql"), migrations.RunSQL.noop),

@@ -46,7 +46,7 @@ from tenants.models.quota import (
 )
 from tenants.models.reconciled import Intent, Reconciled
 from tenants.models.serving import FitCorrection, FitMeasurement, ModelStage
-from tenants.models.serving_look import Benchmark, EndpointLog, EndpointMinute
+from tenants.models.serving_look import AddressCheck, Benchmark, EndpointLog, EndpointMinute
 from tenants.models.ssh import SshAuthority, SshCertificate
 from tenants.models.system import SystemReport
 from tenants.models.tenant import Membership, Suspension, Tenant
@@ -56,6 +56,7 @@ from tenants.models.work import HostPlan, Notice
 
 __all__ = [
     "AccountLink",
+    "AddressCheck",
     "Allocation",
     "ApiToken",
     "AutoApprovalRule",

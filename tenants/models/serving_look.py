@@ -131,3 +131,25 @@ class Benchmark(models.Model):
             models.Index(fields=["endpoint", "created_at", "id"], name="benchmark_endpoint"),
             models.Index(fields=["created_at"], condition=Q(ended_at__isnull=True), name="benchmark_live"),
         ]
+
+
+class AddressCheck(models.Model):
+    """What was seen of an endpoint's address when a worker last looked at it as a caller would."""
+
+    id = primary_key()
+    tenant = models.ForeignKey("tenants.Tenant", on_delete=models.PROTECT, related_name="+")
+    endpoint = models.OneToOneField(Endpoint, on_delete=models.CASCADE, related_name="address_check")
+    address = models.CharField(max_length=300)
+    """That was looked at; of another one than the present one it says nothing."""
+    ok = models.BooleanField()
+    findings = models.JSONField(default=list)
+    """`{"key": word, "ok": bool, "text": what was seen, or what is missing}`, in the order of looking."""
+    checked_at = models.DateTimeField()
+    verified_at = models.DateTimeField(null=True, blank=True)
+    """When all was well last."""
+    due_at = models.DateTimeField()
+
+    class Meta:
+        indexes: ClassVar[list[models.Index]] = [
+            models.Index(fields=["due_at"], name="address_check_due"),
+        ]

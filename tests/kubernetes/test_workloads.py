@@ -444,14 +444,34 @@ def test_a_unit_that_takes_anothers_place_keeps_the_deployments_selector() -> No
 # --- how it is reached ----------------------------------------------------------------------------
 
 
-def test_a_route_leads_to_the_gateway_by_a_host_name_of_the_id() -> None:
-    found = workloads.service_objects(endpoint(), settings(**ROUTED), {"HTTPRoute"})
+def test_a_route_leads_to_the_gateway_by_the_name_of_the_address() -> None:
+    named = endpoint(host="chat.aurora.models.example.com")
+
+    found = workloads.service_objects(named, settings(**ROUTED), {"HTTPRoute"})
+    without = workloads.service_objects(endpoint(), settings(**ROUTED), {"HTTPRoute"})
 
     route = found[-1]
-    assert route["spec"]["hostnames"] == [f"{ENDPOINT.name}.models.example.com"]
+    assert route["spec"]["hostnames"] == ["chat.aurora.models.example.com"]
+    assert without[-1]["spec"]["hostnames"] == [f"{ENDPOINT.name}.models.example.com"]
     assert route["spec"]["parentRefs"][0]["sectionName"] == "https"
     assert route["spec"]["rules"][0]["backendRefs"][0]["name"] == found[0]["metadata"]["name"]
     assert found[0]["spec"]["selector"] == {objects.COMPONENT_LABEL: "gateway"}
+
+
+def test_dns_is_told_of_a_name_and_where_it_leads_and_the_name_is_part_of_what_is_wanted() -> None:
+    named = endpoint(host="chat.aurora.models.example.com")
+    balanced = settings(access="load-balancer", zone="models.example.com")
+
+    told = workloads.service_objects(named, balanced, set(), balanced="203.0.113.7")[0]
+    untold = workloads.service_objects(named, balanced, set())[0]
+    wants = [workloads.endpoint_steps(spec)[-1].want for spec in (named, endpoint())]
+
+    assert told["metadata"]["annotations"] == {
+        "external-dns.alpha.kubernetes.io/hostname": "chat.aurora.models.example.com",
+        "external-dns.alpha.kubernetes.io/target": "203.0.113.7",
+    }
+    assert "annotations" not in untold["metadata"]
+    assert wants[0] != wants[1]
 
 
 def test_without_the_gateway_api_a_route_is_refused_with_its_remedy_and_cut_off_there_is_none() -> None:

@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from tenants.actor import SYSTEM
 from tenants.benchmarks import Load, Result, Spread
-from tenants.models import Benchmark, Endpoint, EndpointLog
+from tenants.models import AddressCheck, Benchmark, Endpoint, EndpointLog
 from tenants.operations import endpoint_logs
 from tests.portal.world import build
 
@@ -131,3 +131,51 @@ def test_a_provider_that_cannot_be_read_is_told(world, browse):
     endpoint_logs.answered(log=row, lines=[], error="It could not be read: away.", actor=SYSTEM, now=timezone.now())
 
     assert "It could not be read: away." in text(mia.get(f"{CHAT}/logs/{row.pk}"))
+
+
+# --- the address ---------------------------------------------------------------------------------------
+
+
+def looked_at(*, ok: bool, address: str = "https://chat.acme.example.net/v1") -> None:
+    row = Endpoint.objects.get(name="chat")
+    now = timezone.now()
+    AddressCheck.objects.create(
+        tenant_id=row.tenant_id, endpoint=row, address=address, ok=ok, checked_at=now, due_at=now,
+        findings=[{"key": "name", "ok": ok, "text": "DNS has no record of chat.acme.example.net."}],
+    )  # fmt: skip
+
+
+def at(address: str, reachable_from: str) -> None:
+    Endpoint.objects.filter(name="chat").update(
+        address=address, reachable_from=reachable_from, observed={"leads_to": "http://10.0.0.7/v1"}
+    )
+
+
+def test_what_is_missing_of_an_address_stands_beside_it_with_the_record_to_set(world, browse):
+    at("https://chat.acme.example.net/v1", "tenant")
+    looked_at(ok=False)
+
+    page = text(browse(world.acme.member).get(CHAT))
+
+    assert "Not reached from outside yet" in page
+    assert "DNS has no record of chat.acme.example.net." in page
+    assert "chat.acme.example.net. A 10.0.0.7" in page
+
+
+@pytest.mark.parametrize(
+    ("reachable_from", "ok", "address", "said"),
+    [
+        ("tenant", True, "https://chat.acme.example.net/v1", "reached from outside"),
+        ("tenant", True, "https://another.example.net/v1", "It is looked at from outside within a minute."),
+        ("lab", False, "https://another.example.net/v1", "of this computer only"),
+        ("cluster", False, "https://another.example.net/v1", "from inside the cluster only"),
+    ],
+)
+def test_an_address_says_from_where_it_was_reached(world, browse, reachable_from, ok, address, said):
+    at("https://chat.acme.example.net/v1", reachable_from)
+    looked_at(ok=ok, address=address)
+
+    page = text(browse(world.acme.member).get(CHAT))
+
+    assert said in page
+    assert "Not reached from outside yet" not in page

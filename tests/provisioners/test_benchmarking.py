@@ -137,14 +137,18 @@ def test_a_stream_that_breaks_off_is_no_answer() -> None:
     assert (found.answered, found.errors) == (0, {"broken": 3})
 
 
-def test_a_budget_that_is_used_up_ends_it() -> None:
+def test_a_budget_that_is_used_up_ends_it_and_one_that_has_room_a_moment_later_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loading, "BUDGET_PAUSE_S", 0.01)
     model = Model()
-    model.statuses = {3: 402}
+    model.statuses = {2: 402} | dict.fromkeys(range(5, 9), 402)
 
     found = ran(model, concurrency=1, requests=50)
 
-    assert (found.answered, found.failed, found.stopped) == (2, 1, Stopped.BUDGET)
-    assert len(model.bodies) == 4
+    assert (found.answered, found.failed, found.stopped) == (3, 1, Stopped.BUDGET)
+    assert found.said == "said 402"
+    assert len(model.bodies) == 9
 
 
 def test_nothing_but_failures_end_it() -> None:

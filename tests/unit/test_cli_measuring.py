@@ -84,3 +84,18 @@ def test_the_newest_is_shown_and_one_is_cancelled(tenantry):  # noqa: F811
     assert (shown[0], cancelled[0]) == (0, 0)
     assert "throughput      9.90 requests/s, 1280.00 tokens/s written" in shown[1]
     assert "bm-aaaa ends" in cancelled[2]
+
+
+def test_an_address_is_shown_with_its_record_and_what_is_missing(tenantry):  # noqa: F811
+    told = {
+        "address": "https://chat.aurora.example.net/v1", "reachable_from": "tenant", "leads_to": "http://10.0.0.7/v1",
+        "record": {"name": "chat.aurora.example.net", "kind": "A", "value": "10.0.0.7"}, "ok": False,
+        "checked_at": "2026-06-01T12:00:00Z", "verified_at": None,
+        "findings": [{"key": "name", "ok": False, "text": "DNS has no record of it."}],
+    }  # fmt: skip
+
+    status, out, _err, _api = tenantry({f"GET {BASE}/address": told}, "address", "chat")
+
+    assert status == 3
+    assert "chat.aurora.example.net. A 10.0.0.7" in out
+    assert "missing DNS has no record of it." in out

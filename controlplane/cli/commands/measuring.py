@@ -1,4 +1,4 @@
-"""`tenantry logs endpoint/NAME`, `tenantry benchmark …`: looking at an endpoint through a worker."""
+"""`tenantry logs endpoint/NAME`, `address ENDPOINT`, `benchmark …`: looking at an endpoint through a worker."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ Name = Annotated[str, typer.Argument(metavar="ENDPOINT", help="An endpoint, by n
 def add_to(app: typer.Typer) -> None:
     """Add these commands."""
     app.command()(logs)
+    app.command()(address)
     benchmark.command("run")(run)
     benchmark.command("show")(show)
     benchmark.command("cancel")(cancel)
@@ -60,6 +61,24 @@ def logs(
         here.screen.line("  ".join(part for part in (line["at"], line["source"], line["text"]) if part))
     if not told["lines"]:
         here.screen.note("nothing of it has written a line yet")
+
+
+def address(ctx: typer.Context, name: Name) -> None:
+    """Show an endpoint's address, its DNS record, whether it was reached from outside; 3 where something is missing."""
+    here = session.of(ctx)
+    told: Json = here.client.get(f"{noun('endpoints').collection(tenant=here.tenant())}/{name}/address")
+    if here.screen.format != "table":
+        here.screen.document(told)
+    else:
+        here.screen.line(told["address"] or "it has no address yet")
+        if told["record"] is not None:
+            here.screen.line(f"  {told['record']['name']}. {told['record']['kind']} {told['record']['value']}")
+        for finding in told["findings"]:
+            here.screen.line(f"  {'ok     ' if finding['ok'] else 'missing'} {finding['text']}")
+        if told["ok"] is None:
+            here.screen.note("nobody looks at it from outside: it is an address of a laboratory or of a cluster")
+    if told["ok"] is False:
+        raise typer.Exit(3)
 
 
 def run(

@@ -16,12 +16,13 @@ from provisioners import (
     letting_in,
     listening,
     opening_consoles,
+    outside,
     reading_logs,
     staging_models,
 )
 
 BESIDE: Final = (
-    examination, certifying, letting_in, opening_consoles, listening, staging_models, reading_logs, benchmarking,
+    examination, certifying, letting_in, opening_consoles, listening, staging_models, reading_logs, benchmarking, outside,
 )  # fmt: skip
 
 

@@ -7,9 +7,10 @@ from typing import Literal, Self
 
 from pydantic import Field
 
+from tenants import addresses
 from tenants.api.serializers.base import In, Out
 from tenants.benchmarks import BOUNDS, Load, Result, Spread
-from tenants.models import Benchmark, EndpointLog
+from tenants.models import AddressCheck, Benchmark, Endpoint, EndpointLog
 from tenants.operations.endpoint_logs import MOST_LINES
 from tenants.states import BenchmarkState
 
@@ -168,6 +169,54 @@ class BenchmarkOut(Out):
             created_at=row.created_at,
             started_at=row.started_at,
             ended_at=row.ended_at,
+        )
+
+
+class DnsRecordOut(Out):
+    """A DNS record that is to be set."""
+
+    name: str
+    kind: str = Field(description="A, AAAA or CNAME.")
+    value: str
+
+
+class AddressFindingOut(Out):
+    """One thing that was looked at."""
+
+    key: str = Field(description="name, range, certificate or answer.")
+    ok: bool
+    text: str = Field(description="What was seen; where it is not well what is missing, and who does what.")
+
+
+class AddressOut(Out):
+    """An endpoint's address as a caller sees it."""
+
+    address: str = Field(description="Empty before it answers.")
+    reachable_from: str
+    leads_to: str = Field(description="Where it answers, in its provider's words.")
+    record: DnsRecordOut | None = Field(
+        description="The record that makes the name lead there; null where none is known."
+    )
+    ok: bool | None = Field(description="Whether it was reached from outside; null where nobody has looked.")
+    checked_at: datetime | None
+    verified_at: datetime | None = Field(description="When all was well last.")
+    findings: list[AddressFindingOut]
+
+    @classmethod
+    def of(cls, row: Endpoint) -> Self:
+        """Return an endpoint's address. In a read block."""
+        leads_to = str(row.observed.get(addresses.LEADS_TO) or "")
+        record = addresses.record_of(row.address, leads_to)
+        check = AddressCheck.objects.filter(endpoint=row, address=row.address).first()
+        return cls(
+            address=row.address,
+            reachable_from=row.reachable_from,
+            leads_to=leads_to,
+            record=None if record is None else DnsRecordOut(name=record.name, kind=record.kind, value=record.value),
+            ok=None if check is None else check.ok,
+            checked_at=None if check is None else check.checked_at,
+            verified_at=None if check is None else check.verified_at,
+            findings=[] if check is None else [AddressFindingOut(**each) for each in check.findings],
         )
 
 

@@ -9,7 +9,7 @@ from uuid import UUID
 from django.db.models import QuerySet
 
 from tenants.api.serializers.base import Out, Page, PageQuery, page_of
-from tenants.api.serializers.serving import BenchmarkIn, BenchmarkOut, LogIn, LogOut
+from tenants.api.serializers.serving import AddressOut, BenchmarkIn, BenchmarkOut, LogIn, LogOut
 from tenants.api.views.base import Call, reads, writes
 from tenants.api.views.products import OfEndpoint
 from tenants.errors import NotVisible
@@ -17,6 +17,18 @@ from tenants.models import Benchmark, EndpointLog
 from tenants.operations import benchmarks, endpoint_logs
 
 BenchmarkPage = page_of(BenchmarkOut)
+
+
+class Address(OfEndpoint):
+    """The address of one endpoint."""
+
+    @reads("endpoint-addresses.read", answers=AddressOut)
+    def get(self, call: Call) -> Out:
+        """Read the endpoint's address, the record with which it leads there, and whether it was reached from outside.
+
+        It is looked at as a caller would, each minute until all is well, then every ten minutes.
+        """
+        return AddressOut.of(call.target)
 
 
 class LogView(OfEndpoint):

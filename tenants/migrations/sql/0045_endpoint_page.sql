@@ -32,3 +32,19 @@ CREATE POLICY app_rule ON tenants_benchmark TO cp_app
 CREATE POLICY worker_rule ON tenants_benchmark TO cp_worker
   USING (app_actor() <> '') WITH CHECK (app_actor() <> '');
 CREATE TRIGGER live AFTER INSERT OR UPDATE ON tenants_benchmark FOR EACH ROW EXECUTE FUNCTION live_tell_load();
+
+-- Addresses are looked at by workers; people read what was seen.
+ALTER TABLE tenants_addresscheck ENABLE ROW LEVEL SECURITY;
+CREATE POLICY app_rule ON tenants_addresscheck TO cp_app
+  USING ((SELECT app_sees_all()) OR tenant_id = ANY ((SELECT app_tenants())::uuid[])) WITH CHECK (false);
+CREATE POLICY worker_rule ON tenants_addresscheck TO cp_worker
+  USING (app_actor() <> '') WITH CHECK (app_actor() <> '');
+CREATE FUNCTION live_tell_address() RETURNS trigger
+LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
+BEGIN
+  PERFORM pg_notify('tenantry_live', concat_ws(' ', 'endpoint', NEW.endpoint_id, NEW.tenant_id));
+  RETURN NULL;
+END $$;
+CREATE TRIGGER live AFTER INSERT ON tenants_addresscheck FOR EACH ROW EXECUTE FUNCTION live_tell_address();
+CREATE TRIGGER live_change AFTER UPDATE ON tenants_addresscheck FOR EACH ROW
+  WHEN (OLD.ok <> NEW.ok OR OLD.findings <> NEW.findings) EXECUTE FUNCTION live_tell_address();
