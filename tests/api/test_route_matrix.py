@@ -218,7 +218,7 @@ def test_every_rest_policy_has_a_route_and_every_route_a_policy():
     elsewhere = {
         "schema.read", "docs.read", "errors.read", "health.read",  # outside /api/v1
         "agents.enrol", "agents.config", "agents.serving", "agents.usage", "agents.report",
-        "agents.ssh_revoked",  # /agent/v1
+        "agents.ssh_revoked", "agents.lease", "agents.wake",  # /agent/v1
         "people.update_own",  # a person may name himself through people.update's operation
         "members.leave", "hosts.inventory",
         "platform.read",  # pages of the portal for everybody with a platform role
