@@ -22,7 +22,8 @@ from provisioners import (
 )
 
 BESIDE: Final = (
-    examination, certifying, letting_in, opening_consoles, listening, staging_models, reading_logs, benchmarking, outside,
+    examination, certifying, letting_in, opening_consoles, listening, staging_models, reading_logs, benchmarking,
+    outside,
 )  # fmt: skip
 
 
