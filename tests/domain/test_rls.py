@@ -13,6 +13,7 @@ from tenants import ledger
 from tenants.actor import ANONYMOUS, AUTH, Actor, Kind
 from tenants.models import (
     AccountLink,
+    AddressCheck,
     Allocation,
     ApiToken,
     AutoApprovalRule,
@@ -100,8 +101,8 @@ from tests.conftest import NOW
 pytestmark = pytest.mark.usefixtures("db")
 
 OWNED: tuple[type[models.Model], ...] = (
-    AccountLink, Allocation, ApiToken, Benchmark, Boundary, Budget, BudgetLease, ChainHead, Decision, Delegation,
-    Delivery, DeliveryAttempt, Endpoint, EndpointKey, EndpointLog, EndpointMinute, EndpointUsage, Event,
+    AccountLink, AddressCheck, Allocation, ApiToken, Benchmark, Boundary, Budget, BudgetLease, ChainHead, Decision,
+    Delegation, Delivery, DeliveryAttempt, Endpoint, EndpointKey, EndpointLog, EndpointMinute, EndpointUsage, Event,
     GatewayReplica, GatewayUsage, Hold, Intent, Machine, Membership, Move, Namespace, Notice, Person,
     PlatformMembership, Quota, QuotaCharge, Request, RequestComment, RequestStage, Revision, Rollout,
     ServiceAccount, SshAuthority, SshCertificate, Suspension, Tenant, Unit, UnitSize, UsageChange, UsageDay,
@@ -181,6 +182,7 @@ def world():
     )  # fmt: skip
     insert(Move, **common, endpoint=made[Endpoint], state="preparing", since=NOW)
     insert(Benchmark, **common, endpoint=made[Endpoint], revision=1, load={})
+    insert(AddressCheck, tenant=tenant, endpoint=made[Endpoint], address="x", ok=True, checked_at=NOW, due_at=NOW)
     insert(EndpointLog, tenant=tenant, endpoint=made[Endpoint], tail=1, asked_at=NOW)
     learnt = insert(FitCorrection, model=model, product="H100-80GB", created_at=NOW)
     insert(FitMeasurement, correction=learnt, start=first.pk, program="vLLM", at=NOW)

@@ -197,4 +197,5 @@ def test_an_endpoint_waits_for_the_proof_of_its_gateway_and_not_for_the_word_of_
     GatewayReplica.objects.update(reported_version=F("config_version"))
 
     assert before == "Its gateway has not enrolled."
-    assert PASS._missing_at_gateways(endpoint) == ""
+    again = Endpoint.objects.select_related("boundary__provider").get()
+    assert PASS._missing_at_gateways(again) == ""
