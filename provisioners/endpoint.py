@@ -298,7 +298,9 @@ class EndpointKind(ProductKind):
         if zero.is_waking(row):
             return False  # what was at zero a moment ago is all there, and answers nobody yet
         published = observed.part("serving.service").presence is Presence.PRESENT and bool(observed.address)
-        return published and any(
+        if not published or _is_unknown(row):
+            return False
+        return any(
             part.presence is Presence.PRESENT and part.ready and split(part.step)[0] == "serving.replica"
             for part in observed.parts
         )
@@ -338,6 +340,15 @@ class EndpointKind(ProductKind):
             units = list(Unit.objects.filter(allocation_id=row.allocation_id).values_list("pk", flat=True))
             gateways.removed(row.boundary_id, units=units, now=now)
             touch_gateways([row.boundary_id], now=now)
+
+
+def _is_unknown(row: Endpoint) -> bool:
+    """Whether no gateway knows yet of replicas that came up; once they work, news reach all gateways on the way."""
+    ready = condition_of(row.conditions, ConditionType.READY)
+    if ready is not None and ready["status"] == "True":
+        return False
+    enrolled = [replica for replica in known_gateways(row) if replica.enrolled_at is not None]
+    return bool(enrolled) and all(replica.reported_version < replica.config_version for replica in enrolled)
 
 
 def _rolling(row: Endpoint) -> Rollout | None:
