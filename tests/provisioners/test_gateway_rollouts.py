@@ -6,6 +6,8 @@ import asyncio
 from collections import Counter
 from typing import Any, Self
 
+import pytest
+
 from provisioners.gateway.protocol import LATENCY_MS, EndpointConfig, EndpointReport, RevisionReport, Waiting
 from tests.gateway_lab import Lab, Model, event_of, scenario, until
 
@@ -134,6 +136,7 @@ async def test_a_canary_that_cannot_be_reached_fails_nobody_and_counts_as_errors
     assert found.errors == found.requests
 
 
+@pytest.mark.slow
 @scenario
 async def test_a_drained_replica_ends_its_streams_and_gets_nothing_new(lab: Lab) -> None:
     new = await lab.model_beside("new")
@@ -179,6 +182,7 @@ async def test_requests_to_an_endpoint_at_zero_wait_and_are_all_answered_once_it
     assert len(lab.model.seen) == 30
 
 
+@pytest.mark.slow
 @scenario
 async def test_beyond_the_limit_and_the_time_they_are_told_when_to_come_again(lab: Lab) -> None:
     lab.control.publish(lab.asleep(limit=2, timeout_s=2))
@@ -192,6 +196,7 @@ async def test_beyond_the_limit_and_the_time_they_are_told_when_to_come_again(la
     assert all(int(headers["Retry-After"]) >= 1 for _, _, headers in answers)
 
 
+@pytest.mark.slow
 @scenario
 async def test_who_leaves_waits_no_more_and_a_key_that_was_revoked_meanwhile_opens_nothing(lab: Lab) -> None:
     lab.control.publish(lab.asleep(limit=1))

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from tests.gateway_lab import Lab, event_of, scenario, until
 
 ASKED = "quokka-in-the-question"
@@ -29,6 +31,7 @@ async def told(lab: Lab) -> str:
     return metrics + str(await lab.health()) + "".join(each.model_dump_json() for each in documents)
 
 
+@pytest.mark.slow
 @scenario
 async def test_no_body_no_answer_and_no_key_is_kept_logged_or_told(lab: Lab) -> None:
     lab.control.publish(lab.endpoint())

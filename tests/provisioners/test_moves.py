@@ -144,7 +144,7 @@ def serving(stage: Stage) -> list[str]:
 
 
 @pytest.mark.parametrize("delays", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["at-once", "with-delays"])
-@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("replicas", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_it_goes_to_machines_and_back_and_keeps_its_address_its_term_and_its_name(
     replicas: int, *, delays: bool
 ) -> None:
@@ -214,6 +214,7 @@ def test_both_answer_before_its_name_goes_over_which_people_may_decide_and_undo(
     assert_gone(stage)
 
 
+@pytest.mark.slow
 def test_the_old_place_stays_while_its_gateway_answers_somebody() -> None:
     stage = staged()
     GatewayReplica.objects.update(enrolled_at=stage.here.clock(), last_seen_at=stage.here.clock())
@@ -248,7 +249,9 @@ def test_a_new_place_that_breaks_is_left_by_itself() -> None:
     assert fresh(stage.row).phase == "Ready"
 
 
-@pytest.mark.parametrize("state", ["preparing", "beside", "watching", "undoing"])
+@pytest.mark.parametrize(
+    "state", ["watching", *(pytest.param(one, marks=pytest.mark.slow) for one in ("preparing", "beside", "undoing"))]
+)
 def test_deleted_on_its_way_it_leaves_nothing_at_either_place(state: str) -> None:
     stage = staged(delays=True)
     stage.do(moves.begin, ask=MoveAsk(BoundaryKind.VM, gpu=TO_VM.gpu, by_hand=state == "beside"))
