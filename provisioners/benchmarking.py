@@ -26,6 +26,7 @@ from django.db import connection
 from django.utils import timezone
 
 import provisioners
+from provisioners import lookout
 from provisioners.benchmark.order import PROGRESS, RESULT, TROUBLE, Order
 from tenants import reach
 from tenants.actor import SYSTEM
@@ -210,18 +211,4 @@ def beside(stop: threading.Event, *, clock: Clock = timezone.now) -> threading.T
         finally:
             connection.close()
 
-    def until_stopped() -> None:
-        try:
-            while not stop.wait(PAUSE_S):
-                try:
-                    look()
-                except DependencyDown:
-                    log.warning("the database does not answer; no benchmark is begun")
-                except Exception:
-                    log.exception("running benchmarks failed")
-        finally:
-            connection.close()
-
-    thread = threading.Thread(target=until_stopped, name="benchmarking", daemon=True)
-    thread.start()
-    return thread
+    return lookout.start("benchmarking", look, stop, pause_s=PAUSE_S, waits="no benchmark is begun")

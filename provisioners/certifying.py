@@ -13,15 +13,13 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Final
 
-from django.db import connection
 from django.utils import timezone
 
-from provisioners import connections
+from provisioners import connections, lookout
 from provisioners.driver import Certifies, Driver, DriverError
 from provisioners.specs_from_rows import ref_of
 from tenants import certificates
 from tenants.actor import SYSTEM
-from tenants.errors import DependencyDown
 from tenants.models import Boundary, Provider
 from tenants.operations import boundaries
 from tenants.states import BoundaryKind
@@ -111,22 +109,12 @@ def _later(row: Boundary, now: datetime) -> None:
 
 def beside(stop: threading.Event, *, clock: Clock = timezone.now) -> threading.Thread:
     """Start the thread that certifies until `stop` is set; whatever goes wrong is logged and tried again."""
+    looked_at: list[datetime] = []
 
-    def run() -> None:
-        looked_at: datetime | None = None
-        while not stop.wait(PAUSE_S):
-            now = clock()
-            whole = looked_at is None or now - looked_at > ROUND
-            try:
-                if not answer(clock, asked_only=not whole) and whole:
-                    looked_at = now
-            except DependencyDown:
-                log.warning("the database does not answer; certificates wait")
-            except Exception:  # a driver's fault on one boundary must not end this thread: the others' turns come
-                log.exception("certifying failed")
-            finally:
-                connection.close()
+    def look() -> None:
+        now = clock()
+        whole = not looked_at or now - looked_at[0] > ROUND
+        if not answer(clock, asked_only=not whole) and whole:
+            looked_at[:] = [now]
 
-    thread = threading.Thread(target=run, name="certifying", daemon=True)
-    thread.start()
-    return thread
+    return lookout.start("certifying", look, stop, pause_s=PAUSE_S, waits="certificates wait", keeps_connection=False)

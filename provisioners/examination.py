@@ -20,11 +20,10 @@ from django.db import connection
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
-from provisioners import lease
+from provisioners import lease, lookout
 from tenants import doctor
 from tenants.actor import SYSTEM
 from tenants.doctor import Result, State
-from tenants.errors import DependencyDown
 from tenants.models import SystemReport
 from tenants.transactions import acting
 
@@ -101,18 +100,6 @@ def _next(now: datetime) -> SystemReport | None:
 
 def beside(stop: threading.Event, *, clock: Clock = timezone.now) -> threading.Thread:
     """Start the thread that answers until `stop` is set; whatever goes wrong is logged and tried again."""
-
-    def run() -> None:
-        while not stop.wait(PAUSE_S):
-            try:
-                answer(clock)
-            except DependencyDown:
-                log.warning("the database does not answer; the doctor waits")
-            except Exception:
-                log.exception("the doctor failed")
-            finally:
-                connection.close()
-
-    thread = threading.Thread(target=run, name="doctor", daemon=True)
-    thread.start()
-    return thread
+    return lookout.start(
+        "doctor", lambda: answer(clock), stop, pause_s=PAUSE_S, waits="the doctor waits", keeps_connection=False
+    )

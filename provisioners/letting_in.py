@@ -12,15 +12,13 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Final
 
-from django.db import connection
 from django.utils import timezone
 
-from provisioners import connections
+from provisioners import connections, lookout
 from provisioners.boundary import people_of
 from provisioners.driver import Driver, DriverError, LetsPeopleIn
 from provisioners.specs_from_rows import ref_of
 from tenants.actor import SYSTEM
-from tenants.errors import DependencyDown
 from tenants.models import Boundary, NamespaceCredential, Provider
 from tenants.operations import namespace_access
 from tenants.operations.namespace_access import Answer
@@ -89,22 +87,4 @@ def _asked(row: NamespaceCredential, boundary: Boundary, driver_of: DriverOf) ->
 
 def beside(stop: threading.Event, *, clock: Clock = timezone.now) -> threading.Thread:
     """Start the thread that lets people in until `stop` is set; whatever goes wrong is logged and tried again."""
-
-    def run() -> None:
-        while not stop.wait(PAUSE_S):
-            try:
-                answer(clock)
-            except DependencyDown:
-                log.warning("the database does not answer; nobody is let in")
-            except Exception:
-                log.exception("letting people in failed")
-
-    def ended() -> None:
-        try:
-            run()
-        finally:
-            connection.close()
-
-    thread = threading.Thread(target=ended, name="letting-in", daemon=True)
-    thread.start()
-    return thread
+    return lookout.start("letting-in", lambda: answer(clock), stop, pause_s=PAUSE_S, waits="nobody is let in")

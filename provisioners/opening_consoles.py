@@ -12,10 +12,9 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Final
 
-from django.db import connection
 from django.utils import timezone
 
-from provisioners import connections
+from provisioners import connections, lookout
 from provisioners.driver import Driver, DriverError, ShowsConsoles
 from provisioners.specs_from_rows import ref_of
 from tenants import access
@@ -85,22 +84,4 @@ def _may(row: MachineConsole) -> bool:
 
 def beside(stop: threading.Event, *, clock: Callable[[], datetime] = timezone.now) -> threading.Thread:
     """Start the thread that opens consoles until `stop` is set; whatever goes wrong is logged and tried again."""
-
-    def run() -> None:
-        while not stop.wait(PAUSE_S):
-            try:
-                answer(clock)
-            except DependencyDown:
-                log.warning("the database does not answer; no console is opened")
-            except Exception:
-                log.exception("opening consoles failed")
-
-    def ended() -> None:
-        try:
-            run()
-        finally:
-            connection.close()
-
-    thread = threading.Thread(target=ended, name="opening-consoles", daemon=True)
-    thread.start()
-    return thread
+    return lookout.start("opening-consoles", lambda: answer(clock), stop, pause_s=PAUSE_S, waits="no console is opened")

@@ -16,12 +16,12 @@ from typing import Final
 from urllib.parse import urlsplit
 
 import httpx
-from django.db import connection
 from django.utils import timezone
 
+from provisioners import lookout
 from tenants import addresses, reach
 from tenants.actor import SYSTEM
-from tenants.errors import Conflict, DependencyDown
+from tenants.errors import Conflict
 from tenants.models import Endpoint, Provider
 from tenants.operations import address_checks
 from tenants.operations.address_checks import Finding
@@ -151,19 +151,4 @@ def _findings(row: Endpoint) -> list[Finding]:
 
 def beside(stop: threading.Event, *, clock: Callable[[], datetime] = timezone.now) -> threading.Thread:
     """Start the thread that looks until `stop` is set; whatever goes wrong is logged and tried again."""
-
-    def run() -> None:
-        try:
-            while not stop.wait(PAUSE_S):
-                try:
-                    look(clock)
-                except DependencyDown:
-                    log.warning("the database does not answer; no address is looked at")
-                except Exception:
-                    log.exception("looking at addresses failed")
-        finally:
-            connection.close()
-
-    thread = threading.Thread(target=run, name="outside", daemon=True)
-    thread.start()
-    return thread
+    return lookout.start("outside", lambda: look(clock), stop, pause_s=PAUSE_S, waits="no address is looked at")

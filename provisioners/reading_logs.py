@@ -12,10 +12,9 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Final
 
-from django.db import connection
 from django.utils import timezone
 
-from provisioners import connections
+from provisioners import connections, lookout
 from provisioners.driver import Driver, DriverError
 from provisioners.specs_from_rows import ref_of
 from tenants.actor import SYSTEM
@@ -62,22 +61,4 @@ def _read(row: EndpointLog, driver_of: Callable[[Provider], Driver]) -> list[tup
 
 def beside(stop: threading.Event, *, clock: Callable[[], datetime] = timezone.now) -> threading.Thread:
     """Start the thread that reads logs until `stop` is set; whatever goes wrong is logged and tried again."""
-
-    def run() -> None:
-        while not stop.wait(PAUSE_S):
-            try:
-                answer(clock)
-            except DependencyDown:
-                log.warning("the database does not answer; no log is read")
-            except Exception:
-                log.exception("reading logs failed")
-
-    def ended() -> None:
-        try:
-            run()
-        finally:
-            connection.close()
-
-    thread = threading.Thread(target=ended, name="reading-logs", daemon=True)
-    thread.start()
-    return thread
+    return lookout.start("reading-logs", lambda: answer(clock), stop, pause_s=PAUSE_S, waits="no log is read")

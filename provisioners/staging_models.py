@@ -12,11 +12,10 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Final
 
-from django.db import connection
 from django.db.models import F
 from django.utils import timezone
 
-from provisioners import connections
+from provisioners import connections, lookout
 from provisioners.driver import (
     Driver,
     DriverError,
@@ -94,22 +93,6 @@ def _files(row: ModelStage) -> ModelFiles:
 
 def beside(stop: threading.Event, *, clock: Callable[[], datetime] = timezone.now) -> threading.Thread:
     """Start the thread that follows stages until `stop` is set; whatever goes wrong is logged and tried again."""
-
-    def run() -> None:
-        while not stop.wait(PAUSE_S):
-            try:
-                follow(clock)
-            except DependencyDown:
-                log.warning("the database does not answer; no files of models are followed")
-            except Exception:
-                log.exception("following files of models failed")
-
-    def ended() -> None:
-        try:
-            run()
-        finally:
-            connection.close()
-
-    thread = threading.Thread(target=ended, name="staging-models", daemon=True)
-    thread.start()
-    return thread
+    return lookout.start(
+        "staging-models", lambda: follow(clock), stop, pause_s=PAUSE_S, waits="no files of models are followed"
+    )
