@@ -8,7 +8,7 @@ from tenants.api.serializers.base import Out
 from tenants.api.serializers.costs import CostQuery
 from tenants.api.views.base import Call, reads
 from tenants.api.views.costs import period_of
-from tenants.api.views.products import OfEndpoint
+from tenants.api.views.endpoints import OfEndpoint
 
 
 class Calls(OfEndpoint):

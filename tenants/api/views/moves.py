@@ -10,7 +10,7 @@ from django.db.models import QuerySet
 from tenants.api.serializers.base import Out, Page, PageQuery
 from tenants.api.serializers.moves import MoveIn, MoveOut, MovePage, UndoIn
 from tenants.api.views.base import Call, reads, writes
-from tenants.api.views.products import OfEndpoint
+from tenants.api.views.endpoints import OfEndpoint
 from tenants.models import Move
 from tenants.operations import moves
 

@@ -11,7 +11,7 @@ from django.db.models import QuerySet
 from tenants.api.serializers.base import Out, Page, PageQuery, page_of
 from tenants.api.serializers.serving import AddressOut, BenchmarkIn, BenchmarkOut, LogIn, LogOut
 from tenants.api.views.base import Call, reads, writes
-from tenants.api.views.products import OfEndpoint
+from tenants.api.views.endpoints import OfEndpoint
 from tenants.errors import NotVisible
 from tenants.models import Benchmark, EndpointLog
 from tenants.operations import benchmarks, endpoint_logs
