@@ -103,6 +103,18 @@ class BoundaryKind(StrEnum):
     CLUSTER = "cluster"
 
 
+class KeyScope(StrEnum):
+    """What a key of an endpoint may ask for."""
+
+    INFERENCE = "inference"
+    """Everything that the endpoint answers."""
+    CHAT = "chat"
+    COMPLETIONS = "completions"
+    EMBEDDINGS = "embeddings"
+    MODELS = "models"
+    """What is served, by name."""
+
+
 class BudgetPeriod(StrEnum):
     """After what time a budget begins anew; all begin in UTC."""
 

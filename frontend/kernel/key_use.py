@@ -18,7 +18,7 @@ from tenants.errors import InvalidSpec
 from tenants.key_limits import KeyLimits
 from tenants.models import BudgetLease, Endpoint, EndpointKey
 from tenants.operations.pricing import currency
-from tenants.states import BudgetPeriod
+from tenants.states import BudgetPeriod, KeyScope
 
 SHOWN: Final = timedelta(days=30)
 NANO: Final = 10**9
@@ -55,6 +55,8 @@ class KeyUse:
     tokens: int
     limits: tuple[str, ...]
     budgets: tuple[BudgetUse, ...] = ()
+    may: str = ""
+    """What alone it may ask for, in words; `""`: everything."""
 
     @property
     def used_up(self) -> BudgetUse | None:
@@ -75,6 +77,7 @@ def used(row: Endpoint, keys: Sequence[EndpointKey], *, now: datetime) -> dict[s
             tokens=sum(each.prompt_tokens + each.completion_tokens for each in calls.get(key.public_id, ())),
             limits=tuple(_rates(key)),
             budgets=tuple(_budgets(key, spent, now=now)),
+            may="" if KeyScope.INFERENCE.value in key.scopes else ", ".join(dict(scopes())[one] for one in key.scopes),
         )
         for key in keys
     }
@@ -122,6 +125,17 @@ def periods() -> list[tuple[str, str]]:
         (BudgetPeriod.DAY.value, _("each day")),
         (BudgetPeriod.WEEK.value, _("each week")),
         (BudgetPeriod.MONTH.value, _("each month")),
+    ]
+
+
+def scopes() -> list[tuple[str, str]]:
+    """Return what a key may ask for and how that is called."""
+    return [
+        (KeyScope.INFERENCE.value, _("Everything")),
+        (KeyScope.CHAT.value, _("Chat")),
+        (KeyScope.COMPLETIONS.value, _("Completions")),
+        (KeyScope.EMBEDDINGS.value, _("Embeddings")),
+        (KeyScope.MODELS.value, _("Names of models")),
     ]
 
 

@@ -25,7 +25,7 @@ from tenants.fit_corrections import SizeKey
 from tenants.models import AddressCheck, Endpoint, EndpointKey, EndpointUsage, Revision, Unit
 from tenants.operations import endpoints, fit_corrections
 from tenants.operations.pricing import all_prices, currency
-from tenants.states import ModelTask
+from tenants.states import KeyScope, ModelTask
 from tenants.transactions import reading
 
 OVERLAPS: Final = (0, 3600, 86400, 7 * 86400)
@@ -265,6 +265,7 @@ def keys(request: PageRequest, name: str) -> HttpResponse:
         key.told = used[key.public_id]  # type: ignore[attr-defined]  # for the page
     values = frame(request, row, "keys") | {
         "currency": currency(),
+        "scopes": [{"value": value, "label": label} for value, label in key_use.scopes()],
         "periods": [{"value": value, "label": label} for value, label in key_use.periods()],
         "keys": [key for key in found if _is_live(key, request)],
         "ended": [key for key in found if not _is_live(key, request)],
@@ -308,6 +309,7 @@ def create_key(request: PageRequest, name: str) -> HttpResponse:
             endpoint=row,
             name=title,
             expires_at=request.now + timedelta(days=days) if days else None,
+            scopes=[request.POST.get("scope") or KeyScope.INFERENCE.value],
             actor=request.actor,
             now=request.now,
         )

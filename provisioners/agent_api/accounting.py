@@ -24,6 +24,7 @@ from provisioners.gateway.protocol import (
     BudgetPeriod,
     BudgetUnit,
     EndpointKey,
+    KeyScope,
     RateLimits,
     TokenPrice,
 )
@@ -141,6 +142,7 @@ def keys_of(
             id=key.public_id,
             digest=key.digest,
             expires_at=key.expires_at,
+            scopes=tuple(KeyScope(scope) for scope in key.scopes),
             limits_id=key.lineage,
             rates=RateLimits(
                 requests_per_minute=_part(key.requests_per_minute, parts),

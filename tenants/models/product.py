@@ -18,6 +18,7 @@ from tenants.states import (
     ROLLOUT_FINAL,
     BudgetPeriod,
     IdleUnits,
+    KeyScope,
     ModelTask,
     MoveState,
     RolloutState,
@@ -297,6 +298,11 @@ class Move(models.Model):
         ]
 
 
+def everything() -> list[str]:
+    """Return the scopes of a key for which nobody said any."""
+    return [KeyScope.INFERENCE.value]
+
+
 class EndpointKey(models.Model):
     """Hash of a key clients use against an endpoint."""
 
@@ -307,6 +313,8 @@ class EndpointKey(models.Model):
     digest = models.CharField(max_length=64)
     """SHA-256, hex."""
     name = models.CharField(max_length=80)
+    scopes = ArrayField(WordField(), default=everything, db_default=[KeyScope.INFERENCE.value])
+    """What it may ask for, in the order of `KeyScope`."""
     author = models.ForeignKey("tenants.Person", null=True, on_delete=models.PROTECT, related_name="+")
     created_at = models.DateTimeField()
     expires_at = models.DateTimeField(null=True, blank=True)
@@ -327,6 +335,10 @@ class EndpointKey(models.Model):
         constraints: ClassVar[list[Any]] = [
             models.CheckConstraint(condition=Q(digest__regex=r"^[0-9a-f]{64}$"), name="endpoint_key_digest"),
             choice_check("endpoint_key_period", "budget_period", BudgetPeriod),
+            models.CheckConstraint(
+                condition=Q(scopes__contained_by=[scope.value for scope in KeyScope]) & Q(scopes__len__gt=0),
+                name="endpoint_key_scopes",
+            ),
             models.CheckConstraint(
                 condition=(Q(requests_per_minute__isnull=True) | Q(requests_per_minute__gt=0))
                 & (Q(tokens_per_minute__isnull=True) | Q(tokens_per_minute__gt=0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -21,7 +22,7 @@ from tenants.operations.allocations import expect_version
 from tenants.policies import ROUTES
 from tenants.serving_arguments import checked_arguments
 from tenants.specs import EndpointAsk, RevisionAsk, RolloutAsk
-from tenants.states import ProductKind
+from tenants.states import KeyScope, ProductKind
 from tenants.transactions import operation
 
 MAX_KEYS = 50
@@ -116,6 +117,7 @@ def new_key(
     now: datetime,
     expires_at: datetime | None,
     limits: KeyLimits | None = None,
+    scopes: Sequence[str] = (KeyScope.INFERENCE.value,),
 ) -> tuple[EndpointKey, str]:
     """Make a key in the caller's transaction; returns it with its plain text. The caller touches the gateways."""
     made = credentials.make(settings.TENANTRY_ENVIRONMENT)
@@ -125,6 +127,7 @@ def new_key(
         public_id=made.id,
         digest=made.digest.hex(),
         name=name,
+        scopes=list(scopes),
         author_id=actor.person_id,
         created_at=now,
         expires_at=expires_at,
@@ -197,9 +200,11 @@ def create_key(
     actor: Actor,
     now: datetime,
     limits: KeyLimits | None = None,
+    scopes: Sequence[str] = (KeyScope.INFERENCE.value,),
 ) -> tuple[EndpointKey, str]:
     """Make another key; returns it with its plain text, shown once. Raises `InvalidSpec`, `Conflict`."""
     row = _locked(endpoint, "endpoints.create_key", actor)
+    may = _scopes(scopes)
     if limits is not None:
         limits.check()
     if expires_at is not None and expires_at <= now:
@@ -208,17 +213,30 @@ def create_key(
     if EndpointKey.objects.filter(endpoint=row, revoked_at=None).count() >= MAX_KEYS:
         msg = f"An endpoint has at most {MAX_KEYS} live keys; revoke one first."
         raise Conflict(msg, code="too-many-keys")
-    key, secret = new_key(row, name, actor=actor, now=now, expires_at=expires_at, limits=limits)
-    desired.happened(row, "endpoint.key-created", actor=actor, at=now, key=key.public_id, name=name)
+    key, secret = new_key(row, name, actor=actor, now=now, expires_at=expires_at, limits=limits, scopes=may)
+    narrow = {} if may == [KeyScope.INFERENCE.value] else {"scopes": may}
+    desired.happened(row, "endpoint.key-created", actor=actor, at=now, key=key.public_id, name=name, **narrow)
     products.touch_gateways([row.boundary_id], now=now)
     return key, secret
+
+
+def _scopes(given: Sequence[str]) -> list[str]:
+    """Return scopes once each and in order. Raises `InvalidSpec`."""
+    words = [scope.value for scope in KeyScope]
+    unknown = sorted(set(given) - set(words))
+    if unknown or not given:
+        msg = f"A key may use one or more of: {', '.join(words)}."
+        raise InvalidSpec(msg, field="scopes", code="unknown-value")
+    if KeyScope.INFERENCE.value in given:
+        return [KeyScope.INFERENCE.value]
+    return [word for word in words if word in given]
 
 
 @operation
 def roll_key(
     *, endpoint: Endpoint, key: EndpointKey, overlap_s: int, actor: Actor, now: datetime
 ) -> tuple[EndpointKey, str]:
-    """Replace a key: the old one goes on for `overlap_s` seconds. Both have the old one's limits, together."""
+    """Replace a key: the old one goes on for `overlap_s` seconds. Both have its scopes, and its limits together."""
     row = _locked(endpoint, "endpoints.roll_key", actor)
     old = EndpointKey.objects.select_for_update(no_key=True).filter(pk=key.pk, endpoint=row).first()
     if old is None:
@@ -229,7 +247,9 @@ def roll_key(
     if not 0 <= overlap_s <= LONGEST_OVERLAP.total_seconds():
         msg = "The overlap lasts 0 seconds to 30 days."
         raise InvalidSpec(msg, field="overlap_s")
-    made, secret = new_key(row, old.name, actor=actor, now=now, expires_at=old.expires_at, limits=KeyLimits.of(old))
+    made, secret = new_key(
+        row, old.name, actor=actor, now=now, expires_at=old.expires_at, limits=KeyLimits.of(old), scopes=old.scopes
+    )
     made.lineage = old.limits_id
     made.save(update_fields=["lineage"])
     end = now + timedelta(seconds=overlap_s)

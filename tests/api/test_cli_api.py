@@ -119,9 +119,10 @@ def test_plan_says_where_it_would_run_and_changes_nothing(tenantry, member):
 def test_keys_are_made_rolled_and_revoked(tenantry, member):
     tenantry(member, "create", "endpoint", "chat", "--model", "llama-3-1-8b", "--gpu", GPU)
 
-    status, plain, _ = tenantry(member, "key", "create", "chat", "--name", "ci", "--for", "7d")
+    status, plain, _ = tenantry(member, "key", "create", "chat", "--name", "ci", "--for", "7d", "--scope", "chat")
     assert (status, plain.startswith("tnt_test_")) == (0, True)
     key = EndpointKey.objects.get(name="ci")
+    assert key.scopes == ["chat"]
     status, rolled, err = tenantry(member, "-o", "json", "key", "roll", "chat", key.public_id, "--overlap", "1h")
     assert status == 0, err
     status, _, err = tenantry(member, "key", "revoke", "chat", rolled["id"])

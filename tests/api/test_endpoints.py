@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from django.db import IntegrityError, transaction
 
-from tenants.models import Endpoint
+from tenants.models import Endpoint, EndpointKey
 from tenants.states import Role
 from tests import factories
 
@@ -106,6 +107,24 @@ def test_keys_are_made_rolled_and_revoked(me):
     assert gone.body["revoked_at"] is not None
     listed = me.get("tenants/acme/endpoints/chat/keys").body["items"]
     assert [k["key"] for k in listed] == [None] * 4
+
+
+def test_a_key_may_be_narrow_and_stays_so_when_it_is_rolled(me):
+    me.post("tenants/acme/endpoints", BODY)
+
+    made = me.post("tenants/acme/endpoints/chat/keys", {"name": "ci", "scopes": ["models", "chat", "chat"]})
+    assert (made.status, made.body["scopes"]) == (201, ["chat", "models"])
+    rolled = me.post(f"tenants/acme/endpoints/chat/keys/{made.body['id']}/roll", {"overlap_s": 60})
+    assert rolled.body["scopes"] == ["chat", "models"]
+    everything = me.post("tenants/acme/endpoints/chat/keys", {"name": "all", "scopes": ["chat", "inference"]})
+    assert everything.body["scopes"] == ["inference"]
+    for bad in ([], ["chat", "pause"], "chat", None):
+        refused = me.post("tenants/acme/endpoints/chat/keys", {"name": "bad", "scopes": bad})
+        assert (refused.status, refused.body["errors"][0]["field"].partition("[")[0]) == (400, "scopes"), refused.body
+    with pytest.raises(IntegrityError, match="endpoint_key_scopes"), transaction.atomic():
+        EndpointKey.objects.update(scopes=["pause"])
+    with pytest.raises(IntegrityError, match="endpoint_key_scopes"), transaction.atomic():
+        EndpointKey.objects.update(scopes=[])
 
 
 def test_deleting_needs_the_version_and_starts_the_end(me):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 import typer
 
-from controlplane.cli.app import app
+from controlplane.cli.app import app, hoisted
 from controlplane.cli.failures import ExitCode
 from controlplane.cli.nouns import ALL
 from controlplane.env import Environment
@@ -70,3 +71,25 @@ def test_every_link_of_the_documentation_leads_somewhere():
     ]
 
     assert dead == []
+
+
+def shown_commands():
+    """Yield every command line of `tenantry` that the pages show, in blocks and in running text."""
+    for page in (ROOT / "README.md", ROOT / "docs/endpoints.md"):
+        text = page.read_text(encoding="utf-8")
+        blocks = [line[4:] for line in text.splitlines() if line.startswith("    ")]
+        inline = [re.sub(r"\s+", " ", found) for found in re.findall(r"`([^`]+)`", text)]
+        for line in [*blocks, *inline]:
+            for part in re.split(r"\s*&&\s*", line.partition(" #")[0]):
+                if part.startswith("tenantry "):
+                    yield pytest.param(hoisted(shlex.split(part)[1:]), id=part.strip())
+
+
+@pytest.mark.parametrize("words", list(shown_commands()))
+def test_every_command_that_a_page_shows_can_be_typed(words):
+    command, context = typer.main.get_command(app), None
+    while hasattr(command, "commands"):
+        context = command.make_context(command.name or "tenantry", list(words), parent=context)
+        name, command, words = command.resolve_command(context, [*context._protected_args, *context.args])
+
+    command.make_context(name, list(words), parent=context)

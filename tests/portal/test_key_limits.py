@@ -58,6 +58,18 @@ def test_limits_are_set_in_the_portal_and_said_in_words_with_what_was_used(world
     assert "3.21 of 12.50 EUR, each week" in shown
 
 
+def test_a_key_is_made_that_may_ask_for_chat_only_and_says_so(world, browse):
+    mia = browse(world.acme.member)
+
+    made = mia.post(f"{KEYS}/new", {"name": "kiosk", "scope": "chat"})
+    assert made.status_code == 302
+    assert EndpointKey.objects.get(name="kiosk").scopes == ["chat"]
+    assert "only Chat" in mia.get(KEYS).content.decode()
+    mia.post(f"{KEYS}/new", {"name": "forged", "scope": "pause"})
+    assert not EndpointKey.objects.filter(name="forged").exists()
+    assert "A key may use one or more of" in mia.get(KEYS).content.decode()
+
+
 def test_what_each_key_used_stands_beside_it(world, key, browse):
     hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
     EndpointUsage.objects.filter(endpoint_id=world.acme.endpoint.pk).delete()

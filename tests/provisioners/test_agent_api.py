@@ -17,8 +17,17 @@ from provisioners import gateways, specs_from_rows
 from provisioners.agent_api import asgi, config
 from provisioners.driver import BoundaryKind, DriverRejected, ServingSpec
 from provisioners.gateway import keys
-from provisioners.gateway.protocol import ConfigDocument, EndpointState, EnrolAnswer, Envelope, Signer, parse, verify
-from tenants import desired, gateway_config, hop_keys
+from provisioners.gateway.protocol import (
+    ConfigDocument,
+    EndpointState,
+    EnrolAnswer,
+    Envelope,
+    KeyScope,
+    Signer,
+    parse,
+    verify,
+)
+from tenants import desired, gateway_config, hop_keys, states
 from tenants.actor import SYSTEM
 from tenants.models import (
     Allocation,
@@ -251,6 +260,16 @@ def test_the_configuration_says_endpoint_backend_and_keys(world: SimpleNamespace
     assert [(b.url, b.revision, b.weight) for b in endpoint.backends] == [(BACKEND, 1, 100)]
     assert [(k.id, k.digest) for k in endpoint.keys] == [(world.key.public_id, keys.digest(world.secret))]
     assert (document.boundary_uid, document.gateway_uid) == (world.boundary, world.gateway.uid)
+
+
+def test_the_gateway_is_told_what_a_key_may_ask_for(world: SimpleNamespace) -> None:
+    assert {scope.value for scope in KeyScope} == {scope.value for scope in states.KeyScope}
+    with acting(SYSTEM):
+        EndpointKey.objects.filter(pk=world.key.pk).update(scopes=["chat", "models"])
+    world.gateway.enrol()
+
+    [endpoint] = world.gateway.document().endpoints
+    assert endpoint.keys[0].scopes == (KeyScope.CHAT, KeyScope.MODELS)
 
 
 def test_the_keys_of_the_last_hop_reach_the_gateway_and_are_stored_nowhere_in_plain(world: SimpleNamespace) -> None:

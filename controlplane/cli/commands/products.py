@@ -454,12 +454,17 @@ def key_create(
     endpoint: Annotated[str, typer.Argument(help="The endpoint.")],
     name: Annotated[str, typer.Option(help="What the key is for.")] = "key",
     lasts: Annotated[str, typer.Option("--for", help="How long it lasts; default: as long as the endpoint.")] = "",
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(help="What it may ask for: chat, completions, embeddings, models; default: inference (all)."),
+    ] = None,
     limit: KeyLimit = None,
 ) -> None:
     """Make another key; its text is printed once, alone on standard output."""
     here = session.of(ctx)
     until: Json = {"expires_at": asks.instant(f"+{lasts}")} if lasts else {}
-    body: Json = {"name": name, **until, **asks.key_limits(limit or ())}
+    may: Json = {"scopes": scope} if scope else {}
+    body: Json = {"name": name, **until, **may, **asks.key_limits(limit or ())}
     _show_key(here, here.client.post(f"{_keys_of(here, endpoint)}", body).body)
 
 

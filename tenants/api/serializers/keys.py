@@ -13,7 +13,7 @@ from tenants.key_limits import MOST_REQUESTS, MOST_TOKENS, KeyLimits
 from tenants.models import (
     EndpointKey,
 )
-from tenants.states import BudgetPeriod
+from tenants.states import BudgetPeriod, KeyScope
 
 MoneyIn = Annotated[
     str,
@@ -48,6 +48,9 @@ class KeyIn(KeyLimitsIn):
 
     name: line(most=80)  # type: ignore[valid-type]
     expires_at: Moment | None = None
+    scopes: Annotated[list[KeyScope], Field(min_length=1, max_length=len(KeyScope))] = Field(
+        [KeyScope.INFERENCE], description="What it may ask for; inference: everything that the endpoint answers."
+    )
 
 
 class RollIn(In):
@@ -61,6 +64,8 @@ class KeyOut(Out):
 
     id: str
     name: str
+    scopes: list[KeyScope]
+    """What it may ask for."""
     author: str | None
     created_at: datetime
     expires_at: datetime | None
@@ -80,6 +85,7 @@ class KeyOut(Out):
         return cls(
             id=row.public_id,
             name=row.name,
+            scopes=[KeyScope(scope) for scope in row.scopes],
             author=str(row.author_id) if row.author_id else None,
             created_at=row.created_at,
             expires_at=row.expires_at,

@@ -63,6 +63,7 @@ class Keys(KeyView):
             name=call.body.name,
             expires_at=call.body.expires_at,
             limits=call.body.limits(),
+            scopes=call.body.scopes,
             actor=call.actor,
             now=call.now,
         )
