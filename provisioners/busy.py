@@ -10,7 +10,8 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from provisioners.passes import say
-from provisioners.rollouts import known_gateways, shown
+from provisioners.rollouts import known_gateways
+from tenants.gateway_reports import shown
 from tenants.operations.agents import is_busy
 from tenants.states import ConditionType, Reason, condition_of
 

@@ -28,11 +28,12 @@ from provisioners.driver import (
 from provisioners.lease import Claim
 from provisioners.passes import Engine, Prepared, Seen, Wait, in_transaction, say
 from provisioners.product import ProductKind, in_vm
-from provisioners.rollouts import FRESH, gateways_of, known_gateways, shown
+from provisioners.rollouts import FRESH, known_gateways
 from provisioners.specs_from_rows import endpoint_spec, serving_spec
 from provisioners.steps import indexed, split
 from tenants import addresses, desired, usage
 from tenants.actor import SYSTEM
+from tenants.gateway_reports import gateways_of, shown
 from tenants.models import Boundary, Endpoint, GatewayReplica, Revision, Rollout, Unit
 from tenants.operations import moves as moving
 from tenants.operations import rollouts as operations

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from provisioners.driver import EngineReport, Observed
-from provisioners.rollouts import gateways_of, shown
+from tenants.gateway_reports import gateways_of, shown
 from tenants.models import Endpoint, Revision, Unit
 from tenants.operations import fit_corrections
 

@@ -12,9 +12,10 @@ from uuid import UUID
 
 from provisioners.lease import StaleLease
 from provisioners.passes import in_transaction
-from provisioners.rollouts import FRESH, SOON_S, gateways_of, shown
+from provisioners.rollouts import FRESH, SOON_S
 from tenants import moves as course
 from tenants.actor import SYSTEM
+from tenants.gateway_reports import gateways_of, shown
 from tenants.models import Endpoint, Move
 from tenants.moves import Facts
 from tenants.operations import moves

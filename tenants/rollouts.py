@@ -152,16 +152,18 @@ def judged(figures: Figures, limits: RolloutLimits, bounds: Sequence[int]) -> st
             f"at most {limits.error_rate:.0%} may."
         )
     if limits.latency_ms is not None and (answers := sum(figures.latency)):
-        # Of what lies in the count around the limit nothing is known: only what surely took longer is held against it.
-        slow = sum(
-            count for count, floor in zip(figures.latency, (0, *bounds), strict=False) if floor >= limits.latency_ms
-        )
+        slow = slow_answers(figures, limits.latency_ms, bounds)
         if slow / answers > SLOW_SHARE:
             return (
                 f"{slow} of its {answers} answers took longer than {limits.latency_ms} ms ({slow / answers:.0%}); "
                 f"at most {SLOW_SHARE:.0%} may."
             )
     return ""
+
+
+def slow_answers(figures: Figures, latency_ms: int, bounds: Sequence[int]) -> int:
+    """Return how many answers took longer than `latency_ms`: of what lies in the count around it nothing is known."""
+    return sum(count for count, floor in zip(figures.latency, (0, *bounds), strict=False) if floor >= latency_ms)
 
 
 def weights(course: Course, plan: Plan, ready: Sequence[UUID]) -> dict[UUID, int]:

@@ -158,7 +158,8 @@ ALL: Final[tuple[Noun, ...]] = (
     _noun("revisions", "revision", "tenant",
           "NR=number MODEL=model RUNTIME=runtime ARGUMENTS=arguments:pairs AGE=created_at:ago", child_of="endpoints"),
     _noun("rollouts", "rollout", "tenant",
-          "FROM=before TO=revision STRATEGY=strategy STATE=state WEIGHT=weight HELD=held SINCE=since:ago "
+          "FROM=before TO=revision STRATEGY=strategy STATE=state WEIGHT=weight REQUESTS=standing.requests "
+          "FAILED=standing.errors HELD=held SINCE=since:ago "
           "NOTE=note:why REASON=reason:why", child_of="endpoints"),
     _noun("moves", "move", "tenant",
           "FROM=source.provider KIND=source.kind TO=target.provider TO_KIND=target.kind STATE=state SINCE=since:ago "

@@ -12,17 +12,19 @@ from django.shortcuts import render
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
+from frontend.design import numbers
 from frontend.forms import wishes
 from frontend.kernel import stock
 from frontend.kernel.page import PageRequest, page
 from frontend.views import endpoints as pages
 from frontend.views import products
 from frontend.views.products import ENDPOINTS
-from tenants import revision_diff
+from tenants import canary_figures, revision_diff
 from tenants.errors import Conflict, InvalidSpec
 from tenants.feasibility import policy_of
 from tenants.models import Endpoint, Revision, Rollout
 from tenants.operations import endpoints, rollouts
+from tenants.rollouts import SLOW_SHARE
 from tenants.specs import RevisionAsk, RolloutAsk, RolloutLimits, RolloutStep
 from tenants.states import RolloutState, RolloutStrategy
 from tenants.transactions import reading
@@ -79,7 +81,7 @@ def show(request: PageRequest, name: str) -> HttpResponse:
             {"key": "why", "label": _("Why")},
             {"key": "began", "label": _("Began")},
         ],
-        "live": None if live is None else _told(live),
+        "live": None if live is None else _told(live) | _standing(row, live),
         "past": [_told(one) for one in past.exclude(ended_at=None)[:PAST_SHOWN]],
         "model": present.model.name if present is not None else "",
         "arguments": present.arguments if present is not None else {},
@@ -121,6 +123,37 @@ def _told(row: Rollout) -> dict[str, Any]:
         "can_resume": row.held_at is not None,
         "can_abort": row.ended_at is None and row.state != RolloutState.ABORTING.value,
     }
+
+
+def _standing(row: Endpoint, live: Rollout) -> dict[str, Any]:
+    """Return what came of the new revision's requests at this step, beside what they may cost."""
+    if live.state != RolloutState.STEPPING.value:
+        return {}
+    live.endpoint = row
+    found = canary_figures.standing(live)
+    told = [
+        {
+            "label": _("Failed"),
+            "value": _ratio(found.errors, found.requests),
+            "note": _("no limit")
+            if found.most_error_share is None
+            else _("at most %(share)s may") % {"share": numbers.percent(found.most_error_share)},
+        }
+    ]
+    if found.most_ms is not None:
+        told.append(
+            {
+                "label": _("Slower than %(ms)s ms") % {"ms": numbers.number(found.most_ms)},
+                "value": _ratio(found.slow, found.answers),
+                "note": _("at most %(share)s may") % {"share": numbers.percent(SLOW_SHARE)},
+            }
+        )
+    return {"standing": found, "told": told}
+
+
+def _ratio(part: int, whole: int) -> str:
+    """Return a part as per cent, and as nothing known where there is no whole."""
+    return numbers.percent(part / whole if whole else None, 1)
 
 
 @page("endpoints.revise", methods=("POST",))

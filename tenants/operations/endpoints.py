@@ -214,7 +214,7 @@ def create_key(
         msg = f"An endpoint has at most {MAX_KEYS} live keys; revoke one first."
         raise Conflict(msg, code="too-many-keys")
     key, secret = new_key(row, name, actor=actor, now=now, expires_at=expires_at, limits=limits, scopes=may)
-    narrow = {} if may == [KeyScope.INFERENCE.value] else {"scopes": may}
+    narrow: dict[str, Any] = {} if may == [KeyScope.INFERENCE.value] else {"scopes": may}
     desired.happened(row, "endpoint.key-created", actor=actor, at=now, key=key.public_id, name=name, **narrow)
     products.touch_gateways([row.boundary_id], now=now)
     return key, secret

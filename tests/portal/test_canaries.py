@@ -78,7 +78,7 @@ MACHINE = {
     "role", "product", "profile", "spread_group", "avoid_hosts", "rule", "units", "principal", "message_id",
     "step", "handle", "error", "currency", "body", "key_id", "item", "public_key", "kept",
     "strategy", "steps", "on_new", "baseline", "idle_units", "source", "target", "budget", "lineage", "budget_period",
-    "commit", "gating", "task", "geometry", "config_digest", "quantisation", "load", "result", "findings",
+    "scopes", "commit", "gating", "task", "geometry", "config_digest", "quantisation", "load", "result", "findings",
 }  # fmt: skip
 """Columns that hold words of the product, never of people; a new column has to be put here or above."""
 

@@ -12,6 +12,7 @@ from provisioners.agent_api import config
 from provisioners.agent_api.polling import acting_gateway
 from provisioners.gateway.protocol import LATENCY_MS, ConfigDocument
 from provisioners.sandbox import control
+from tenants import canary_figures
 from tenants.errors import Conflict, InvalidSpec
 from tenants.models import (
     Endpoint,
@@ -239,6 +240,9 @@ def test_what_was_counted_before_its_step_is_not_held_against_it() -> None:
     stage.drive(stage.is_at("stepping"))
 
     stage.counts = {2: (1030, 900)}
+    stage.report()
+    seen = canary_figures.standing(stage.rollout)
+    assert (seen.requests, seen.errors, seen.is_judged) == (30, 0, True)
     stage.drive(stage.is_at("stepping", 1), most=80)
 
 

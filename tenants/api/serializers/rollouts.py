@@ -8,9 +8,8 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from tenants.api.serializers.base import In, Out, text
-from tenants.models import (
-    Rollout,
-)
+from tenants.canary_figures import Standing
+from tenants.models import Rollout
 from tenants.operations.rollouts import LONGEST_STEP_S, MOST_STEPS
 from tenants.specs import (
     RolloutAsk,
@@ -83,6 +82,30 @@ class AbortIn(In):
     reason: text(500) = ""  # type: ignore[valid-type]
 
 
+class StandingOut(Out):
+    """How a revision that is tried out stands since its present step began, as gateways reported last."""
+
+    requests: int
+    needed_requests: int
+    """So many before anything is concluded."""
+    errors: int
+    answers: int
+    """Those whose time was counted."""
+    slow_answers: int
+    """Of these, those that surely took longer than `limits.latency_ms`; 0 without such a limit."""
+
+    @classmethod
+    def of(cls, found: Standing) -> StandingOut:
+        """Return a standing."""
+        return cls(
+            requests=found.requests,
+            needed_requests=found.needed,
+            errors=found.errors,
+            answers=found.answers,
+            slow_answers=found.slow,
+        )
+
+
 class RolloutOut(Out):
     """Another revision taking over."""
 
@@ -107,9 +130,11 @@ class RolloutOut(Out):
     author: str | None
     created_at: datetime
     ended_at: datetime | None
+    standing: StandingOut | None
+    """Only where the rollouts of one endpoint are asked for, and of one that is at a step."""
 
     @classmethod
-    def of(cls, row: Rollout) -> RolloutOut:
+    def of(cls, row: Rollout, *, standing: Standing | None = None) -> RolloutOut:
         """Return a rollout; both revisions must be loaded."""
         stepping = row.state == RolloutState.STEPPING.value
         return cls(
@@ -129,4 +154,5 @@ class RolloutOut(Out):
             author=str(row.author_id) if row.author_id else None,
             created_at=row.created_at,
             ended_at=row.ended_at,
+            standing=None if standing is None else StandingOut.of(standing),
         )

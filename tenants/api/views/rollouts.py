@@ -7,6 +7,7 @@ from typing import Any
 
 from django.db.models import QuerySet
 
+from tenants import canary_figures
 from tenants.api.serializers.base import Out, Page, PageQuery, page_of
 from tenants.api.serializers.endpoints import (
     EndpointOut,
@@ -14,12 +15,9 @@ from tenants.api.serializers.endpoints import (
 from tenants.api.serializers.rollouts import AbortIn, RollbackIn, RolloutOut
 from tenants.api.views.base import Call, reads, writes
 from tenants.api.views.endpoints import EndpointView, OfEndpoint
-from tenants.models import (
-    Rollout,
-)
-from tenants.operations import (
-    rollouts,
-)
+from tenants.models import Rollout
+from tenants.operations import rollouts
+from tenants.states import RolloutState
 
 RolloutPage = page_of(RolloutOut)
 
@@ -32,8 +30,11 @@ class RolloutView(OfEndpoint):
         return Rollout.objects.filter(endpoint=call.target).select_related("before", "revision")
 
     def show(self, row: Rollout, call: Call, secrets: Mapping[str, str]) -> Out:  # noqa: ARG002
-        """Return a rollout."""
-        return RolloutOut.of(row)
+        """Return a rollout; of the one that is at a step, how it stands."""
+        if row.state != RolloutState.STEPPING.value:
+            return RolloutOut.of(row)
+        row.endpoint = call.target
+        return RolloutOut.of(row, standing=canary_figures.standing(row))
 
     def again(self, row: Any, call: Call) -> Any:
         """Return the rollout read anew."""
