@@ -10,13 +10,13 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Final
-from uuid import uuid4
 
 from aiohttp import web
 
@@ -305,4 +305,4 @@ def _check_open(endpoint: EndpointConfig) -> None:
 def _request_id(request: web.BaseRequest) -> str:
     """Keep the caller's id where it is harmless, else make one."""
     given = request.headers.get("X-Request-Id", "")
-    return given if _REQUEST_ID.fullmatch(given) else uuid4().hex
+    return given if _REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
