@@ -121,11 +121,9 @@ class Forwarding:
             try:
                 answer = await self._upstream.answer(ask)
             except asyncio.CancelledError:
-                if ask.connection is not None:
-                    if asked.streamed:  # nothing of it was seen, so there is nothing to count it by
-                        ask.connection.close()
-                    else:
-                        self._leftovers.take(call, ask.connection, health)
+                sent = ask.connection  # a stream has said nothing yet, so there is nothing to read on for
+                if sent is not None and (asked.streamed or not self._leftovers.take(call, sent, health)):
+                    sent.close()
                 raise
             if answer.status != HTTPStatus.UNAUTHORIZED:
                 health.hop_key = key

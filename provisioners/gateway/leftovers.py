@@ -43,20 +43,21 @@ class Leftovers:
         """Return how many there are."""
         return len(self._tasks)
 
-    def take(self, call: Call, answer: Connection, health: Health, found: UsageFinder | None = None) -> None:
+    def take(self, call: Call, answer: Connection, health: Health, found: UsageFinder | None = None) -> bool:
         """Read `answer` to its end, beside; `found` has seen what was read of it already.
 
-        From here on `call` is not the request's any more, which sees that by `left_over`. Does nothing while the
-        gateway ends.
+        From here on `call` is not the request's any more, which sees that by `left_over`. False while the gateway
+        ends: then nothing was taken.
         """
         if self._closed:
-            return
+            return False
         call.left_over = True
         health.in_flight += 1
         self._begins()
         task = asyncio.create_task(self._read(call, answer, health, found or UsageFinder()), name="leftover")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return True
 
     async def _read(self, call: Call, answer: Connection, health: Health, found: UsageFinder) -> None:
         call.outcome = RequestOutcome.CLIENT_DROPPED
