@@ -163,7 +163,7 @@ def usage_in(text: bytes) -> Usage | None:
     while (at := text.rfind(b'"usage"', 0, at)) >= 0:
         found = _USAGE.match(text, at)
         try:
-            usage = usage_of({"usage": json.loads(found[1])}) if found is not None else None
+            usage = usage_of({"usage": from_json(found[1])}) if found is not None else None
         except ValueError:
             continue
         if usage is not None:

@@ -83,11 +83,14 @@ class Seen:
     events_s: float
     first: list[float]
     """Request sent to first byte of the answer's body, less the model's pause."""
+    kept: list[float]
+    """The same, without the first request of each caller, which has to connect as well."""
 
 
 async def run(load: Load, base: str, key: str) -> Seen:
     """Put `load` on `base`; every answer must be right."""
     first: list[float] = []
+    kept: list[float] = []
     events = 0
     headers = [("Authorization", f"Bearer {key}"), ("Content-Type", "application/json")]
     question = {"model": "alpha", "messages": [{"role": "user", "content": "hello " * 50}]}
@@ -95,7 +98,7 @@ async def run(load: Load, base: str, key: str) -> Seen:
     async def caller(upstream: Upstream, number: int) -> None:
         nonlocal events
         chance = random.Random(number)  # the same pauses both ways
-        for _ in range(load.requests):
+        for turn in range(load.requests):
             pause_ms = load.pause_ms * (1 if load.in_step else chance.uniform(0.5, 1.5))
             asked = {**question, "stream": bool(load.tokens), "tokens": load.tokens, "pause_ms": pause_ms}
             body = json.dumps(asked).encode()
@@ -103,7 +106,10 @@ async def run(load: Load, base: str, key: str) -> Seen:
             answer = await upstream.answer(Ask(f"{base}/v1", "chat/completions", headers, body))
             assert answer.status == 200, await answer.read()
             chunk = await answer.chunk()
-            first.append((time.perf_counter() - began) * 1000 - pause_ms)
+            took_ms = (time.perf_counter() - began) * 1000 - pause_ms
+            first.append(took_ms)
+            if turn:
+                kept.append(took_ms)
             whole = chunk + await answer.read()
             answer.close()
             if load.tokens:
@@ -117,7 +123,7 @@ async def run(load: Load, base: str, key: str) -> Seen:
     await asyncio.gather(*(caller(upstream, number) for number in range(load.callers)))
     took = time.perf_counter() - began
     upstream.close()
-    return Seen(load.callers * load.requests / took, events / took, first)
+    return Seen(load.callers * load.requests / took, events / took, first, kept)
 
 
 async def measure(rounds: int, say: Callable[[str], None]) -> None:
@@ -165,16 +171,22 @@ def _print(load: Load, direct: list[Seen], through: list[Seen], say: Callable[[s
     def rate(found: list[Seen]) -> float:
         return statistics.median(s.events_s if load.tokens else s.requests_s for s in found)
 
-    def first(found: list[Seen], share: float) -> float:
-        times = sorted(one for s in found for one in s.first)
-        return times[min(len(times) - 1, int(len(times) * share))]
+    def late(times: list[float], share: float) -> float:
+        return sorted(times)[min(len(times) - 1, int(len(times) * share))]
+
+    def say_times(what: str, share: float, one: list[float], other: list[float]) -> None:
+        ours, theirs = late(other, share), late(one, share)
+        say(f"  {what} p{share * 100:.0f} ms: direct {theirs:7.2f}  gateway {ours:7.2f}  more {ours - theirs:+.2f}")
 
     unit = "tokens/s" if load.tokens else "requests/s"
     say(load.name)
     say(f"  {unit}: direct {rate(direct):8.1f}  gateway {rate(through):8.1f}  ratio {rate(through) / rate(direct):.3f}")
     for share in (0.5, 0.99):
-        one, other = first(direct, share), first(through, share)
-        say(f"  first byte p{share * 100:.0f} ms: direct {one:7.2f}  gateway {other:7.2f}  more {other - one:+.2f}")
+        say_times("first byte", share, *([t for s in found for t in s.first] for found in (direct, through)))
+    if load.requests > 1:
+        say_times(
+            "the same on kept connections", 0.99, *([t for s in found for t in s.kept] for found in (direct, through))
+        )
 
 
 def _cpu_s(pid: int) -> float:
