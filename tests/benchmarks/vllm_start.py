@@ -196,13 +196,15 @@ def _check_same(call: Call, argv: Sequence[str], environment: Mapping[str, str])
     assert differing <= _OWN, f"environments differ in {sorted(differing - _OWN)}"
 
 
-_OWN = {"HOME", "VLLM_CACHE_ROOT", KEY_VARIABLE, "VLLM_PORT"}
+_OWN = {"HOME", "VLLM_CACHE_ROOT", KEY_VARIABLE}
+"""What differs: whose folders, and the key."""
 CACHE = Path(tempfile.gettempdir()) / "tenantry-vllm-by-hand"
 """Of what vLLM learns at a first start, as the sandbox keeps one too."""
 
 
 def main(rounds: int) -> int:
     """Run alternating starts and print them; 1 where the aim is missed."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # end what was started, then ourselves
     product: list[float] = []
     by_hand: list[float] = []
     with installation() as (people, _):
