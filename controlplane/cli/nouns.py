@@ -153,7 +153,8 @@ ALL: Final[tuple[Noun, ...]] = (
           "BETWEEN_P99_MS=result.between_ms.p99 AGE=created_at:ago WHY=reason:why", child_of="endpoints"),
     _noun("keys", "key", "tenant",
           "ID=id NAME=name MAY=scopes:names REQUESTS/MIN=requests_per_minute TOKENS/MIN=tokens_per_minute "
-          "TOKENS=budget_tokens MONEY=budget_money PER=budget_period EXPIRES=expires_at:until REVOKED=revoked_at:ago "
+          "TOKENS=budget_tokens TOKENS_SPENT=spent_tokens MONEY=budget_money MONEY_SPENT=spent_money "
+          "PER=budget_period ANEW=budget_ends_at:until EXPIRES=expires_at:until REVOKED=revoked_at:ago "
           "LAST_USED=last_used_at:ago AGE=created_at:ago", child_of="endpoints"),
     _noun("revisions", "revision", "tenant",
           "NR=number MODEL=model RUNTIME=runtime ARGUMENTS=arguments:pairs AGE=created_at:ago", child_of="endpoints"),

@@ -8,20 +8,18 @@ from datetime import datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Final
 
-from django.db.models import F, Sum
 from django.utils.translation import gettext as _
 
 from frontend.design import numbers
-from tenants import endpoint_calls
-from tenants.budget_periods import end_of, start_of
+from tenants import endpoint_calls, key_budgets
 from tenants.errors import InvalidSpec
+from tenants.key_budgets import NANO, KeySpend
 from tenants.key_limits import KeyLimits
-from tenants.models import BudgetLease, Endpoint, EndpointKey
+from tenants.models import Endpoint, EndpointKey
 from tenants.operations.pricing import currency
 from tenants.states import BudgetPeriod, KeyScope
 
 SHOWN: Final = timedelta(days=30)
-NANO: Final = 10**9
 NEARLY: Final = 80
 """Per cent of a budget from which on it is nearly used up."""
 
@@ -69,26 +67,18 @@ def used(row: Endpoint, keys: Sequence[EndpointKey], *, now: datetime) -> dict[s
     calls: dict[str, list[endpoint_calls.Calls]] = {}
     for each in endpoint_calls.calls(row, now - SHOWN, now):
         calls.setdefault(each.key, []).append(each)
-    spent = _spent(row, keys, now=now)
+    spent = key_budgets.spent(keys, now=now)
     return {
         key.public_id: KeyUse(
             requests=sum(each.requests for each in calls.get(key.public_id, ())),
             errors=sum(each.errors for each in calls.get(key.public_id, ())),
             tokens=sum(each.prompt_tokens + each.completion_tokens for each in calls.get(key.public_id, ())),
             limits=tuple(_rates(key)),
-            budgets=tuple(_budgets(key, spent, now=now)),
+            budgets=tuple(_budgets(key, spent.get(key.public_id))),
             may="" if KeyScope.INFERENCE.value in key.scopes else ", ".join(dict(scopes())[one] for one in key.scopes),
         )
         for key in keys
     }
-
-
-def _spent(row: Endpoint, keys: Sequence[EndpointKey], *, now: datetime) -> dict[tuple[str, datetime], int]:
-    named = {f"key:{key.limits_id}:{unit}" for key in keys for unit in ("tokens", "money")}
-    starts = {start_of(period, now) for period in BudgetPeriod}
-    rows = BudgetLease.objects.filter(tenant_id=row.tenant_id, budget__in=named, period_start__in=starts)
-    sums = rows.values_list("budget", "period_start").annotate(n=Sum(F("spent") + F("lost"))).order_by()
-    return {(budget, start): int(n) for budget, start, n in sums}
 
 
 def _rates(key: EndpointKey) -> list[str]:
@@ -100,23 +90,21 @@ def _rates(key: EndpointKey) -> list[str]:
     return words
 
 
-def _budgets(key: EndpointKey, spent: Mapping[tuple[str, datetime], int], *, now: datetime) -> Iterator[BudgetUse]:
-    period = BudgetPeriod(key.budget_period)
-    start, ends_at = start_of(period, now), end_of(period, now)
+def _budgets(key: EndpointKey, spent: KeySpend | None) -> Iterator[BudgetUse]:
+    if spent is None:
+        return
     per = dict(periods())[key.budget_period]
-    if key.budget_tokens is not None:
-        n = spent.get((f"key:{key.limits_id}:tokens", start), 0)
+    if key.budget_tokens is not None and spent.tokens is not None:
         words = _("%(used)s of %(most)s tokens, %(per)s") % {
-            "used": numbers.number(n), "most": numbers.number(key.budget_tokens), "per": per,
+            "used": numbers.number(spent.tokens), "most": numbers.number(key.budget_tokens), "per": per,
         }  # fmt: skip
-        yield BudgetUse(words, n * 100 // key.budget_tokens, ends_at)
-    if key.budget_money is not None:
-        n = spent.get((f"key:{key.limits_id}:money", start), 0)
-        amount = (Decimal(n) / NANO).quantize(Decimal("0.01"))
+        yield BudgetUse(words, spent.tokens * 100 // key.budget_tokens, spent.ends_at)
+    if key.budget_money is not None and spent.money_nano is not None:
+        amount = (Decimal(spent.money_nano) / NANO).quantize(Decimal("0.01"))
         words = _("%(used)s of %(most)s %(currency)s, %(per)s") % {
             "used": amount, "most": key.budget_money, "currency": currency(), "per": per,
         }  # fmt: skip
-        yield BudgetUse(words, int(n * 100 // (key.budget_money * NANO)), ends_at)
+        yield BudgetUse(words, int(spent.money_nano * 100 // (key.budget_money * NANO)), spent.ends_at)
 
 
 def periods() -> list[tuple[str, str]]:

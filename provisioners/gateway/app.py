@@ -7,7 +7,6 @@ SIGINT: no new connections or requests, running ones get up to 30 s, usage is se
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import importlib.metadata
 import json
@@ -26,38 +25,32 @@ import aiohttp
 from aiohttp import web
 
 from provisioners.driver import Secret
-from provisioners.gateway import engine, refusals
+from provisioners.gateway import refusals
 from provisioners.gateway.backends import Backends
 from provisioners.gateway.budgets import Budgets
 from provisioners.gateway.home import Home, Link, Removed, TokenRefused
 from provisioners.gateway.journal import Journal
+from provisioners.gateway.looks import Looks, looking_session
 from provisioners.gateway.metrics import Metrics
 from provisioners.gateway.paths import Route
 from provisioners.gateway.protocol import (
-    Backend,
     ConfigDocument,
-    EndpointConfig,
     ProtocolError,
     Report,
     UsageRecord,
 )
-from provisioners.gateway.proxy import KEY_REFUSED, MAX_IN_FLIGHT, Proxy, bearer
+from provisioners.gateway.proxy import MAX_IN_FLIGHT, Proxy
 from provisioners.gateway.routing import Routing, budgets_of
 from provisioners.gateway.spool import Spool
 from provisioners.gateway.state import StateFolder
 from provisioners.gateway.tls import Certificate
+from provisioners.gateway.upstream import Upstream
 from provisioners.gateway.waking import WaitingRoom
 
 log = logging.getLogger("tenantry.gateway")
 
 DRAIN_S: Final = 30.0
 FLUSH_S: Final = 3.0
-CONNECT_S: Final = 2.0
-SILENCE_S: Final = 600.0
-"""How long a backend may stay silent inside one answer."""
-BACKEND_KEEPALIVE_S: Final = 4.0
-"""Below the 5 s after which uvicorn (vLLM's server) closes an idle connection, so that we close first."""
-LOOK_TIMEOUT_S: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +94,7 @@ class Gateway:
         self._backends = Backends()
         self._proxy: Proxy
         self._home: Home
-        self._upstream: aiohttp.ClientSession
+        self._looks: Looks
         self._waiting_room = WaitingRoom(somebody_waits=self._somebody_waits)
         self._stopping = asyncio.Event()
         self._certificate = Certificate(*settings.certificate) if settings.certificate is not None else None
@@ -115,13 +108,15 @@ class Gateway:
             loop.add_signal_handler(number, self.stop)
         tls = ssl.create_default_context(cafile=str(self.settings.ca_file) if self.settings.ca_file else None)
         async with (
-            _backend_session(tls) as self._upstream,
+            looking_session(tls) as looking,
             aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(ssl=tls), cookie_jar=aiohttp.DummyCookieJar()
             ) as home_session,
         ):
+            self._looks = Looks(looking, self._backends)
+            upstream = Upstream(tls)
             self._proxy = Proxy(
-                upstream=self._upstream,
+                upstream=upstream,
                 backends=self._backends,
                 metrics=self._metrics,
                 journal=self._journal,
@@ -160,6 +155,8 @@ class Gateway:
                 for task in beside:
                     task.cancel()
                 await asyncio.gather(*beside, return_exceptions=True)
+                await self._proxy.leftovers.close()
+                upstream.close()
                 self._proxy.keep_records()
                 await self._home.flush(timeout_s=FLUSH_S)
                 self._spool.close()
@@ -262,6 +259,7 @@ class Gateway:
                 await self._proxy.idle.wait()
         except TimeoutError:
             log.warning("%d requests were cut off after %.0f s", self._proxy.in_flight, DRAIN_S)
+        await self._proxy.leftovers.close()
         for runner in runners:
             await runner.cleanup()
 
@@ -346,7 +344,7 @@ class Gateway:
         routing = self._proxy.routing
         endpoints = routing.endpoints if routing else ()
         looks = {(b.unit_uid, b.url): (endpoint, b) for endpoint in endpoints for b in endpoint.backends}
-        await asyncio.gather(*(self._look(endpoint, backend) for endpoint, backend in looks.values()))
+        await asyncio.gather(*(self._looks.look(endpoint, backend) for endpoint, backend in looks.values()))
         return Report(
             gateway_uid=self.settings.gateway_uid,
             gateway_version=version(),
@@ -362,44 +360,6 @@ class Gateway:
             ),
         )
 
-    async def _look(self, endpoint: EndpointConfig, backend: Backend) -> None:
-        """See whether a backend answers; a look never sends it to rest, only a failed request does."""
-        health = self._backends.health(backend)
-        try:
-            for key in self._backends.hop_keys(endpoint, backend):
-                async with self._upstream.get(
-                    f"{backend.url}/models",
-                    headers=bearer(key),
-                    timeout=aiohttp.ClientTimeout(total=LOOK_TIMEOUT_S),
-                    allow_redirects=False,
-                ) as answer:
-                    health.reachable = answer.status == HTTPStatus.OK
-                    health.message = "" if health.reachable else f"GET /models answered with {answer.status}"
-                if answer.status != HTTPStatus.UNAUTHORIZED:
-                    health.hop_key = key
-                    health.load = await self._load_of(backend)
-                    return
-            health.message = KEY_REFUSED
-        except (aiohttp.ClientError, TimeoutError) as error:
-            health.reachable, health.message = False, type(error).__name__
-
-    async def _load_of(self, backend: Backend) -> engine.Load | None:
-        """Ask a model server how busy it is; one that does not say is none the worse for it."""
-        with contextlib.suppress(aiohttp.ClientError, TimeoutError, UnicodeDecodeError):
-            async with self._upstream.get(
-                engine.address_of(backend.url),
-                headers={"Accept-Encoding": "identity"},
-                timeout=aiohttp.ClientTimeout(total=LOOK_TIMEOUT_S),
-                allow_redirects=False,
-            ) as answer:
-                body = b""
-                async for chunk in answer.content.iter_any():
-                    body += chunk
-                    if len(body) > engine.LONGEST_BYTES:
-                        return None
-                return engine.load_in(body.decode()) if answer.status == HTTPStatus.OK else None
-        return None
-
 
 def version() -> str:
     """Return the version of this program."""
@@ -414,14 +374,3 @@ def _silent() -> logging.Logger:
     logger = logging.getLogger("tenantry.gateway.http")
     logger.disabled = True
     return logger
-
-
-def _backend_session(tls: ssl.SSLContext) -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=BACKEND_KEEPALIVE_S, ssl=tls),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_S, sock_connect=CONNECT_S, sock_read=SILENCE_S),
-        auto_decompress=False,
-        skip_auto_headers=("User-Agent",),
-        read_bufsize=1 << 18,
-    )

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 from aiohttp import web
+from pydantic_core import from_json, to_json
 
 from provisioners.gateway import refusals
 from provisioners.gateway.paths import Route
@@ -29,12 +31,9 @@ LONGEST_TOKENS: Final = 32_768
 BYTES_A_TOKEN: Final = 4
 TEMPLATE_TOKENS: Final = 256
 """Room for what a chat template adds to what stands in the body."""
-_NO_TEXT: Final = tuple(
-    f'"{word}"'.encode()
-    for word in (
-        *("image_url", "input_image", "image_embeds", "image_pil", "audio_url", "input_audio", "audio_embeds"),
-        *("video_url", "video_embeds", "prompt_embeds", "file"),
-    )
+_NO_TEXT: Final = re.compile(
+    rb'"(?:image_url|input_image|image_embeds|image_pil|audio_url|input_audio|audio_embeds'
+    rb'|video_url|video_embeds|prompt_embeds|file)"'
 )
 """What makes tokens that are not in the body (vLLM 0.32.0, `renderers/chat_utils.py`, `MM_PARSER_MAP`); a word of the
 caller would have its quotes escaped."""
@@ -139,10 +138,7 @@ def understand(body: bytes, route: Route) -> Asked:
         if options.get("include_usage") is True:
             wish = UsageWish.EVERY if options.get("continuous_usage_stats") is True else UsageWish.LAST
         content["stream_options"] = {**options, **_USAGE_ASKED}
-    try:
-        text = _encoded(content).encode()
-    except ValueError:
-        raise refusals.bad_request("invalid_json", "The body holds a number or text that JSON cannot carry.") from None
+    text = _written(content)
     return Asked(
         model,
         bool(streamed),
@@ -150,7 +146,7 @@ def understand(body: bytes, route: Route) -> Asked:
         min(max(1, *(_number(content, name) or 1 for name in ("n", "best_of"))), MOST_ANSWERS),
         _prompts(content, route),
         0 if route is Route.EMBEDDINGS else _most_tokens(content, route),
-        None if any(word in text for word in _NO_TEXT) else len(text) + TEMPLATE_TOKENS,
+        None if _NO_TEXT.search(text) is not None else len(text) + TEMPLATE_TOKENS,
         text,
     )
 
@@ -185,15 +181,35 @@ def _most_tokens(content: dict[str, Any], route: Route) -> int | None:
     return older if content.get("max_completion_tokens") is None else newer
 
 
+def _written(content: dict[str, Any]) -> bytes:
+    """Write JSON anew. Raises `Refusal` 400 for what it cannot carry."""
+    text = to_json(content)
+    if b"Infinity" not in text and b"NaN" not in text:
+        return text
+    try:  # a number of that name, or only a text: the slower writer tells them apart
+        return _encoded(content).encode()
+    except ValueError:
+        raise refusals.bad_request("invalid_json", "The body holds a number or text that JSON cannot carry.") from None
+
+
 def _parsed(body: bytes) -> dict[str, Any]:
     try:
-        content = _DECODER.decode(body.decode("utf-8"))
-    except (ValueError, RecursionError):
-        raise refusals.bad_request("invalid_json", "The body is not valid JSON in UTF-8.") from None
+        content = from_json(body, allow_inf_nan=False, cache_strings="keys")
+    except ValueError:  # it reads what is good several times faster; the slower reader judges what is not
+        content = _parsed_slowly(body)
     if not isinstance(content, dict):
         raise refusals.bad_request("invalid_json", "The body must be a JSON object.")
     if body.count(b"{") + body.count(b"[") > MAX_DEPTH and _deeper_than(content, MAX_DEPTH):
         raise refusals.bad_request("too_deep", f"The body may be nested {MAX_DEPTH} deep at most.")
+    return content
+
+
+def _parsed_slowly(body: bytes) -> Any:
+    try:
+        content = _DECODER.decode(body.decode("utf-8"))
+        _encoded(content).encode()
+    except (ValueError, RecursionError):
+        raise refusals.bad_request("invalid_json", "The body is not valid JSON in UTF-8.") from None
     return content
 
 

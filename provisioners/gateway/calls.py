@@ -59,6 +59,8 @@ class Call:
     admission: Admission | None = None
     limit_headers: Mapping[str, str] = field(default_factory=dict)
     hold: Hold = field(default_factory=Hold)
+    left_over: bool = False
+    """Whether its caller left, and its answer is read without him: it ends with that, not with the request."""
     ended: float = 0.0
 
     def opening(self) -> Opening:

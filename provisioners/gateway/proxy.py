@@ -1,84 +1,52 @@
 """One request from the socket to a backend and back.
 
-Order: path, key, body, endpoint, state, backend. Nothing of the caller's headers reaches a backend but content type,
-accept, request id and trace context; the key that it is shown is ours. Nothing of the backend's hop-by-hop headers or
-cookies reaches the caller. Another backend is tried only while nothing was sent to the caller. Bodies and keys are in
-no log.
+Order: path, key, body, endpoint, state, backend (`forwarding`), and its answer (`relaying`). Bodies and keys are in no
+log.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
 import json
 import logging
+import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Final
-from uuid import UUID, uuid4
 
-import aiohttp
 from aiohttp import web
-from multidict import CIMultiDict, CIMultiDictProxy
 
 from provisioners.gateway import bodies, refusals
-from provisioners.gateway.backends import Backends, Health
+from provisioners.gateway.backends import Backends
 from provisioners.gateway.budgets import Budgets
 from provisioners.gateway.calls import Call, Ended
+from provisioners.gateway.forwarding import Forwarding
 from provisioners.gateway.journal import Journal
+from provisioners.gateway.leftovers import Leftovers
 from provisioners.gateway.limits import Rates
 from provisioners.gateway.metrics import Metrics
 from provisioners.gateway.paths import SCOPE_OF, Match, Route, match
 from provisioners.gateway.protocol import (
-    Backend,
     EndpointConfig,
     EndpointState,
     RequestOutcome,
     UsageRecord,
 )
 from provisioners.gateway.refusals import Refusal
+from provisioners.gateway.relaying import signature
 from provisioners.gateway.routing import Routing, nano_at
-from provisioners.gateway.streams import EventStream, Usage, UsageFinder, usage_in
+from provisioners.gateway.streams import Usage
+from provisioners.gateway.upstream import Upstream
 from provisioners.gateway.waking import WaitingRoom
 
 log = logging.getLogger("tenantry.gateway")
 
 MAX_IN_FLIGHT: Final = 2048
-MAX_TRIES: Final = 3
-_WHOLE_ANSWER_BYTES: Final = 1 << 20
-"""Answers of a known length up to this are read whole and written at once."""
-_DRAIN_S: Final = 0.25
-_DRAIN_GAP_S: Final = 0.005
-"""What is on its way already comes without gaps; what comes after one is being made, and the backend is to stop."""
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
-_BROKE: Final = "The model's answer broke off."
-KEY_REFUSED: Final = "the replica refuses the gateway's key"
-_FORWARDED: Final = ("Accept", "traceparent", "tracestate")
-_NOT_RETURNED: Final = frozenset(
-    [
-        "connection",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "content-length",
-        "set-cookie",
-        "server",
-        "date",
-        "alt-svc",
-        "strict-transport-security",
-        "x-request-id",
-        *(f"x-ratelimit-{word}-{kind}" for word in ("limit", "remaining", "reset") for kind in ("requests", "tokens")),
-    ]
-)
 
 
 class Proxy:
@@ -87,7 +55,7 @@ class Proxy:
     def __init__(
         self,
         *,
-        upstream: aiohttp.ClientSession,
+        upstream: Upstream,
         backends: Backends,
         metrics: Metrics,
         journal: Journal,
@@ -105,15 +73,23 @@ class Proxy:
         """Set while nothing is in flight."""
         self.idle.set()
         self.refused = 0
-        self._upstream = upstream
         self._backends = backends
         self._metrics = metrics
-        self._journal = journal
         self._budgets = budgets
         self._rates = Rates()
         self._ended = Ended(keep=keep, count=self._count)
         self._own = own
         self._waiting_room = waiting_room
+        self.leftovers: Final = Leftovers(begins=self._begins, ends=self._left_over)
+        self._forward = Forwarding(
+            upstream=upstream,
+            backends=backends,
+            journal=journal,
+            metrics=metrics,
+            leftovers=self.leftovers,
+            current=self._current,
+            is_elsewhere=self._is_elsewhere,
+        )
 
     @property
     def routing(self) -> Routing | None:
@@ -155,20 +131,30 @@ class Proxy:
             raise self.closed_by
         if self.in_flight >= MAX_IN_FLIGHT:
             raise refusals.unavailable("overloaded", "Too many requests at once.", retry_after_s=1, close=True)
-        self.in_flight += 1
-        self.idle.clear()
+        self._begins()
         try:
             yield
         finally:
-            self.in_flight -= 1
-            if self.in_flight == 0:
-                self.idle.set()
+            self._ends()
+
+    def _begins(self) -> None:
+        self.in_flight += 1
+        self.idle.clear()
+
+    def _ends(self) -> None:
+        self.in_flight -= 1
+        if self.in_flight == 0:
+            self.idle.set()
+
+    def _left_over(self, call: Call) -> None:
+        self._ends()
+        self._ended.add(call)
 
     def _refuse(self, refusal: Refusal, request_id: str) -> web.Response:
         if refusal.status == HTTPStatus.UNAUTHORIZED:
             self.refused += 1
         self._metrics.refused.labels(refusal.code).inc()
-        headers = {**_signature(request_id), **refusal.headers()}
+        headers = {**signature(request_id), **refusal.headers()}
         response = web.Response(
             status=refusal.status, body=refusal.body(), headers=headers, content_type="application/json"
         )
@@ -202,7 +188,7 @@ class Proxy:
             else {"object": "list", "data": cards}
         )
         return web.Response(
-            body=json.dumps(content).encode(), content_type="application/json", headers=_signature(request_id)
+            body=json.dumps(content).encode(), content_type="application/json", headers=signature(request_id)
         )
 
     async def _infer(
@@ -249,7 +235,8 @@ class Proxy:
                 call.outcome = RequestOutcome.CLIENT_DROPPED  # before the backend's answer began
             raise
         finally:
-            self._ended.add(call)
+            if not call.left_over:
+                self._ended.add(call)
 
     def _current(self, call: Call) -> EndpointConfig:
         """Return the endpoint as it is configured now: since the request began, backends may have come and gone.
@@ -267,167 +254,10 @@ class Proxy:
             _check_open(found)
         return found
 
-    # --- there and back -----------------------------------------------------------------------------
-
-    async def _forward(self, request: web.BaseRequest, asked: bodies.Asked, call: Call) -> web.StreamResponse:
-        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity", "X-Request-Id": call.request_id}
-        for name in _FORWARDED:
-            if given := request.headers.getall(name, None):
-                headers[name] = ", ".join(
-                    given
-                )  # as RFC 9110, 5.3, lets lists be joined: `tracestate` may come in lines
-        tried: set[UUID] = set()
-        while len(tried) < MAX_TRIES:
-            # Chosen by what is configured at this moment: who is being drained gets nothing new, whenever it began.
-            endpoint = self._current(call)
-            backend = self._backends.choose(endpoint, tried=tried)
-            if backend is None:
-                break
-            tried.add(backend.unit_uid)
-            call.backend, call.sent_at, health = backend, time.monotonic(), self._backends.health(backend)
-            health.in_flight += 1
-            health.requests += 1
-            self._open(call)
-            try:
-                answer = await self._asked(endpoint, backend, call.route, asked, headers)
-            except aiohttp.SocketTimeoutError:
-                self._failed(backend, call, "took the request and stayed silent")
-                raise refusals.timed_out() from None
-            except (aiohttp.ClientConnectionError, TimeoutError) as error:
-                # Refused, unreachable, or closed before a byte of answer: a completion may be asked again elsewhere.
-                self._failed(backend, call, type(error).__name__)
-                continue
-            except aiohttp.ClientError as error:
-                self._failed(backend, call, type(error).__name__)
-                message = "The model's answer was no HTTP."
-                raise Refusal(HTTPStatus.BAD_GATEWAY, "bad_backend_answer", message) from None
-            else:
-                if answer is None:  # nothing ran there, so another replica may be asked
-                    self._failed(backend, call, KEY_REFUSED)
-                    continue
-                self._backends.reached(backend)
-                return await self._relay(request, answer, asked, call, health)
-            finally:
-                health.in_flight -= 1
-        call.outcome = RequestOutcome.NO_BACKEND
-        message = (
-            "No replica of this endpoint is ready." if not tried else "No replica of this endpoint can be reached."
-        )
-        raise refusals.unavailable("no_backend_ready", message, retry_after_s=2 if tried else 5)
-
-    def _open(self, call: Call) -> None:
-        """Write down that a backend is about to be asked, whichever is tried now."""
-        if call.slot is not None:
-            call.slot.close()
-        call.slot = self._journal.open(call.opening())
-
-    async def _asked(
-        self,
-        endpoint: EndpointConfig,
-        backend: Backend,
-        route: Route,
-        asked: bodies.Asked,
-        headers: Mapping[str, str],
-    ) -> aiohttp.ClientResponse | None:
-        """Ask a backend with the key that it takes; None where it takes none that we have. Raises as aiohttp does."""
-        for key in self._backends.hop_keys(endpoint, backend):
-            answer = await self._upstream.post(
-                f"{backend.url}/{route.value}",
-                data=_payload(asked.content),
-                headers={**headers, **bearer(key)},
-                allow_redirects=False,
-            )
-            if answer.status != HTTPStatus.UNAUTHORIZED:
-                self._backends.health(backend).hop_key = key
-                return answer
-            answer.close()
-        return None
-
-    async def _relay(
-        self, request: web.BaseRequest, answer: aiohttp.ClientResponse, asked: bodies.Asked, call: Call, health: Health
-    ) -> web.StreamResponse:
-        """Pass `answer` on as it comes. A caller who leaves cancels us, and closing the answer stops the backend."""
-        call.status = answer.status
-        call.outcome = RequestOutcome.CLIENT_DROPPED  # until it is known to be otherwise
-        if answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            health.failures += 1
-        headers = _returned(answer.headers)
-        headers.update(_signature(call.request_id))
-        headers.update(call.limit_headers)
-        response: web.StreamResponse | None = None
-        try:
-            length = answer.content_length
-            if length is not None and length <= _WHOLE_ANSWER_BYTES:
-                body = await answer.read()
-                call.usage = usage_in(body)
-                call.outcome = RequestOutcome.COMPLETED
-                whole = web.Response(status=answer.status, body=body, headers=headers)
-                if self._is_elsewhere(call):
-                    whole.force_close()
-                return whole
-            response = web.StreamResponse(status=answer.status, headers=headers)
-            if self._is_elsewhere(call):
-                response.force_close()
-            if length is not None:
-                response.content_length = length
-            await response.prepare(request)
-            if answer.content_type == "text/event-stream":
-                await self._relay_events(answer, response, asked, call)
-            else:
-                await self._relay_bytes(answer, response, call)
-            await response.write_eof()
-        except aiohttp.ClientConnectionResetError:
-            raise  # the caller left while we wrote
-        except (aiohttp.ClientPayloadError, aiohttp.ClientConnectionError, TimeoutError) as error:
-            call.outcome = RequestOutcome.BACKEND_BROKE
-            assert call.backend is not None
-            self._failed(call.backend, call, f"broke off: {type(error).__name__}")
-            if response is None:
-                raise Refusal(HTTPStatus.BAD_GATEWAY, "backend_broke_off", _BROKE) from None
-            await _end_broken(request, response, answer)
-        else:
-            call.outcome = RequestOutcome.COMPLETED
-        finally:
-            answer.close()
-        return response
-
     def _is_elsewhere(self, call: Call) -> bool:
         """Whether the endpoint's name leads elsewhere by now: who asks again should do it on a new connection."""
         found = None if self.routing is None else self.routing.endpoint(call.grant.endpoint.uid)
         return found is None or found.moved
-
-    async def _relay_events(
-        self, answer: aiohttp.ClientResponse, response: web.StreamResponse, asked: bodies.Asked, call: Call
-    ) -> None:
-        events = EventStream(wish=asked.usage_wish, choices=asked.answers)
-        try:
-            async for chunk in answer.content.iter_any():
-                whole = events.feed(chunk)
-                if whole:
-                    if call.first_event_at is None and asked.prompts == 1 and (said := events.usage) is not None:
-                        call.hold.at_most(asked.at_most(call.grant.endpoint.context_tokens, said.prompt_tokens))
-                    call.came(events, time.monotonic())
-                    await response.write(whole)
-            if rest := events.rest():
-                await response.write(rest)
-        except BaseException:
-            await _drain(answer, events)
-            raise
-        finally:
-            call.read(events)
-
-    async def _relay_bytes(self, answer: aiohttp.ClientResponse, response: web.StreamResponse, call: Call) -> None:
-        found = UsageFinder()
-        async for chunk in answer.content.iter_any():
-            found.feed(chunk)
-            await response.write(chunk)
-        call.usage = found.usage
-
-    def _failed(self, backend: Backend, call: Call, what: str) -> None:
-        self._backends.failed(backend, what)
-        self._backends.tallies.failed(call.grant.endpoint.uid, backend.revision)
-        self._metrics.backend_failures.labels(str(call.grant.endpoint.uid)).inc()
-        log.warning("backend %s of endpoint %s: %s", backend.unit_uid, call.grant.endpoint.uid, what)
 
     def keep_records(self) -> None:
         """Keep the records, and count for people, what has ended until now."""
@@ -462,20 +292,6 @@ class Proxy:
         self._backends.tallies.answered(endpoint, revision, status=call.status, after_s=after_s)
 
 
-async def _drain(answer: aiohttp.ClientResponse, events: EventStream) -> None:
-    """Read what the backend has sent already: a caller who left may not have taken all that was made for him."""
-    with contextlib.suppress(aiohttp.ClientError, TimeoutError, ConnectionError):
-        async with asyncio.timeout(_DRAIN_S):
-            while not answer.content.at_eof():
-                async with asyncio.timeout(_DRAIN_GAP_S):
-                    events.feed(await answer.content.readany())
-
-
-def bearer(key: str) -> dict[str, str]:
-    """Return the header that shows a key of the last hop."""
-    return {"Authorization": f"Bearer {key}"} if key else {}
-
-
 def _check_open(endpoint: EndpointConfig) -> None:
     match endpoint.state:
         case EndpointState.OPEN:
@@ -486,34 +302,7 @@ def _check_open(endpoint: EndpointConfig) -> None:
             raise refusals.not_open(endpoint.state.value, endpoint.reason)
 
 
-def _payload(content: bytes) -> bytes | io.BytesIO:
-    """Return a large body as a file, which aiohttp writes piece by piece instead of at once."""
-    return content if len(content) < _WHOLE_ANSWER_BYTES else io.BytesIO(content)
-
-
-async def _end_broken(request: web.BaseRequest, response: web.StreamResponse, answer: aiohttp.ClientResponse) -> None:
-    """End an answer that has begun so that the caller cannot take it for whole: an error event, then no proper end."""
-    if answer.content_type == "text/event-stream":
-        error = {"message": _BROKE, "type": "server_error", "param": None, "code": "backend_broke_off"}
-        await response.write(b"data: " + json.dumps({"error": error}).encode() + b"\n\n")
-    if request.transport is not None:
-        request.transport.close()
-
-
 def _request_id(request: web.BaseRequest) -> str:
     """Keep the caller's id where it is harmless, else make one."""
     given = request.headers.get("X-Request-Id", "")
-    return given if _REQUEST_ID.fullmatch(given) else uuid4().hex
-
-
-def _signature(request_id: str) -> dict[str, str]:
-    """Return the headers that every answer carries; `Server` is ours, so that no version shows."""
-    return {"X-Request-Id": request_id, "Server": "tenantry"}
-
-
-def _returned(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
-    """Return the backend's headers without those that belong to its connection to us."""
-    named = {name.strip().lower() for value in headers.getall("Connection", ()) for name in value.split(",")}
-    return CIMultiDict(
-        (k, v) for k, v in headers.items() if (low := k.lower()) not in _NOT_RETURNED and low not in named
-    )
+    return given if _REQUEST_ID.fullmatch(given) else os.urandom(16).hex()

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
+from pydantic_core import from_json
+
 MOST_TOKENS: Final = 100_000_000
 """Tokens of one request; a runtime that says more says nonsense, and nothing is concluded from that."""
 _LONGEST_EVENT: Final = 1 << 20
@@ -102,10 +104,10 @@ class EventStream:
         if b'"usage"' not in event or not event.startswith(b"data: {"):
             return event
         content: dict[str, Any] | None = None
-        last = _LAST_MEMBER.search(event)
+        last = _LAST_MEMBER.search(event, max(event.rfind(b'"usage"') - 2, 0))
         try:
             if last is not None:
-                usage = usage_of({"usage": json.loads(last[1])})
+                usage = usage_of({"usage": from_json(last[1])})
                 closing = _NO_CHOICE.search(event) is not None
             else:
                 content = json.loads(event[len(_DATA) :])
@@ -161,7 +163,7 @@ def usage_in(text: bytes) -> Usage | None:
     while (at := text.rfind(b'"usage"', 0, at)) >= 0:
         found = _USAGE.match(text, at)
         try:
-            usage = usage_of({"usage": json.loads(found[1])}) if found is not None else None
+            usage = usage_of({"usage": from_json(found[1])}) if found is not None else None
         except ValueError:
             continue
         if usage is not None:

@@ -1,8 +1,13 @@
 """`python -m tests.benchmarks.gateway`: what the gateway costs between caller and model.
 
-Three processes on loopback: a model that paces its tokens, the real gateway, and this one as the callers. The same load
-goes direct and through the gateway, in turns; printed are medians of the rounds. The model is simulated: it takes no
-time but the pauses that it is told to make.
+Three processes on loopback: a model that paces its answers (`tests.benchmarks.model`), the real gateway, and this one
+as the callers, all of them on this machine's cores. The same load goes direct and through the gateway, in turns;
+printed are medians of the rounds. Times to the first byte are beyond the pause that the model was told to make.
+
+Callers come in two ways, and both are told. *In step*: all begin at once and the model pauses equally long, so they
+come back together for ever, and the last of them waits until the gateway has done the work of all others: the worst
+that so many callers can do. *Each in his time*: the model's pauses differ (between half and one and a half of the mean,
+the same ones both ways), as those of real answers do.
 """
 
 from __future__ import annotations
@@ -11,6 +16,8 @@ import argparse
 import asyncio
 import json
 import os
+import random
+import ssl
 import statistics
 import sys
 import tempfile
@@ -20,19 +27,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import aiohttp
-from aiohttp import web
+import uvloop
 
 from provisioners.gateway.protocol import Backend
-from tests.gateway_lab import ROOT, Lab, event_of, until
-
-EVENT: Final = event_of(id="c", object="chat.completion.chunk", choices=[{"index": 0, "delta": {"content": "word "}}])
-ANSWER: Final = {
-    "id": "c",
-    "object": "chat.completion",
-    "choices": [{"index": 0, "message": {"role": "assistant", "content": "word " * 64}, "finish_reason": "stop"}],
-    "usage": {"prompt_tokens": 20, "completion_tokens": 64, "total_tokens": 84},
-}
+from provisioners.gateway.upstream import Ask, Upstream
+from tests.benchmarks.model import ANSWER
+from tests.gateway_lab import ROOT, Lab, until
 
 
 @dataclass(slots=True)
@@ -46,12 +46,29 @@ class Load:
     tokens: int = 0
     """Events of a stream; 0 asks for a whole answer."""
     pause_ms: float = 0.0
-    """Before a whole answer, or before each event."""
+    """Before a whole answer, or before each event; in the mean where callers are not in step."""
+    in_step: bool = True
+    """Whether all pauses are equally long."""
 
 
 LOADS: Final = (
-    Load("whole answers after 100 ms, 32 callers", callers=32, requests=12, pause_ms=100),
-    Load("streams of 64 tokens at 50 tokens/s, 32 callers", callers=32, requests=1, tokens=64, pause_ms=20),
+    Load("whole answers after 100 ms, 32 callers, in step", callers=32, requests=12, pause_ms=100),
+    Load(
+        "whole answers after 100 ms, 32 callers, each in his time",
+        callers=32,
+        requests=12,
+        pause_ms=100,
+        in_step=False,
+    ),
+    Load("streams of 64 tokens at 50 tokens/s, 32 callers, in step", callers=32, requests=1, tokens=64, pause_ms=20),
+    Load(
+        "streams of 64 tokens at 50 tokens/s, 32 callers, each in his time",
+        callers=32,
+        requests=1,
+        tokens=64,
+        pause_ms=20,
+        in_step=False,
+    ),
     Load("whole answers at once, 1 caller", callers=1, requests=400),
     Load("whole answers at once, 16 callers (saturated)", callers=16, requests=60),
     Load("streams of 200 tokens at once, 8 callers (saturated)", callers=8, requests=5, tokens=200),
@@ -65,66 +82,48 @@ class Seen:
     requests_s: float
     events_s: float
     first: list[float]
-    """Request sent to first byte of the answer's body."""
-
-
-async def model(port: int) -> None:
-    """Serve as the model until the process is ended."""
-
-    async def models(_request: web.BaseRequest) -> web.Response:
-        return web.json_response({"object": "list", "data": []})
-
-    async def answer(request: web.BaseRequest) -> web.StreamResponse:
-        if request.method == "GET":
-            return await models(request)
-        asked = json.loads(await request.read())
-        if not asked.get("stream"):
-            if asked["pause_ms"]:
-                await asyncio.sleep(asked["pause_ms"] / 1000)
-            return web.json_response(ANSWER)
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-        await response.prepare(request)
-        for _ in range(asked["tokens"]):
-            if asked["pause_ms"]:
-                await asyncio.sleep(asked["pause_ms"] / 1000)
-            await response.write(EVENT)
-        await response.write(b"data: [DONE]\n\n")
-        return response
-
-    runner = web.ServerRunner(web.Server(answer, access_log=None))  # type: ignore[arg-type]
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", port).start()
-    await asyncio.Event().wait()
+    """Request sent to first byte of the answer's body, less the model's pause."""
+    kept: list[float]
+    """The same, without the first request of each caller, which has to connect as well."""
 
 
 async def run(load: Load, base: str, key: str) -> Seen:
     """Put `load` on `base`; every answer must be right."""
     first: list[float] = []
+    kept: list[float] = []
     events = 0
+    headers = [("Authorization", f"Bearer {key}"), ("Content-Type", "application/json")]
+    question = {"model": "alpha", "messages": [{"role": "user", "content": "hello " * 50}]}
 
-    async def caller(session: aiohttp.ClientSession) -> None:
+    async def caller(upstream: Upstream, number: int) -> None:
         nonlocal events
-        for _ in range(load.requests):
+        chance = random.Random(number)  # the same pauses both ways
+        for turn in range(load.requests):
+            pause_ms = load.pause_ms * (1 if load.in_step else chance.uniform(0.5, 1.5))
+            asked = {**question, "stream": bool(load.tokens), "tokens": load.tokens, "pause_ms": pause_ms}
+            body = json.dumps(asked).encode()
             began = time.perf_counter()
-            body = {"model": "alpha", "messages": [{"role": "user", "content": "hello " * 50}]}
-            body |= {"stream": bool(load.tokens), "tokens": load.tokens, "pause_ms": load.pause_ms}
-            async with session.post(f"{base}/v1/chat/completions", json=body) as answer:
-                assert answer.status == 200, await answer.text()
-                chunk = await answer.content.readany()
-                first.append((time.perf_counter() - began) * 1000)
-                whole = chunk + await answer.content.read()
+            answer = await upstream.answer(Ask(f"{base}/v1", "chat/completions", headers, body))
+            assert answer.status == 200, await answer.read()
+            chunk = await answer.chunk()
+            took_ms = (time.perf_counter() - began) * 1000 - pause_ms
+            first.append(took_ms)
+            if turn:
+                kept.append(took_ms)
+            whole = chunk + await answer.read()
+            answer.close()
             if load.tokens:
                 assert whole.count(b"data: {") == load.tokens
                 events += load.tokens
             else:
                 assert json.loads(whole) == ANSWER
 
-    headers = {"Authorization": f"Bearer {key}"}
-    async with aiohttp.ClientSession(headers=headers, connector=aiohttp.TCPConnector(limit=0)) as session:
-        began = time.perf_counter()
-        await asyncio.gather(*(caller(session) for _ in range(load.callers)))
-        took = time.perf_counter() - began
-    return Seen(load.callers * load.requests / took, events / took, first)
+    upstream = Upstream(ssl.create_default_context())
+    began = time.perf_counter()
+    await asyncio.gather(*(caller(upstream, number) for number in range(load.callers)))
+    took = time.perf_counter() - began
+    upstream.close()
+    return Seen(load.callers * load.requests / took, events / took, first, kept)
 
 
 async def measure(rounds: int, say: Callable[[str], None]) -> None:
@@ -135,7 +134,7 @@ async def measure(rounds: int, say: Callable[[str], None]) -> None:
             port = int(probe.sockets[0].getsockname()[1])
             probe.close()
             await probe.wait_closed()
-            command = ["-m", "tests.benchmarks.gateway", "--model-port", str(port)]
+            command = ["-m", "tests.benchmarks.model", str(port)]
             server = await asyncio.create_subprocess_exec(sys.executable, *command, cwd=ROOT)
             lab.processes.append(server)
             direct = f"http://127.0.0.1:{port}"
@@ -172,16 +171,22 @@ def _print(load: Load, direct: list[Seen], through: list[Seen], say: Callable[[s
     def rate(found: list[Seen]) -> float:
         return statistics.median(s.events_s if load.tokens else s.requests_s for s in found)
 
-    def first(found: list[Seen], share: float) -> float:
-        times = sorted(one for s in found for one in s.first)
-        return times[min(len(times) - 1, int(len(times) * share))]
+    def late(times: list[float], share: float) -> float:
+        return sorted(times)[min(len(times) - 1, int(len(times) * share))]
+
+    def say_times(what: str, share: float, one: list[float], other: list[float]) -> None:
+        ours, theirs = late(other, share), late(one, share)
+        say(f"  {what} p{share * 100:.0f} ms: direct {theirs:7.2f}  gateway {ours:7.2f}  more {ours - theirs:+.2f}")
 
     unit = "tokens/s" if load.tokens else "requests/s"
     say(load.name)
     say(f"  {unit}: direct {rate(direct):8.1f}  gateway {rate(through):8.1f}  ratio {rate(through) / rate(direct):.3f}")
     for share in (0.5, 0.99):
-        one, other = first(direct, share), first(through, share)
-        say(f"  first byte p{share * 100:.0f} ms: direct {one:7.2f}  gateway {other:7.2f}  more {other - one:+.2f}")
+        say_times("first byte", share, *([t for s in found for t in s.first] for found in (direct, through)))
+    if load.requests > 1:
+        say_times(
+            "the same on kept connections", 0.99, *([t for s in found for t in s.kept] for found in (direct, through))
+        )
 
 
 def _cpu_s(pid: int) -> float:
@@ -196,15 +201,12 @@ def _rss_mib(pid: int) -> float:
 
 
 def main() -> None:
-    """Measure, or be the model."""
+    """Measure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--model-port", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.model_port:
-        asyncio.run(model(given.model_port))
-    else:
-        asyncio.run(measure(given.rounds, lambda line: print(line, flush=True)))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(measure(given.rounds, lambda line: print(line, flush=True)))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from provisioners.gateway import bodies
 from provisioners.gateway.bodies import MOST_ANSWERS, Asked, understand
@@ -106,3 +108,53 @@ def test_a_rate_is_charged_with_no_more_than_the_context_whatever_is_asked() -> 
     bucket: Bucket = admission.buckets["tokens"][0]  # type: ignore[index]
     assert bucket.remaining == 80
     assert found.likely_tokens(None) <= MOST_ANSWERS * bodies.LONGEST_TOKENS + len(found.content)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=20,
+)
+TOKENS = [
+    "0",
+    "1",
+    "-",
+    ".",
+    "e",
+    "E",
+    "+",
+    '"',
+    "\\",
+    "u",
+    "d83d",
+    "NaN",
+    "Infinity",
+    "[",
+    "]",
+    "{",
+    "}",
+    ",",
+    ":",
+    "true",
+    " ",
+]
+
+
+@given(content=st.dictionaries(st.text(), JSON, max_size=5), is_ascii=st.booleans())
+def test_what_is_sent_on_says_what_was_sent(content: dict[str, Any], is_ascii: bool) -> None:
+    judged = {"model": "alpha", "stream": None, "n": None, "best_of": None, "prompt": "a", "max_tokens": 1}
+    body = json.dumps({**content, **judged}, ensure_ascii=is_ascii)
+
+    assert json.loads(understand(body.encode(), Route.COMPLETIONS).content) == json.loads(body)
+
+
+@given(middle=st.binary(max_size=8) | st.lists(st.sampled_from(TOKENS), max_size=8).map(lambda t: "".join(t).encode()))
+def test_the_faster_reader_takes_nothing_that_the_strict_one_refuses(middle: bytes) -> None:
+    body = b'{"model":"alpha","x":' + middle + b"}"
+    try:
+        found = understand(body, Route.EMBEDDINGS)
+    except Refusal:
+        return
+
+    strict = bodies._DECODER.decode(body.decode("utf-8"))
+    assert json.loads(found.content) == strict

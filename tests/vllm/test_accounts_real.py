@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -34,6 +35,8 @@ MOST_TOKENS = 64
 TIGHT = 2500
 """Of a key of whose callers not all fit at once."""
 PATIENCE_S = 300.0
+LEAVING = 8
+"""Callers of whole answers who leave them."""
 
 
 @dataclass
@@ -144,3 +147,42 @@ def test_what_is_counted_is_what_vllm_made(served: Served, tmp_path: Path, *, ki
         len(seen.records), len(cut), seen.made, lost, lost_prompts,
     )  # fmt: skip
     assert 0 <= lost + lost_prompts <= len(cut) * MOST_LOST_TOKENS
+
+
+async def leave_whole_answers(folder: Path, model: str) -> tuple[float, float, list[UsageRecord]]:
+    """Ask for whole answers and leave all of them; return what vLLM counted, and the records."""
+    async with Lab(folder) as lab:
+        counters = Counters(model)
+        before = await counters.counted("generation_tokens"), await counters.counted("prompt_tokens")
+        backend = Backend(unit_uid=uuid4(), url=f"{model}/v1", revision=1)
+        lab.control.publish(lab.endpoint(backend, name=NAME, hop_keys=(HOP_KEY,), context_tokens=CONTEXT))
+        await lab.spawn()
+        await lab.healthy(state="serving", within_s=PATIENCE_S)
+        asked = {"model": NAME, "messages": [{"role": "user", "content": "Where?"}], "max_tokens": 200}
+        body = json.dumps({**asked, "ignore_eos": True}).encode()
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {lab.key.plain}\r\n"
+        head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        leaving = []
+        for _ in range(LEAVING):
+            _, writer = await asyncio.open_connection("127.0.0.1", lab.port)
+            writer.write(head.encode() + body)
+            leaving.append(writer)
+        await lab.healthy(in_flight=LEAVING, within_s=PATIENCE_S)
+        await until(lambda: counters.counted("prompt_tokens"), lambda count: count > before[1], within_s=PATIENCE_S)
+        for writer in leaving:
+            writer.transport.abort()
+        await lab.healthy(in_flight=0, spooled_records=0, within_s=PATIENCE_S)
+        await counters.quiet()
+        made = await counters.counted("generation_tokens") - before[0]
+        return made, await counters.counted("prompt_tokens") - before[1], lab.control.records
+
+
+def test_whole_answers_whose_callers_left_are_counted_to_the_token(served: Served, tmp_path: Path) -> None:
+    model = f"http://127.0.0.1:{served.server['port']}"
+
+    made, prompts, records = asyncio.run(leave_whole_answers(tmp_path, model))
+
+    assert len(records) == LEAVING
+    assert {record.outcome for record in records} == {RequestOutcome.CLIENT_DROPPED}
+    assert sum(record.completion_tokens for record in records) == made > 0
+    assert sum(record.prompt_tokens for record in records) == prompts

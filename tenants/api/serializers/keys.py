@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import Field, StringConstraints
 
 from tenants.api.serializers.base import In, Moment, Out, line
+from tenants.key_budgets import KeySpend
 from tenants.key_limits import MOST_REQUESTS, MOST_TOKENS, KeyLimits
 from tenants.models import (
     EndpointKey,
@@ -77,11 +78,20 @@ class KeyOut(Out):
     budget_tokens: int | None
     budget_money: str | None = Field(description="In the currency of the prices, with 2 digits after the point.")
     budget_period: BudgetPeriod
+    budget_starts_at: datetime | None = Field(None, description="When the present period of its budgets began.")
+    budget_ends_at: datetime | None = Field(None, description="When its budgets begin anew.")
+    spent_tokens: int | None = Field(
+        None, description="Of `budget_tokens` in the present period, as gateways said last; rolled keys share it."
+    )
+    spent_money: str | None = Field(
+        None, description="Of `budget_money` in the present period, with 6 digits after the point."
+    )
     key: str | None = Field(None, description="Plain text: only in the answer to its creation.")
 
     @classmethod
-    def of(cls, row: EndpointKey, *, key: str | None = None) -> KeyOut:
-        """Return a key; its successor must be loaded."""
+    def of(cls, row: EndpointKey, *, spend: KeySpend | None, key: str | None = None) -> KeyOut:
+        """Return a key; its successor must be loaded. `spend`: None where it has no budget."""
+        money = spend.money if spend is not None else None
         return cls(
             id=row.public_id,
             name=row.name,
@@ -97,5 +107,9 @@ class KeyOut(Out):
             budget_tokens=row.budget_tokens,
             budget_money=None if row.budget_money is None else f"{row.budget_money:.2f}",
             budget_period=BudgetPeriod(row.budget_period),
+            budget_starts_at=spend.starts_at if spend is not None else None,
+            budget_ends_at=spend.ends_at if spend is not None else None,
+            spent_tokens=spend.tokens if spend is not None else None,
+            spent_money=str(money) if money is not None else None,
             key=key,
         )

@@ -7,6 +7,8 @@ from typing import Any
 
 from django.db.models import QuerySet
 
+from tenants import key_budgets
+from tenants.api.pagination import slice_of
 from tenants.api.serializers.base import Out, Page, PageQuery, page_of
 from tenants.api.serializers.keys import KeyIn, KeyLimitsIn, KeyOut, RollIn
 from tenants.api.views.base import Call, reads, writes
@@ -30,9 +32,10 @@ class KeyView(OfEndpoint):
         """Return the endpoint's keys."""
         return EndpointKey.objects.filter(endpoint=call.target).select_related("replaced_by")
 
-    def show(self, row: EndpointKey, call: Call, secrets: Mapping[str, str]) -> Out:  # noqa: ARG002
+    def show(self, row: EndpointKey, call: Call, secrets: Mapping[str, str]) -> Out:
         """Return a key."""
-        return KeyOut.of(row, key=secrets.get("secret"))
+        spend = key_budgets.spent([row], now=call.now).get(row.public_id)
+        return KeyOut.of(row, spend=spend, key=secrets.get("secret"))
 
     def again(self, row: Any, call: Call) -> Any:
         """Return the key read anew."""
@@ -52,8 +55,12 @@ class Keys(KeyView):
 
     @reads("endpoint-keys.list", answers=KeyPage, query=PageQuery)
     def get(self, call: Call) -> Page:
-        """List keys, without their secrets."""
-        return self.page(call, self.rows(call), KeyPage)
+        """List keys, without their secrets, with what each has spent of its budgets."""
+        query: PageQuery = call.query
+        found = slice_of(self.rows(call), cursor=query.cursor, limit=query.limit, order=query.order, at="created_at")
+        spend = key_budgets.spent(found.rows, now=call.now)
+        items = [KeyOut.of(row, spend=spend.get(row.public_id)) for row in found.rows]
+        return KeyPage(next=found.next, items=items)  # type: ignore[call-arg]
 
     @writes("endpoints.create_key", body=KeyIn, answers=KeyOut, status=201, plannable=False)
     def post(self, call: Call) -> Any:
