@@ -26,7 +26,7 @@ import aiohttp
 from aiohttp import web
 
 from provisioners.driver import Secret
-from provisioners.gateway import engine, refusals
+from provisioners.gateway import beside, engine, refusals
 from provisioners.gateway.backends import Backends
 from provisioners.gateway.budgets import Budgets
 from provisioners.gateway.home import Home, Link, Removed, TokenRefused
@@ -360,6 +360,7 @@ class Gateway:
                 self._backends.report(endpoint, waiting=self._waiting_room.waiting(endpoint.uid))
                 for endpoint in endpoints
             ),
+            certificate=self._certificate.fingerprint if self._certificate is not None else "",
         )
 
     async def _look(self, endpoint: EndpointConfig, backend: Backend) -> None:
@@ -369,15 +370,17 @@ class Gateway:
             for key in self._backends.hop_keys(endpoint, backend):
                 async with self._upstream.get(
                     f"{backend.url}/models",
-                    headers=bearer(key),
+                    headers={**bearer(key), **beside.headers_to(endpoint, backend)},
                     timeout=aiohttp.ClientTimeout(total=LOOK_TIMEOUT_S),
                     allow_redirects=False,
+                    ssl=beside.trust_in(backend),
                 ) as answer:
                     health.reachable = answer.status == HTTPStatus.OK
                     health.message = "" if health.reachable else f"GET /models answered with {answer.status}"
                 if answer.status != HTTPStatus.UNAUTHORIZED:
                     health.hop_key = key
-                    health.load = await self._load_of(backend)
+                    # a replica in another machine is asked how busy it is by the gateway there
+                    health.load = None if backend.through else await self._load_of(backend)
                     return
             health.message = KEY_REFUSED
         except (aiohttp.ClientError, TimeoutError) as error:

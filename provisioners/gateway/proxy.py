@@ -25,7 +25,7 @@ import aiohttp
 from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from provisioners.gateway import bodies, refusals
+from provisioners.gateway import beside, bodies, refusals
 from provisioners.gateway.backends import Backends, Health
 from provisioners.gateway.budgets import Budgets
 from provisioners.gateway.calls import Call, Ended
@@ -76,6 +76,7 @@ _NOT_RETURNED: Final = frozenset(
         "alt-svc",
         "strict-transport-security",
         "x-request-id",
+        beside.RAN.lower(),
         *(f"x-ratelimit-{word}-{kind}" for word in ("limit", "remaining", "reset") for kind in ("requests", "tokens")),
     ]
 )
@@ -137,6 +138,10 @@ class Proxy:
             if found.route in (Route.HEALTH, Route.READY, Route.METRICS):
                 return self._own(found.route) or self._refuse(refusals.not_found(), request_id)
             with self._counted():
+                if (asked_for := beside.asked_for(request, self._routing, found.route)) is not None:
+                    return await beside.pass_on(
+                        request, found.route, asked_for, backends=self._backends, upstream=self._upstream
+                    )
                 if request.method == "GET":
                     return self._models(request, found, request_id)
                 return await self._infer(request, found.route, request_id, began, began_at)
@@ -334,9 +339,16 @@ class Proxy:
             answer = await self._upstream.post(
                 f"{backend.url}/{route.value}",
                 data=_payload(asked.content),
-                headers={**headers, **bearer(key)},
+                headers={**headers, **bearer(key), **beside.headers_to(endpoint, backend)},
                 allow_redirects=False,
+                ssl=beside.trust_in(backend),
             )
+            if beside.is_own_word(backend, answer):
+                answer.close()
+                if answer.status == HTTPStatus.UNAUTHORIZED:
+                    continue
+                msg = "the other gateway passed nothing on"
+                raise aiohttp.ClientConnectionError(msg)
             if answer.status != HTTPStatus.UNAUTHORIZED:
                 self._backends.health(backend).hop_key = key
                 return answer
