@@ -108,8 +108,8 @@ def set_idle(
         raise InvalidSpec(msg, field="wait_s")
     if after_s is not None:
         _refuse_unable(row)
-        if units is IdleUnits.RELEASE and row.boundary is not None and (why := keeps_units(row.boundary.kind)):
-            raise Conflict(why, code="not-supported")
+    if units is IdleUnits.RELEASE and row.boundary is not None and (why := keeps_units(row.boundary.kind)):
+        raise Conflict(why, code="not-supported")
     if (row.idle_after_s, row.idle_units, row.wake_wait_s) == (after_s, units.value, wait_s):
         return row
     Endpoint.objects.filter(pk=row.pk).update(idle_after_s=after_s, idle_units=units.value, wake_wait_s=wait_s)
