@@ -38,7 +38,7 @@ from provisioners.gateway.protocol import (
 )
 from tenants import addresses, hop_keys, models, vault
 from tenants.models import GatewayReplica, Unit
-from tenants.operations import rollouts
+from tenants.operations import rollouts, surges
 from tenants.rollouts import weights
 from tenants.states import RolloutStrategy
 
@@ -80,9 +80,9 @@ def document_of(gateway: GatewayReplica, *, now: datetime) -> ConfigDocument:
 
 def documents(gateways: Sequence[GatewayReplica], *, now: datetime) -> dict[UUID, ConfigDocument]:
     """Return gateway → configuration; the number of queries does not grow with the gateways."""
-    allocations = dict(
-        Unit.objects.filter(pk__in=[g.unit_id for g in gateways if g.unit_id]).values_list("pk", "allocation_id")
-    )
+    units = Unit.objects.filter(pk__in=[g.unit_id for g in gateways if g.unit_id])
+    allocations = dict(units.values_list("pk", "allocation_id"))
+    beside = set(units.filter(role=surges.ROLE).values_list("pk", flat=True)) if allocations else set()
     certificates = _certificates(allocations.values())
     in_namespaces = Q(boundary_id__in=[g.boundary_id for g in gateways if not g.unit_id])
     in_machines = Q(allocation_id__in=list(allocations.values()))
@@ -119,8 +119,13 @@ def documents(gateways: Sequence[GatewayReplica], *, now: datetime) -> dict[UUID
         mine = tuple(
             _endpoint(
                 row,
+                # The address never leads to the machine of a unit beside: only other gateways send requests there.
                 accounting.keys_of(
-                    row, keys.get(row.served_id, ()), sharers, prices, of_unit=gateway.unit_id is not None
+                    row,
+                    () if gateway.unit_id in beside else keys.get(row.served_id, ()),
+                    sharers,
+                    prices,
+                    of_unit=gateway.unit_id is not None,
                 ),
                 serving.get(row.pk) or _served_revision(row),
                 gateway,

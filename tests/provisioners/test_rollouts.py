@@ -10,7 +10,7 @@ import pytest
 
 from provisioners.agent_api import config
 from provisioners.agent_api.polling import acting_gateway
-from provisioners.gateway.protocol import LATENCY_MS, ConfigDocument
+from provisioners.gateway.protocol import LATENCY_MS, ConfigDocument, EndpointConfig
 from provisioners.sandbox import control
 from tenants.errors import Conflict, InvalidSpec
 from tenants.models import (
@@ -120,6 +120,9 @@ class Stage:
 
     def document(self) -> ConfigDocument:
         return config.document_of(GatewayReplica.objects.get(), now=self.here.clock())
+
+    def configured(self, gateway: GatewayReplica) -> EndpointConfig:
+        return config.document_of(gateway, now=self.here.clock()).endpoints[0]
 
     def weights(self) -> dict[int, int]:
         """Return revision → weight, in percent of all."""
@@ -303,10 +306,14 @@ def test_in_machines_the_one_that_the_address_leads_to_stays_and_the_one_beside_
     stage.revise()
     stage.drive(stage.is_at("stepping"))
     runs = {one["revision"] for one in fresh(stage.row).observed["units"]}
+    configured = {one.unit_id: stage.configured(one) for one in GatewayReplica.objects.filter(removed_at=None)}
     stage.drive(stage.is_at("done"), most=140)
     stage.drive(is_ready(stage.row))
 
     assert runs == {1, 2}
+    assert {unit: len(one.keys) for unit, one in configured.items()} == {
+        unit: int(unit != stage.rollout.surge) for unit in configured
+    }
     assert {one["revision"] for one in fresh(stage.row).observed["units"]} == {2}
     assert set(stage.here.estate.state.workloads) == machines
     assert (Hold.objects.count(), charged(), fresh(stage.row).address) == (replicas, before, address)
