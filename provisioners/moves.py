@@ -113,7 +113,7 @@ def _facts(row: Endpoint, live: Move, *, now: datetime) -> Facts:
         stopped=_stopped(other),
         named=_is_told(row) and other is not None and _is_told(other),
         quiet=leaves is not None and _is_quiet(leaves, now=now),
-        held=suspensions.deepest(row.tenant.path, now=now) is not None,
+        held=live.state == MoveState.WATCHING.value and suspensions.deepest(row.tenant.path, now=now) is not None,
         works_before=_works(row),
     )
 
