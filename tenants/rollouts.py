@@ -4,12 +4,10 @@
     canary:    preparing ─► stepping ─► promoting ──► done
                    └───────────┴────────────┴───────► aborting ─► aborted
 
-Old units follow one by one: drained, then made anew, and the last of them is given back, as the unit claimed beside
-stays; aborting goes the same way back. In machines (`Plan.stays` is false) all of them follow and the unit claimed
-beside is given back, for the endpoint's address leads to a machine of theirs. So an endpoint never has fewer replicas
-that work than it should, and holds one unit more at most. Invariants: a unit is made anew or given back only once it
-was drained, or its time for that is over; a step ends by itself only when the new revision was judged good enough up
-to its end.
+Old units follow one by one, drained, then made anew, and the unit claimed beside stays: the last old one is given back.
+In machines (`Plan.stays` is false) all follow and the one beside goes: the address leads to a machine of theirs. Aborting
+goes the same way back. Invariants: never fewer replicas that work than there should be, and one unit more at most; none
+is made anew or given back before it was drained or its time is over; a step ends by itself only if it was judged good.
 """
 
 from __future__ import annotations
