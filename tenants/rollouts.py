@@ -5,8 +5,8 @@
                    └───────────┴────────────┴───────► aborting ─► aborted
 
 Old units follow one by one, drained, then made anew, and the unit claimed beside stays: the last old one is given back.
-In machines (`Plan.stays` is false) all follow and the one beside goes: the address leads to a machine of theirs. Aborting
-goes the same way back. Invariants: never fewer replicas that work than there should be, and one unit more at most; none
+In machines (`Plan.stays` is false) all follow and the one beside goes: the address leads to a machine of theirs. Going
+back is the same way. Invariants: never fewer replicas that work than there should be, and one unit more at most; none
 is made anew or given back before it was drained or its time is over; a step ends by itself only if it was judged good.
 """
 
