@@ -71,6 +71,7 @@ def is_at(state: str) -> bool:
     return str(Rollout.objects.latest("created_at").state) == state
 
 
+@pytest.mark.timeout(400)
 def test_canary_promotion_rollback_sleep_and_wake_at_one_address(core: Core) -> None:
     tenant = factories.tenant()
     factories.generous(tenant)
