@@ -40,7 +40,7 @@ from tenants.operations import rollouts as operations
 from tenants.operations import surges
 from tenants.operations.products import touch_gateways
 from tenants.specs import AllocationSpec
-from tenants.states import ConditionType, IdleUnits, Reason, RolloutState, SuspensionDepth, condition_of
+from tenants.states import ConditionType, Reason, RolloutState, SuspensionDepth, condition_of
 
 KEYS_OFF_WAIT: Final = timedelta(seconds=5)
 """So long a deletion waits for gateways that are there to take the configuration without its keys."""
@@ -65,7 +65,7 @@ class EndpointKind(ProductKind):
     def chores(self, row: Endpoint) -> frozenset[str]:
         """Return whether a rollout's unit may leave, units may be given back for a while, or are to be asked for."""
         found = set()
-        if row.slept_at is not None and row.idle_units == IdleUnits.RELEASE.value:
+        if row.slept_at is not None and zero.gives_back(row):
             found.add(RESTING)
         if zero.is_waking(row):
             found.add(ROOM)
@@ -192,6 +192,8 @@ class EndpointKind(ProductKind):
             if any((split(part.step)[1] or 0) == unit.index for part in observed.parts if "[" in part.step):
                 return
             surges.give_back(allocation, unit, now=now)
+            assert allocation.boundary_id is not None
+            gateways.removed(allocation.boundary_id, units=[unit.pk], now=now)  # one that went with its machine
             row = claim.lock()
             desired.happened(
                 row, "endpoint.unit-given-back", actor=SYSTEM, at=now, nudge=False, unit=unit.pk, index=unit.index
@@ -383,6 +385,8 @@ def _refused(seen: Seen, live: Rollout, prepared: Prepared) -> str:
     bare, index = split(seen.step)
     unit = next((unit for unit in prepared.facts.units if unit.index == index), None)
     is_new = unit is not None and str(unit.pk) in live.on_new
+    if bare.startswith("vm."):  # its machine, where the unit beside is one
+        return error.detail if unit is not None and unit.pk == live.surge else ""
     return error.detail if is_new and bare == "serving.replica" else ""
 
 
@@ -412,7 +416,7 @@ def _routes(observed: Mapping[str, Any]) -> tuple[object, ...]:
     """Return what a gateway routes by: the backends of units that work, and the revision they serve."""
     units = observed.get("units", ())
     working = sorted(
-        (str(unit["unit"]), str(unit["backend"]), unit.get("revision", 0))
+        (str(unit["unit"]), str(unit["backend"]), unit.get("revision", 0), str(unit.get("gateway", "")))
         for unit in units
         if unit["backend"] and unit["ready"]
     )

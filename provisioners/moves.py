@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
+from provisioners import suspensions
 from provisioners.lease import StaleLease
 from provisioners.passes import in_transaction
 from provisioners.rollouts import FRESH, SOON_S
@@ -113,6 +114,8 @@ def _facts(row: Endpoint, live: Move, *, now: datetime) -> Facts:
         stopped=_stopped(other),
         named=_is_told(row) and other is not None and _is_told(other),
         quiet=leaves is not None and _is_quiet(leaves, now=now),
+        held=live.state == MoveState.WATCHING.value and suspensions.deepest(row.tenant.path, now=now) is not None,
+        works_before=_works(row),
     )
 
 

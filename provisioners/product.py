@@ -134,7 +134,7 @@ class ProductKind(outcome.ProviderKind):
             return Prepared(deleting=False, facts=facts, refused=error)
         if isinstance(spec, Wait):
             return Prepared(deleting=False, wait=spec, facts=facts)
-        wanted_off = getattr(spec, "power", None) is Power.OFF
+        wanted_off = getattr(spec, "power", None) is Power.OFF or getattr(spec, "asleep", False)
         return Prepared(
             deleting=False,
             provider=boundary.provider,

@@ -42,7 +42,7 @@ def known_gateways(row: Endpoint) -> list[GatewayReplica]:
 
 def go_on(row: Endpoint, live: Rollout, units: Sequence[Unit], *, now: datetime) -> None:
     """Make every move that is due; `units` are all that are held for the endpoint."""
-    plan = rollouts.plan_of(live)
+    plan = rollouts.plan_of(live, in_machines=rollouts.in_machines(row))
     for _ in range(MOST_MOVES):
         gateways = list(gateways_of(row))  # anew: each move gives them another version to have
         course = rollouts.course_of(live)

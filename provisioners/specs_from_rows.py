@@ -171,6 +171,7 @@ def endpoint_spec(
 ) -> EndpointSpec:
     """Return an endpoint on its placed units (at least one), of which `on_beside` run `beside`."""
     kind = BoundaryKind(boundary.kind)
+    stays_up = kind is BoundaryKind.VM  # the gateways that wake it run in its machines
     return EndpointSpec(
         ref=ref_of(row),
         boundary=ref_of(boundary),
@@ -179,7 +180,8 @@ def endpoint_spec(
         serving=serving_spec(row, revision, units[0], kind),
         units=units,
         gateways=gateways,
-        power=power_of(depth, "off" if at_zero else "on"),
+        power=power_of(depth, "off" if at_zero and not stays_up else "on"),
+        asleep=at_zero and stays_up,
         cut_off=cut_off(depth),
         beside=None if beside is None else serving_spec(row, beside, units[0], kind),
         on_beside=on_beside,

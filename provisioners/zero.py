@@ -23,7 +23,7 @@ from tenants.models import Allocation, Endpoint, QuotaCharge, Unit
 from tenants.operations import allocations, idling
 from tenants.operations.products import touch_gateways
 from tenants.rollouts import DRAIN_LIMIT
-from tenants.states import ConditionType, IdleUnits, Reason, condition_of
+from tenants.states import BoundaryKind, ConditionType, IdleUnits, Reason, condition_of
 
 AWAKE: Final = "awake"
 """In `Endpoint.observed`: for which waking it was seen ready."""
@@ -33,10 +33,21 @@ STOPPING: Final = "It goes to sleep: running requests end first."
 WAKING: Final = "It is being woken, and requests wait for it."
 
 
+def gives_back(row: Endpoint) -> bool:
+    """Whether its units are given back at zero: never those of machines, for the gateways that wake it run in them."""
+    in_machines = row.boundary is not None and row.boundary.kind == BoundaryKind.VM.value
+    return row.idle_units == IdleUnits.RELEASE.value and not in_machines
+
+
+def _is_at_zero(row: Any) -> bool:
+    """Whether the last look showed that no replica runs."""
+    return row.observed.get("power") == "off" or bool(row.observed.get("asleep"))
+
+
 def may_stop(row: Endpoint, *, now: datetime) -> bool:
     """Whether the replicas of an endpoint that is to sleep may stop: no request runs, or they had time enough."""
     assert row.slept_at is not None
-    if row.observed.get("power") == "off" or now >= row.slept_at + DRAIN_LIMIT:
+    if _is_at_zero(row) or now >= row.slept_at + DRAIN_LIMIT:
         return True
     units = Unit.objects.filter(allocation_id=row.allocation_id, released_at__isnull=True).values_list("pk", flat=True)
     return rollouts.all_quiet(row, list(units), now=now)
@@ -130,7 +141,7 @@ def told(
 
 def _asleep(row: Any, seen: Seen, due_at: datetime | None, *, now: datetime) -> datetime | None:
     held = Unit.objects.filter(allocation_id=row.allocation_id, host__isnull=False).exists()
-    off = row.observed.get("power") == "off"
+    off = _is_at_zero(row)
     words = GIVEN_BACK if not held else ASLEEP_WORDS if off else STOPPING
     if seen.error is None:
         say(row, ConditionType.READY, "True", Reason.ASLEEP, words, now=now)

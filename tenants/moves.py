@@ -48,6 +48,10 @@ class Facts:
     """Whether both places were seen to have, or not to have, the name as it is wanted."""
     quiet: bool
     """Whether nobody asks at the place that is to be given up."""
+    held: bool = False
+    """Whether its tenant is suspended, so that it works nowhere."""
+    works_before: bool = True
+    """At the old place; where it does not, going back is no help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,13 +118,17 @@ def _is_empty(course: Course, facts: Facts) -> bool:
 
 
 def _watched(course: Course, facts: Facts, watch_s: int) -> Step | None:
+    if facts.held:  # nothing can be watched: it begins anew when the suspension ends
+        anew = replace(course, since=facts.now, unready_since=None)
+        return None if anew == course else (anew, ())
     if facts.works:
         if course.unready_since is not None:
             return replace(course, unready_since=None), ()
         over = facts.now >= course.since + timedelta(seconds=watch_s)
         return leaving(course, now=facts.now) if over else None
-    if course.unready_since is None:
-        return replace(course, unready_since=facts.now), ()
+    if course.unready_since is None or not facts.works_before:
+        anew = replace(course, unready_since=facts.now)
+        return None if anew == course else (anew, ())
     if facts.now >= course.unready_since + UNREADY_LIMIT:
         seconds = UNREADY_LIMIT // timedelta(seconds=1)
         return undoing(course, f"It has not worked there for {seconds} s.", now=facts.now)

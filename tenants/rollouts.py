@@ -4,10 +4,10 @@
     canary:    preparing ─► stepping ─► promoting ──► done
                    └───────────┴────────────┴───────► aborting ─► aborted
 
-Old units follow one by one: drained, then made anew, and the last of them is given back, as the unit claimed beside
-stays; aborting goes the same way back. So an endpoint never has fewer replicas that work than it should, and holds one
-unit more at most. Invariants: a unit is made anew or given back only once it was drained, or its time for that is
-over; a step ends by itself only when the new revision was judged good enough up to its end.
+Old units follow one by one, drained, then made anew, and the unit claimed beside stays: the last old one is given back.
+In machines (`Plan.stays` is false) all follow and the one beside goes: the address leads to a machine of theirs. Going
+back is the same way. Invariants: never fewer replicas that work than there should be, and one unit more at most; none
+is made anew or given back before it was drained or its time is over; a step ends by itself only if it was judged good.
 """
 
 from __future__ import annotations
@@ -65,6 +65,8 @@ class Plan:
     steps: tuple[RolloutStep, ...]
     limits: RolloutLimits
     surge: UUID | None
+    stays: bool = True
+    """Whether the unit claimed beside stays in the place of an old one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,18 +256,19 @@ def _turned(course: Course, plan: Plan, facts: Facts) -> Move | None:
     wrong = [one for one in facts.units if (one.unit in course.on_new) is not forward]
     work = [one for one in right if one.ready and one.revision == wanted]
     if course.draining is not None:
-        return _emptied(course, facts, right, forward=forward)
+        return _emptied(course, plan, facts, right, forward=forward)
     if not wrong and len(right) <= facts.replicas:
         return _ended(course, plan, facts, forward=forward) if len(work) == len(right) else None
     if len(work) < len(right) and facts.now < course.since + START_LIMIT:
         return None  # those that were made anew come up first
     # The unit claimed beside is the one to go when there is nothing to keep of it, else the one that stays.
     candidates = wrong or right
-    first = [one for one in candidates if (one.unit == plan.surge) is not forward] or candidates
+    goes_first = not forward if plan.stays else not wrong
+    first = [one for one in candidates if (one.unit == plan.surge) is goes_first] or candidates
     return replace(course, draining=first[0].unit, since=facts.now), ()
 
 
-def _emptied(course: Course, facts: Facts, right: Sequence[UnitSeen], *, forward: bool) -> Move | None:
+def _emptied(course: Course, plan: Plan, facts: Facts, right: Sequence[UnitSeen], *, forward: bool) -> Move | None:
     """Give a drained unit back where enough others are right already, else let it follow them."""
     unit = course.draining
     assert unit is not None
@@ -273,7 +276,8 @@ def _emptied(course: Course, facts: Facts, right: Sequence[UnitSeen], *, forward
     if present and unit not in facts.quiet and facts.now < course.since + DRAIN_LIMIT:
         return None
     onward = replace(course, draining=None, since=facts.now)
-    if len([one for one in right if one.unit != unit]) >= facts.replicas:
+    may_leave = plan.stays or unit == plan.surge
+    if may_leave and len([one for one in right if one.unit != unit]) >= facts.replicas:
         return replace(onward, leaving=unit, on_new=course.on_new - {unit}), ()
     return replace(onward, on_new=course.on_new | {unit} if forward else course.on_new - {unit}), ()
 

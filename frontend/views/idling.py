@@ -26,6 +26,7 @@ MOST_MINUTES: Final = 30 * 24 * 60
 def offered(row: Endpoint) -> dict[str, Any]:
     """Return what the page of an endpoint needs to offer it."""
     refusal = "" if row.boundary is None else idling.refusal(row.boundary.kind, row.boundary.provider)
+    stays = row.boundary is not None and bool(idling.keeps_units(row.boundary.kind))
     return {
         "can_sleep": not refusal and row.ready_at is not None and row.slept_at is None,
         "can_wake": row.slept_at is not None,
@@ -35,7 +36,11 @@ def offered(row: Endpoint) -> dict[str, Any]:
         "idle_units": row.idle_units,
         "idle_choices": [
             {"value": IdleUnits.KEEP.value, "label": _("Keep them: it wakes as fast as its model loads")},
-            {"value": IdleUnits.RELEASE.value, "label": _("Give them back: waking queues for room")},
+            *(
+                []
+                if stays
+                else [{"value": IdleUnits.RELEASE.value, "label": _("Give them back: waking queues for room")}]
+            ),
         ],
     }
 

@@ -30,6 +30,7 @@ from provisioners.gateway.protocol import (
 )
 from tenants import models, models_catalogue
 from tenants.models import GatewayReplica
+from tenants.operations import surges
 from tenants.operations.pricing import TOKEN, currency
 
 DIMENSIONS: Final = {BudgetUnit.TOKENS: "tokens_month", BudgetUnit.MONEY: "token_spend_month"}
@@ -92,8 +93,9 @@ class Sharers:
 
 
 def sharers(gateways: Sequence[GatewayReplica]) -> Sharers:
-    """Count the live gateways of the tenants of these."""
+    """Count the live gateways of the tenants of these; one in the machine of a unit beside takes no callers."""
     live = GatewayReplica.objects.filter(removed_at=None, tenant_id__in={gateway.tenant_id for gateway in gateways})
+    live = live.exclude(unit__role=surges.ROLE)
     tenants = Counter(dict(live.values_list("tenant_id").annotate(n=Count("pk")).order_by()))
     machines = live.filter(unit__isnull=False).values_list("unit__allocation_id").annotate(n=Count("pk")).order_by()
     return Sharers(tenants, Counter(dict(machines)))

@@ -1,17 +1,18 @@
 """Rows → the configuration of gateways. Reads in the caller's transaction, writes nothing, sends nothing.
 
-A gateway of a namespace boundary serves all its endpoints; one in an endpoint VM serves its own unit's
-endpoint, and only from the replica beside it. What depends on the clock (a key's expiry) is in the document
-as a time, so that the same rows always give the same document. Documents are stored, so they name the keys of the
-last hop by their revisions; `with_hop_keys` puts the keys in on the way out, the same ones each time.
+A gateway of a namespace boundary serves all its endpoints; one in an endpoint VM serves its own unit's endpoint: from
+the replica beside it, and from those in the other VMs through the gateways there. What depends on the clock (a key's
+expiry) is in the document as a time, so that the same rows always give the same document. Documents are stored, so they
+name the keys of the last hop by their revisions; `with_hop_keys` puts the keys in on the way out, the same ones each
+time.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from django.db import connection
@@ -37,7 +38,7 @@ from provisioners.gateway.protocol import (
 )
 from tenants import addresses, hop_keys, models, vault
 from tenants.models import GatewayReplica, Unit
-from tenants.operations import rollouts
+from tenants.operations import rollouts, surges
 from tenants.rollouts import weights
 from tenants.states import RolloutStrategy
 
@@ -52,6 +53,7 @@ SUSPENDED_WORDS: Final[Mapping[str, str]] = {
     "power": "its tenant is suspended and its machines are switched off",
 }
 DELETED_WORDS: Final = "it is being deleted"
+_LOOPBACK: Final = "http://127.0.0.1:"
 MOST_HOP_KEYS: Final = 4
 """Revisions that may be running at once, seen from a gateway; who changes faster than replicas start waits a moment."""
 
@@ -78,9 +80,10 @@ def document_of(gateway: GatewayReplica, *, now: datetime) -> ConfigDocument:
 
 def documents(gateways: Sequence[GatewayReplica], *, now: datetime) -> dict[UUID, ConfigDocument]:
     """Return gateway → configuration; the number of queries does not grow with the gateways."""
-    allocations = dict(
-        Unit.objects.filter(pk__in=[g.unit_id for g in gateways if g.unit_id]).values_list("pk", "allocation_id")
-    )
+    units = Unit.objects.filter(pk__in=[g.unit_id for g in gateways if g.unit_id])
+    allocations = dict(units.values_list("pk", "allocation_id"))
+    beside = set(units.filter(role=surges.ROLE).values_list("pk", flat=True)) if allocations else set()
+    certificates = _certificates(allocations.values())
     in_namespaces = Q(boundary_id__in=[g.boundary_id for g in gateways if not g.unit_id])
     in_machines = Q(allocation_id__in=list(allocations.values()))
     endpoints = list(
@@ -116,8 +119,13 @@ def documents(gateways: Sequence[GatewayReplica], *, now: datetime) -> dict[UUID
         mine = tuple(
             _endpoint(
                 row,
+                # The address never leads to the machine of a unit beside: only other gateways send requests there.
                 accounting.keys_of(
-                    row, keys.get(row.served_id, ()), sharers, prices, of_unit=gateway.unit_id is not None
+                    row,
+                    () if gateway.unit_id in beside else keys.get(row.served_id, ()),
+                    sharers,
+                    prices,
+                    of_unit=gateway.unit_id is not None,
                 ),
                 serving.get(row.pk) or _served_revision(row),
                 gateway,
@@ -125,6 +133,7 @@ def documents(gateways: Sequence[GatewayReplica], *, now: datetime) -> dict[UUID
                 prices,
                 rolling.get(row.pk),
                 moving.get(row.served_id),
+                certificates,
             )
             for row in endpoints
             if (
@@ -221,6 +230,7 @@ def _endpoint(
     prices: accounting.Prices,
     rolling: models.Rollout | None,
     move: models.Move | None,
+    certificates: Mapping[UUID, str],
 ) -> EndpointConfig:
     state, reason = EndpointState.OPEN, ""
     if row.deletion_requested_at is not None:
@@ -235,7 +245,7 @@ def _endpoint(
         reason=reason,
         hosts=_hosts(row),
         models=(row.served.name,),
-        backends=() if row.slept_at is not None else _backends(row, rolling, only=gateway.unit_id),
+        backends=() if row.slept_at is not None else _backends(row, rolling, gateway.unit_id, certificates, serving),
         waiting=_waiting(row, rolling),
         moved=moves.is_given_up(row, move),
         hop_keys=tuple(str(revision) for revision in serving),
@@ -260,8 +270,38 @@ def _waiting(row: models.Endpoint, rolling: models.Rollout | None) -> Waiting | 
     return Waiting(timeout_s=row.wake_wait_s, wakes=asleep)
 
 
-def _backends(row: models.Endpoint, rolling: models.Rollout | None, *, only: UUID | None) -> tuple[Backend, ...]:
-    """Return the replicas that are ready, one for each unit: of equal weights, or as a rollout shares requests out."""
+def _certificates(allocations: Iterable[UUID]) -> dict[UUID, str]:
+    """Return unit → SHA-256 of the certificate that the gateway in its machine listens with, as it reported last."""
+    wanted = set(allocations)
+    rows = GatewayReplica.objects.filter(
+        unit__allocation_id__in=wanted, removed_at__isnull=True, enrolled_at__isnull=False
+    ).annotate(shown=KeyTextTransform("certificate", "report")) if wanted else ()  # fmt: skip
+    return {row.unit_id: row.shown or "" for row in rows if row.unit_id is not None}
+
+
+def _in_its_machine(unit: Mapping[str, Any], certificate: str | None) -> dict[str, Any] | None:
+    """Return how a gateway in another machine reaches a replica: through the gateway there; None while it does not.
+
+    Over a network only with a certificate to know it by; a lab's are all on the loopback of one machine.
+    """
+    url = str(unit.get("gateway") or "")
+    if certificate is None or not (url.startswith(_LOOPBACK) or (url.startswith("https://") and certificate)):
+        return None
+    return {"url": url, "through": True, "certificate": certificate if url.startswith("https://") else ""}
+
+
+def _backends(
+    row: models.Endpoint,
+    rolling: models.Rollout | None,
+    only: UUID | None,
+    certificates: Mapping[UUID, str],
+    serving: Sequence[UUID],
+) -> tuple[Backend, ...]:
+    """Return the replicas that are ready, one for each unit: of equal weights, or as a rollout shares requests out.
+
+    For a gateway in a machine (`only`: its unit) those in the others are behind the gateways there, which let in who
+    has a key of the last hop (`serving`).
+    """
     revision = row.observed.get("revision")
     if not isinstance(revision, int):
         revision = row.revision.number if row.revision is not None else 0
@@ -270,10 +310,13 @@ def _backends(row: models.Endpoint, rolling: models.Rollout | None, *, only: UUI
         if not unit.get("ready") or not unit.get("backend"):
             continue
         uid = UUID(str(unit["unit"]))
+        where: dict[str, Any] | None = {"url": unit["backend"]}
         if only is not None and uid != only:
+            where = _in_its_machine(unit, certificates.get(uid)) if serving else None
+        if where is None:
             continue
         try:
-            found[uid] = Backend(unit_uid=uid, url=unit["backend"], revision=unit.get("revision") or revision)
+            found[uid] = Backend(unit_uid=uid, revision=unit.get("revision") or revision, **where)
         except ValidationError:  # a driver's fault must not keep the other endpoints from their news
             log.error("a backend address is not usable", extra={"endpoint": row.pk, "unit": uid})  # noqa: TRY400
     if rolling is not None:

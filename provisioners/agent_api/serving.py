@@ -15,10 +15,20 @@ from provisioners.serving import replica
 from provisioners.serving.vllm import PORT
 from tenants.actor import Actor
 from tenants.errors import Gone, NotVisible
-from tenants.models import Endpoint, GatewayReplica, Unit
+from tenants.models import Endpoint, GatewayReplica, Revision, Unit
+from tenants.operations import rollouts
 from tenants.transactions import reading
 
 log = logging.getLogger(__name__)
+
+
+def _revision_of(endpoint: Endpoint, unit: Unit) -> Revision | None:
+    """Return which of two revisions a unit runs while one takes over from the other, as the pass tells the driver."""
+    live = rollouts.live_of(endpoint)
+    if live is None:
+        return None
+    chosen = live.revision_id if str(unit.pk) in live.on_new else live.before_id
+    return Revision.objects.select_related("model").get(pk=chosen)
 
 
 def answer_to(actor: Actor) -> ServingAnswer | None:
@@ -43,7 +53,8 @@ def answer_to(actor: Actor) -> ServingAnswer | None:
         placed = Unit.objects.filter(allocation_id=unit.allocation_id, released_at=None, host__isnull=False)
         first = placed.order_by("index").first() or unit
         try:
-            spec = specs_from_rows.serving_spec(endpoint, endpoint.revision, first, BoundaryKind(row.boundary.kind))
+            revision = _revision_of(endpoint, unit) or endpoint.revision
+            spec = specs_from_rows.serving_spec(endpoint, revision, first, BoundaryKind(row.boundary.kind))
         except DriverError as error:  # the endpoint's own pass says so to people
             log.warning("nothing to serve for a gateway: %s", error.detail, extra={"gateway": str(gateway)})
             return None

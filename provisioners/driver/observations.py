@@ -106,6 +106,9 @@ class ObservedUnit:
     """Number of the revision that its replica runs, where it is told; while another one takes over they differ."""
     engine: EngineReport | None = None
     """What its model server says of itself; None where nobody asked a real one."""
+    gateway: str = ""
+    """Base URL (ending in `/v1`) of the gateway in its machine, by which those in the endpoint's other machines reach
+    its replica; `""` where any gateway reaches `backend`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +129,8 @@ class Observed:
     model: str = ""
     revision: int | None = None
     power: Power | None = None
+    asleep: bool = False
+    """Whether none of its replicas runs although its machines do, as `EndpointSpec.asleep` wants it."""
     blocked_by: str = ""
     """What stands in the way of deletion, in plain words (object and finalizer)."""
     simulated: bool = False

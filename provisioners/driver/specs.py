@@ -102,6 +102,9 @@ class EndpointSpec:
     gateways: tuple[GatewaySpec, ...]
     """One per unit in a `vm` boundary, empty in a namespace (the boundary's own gateway serves it)."""
     power: Power = Power.ON
+    """In a namespace, and of machines that a suspension switches off."""
+    asleep: bool = False
+    """At zero in machines: no replica runs, and machines with their gateways stay; only with capability `zero`."""
     cut_off: bool = False
     beside: ServingSpec | None = None
     """Another revision, for as long as one takes over from the other; only where capability `canary` is there."""

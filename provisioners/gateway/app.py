@@ -358,6 +358,7 @@ class Gateway:
                 self._backends.report(endpoint, waiting=self._waiting_room.waiting(endpoint.uid))
                 for endpoint in endpoints
             ),
+            certificate=self._certificate.fingerprint if self._certificate is not None else "",
         )
 
 

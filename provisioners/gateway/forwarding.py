@@ -16,7 +16,7 @@ from uuid import UUID
 
 from aiohttp import web
 
-from provisioners.gateway import refusals
+from provisioners.gateway import beside, refusals
 from provisioners.gateway.backends import Backends, Health
 from provisioners.gateway.bodies import Asked
 from provisioners.gateway.calls import Call
@@ -117,7 +117,8 @@ class Forwarding:
     ) -> Connection | None:
         """Ask a backend with the key that it takes; None where it takes none that we have. Raises `UpstreamError`."""
         for key in self._backends.hop_keys(endpoint, backend):
-            ask = Ask(backend.url, call.route.value, [*headers, *bearer(key).items()], asked.content)
+            told = [*headers, *bearer(key).items(), *beside.headers_to(endpoint, backend).items()]
+            ask = Ask(backend.url, call.route.value, told, asked.content, backend.certificate)
             try:
                 answer = await self._upstream.answer(ask)
             except asyncio.CancelledError:
@@ -125,10 +126,14 @@ class Forwarding:
                 if sent is not None and (asked.streamed or not self._leftovers.take(call, sent, health)):
                     sent.close()
                 raise
-            if answer.status != HTTPStatus.UNAUTHORIZED:
+            is_own_word = beside.is_own_word(backend, answer)
+            if answer.status != HTTPStatus.UNAUTHORIZED and not is_own_word:
                 health.hop_key = key
                 return answer
             answer.close()
+            if answer.status != HTTPStatus.UNAUTHORIZED:
+                msg = "the other gateway passed nothing on"
+                raise Unreachable(msg)
         return None
 
     def _broke(self, call: Call, what: str) -> None:

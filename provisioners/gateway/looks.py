@@ -9,7 +9,7 @@ from typing import Final
 
 import aiohttp
 
-from provisioners.gateway import engine
+from provisioners.gateway import beside, engine
 from provisioners.gateway.backends import Backends
 from provisioners.gateway.forwarding import KEY_REFUSED, bearer
 from provisioners.gateway.protocol import Backend, EndpointConfig
@@ -32,15 +32,17 @@ class Looks:
             for key in self._backends.hop_keys(endpoint, backend):
                 async with self._session.get(
                     f"{backend.url}/models",
-                    headers=bearer(key),
+                    headers={**bearer(key), **beside.headers_to(endpoint, backend)},
                     timeout=aiohttp.ClientTimeout(total=LOOK_TIMEOUT_S),
                     allow_redirects=False,
+                    ssl=aiohttp.Fingerprint(bytes.fromhex(backend.certificate)) if backend.certificate else True,
                 ) as answer:
                     health.reachable = answer.status == HTTPStatus.OK
                     health.message = "" if health.reachable else f"GET /models answered with {answer.status}"
                 if answer.status != HTTPStatus.UNAUTHORIZED:
                     health.hop_key = key
-                    health.load = await self._load_of(backend)
+                    # a replica in another machine is asked how busy it is by the gateway there
+                    health.load = None if backend.through else await self._load_of(backend)
                     return
             health.message = KEY_REFUSED
         except (aiohttp.ClientError, TimeoutError) as error:

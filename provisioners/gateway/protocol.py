@@ -175,6 +175,10 @@ class Backend(_FromControlPlane):
     revision: Count
     weight: Count = 100
     """Share of new requests relative to the endpoint's other backends; 0 drains this one."""
+    through: bool = False
+    """Whether `url` is the gateway in the replica's machine, which passes requests on to it (`gateway.beside`)."""
+    certificate: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
+    """SHA-256 of the certificate that it shows; `""`: it is checked by the authorities."""
 
 
 class RateLimits(_FromControlPlane):
@@ -513,6 +517,8 @@ class Report(_FromGateway):
     """Requests refused at the key check since the gateway started."""
     spooled_records: Count = 0
     endpoints: tuple[EndpointReport, ...] = ()
+    certificate: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
+    """SHA-256 of the certificate that it listens with, by which the endpoint's other gateways know it; `""`: none."""
 
 
 # --- reading and signing ----------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from typing import Final
 
 from aiohttp import web
 
-from provisioners.gateway import bodies, refusals
+from provisioners.gateway import beside, bodies, refusals
 from provisioners.gateway.backends import Backends
 from provisioners.gateway.budgets import Budgets
 from provisioners.gateway.calls import Call, Ended
@@ -73,6 +73,7 @@ class Proxy:
         """Set while nothing is in flight."""
         self.idle.set()
         self.refused = 0
+        self._upstream = upstream
         self._backends = backends
         self._metrics = metrics
         self._budgets = budgets
@@ -113,6 +114,10 @@ class Proxy:
             if found.route in (Route.HEALTH, Route.READY, Route.METRICS):
                 return self._own(found.route) or self._refuse(refusals.not_found(), request_id)
             with self._counted():
+                if (asked_for := beside.asked_for(request, self._routing, found.route)) is not None:
+                    return await beside.pass_on(
+                        request, found.route, asked_for, backends=self._backends, upstream=self._upstream
+                    )
                 if request.method == "GET":
                     return self._models(request, found, request_id)
                 return await self._infer(request, found.route, request_id, began, began_at)

@@ -19,6 +19,7 @@ from typing import Final
 from aiohttp import web
 from multidict import CIMultiDict
 
+from provisioners.gateway import beside
 from provisioners.gateway.backends import Health
 from provisioners.gateway.bodies import Asked
 from provisioners.gateway.calls import Call
@@ -52,6 +53,7 @@ _NOT_RETURNED: Final = frozenset(
         "alt-svc",
         "strict-transport-security",
         "x-request-id",
+        beside.RAN.lower(),
         *(f"x-ratelimit-{word}-{kind}" for word in ("limit", "remaining", "reset") for kind in ("requests", "tokens")),
     ]
 )

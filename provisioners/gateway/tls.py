@@ -8,6 +8,7 @@ again.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import ssl
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import Final
 log = logging.getLogger("tenantry.gateway")
 
 CHECK_S: Final = 10.0
+_BEGIN: Final = "-----BEGIN CERTIFICATE-----"
+_END: Final = "-----END CERTIFICATE-----"
 
 
 class Certificate:
@@ -27,6 +30,8 @@ class Certificate:
         self.context: Final = _server_context()
         self._seen = self._look()
         self.context.load_cert_chain(*self._files)
+        self.fingerprint = _fingerprint(chain)
+        """SHA-256 of the certificate that is shown, in hexadecimal digits."""
 
     async def keep(self, *, every_s: float = CHECK_S) -> None:
         """Look for new files again and again, until cancelled."""
@@ -42,7 +47,8 @@ class Certificate:
             # Tried apart first: a pair that does not fit would leave the context in use without any key.
             _server_context().load_cert_chain(*self._files)
             self.context.load_cert_chain(*self._files)
-        except OSError as error:
+            self.fingerprint = _fingerprint(self._files[0])
+        except (OSError, ValueError) as error:
             log.error("the new certificate cannot be used, the last one stays in use: %s", error)  # noqa: TRY400
             return
         self._seen = seen
@@ -51,6 +57,13 @@ class Certificate:
     def _look(self) -> tuple[tuple[int, int, int], ...]:
         found = (path.stat() for path in self._files)
         return tuple((each.st_ino, each.st_mtime_ns, each.st_size) for each in found)
+
+
+def _fingerprint(chain: Path) -> str:
+    """Return the digest of the first certificate of a chain. Raises `OSError`, `ValueError`."""
+    text = chain.read_text(encoding="ascii", errors="replace")
+    begin, end = text.index(_BEGIN), text.index(_END) + len(_END)
+    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(text[begin:end])).hexdigest()
 
 
 def _server_context() -> ssl.SSLContext:

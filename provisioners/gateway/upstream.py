@@ -7,6 +7,7 @@ request (docs/adr/0014). One request at a time on a connection; one that was not
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,10 +34,12 @@ class Origin:
     shown: str
     """Value of `Host`."""
     path: str
+    certificate: str
+    """SHA-256 by which it is known, in hexadecimal digits; `""`: by the authorities."""
 
 
 @lru_cache(maxsize=4096)
-def origin_of(url: str) -> Origin:
+def origin_of(url: str, certificate: str = "") -> Origin:
     """Read a backend's base URL. Raises `Unreachable` for one that leads nowhere."""
     try:
         parts = urlsplit(url)
@@ -49,12 +52,15 @@ def origin_of(url: str) -> Origin:
     if parts.scheme not in {"http", "https"} or not host or any(sign <= " " for sign in parts.netloc + parts.path):
         raise Unreachable("its address cannot be read")
     shown = f"[{host}]" if ":" in host else host
-    return Origin(host, port, parts.scheme == "https", f"{shown}:{port}" if parts.port else shown, parts.path)
+    return Origin(
+        host, port, parts.scheme == "https", f"{shown}:{port}" if parts.port else shown, parts.path, certificate
+    )
 
 
-def head_of(origin: Origin, path: str, headers: Sequence[tuple[str, str]], length: int) -> bytes:
-    """Write the head of a POST. Raises `ValueError` where a value would be more than a value."""
-    lines = [f"POST {origin.path}/{path} HTTP/1.1\r\nHost: {origin.shown}\r\nContent-Length: {length}\r\n"]
+def head_of(origin: Origin, path: str, headers: Sequence[tuple[str, str]], body: bytes | None) -> bytes:
+    """Write the head of a POST, or of a GET without a body. Raises `ValueError` where a value would be more than one."""
+    method, length = ("GET", "") if body is None else ("POST", f"Content-Length: {len(body)}\r\n")
+    lines = [f"{method} {origin.path}/{path} HTTP/1.1\r\nHost: {origin.shown}\r\n{length}"]
     for name, value in headers:
         if "\r" in value or "\n" in value or "\0" in value:
             raise ValueError(name)
@@ -72,7 +78,10 @@ class Ask:
     path: str
     """Below it."""
     headers: Sequence[tuple[str, str]]
-    body: bytes
+    body: bytes | None
+    """None: a GET."""
+    certificate: str = ""
+    """SHA-256 of the backend's certificate; `""`: the authorities vouch for it."""
     connection: Connection | None = None
     """Which has all of it: the answer can be awaited there, also by others than who sent it."""
 
@@ -102,8 +111,8 @@ class Upstream:
 
         Who is cancelled finds in `ask.connection` who has the request. Raises `Unreachable`, `Silent`, `NoHttp`.
         """
-        origin = origin_of(ask.url)
-        head = head_of(origin, ask.path, ask.headers, len(ask.body))
+        origin = origin_of(ask.url, ask.certificate)
+        head = head_of(origin, ask.path, ask.headers, ask.body)
         connection = self._kept(origin) or await self._opened(origin)
         try:
             return await self._answered(connection, ask, head)
@@ -117,7 +126,7 @@ class Upstream:
     async def _answered(connection: Connection, ask: Ask, head: bytes) -> Connection:
         ask.connection = None
         try:
-            await connection.send(head, ask.body)
+            await connection.send(head, ask.body or b"")
             ask.connection = connection
             await connection.begun()
         except asyncio.CancelledError:
@@ -139,13 +148,14 @@ class Upstream:
         return None
 
     async def _opened(self, origin: Origin) -> Connection:
+        context = _unchecked() if origin.certificate else self._tls
         try:
             async with asyncio.timeout(self._connect_s):
-                _, connection = await asyncio.get_running_loop().create_connection(
+                transport, connection = await asyncio.get_running_loop().create_connection(
                     lambda: self._connection(origin),
                     origin.host,
                     origin.port,
-                    ssl=self._tls if origin.tls else None,
+                    ssl=context if origin.tls else None,
                 )
         except TimeoutError:
             raise Unreachable("did not take the connection in time") from None
@@ -153,6 +163,9 @@ class Upstream:
             raise Unreachable("its certificate or its TLS does not hold up") from None
         except OSError as error:
             raise Unreachable(f"takes no connection: {type(error).__name__}") from None
+        if origin.certificate and not _shows(transport, origin.certificate):
+            connection.abort()
+            raise Unreachable("shows another certificate than its own")
         if not connection.lost:
             self._open.add(connection)
         return connection
@@ -188,3 +201,18 @@ class Upstream:
             self._sweep.cancel()
         for connection in tuple(self._open):
             connection.abort()
+
+
+@lru_cache(maxsize=1)
+def _unchecked() -> ssl.SSLContext:
+    """Return how a backend is spoken to whose certificate is known by its digest, before a byte is sent (`_shows`)."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+def _shows(transport: asyncio.BaseTransport, certificate: str) -> bool:
+    """Whether a peer shows the certificate of a digest."""
+    found = transport.get_extra_info("ssl_object")
+    shown = None if found is None else found.getpeercert(binary_form=True)
+    return shown is not None and hashlib.sha256(shown).hexdigest() == certificate

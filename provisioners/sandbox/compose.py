@@ -129,6 +129,9 @@ def _endpoint(spec: EndpointSpec) -> list[Step]:
             found.append(_gateway(spec, indexed("vm.gateway", unit.index), gateway, common, dormant=dormant))
             replica: dict[str, Any] = {"unit": str(unit.uid), "serving": serving}
             payload: dict[str, Any] = {**common, "serving": told, "unit": {"uid": str(unit.uid)}}
+            if spec.asleep:
+                replica = {"unit": str(unit.uid), "asleep": True}
+                payload["asleep"] = True
         else:
             dormant = False
             replica = {"unit": _placed(unit), "serving": serving, "power": str(spec.power)}

@@ -400,6 +400,11 @@ def _finish_replica(work: Work) -> None:
     if work.owner.boundary_kind != "vm":
         return
     workload = work.machine()
+    workload.asleep = bool(work.payload.get("asleep"))
+    if workload.asleep:
+        workload.serving = None
+        work.state.touch("workloads", workload.uid)
+        return
     workload.serving = dict(work.payload["serving"])
     workload.serving["ready_at"] = work.ends_at + work.state.settings.load_s
     work.state.touch("workloads", workload.uid)

@@ -115,6 +115,8 @@ class WorkloadRecord:
     serving: dict[str, Any] | None = None
     """Model server in it: model, source, commit, revision, tokens_s, ready_at."""
     cut_off: bool = False
+    asleep: bool = False
+    """A VM at zero: it runs, and no model server in it."""
 
 
 @dataclass(slots=True)

@@ -38,7 +38,7 @@ from provisioners.driver import (
 from provisioners.sandbox import effects, physics
 from provisioners.sandbox.records import GatewayRecord, ObjectRecord, PartRecord, WorkloadRecord
 from provisioners.sandbox.state import State
-from provisioners.steps import in_order, split
+from provisioners.steps import in_order, indexed, split
 
 VERSION: Final = "sandbox/1"
 IMAGES: Final = frozenset({"debian-12", "ubuntu-22.04", "ubuntu-24.04"})
@@ -238,6 +238,7 @@ def observe(state: State, ref: Ref, now: float, url: str) -> Observed:
         model=str(serving["model"]) if serving else "",
         revision=int(serving["revision"]) if serving else None,
         power=_power(workloads),
+        asleep=bool(workloads) and all(workload.asleep and workload.running for workload in workloads),
         blocked_by=effects.blocked_by(state, owner),
         simulated=True,
     )
@@ -352,8 +353,20 @@ def _engine(state: State, workload: WorkloadRecord) -> EngineReport | None:
     return EngineReport(**told, runs_on="this machine's CPU; its GPU is simulated")
 
 
+def _gateway_in(state: State, workload: WorkloadRecord) -> str:
+    """Return where the gateway in a VM answers others of its endpoint, "" where none does."""
+    if not workload.is_vm or not workload.running or is_cut_off(state, workload):
+        return ""
+    part = state.objects[workload.owner].parts.get(indexed("vm.gateway", workload.index))
+    gateway = None if part is None else state.gateways.get(part.gateway)
+    if gateway is None or gateway.simulated or not gateway.running:
+        return ""
+    return f"http://127.0.0.1:{gateway.port}/v1"
+
+
 def _units(state: State, workloads: list[WorkloadRecord], now: float, url: str) -> Iterable[ObservedUnit]:
     for workload in workloads:
+        beside = _gateway_in(state, workload)
         backend, engine = _backend(state, workload, url), _engine(state, workload)
         revision = int(workload.serving["revision"]) if workload.serving else None
         shown = _reported(state, workload, now) if workload.running else []
@@ -362,10 +375,21 @@ def _units(state: State, workloads: list[WorkloadRecord], now: float, url: str) 
                 UUID(workload.uid), workload.host, "", None, workload.profile, exact=False, backend=backend,
                 revision=revision,
                 engine=engine,
+                gateway=beside,
             )  # fmt: skip
         for index, (device, start, _size, profile, exact) in enumerate(shown):
             yield ObservedUnit(
-                UUID(workload.uid), workload.host, device, start, profile, exact, index, backend, revision, engine
+                UUID(workload.uid),
+                workload.host,
+                device,
+                start,
+                profile,
+                exact,
+                index,
+                backend,
+                revision,
+                engine,
+                beside,
             )
 
 

@@ -28,8 +28,14 @@ OLDEST: Final = (8, 0)
 RIGHT: Final = "right:"
 MOST_NAMES: Final = 3
 """Of objects in one sentence."""
-_OWN: Final = ("isolate", "power", "logs", "evacuate", "acceptance", "console")
+_OWN: Final = ("isolate", "power", "logs", "evacuate", "acceptance", "console", "canary", "zero")
 """What the driver does by itself wherever the rights are there."""
+
+
+NO_MOVES: Final = (
+    "The DNS records of endpoints in machines are set by people, so an address cannot be made to lead to another place "
+    "and back. Make a new endpoint there, and change the address with your callers."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +62,8 @@ def assess(facts: Facts, settings: Settings) -> Capabilities:
     """Return what the vCenter can do and what mends what it cannot."""
     missing = dict(_gaps(facts, settings))
     features: dict[str, bool] = dict.fromkeys(_OWN, True)
-    features |= {"layout-change": False, "cluster": False}
+    features |= {"layout-change": False, "cluster": False, "move": False}
+    missing["move"] = NO_MOVES
     features |= {name: name not in missing for name in ("networks", "templates", "gpu-hosts", "mig")}
     if settings.libraries:
         features["libraries"] = "libraries" not in missing

@@ -33,6 +33,8 @@ GATEWAY_REPORT = PREFIX + "gateway"
 REPLICA_REPORT = PREFIX + "replica"
 CLEARED = "---"
 """Stands in a key that was read and must not be read again: the guest's channel takes no empty value."""
+STOPPED = "stopped"
+"""Reported of a model server that is not to run and does not."""
 GATEWAY = "tenantry-gateway.service"
 REPLICA = "tenantry-replica.service"
 FOLDER = "/etc/tenantry"
@@ -304,6 +306,8 @@ class Agent:
                 self._guest.remove(REPLICA_ENVIRONMENT)
                 self._state.want = ""
                 self._keep(self._state)
+            self._why = ""
+            self._say(REPLICA_REPORT, {"want": "", "state": STOPPED})
             return
         if want != self._state.want and time.monotonic() >= self._fetch_at:
             self._fetch_at = time.monotonic() + self._fetch_every_s

@@ -41,7 +41,7 @@ from provisioners.steps import indexed, make, order_of, split
 from provisioners.vsphere import units, vms
 from provisioners.vsphere.cloud_init import Seed
 from provisioners.vsphere.ground import Ground, payload
-from provisioners.vsphere.guest_agent import CLEARED, ENROLMENT, GATEWAY_REPORT, REPLICA_REPORT, SERVING
+from provisioners.vsphere.guest_agent import CLEARED, ENROLMENT, GATEWAY_REPORT, REPLICA_REPORT, SERVING, STOPPED
 from provisioners.vsphere.machines import Machines
 from provisioners.vsphere.names import vm_name
 from provisioners.vsphere.plans import VmPlan, vm_steps
@@ -70,6 +70,8 @@ class ReplicaPart:
     revision_uid: str
     revision: int
     model: str
+    asleep: bool = False
+    """At zero: its guest is to run none, and its machine stays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,7 @@ class Serving:
             model=str(serving.get("model", "")),
             revision=_number(serving.get("revision")),
             power=look.power,
+            asleep=bool(look.vms) and all(_is_asleep(vm) for vm in look.vms),
             simulated=settings.is_lab,
         )
 
@@ -195,9 +198,9 @@ def _inside(spec: EndpointSpec, unit: UnitSpec, gateway: GatewaySpec) -> tuple[S
     """Return the two steps that talk to a guest; they wait while it is to be off."""
     dormant = spec.power is Power.OFF
     want = {"gateway": str(gateway.uid), "control_plane_url": gateway.control_plane_url}
-    serving = spec.serving
-    part = ReplicaPart(str(serving.revision_uid), serving.revision, serving.model)
-    runs = replica.want_of(serving, unit.uid)
+    serving = spec.serving_of(unit)
+    part = ReplicaPart(str(serving.revision_uid), serving.revision, serving.model, spec.asleep)
+    runs = {"unit": str(unit.uid), "asleep": True} if spec.asleep else replica.want_of(serving, unit.uid)
     return (
         make(spec.ref, indexed(GATEWAY, unit.index), want, GatewayPart(gateway), dormant=dormant),
         make(spec.ref, indexed(REPLICA, unit.index), runs, part, dormant=dormant),
@@ -229,6 +232,8 @@ def _enrolment(step: Step, settings: Settings) -> dict[str, str]:
 
 def _pointer(step: Step) -> dict[str, str]:
     part = payload(step, ReplicaPart)
+    if part.asleep:  # a guest without a pointer stops what it runs, and says so
+        return {ENROLMENT: "", SERVING: "", vms.key_of(REPLICA): vms.record_text(step.want, asleep=True)}
     told = {"revision_uid": part.revision_uid, "revision": part.revision, "want": step.want}
     return {
         ENROLMENT: "",  # its gateway has enrolled, or this would not be started: the token has done its work
@@ -275,6 +280,9 @@ def replica_part(vm: Vm) -> Part | None:
     have, report = str(record.get("want", "")), report_of(vm, REPLICA_REPORT, "want")
     if not vm.is_on:
         return Part(name, Presence.PRESENT, have, message="its machine does not run", ready=False)
+    if record.get("asleep"):
+        stopped = _is_asleep(vm)
+        return Part(name, Presence.PRESENT, have, message="" if stopped else "stopping", ready=stopped)
     if report.of != have:
         message = report.message or "its guest is taking what it is to run"
         return Part(name, Presence.PRESENT, have, message=message, ready=False)
@@ -282,6 +290,12 @@ def replica_part(vm: Vm) -> Part | None:
         message = f"vGPU licence: {report.licence}" if report.licence else ""
         return Part(name, Presence.PRESENT, have, message=message)
     return Part(name, Presence.PRESENT, have, message=report.message or "loading the model", ready=False)
+
+
+def _is_asleep(vm: Vm) -> bool:
+    """Whether a machine that runs is to run no model server, and its guest says that it does not."""
+    record = vm.record(REPLICA)
+    return vm.is_on and bool(record.get("asleep")) and report_of(vm, REPLICA_REPORT, "want").state == STOPPED
 
 
 def report_of(vm: Vm, key: str, of: str) -> Report:
@@ -312,8 +326,8 @@ def address_of(vm: Vm, settings: Settings) -> str:
 
 
 def backend_of(vm: Vm, settings: Settings) -> str:
-    """Return where a VM's own gateway reaches the model server beside it."""
-    if not vm.is_on or not vm.record(REPLICA):
+    """Return where a VM's own gateway reaches the model server beside it, `""` while none is to run."""
+    if not vm.is_on or not vm.record(REPLICA) or vm.record(REPLICA).get("asleep"):
         return ""
     if settings.is_lab:
         return _on_loopback(report_of(vm, REPLICA_REPORT, "want").at)
@@ -321,8 +335,15 @@ def backend_of(vm: Vm, settings: Settings) -> str:
 
 
 def _with_backends(seen: Iterable[ObservedUnit], found: Iterable[Vm], settings: Settings) -> Iterable[ObservedUnit]:
-    backends = {vms.unit_uid(vm): backend_of(vm, settings) for vm in found}
-    return (replace(unit, backend=backends.get(unit.uid, "")) for unit in seen)
+    by_unit = {vms.unit_uid(vm): vm for vm in found}
+    for unit in seen:
+        vm = by_unit.get(unit.uid)
+        if vm is None:
+            yield unit
+            continue
+        revision = _number(vm.record(REPLICA).get("revision"))
+        backend = backend_of(vm, settings)
+        yield replace(unit, backend=backend, gateway=address_of(vm, settings), revision=revision)
 
 
 def _on_loopback(url: str) -> str:

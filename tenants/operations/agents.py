@@ -21,6 +21,7 @@ from tenants.actor import Actor
 from tenants.endpoint_minutes import MinuteLine
 from tenants.errors import Gone, Unauthenticated
 from tenants.models import Endpoint, EndpointKey, GatewayReplica, GatewayUsage, Rollout
+from tenants.operations.products import touch_gateways
 from tenants.policies import ROUTES
 from tenants.states import Phase
 from tenants.transactions import operation
@@ -277,6 +278,8 @@ def report(*, gateway: UUID, body: Mapping[str, Any], version: int, actor: Actor
     mine = Endpoint._base_manager.filter(served, boundary_id=row.boundary_id, released_at=None)
     for endpoint in mine.order_by("pk"):
         desired.nudge_now(endpoint, at=now)
+    if row.unit_id is not None and body.get("certificate", "") != row.report.get("certificate", ""):
+        touch_gateways([row.boundary_id], now=now)  # the others in its endpoint's machines know it by that
     endpoint_minutes.looked(row, body, now=now)
     GatewayReplica.objects.filter(pk=gateway).update(
         report=dict(body),

@@ -64,12 +64,14 @@ class Ask:
     labels: Mapping[str, str] | None = None
     description: str = ""
     managed_by: str = "api"
+    is_second: bool = False
+    """A second place of a product that counts already."""
 
 
 def demand_of(ask: Ask) -> dict[str, int]:
     """Return dimension → amount of an ask, its product's own count included."""
     demand = ask.spec.demand(slices_of())
-    dimension = PRODUCT_DIMENSION.get(ask.kind)
+    dimension = None if ask.is_second else PRODUCT_DIMENSION.get(ask.kind)
     return {**demand, dimension: 1} if dimension else demand
 
 

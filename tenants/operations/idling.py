@@ -108,6 +108,8 @@ def set_idle(
         raise InvalidSpec(msg, field="wait_s")
     if after_s is not None:
         _refuse_unable(row)
+    if units is IdleUnits.RELEASE and row.boundary is not None and (why := keeps_units(row.boundary.kind)):
+        raise Conflict(why, code="not-supported")
     if (row.idle_after_s, row.idle_units, row.wake_wait_s) == (after_s, units.value, wait_s):
         return row
     Endpoint.objects.filter(pk=row.pk).update(idle_after_s=after_s, idle_units=units.value, wake_wait_s=wait_s)
@@ -117,13 +119,19 @@ def set_idle(
     return row
 
 
+def keeps_units(kind: str) -> str:
+    """Return why units in a boundary of this kind are not given back at zero, `""` where they can be."""
+    if kind != BoundaryKind.VM.value:
+        return ""
+    return (
+        "The gateways of an endpoint in machines run in those machines: given back, nobody would be there to take the "
+        "request that wakes it. At zero its model servers stop, and the machines stay."
+    )
+
+
 def refusal(kind: str, provider: Provider) -> str:
     """Return why an endpoint in a boundary of this kind at this provider cannot be at zero, `""` where it can."""
-    if kind != BoundaryKind.NAMESPACE.value:
-        return (
-            "The gateway of an endpoint in machines runs in those machines: at zero there would be nobody to take the "
-            "request that wakes it."
-        )
+    del kind  # a provider that can, can in every kind of boundary that it makes
     if not provider.capabilities.get("features", {}).get(CAPABILITY):
         return f"The provider {provider.name} keeps no endpoint at zero."
     return ""

@@ -16,7 +16,7 @@ from tenants import access, desired
 from tenants.actor import SYSTEM, Actor
 from tenants.errors import Conflict, InvalidSpec
 from tenants.feasibility import locked_path
-from tenants.models import Allocation, Boundary, Endpoint, Intent, Move, Provider, Rollout
+from tenants.models import Allocation, Boundary, Endpoint, Intent, Move, Provider, QuotaCharge, Rollout
 from tenants.moves import Course, Step, cutting, leaving, undoing
 from tenants.operations import allocations, products
 from tenants.operations.allocations import expect_version, request_deletion
@@ -95,7 +95,14 @@ def begin(*, endpoint: Endpoint, ask: MoveAsk, actor: Actor, now: datetime, vers
         tenant=before.tenant,
         asks=[
             allocations.Ask(
-                name, spec, ProductKind.ENDPOINT, before.pk, before.labels, before.description, before.managed_by
+                name,
+                spec,
+                ProductKind.ENDPOINT,
+                before.pk,
+                before.labels,
+                before.description,
+                before.managed_by,
+                is_second=True,
             )
         ],
         actor=actor,
@@ -338,13 +345,26 @@ def _both(move: Move) -> tuple[Endpoint, Endpoint | None, Allocation, Allocation
 
 
 def _swap_allocations(row: Endpoint, old: Allocation, new: Allocation, *, now: datetime) -> None:
-    """Give the new allocation the name and the term of the old one."""
+    """Give the new allocation the name and the term of the old one, and its count as an endpoint."""
+    _swap_counts(old, new)
     name = new.name
     Allocation.objects.filter(pk=new.pk).update(name=f"m-{uuid4().hex[:12]}")
     Allocation.objects.filter(pk=old.pk).update(name=name)
     kept = {field: getattr(old, field) for field in TERM_FIELDS}
     Allocation.objects.filter(pk=new.pk).update(name=row.name, due_at=now, **kept)
     old.refresh_from_db()
+
+
+def _swap_counts(old: Allocation, new: Allocation) -> None:
+    """Let the endpoint count where it is from now on; what leaves counts for its units only. The sum stays the same."""
+    dimension = allocations.PRODUCT_DIMENSION[ProductKind.ENDPOINT]
+    if dimension in new.demand or dimension not in old.demand:
+        return  # a move that began before a second place counted apart
+    QuotaCharge.objects.filter(allocation=old, dimension=dimension).update(allocation=new)
+    new.demand = {**new.demand, dimension: old.demand[dimension]}
+    old.demand = {name: amount for name, amount in old.demand.items() if name != dimension}
+    for row in (old, new):
+        Allocation.objects.filter(pk=row.pk).update(demand=row.demand)
 
 
 def _swap_places(row: Endpoint, other: Endpoint, old: Allocation, new: Allocation, *, now: datetime) -> None:

@@ -40,8 +40,8 @@ def live_of(endpoint: Endpoint) -> Rollout | None:
     return rows.first()
 
 
-def plan_of(row: Rollout) -> Plan:
-    """Return what was asked for; both revisions must be loaded."""
+def plan_of(row: Rollout, *, in_machines: bool = False) -> Plan:
+    """Return what was asked for; both revisions must be loaded. `in_machines`: the endpoint's boundary is of VMs."""
     return Plan(
         RolloutStrategy(row.strategy),
         row.before.number,
@@ -49,7 +49,13 @@ def plan_of(row: Rollout) -> Plan:
         tuple(RolloutStep(**step) for step in row.steps),
         RolloutLimits(**row.limits),
         row.surge,
+        stays=not in_machines,
     )
+
+
+def in_machines(endpoint: Endpoint) -> bool:
+    """Whether an endpoint's replicas run in machines of its own."""
+    return endpoint.boundary is not None and endpoint.boundary.kind == BoundaryKind.VM.value
 
 
 def course_of(row: Rollout) -> Course:
@@ -148,11 +154,7 @@ def claim_beside(endpoint: Endpoint, ask: RolloutAsk, *, actor: Actor, now: date
 
 def refusal(kind: str, provider: Provider) -> str:
     """Return why there can be no canary in a boundary of this kind at this provider, `""` where there can be one."""
-    if kind != BoundaryKind.NAMESPACE.value:
-        return (
-            "Machines of an endpoint have a gateway each, which sends requests to the replica beside it only: requests "
-            "cannot be split between revisions there. Roll out with the strategy recreate."
-        )
+    del kind  # a provider that can, can in every kind of boundary that it makes
     if not provider.capabilities.get("features", {}).get(CAPABILITY):
         return (
             f"The provider {provider.name} runs no two revisions of an endpoint beside each other. Roll out with the "
@@ -202,9 +204,9 @@ def begin(
     units = Unit.objects.filter(allocation_id=row.allocation_id, released_at__isnull=True).values_list("pk", flat=True)
     if surge is not None:
         state, on_new = RolloutState.PREPARING, [surge.pk]
-    elif row.boundary is not None and row.boundary.kind == BoundaryKind.NAMESPACE.value and row.ready_at is not None:
+    elif row.boundary is not None and row.ready_at is not None:
         state, on_new = RolloutState.DRAINING, []
-    else:  # nothing serves yet, or its machines ask for what they are to run by themselves
+    else:  # nothing serves yet
         state, on_new = RolloutState.PROMOTING, list(units)
     note = f"{beside} So the old replicas stop before the new ones start." if isinstance(beside, str) else ""
     made = Rollout.objects.create(
@@ -246,7 +248,13 @@ def promote(*, endpoint: Endpoint, actor: Actor, now: datetime, version: int | N
     row, live = _live(endpoint, "endpoints.promote", actor, version)
     if live.state != RolloutState.STEPPING.value:
         raise Conflict(_not_now(live, "promoted"), code="not-ready")
-    follow(row, live, promoting(course_of(live), plan_of(live), now=now), actor=actor, now=now)
+    follow(
+        row,
+        live,
+        promoting(course_of(live), plan_of(live, in_machines=in_machines(row)), now=now),
+        actor=actor,
+        now=now,
+    )
     desired.changed(row, "endpoint.rollout-promote-asked", actor=actor, at=now, revision=live.revision.number)
     return live
 
@@ -281,7 +289,13 @@ def abort(*, endpoint: Endpoint, reason: str = "", actor: Actor, now: datetime, 
     row, live = _live(endpoint, "endpoints.abort", actor, version)
     if live.state != RolloutState.ABORTING.value:
         why = reason or "Somebody aborted it."
-        follow(row, live, aborting(course_of(live), plan_of(live), why, now=now), actor=actor, now=now)
+        follow(
+            row,
+            live,
+            aborting(course_of(live), plan_of(live, in_machines=in_machines(row)), why, now=now),
+            actor=actor,
+            now=now,
+        )
         desired.changed(row, "endpoint.rollout-abort-asked", actor=actor, at=now, revision=live.revision.number)
     return live
 

@@ -233,6 +233,11 @@ def _sleep(world: World) -> None:
     idling.sleep(endpoint=row, actor=owner(), now=world.clock())
 
 
+def _rest(world: World) -> None:
+    """Let it go to zero in its machines, which stay."""
+    idling.sleep(endpoint=Endpoint.objects.get(), actor=owner(), now=world.clock())
+
+
 def _wake(world: World) -> None:
     idling.wake(endpoint=Endpoint.objects.get(), actor=owner(), now=world.clock())
 
@@ -401,6 +406,11 @@ def _asleep() -> bool:
     return at_rest() and Endpoint.objects.get().slept_at is not None and not held
 
 
+def _at_rest_in_machines() -> bool:
+    row = Endpoint.objects.get()
+    return at_rest() and row.slept_at is not None and bool(row.observed.get("asleep"))
+
+
 def _is_in(kind: BoundaryKind) -> Callable[[], bool]:
     """Return a condition: it is at one place, in a boundary of this kind."""
 
@@ -550,6 +560,10 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     ),
     *_serving("endpoint/vm", _IN_VM),
     Scenario("endpoint/vm change move", (_IN_VM,), _move, _READY, opposite=_DELETE),
+    Scenario("endpoint/vm change canary", (_IN_VM,), _canary, _rolled(2), (_ABORTS, *_DELETE), _NONE, True),
+    Scenario("endpoint/vm change abort", (_IN_VM,), _canary_aborted, _rolled(1), (), _NONE, True),
+    Scenario("endpoint/vm change sleep", (_IN_VM,), _rest, _at_rest_in_machines, _DELETE, _NONE),
+    Scenario("endpoint/vm change wake", (_IN_VM, _rest), _wake, _READY, (), _NONE),
     *_life("machine/vm", _BOX),
     Scenario(
         "machine/vm change off", (_BOX,), _power("off"), _switched_off, opposite=(Opposite("on", _power("on"), _READY),)

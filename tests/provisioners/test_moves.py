@@ -24,12 +24,13 @@ from tenants.models import (
     Hold,
     Move,
     Provider,
+    Quota,
     QuotaCharge,
     UsageRecord,
 )
-from tenants.operations import agents, endpoints, idling, moves, rollouts
+from tenants.operations import agents, endpoints, idling, moves, rollouts, tenants
 from tenants.specs import AllocationSpec, EndpointAsk, GpuAsk, MoveAsk, RevisionAsk, UnitAsk, Where
-from tenants.states import BoundaryKind
+from tenants.states import BoundaryKind, PlatformRole, SuspensionDepth
 from tests import factories
 from tests.drive import World, fresh, inventory_of, is_gone, is_ready, world
 
@@ -321,3 +322,60 @@ def test_a_stand_in_is_seen_by_nobody() -> None:
 
     assert list(Endpoint.objects.values_list("name", flat=True)) == ["chat"]
     assert Endpoint._base_manager.count() == 2
+
+
+def counted() -> int:
+    """Return how many endpoints are counted against quota."""
+    return sum(QuotaCharge.objects.filter(dimension="endpoints").values_list("amount", flat=True))
+
+
+@pytest.mark.parametrize("ends", ["done", "undone", "deleted"])
+def test_on_its_way_it_counts_as_one_endpoint_all_the_time(ends: str) -> None:
+    stage = staged()
+    Quota.objects.filter(dimension="endpoints").update(amount=1)
+    counts: list[int] = []
+
+    def looked(*states: str) -> Callable[[], bool]:
+        def look() -> bool:
+            counts.append(counted())
+            return stage.is_at(*states)()
+
+        return look
+
+    stage.do(moves.begin, ask=TO_VM)
+    stage.drive(looked("watching"), most=100)
+    if ends == "undone":
+        stage.do(moves.undo)
+    if ends == "deleted":
+        assert_gone(stage)
+        assert counted() == 0
+    else:
+        stage.drive(looked(ends), most=200)
+        stage.drive(lambda: not left_over())
+        assert counted() == 1
+        charge = QuotaCharge.objects.get(dimension="endpoints")
+        assert charge.allocation_id == fresh(stage.row).allocation_id
+        assert fresh(stage.row).allocation.demand["endpoints"] == 1
+        assert_gone(stage)
+    assert set(counts) == {1}
+
+
+@pytest.mark.parametrize("depth", list(SuspensionDepth))
+def test_suspended_while_it_is_watched_it_waits_and_goes_on_when_that_ends(depth: SuspensionDepth) -> None:
+    stage = staged()
+    stage.do(moves.begin, ask=TO_VM)
+    stage.drive(stage.is_at("watching"), most=100)
+    operator = factories.actor(factories.person(platform=(PlatformRole.OPERATOR,)))
+    clock = stage.here.clock
+
+    tenants.suspend(tenant=stage.row.tenant, depth=depth, reason="unpaid", actor=operator, now=clock())
+    for _ in range(150):
+        clock.move(2)
+        stage.here.sweep()
+    held = stage.move.state
+    tenants.resume(tenant=stage.row.tenant, actor=operator, now=clock())
+    stage.drive(stage.is_at("leaving", "undoing"), most=200)
+
+    assert (held, stage.move.state) == ("watching", "leaving")
+    stage.drive(stage.is_at("done"))
+    assert fresh(stage.row).boundary.kind == "vm"

@@ -10,7 +10,7 @@ import pytest
 
 from provisioners.agent_api import config
 from provisioners.agent_api.polling import acting_gateway
-from provisioners.gateway.protocol import LATENCY_MS, ConfigDocument
+from provisioners.gateway.protocol import LATENCY_MS, ConfigDocument, EndpointConfig
 from provisioners.sandbox import control
 from tenants import canary_figures
 from tenants.errors import Conflict, InvalidSpec
@@ -19,6 +19,7 @@ from tenants.models import (
     Event,
     GatewayReplica,
     Hold,
+    Provider,
     Quota,
     QuotaCharge,
     Rollout,
@@ -120,6 +121,9 @@ class Stage:
 
     def document(self) -> ConfigDocument:
         return config.document_of(GatewayReplica.objects.get(), now=self.here.clock())
+
+    def configured(self, gateway: GatewayReplica) -> EndpointConfig:
+        return config.document_of(gateway, now=self.here.clock()).endpoints[0]
 
     def weights(self) -> dict[int, int]:
         """Return revision → weight, in percent of all."""
@@ -281,10 +285,13 @@ def test_without_quota_it_is_a_recreate_that_says_so_or_refused_where_that_was_a
     assert Hold.objects.count() == 1
 
 
-def test_in_machines_there_is_no_canary_and_the_refusal_says_why() -> None:
+def test_a_provider_that_runs_no_two_revisions_beside_each_other_refuses_and_says_why() -> None:
     stage = staged(unit("A100-80GB"), kind=BoundaryKind.VM)
+    provider = Provider.objects.get()
+    provider.capabilities = {**provider.capabilities, "features": {}}
+    provider.save()
 
-    with pytest.raises(Conflict, match="cannot be split between revisions there") as refused:
+    with pytest.raises(Conflict, match="runs no two revisions") as refused:
         stage.revise()
 
     assert refused.value.specific_code == "not-supported"
@@ -292,6 +299,106 @@ def test_in_machines_there_is_no_canary_and_the_refusal_says_why() -> None:
     stage.revise(RolloutAsk())
     stage.drive(stage.is_at("done"))
     assert fresh(stage.row).observed["revision"] == 2
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_in_machines_the_one_that_the_address_leads_to_stays_and_the_one_beside_is_given_back(replicas: int) -> None:
+    stage = staged(*[unit("A100-80GB")] * replicas, kind=BoundaryKind.VM)
+    before, machines = charged(), set(stage.here.estate.state.workloads)
+    address = fresh(stage.row).address
+
+    stage.revise()
+    stage.drive(stage.is_at("stepping"))
+    runs = {one["revision"] for one in fresh(stage.row).observed["units"]}
+    configured = {one.unit_id: stage.configured(one) for one in GatewayReplica.objects.filter(removed_at=None)}
+    stage.drive(stage.is_at("done"), most=140)
+    stage.drive(is_ready(stage.row))
+
+    assert runs == {1, 2}
+    assert {unit: len(one.keys) for unit, one in configured.items()} == {
+        unit: int(unit != stage.rollout.surge) for unit in configured
+    }
+    assert {one["revision"] for one in fresh(stage.row).observed["units"]} == {2}
+    assert set(stage.here.estate.state.workloads) == machines
+    assert (Hold.objects.count(), charged(), fresh(stage.row).address) == (replicas, before, address)
+    assert set(stage.phases) == {"Ready"}
+    assert GatewayReplica.objects.filter(removed_at=None).count() == replicas
+    assert stage.rollout.surge not in {one.pk for one in Unit.objects.filter(released_at=None)}
+    assert_gone(stage)
+
+
+def test_in_machines_a_bad_canary_aborts_and_its_machine_goes() -> None:
+    stage = staged(unit("A100-80GB"), kind=BoundaryKind.VM)
+    machines = set(stage.here.estate.state.workloads)
+    stage.revise()
+    stage.drive(stage.is_at("stepping"))
+    beside = GatewayReplica.objects.get(unit=stage.rollout.surge)
+
+    rollouts.abort(endpoint=fresh(stage.row), actor=stage.actor, now=stage.here.clock())
+    stage.drive(stage.is_at("aborted"))
+
+    assert set(stage.here.estate.state.workloads) == machines
+    assert fresh(beside).removed_at is not None
+    assert set(stage.phases) == {"Ready"}
+    assert (fresh(stage.row).revision.number, Hold.objects.count()) == (1, 1)
+
+
+def test_a_provider_that_makes_no_machine_for_the_canary_has_it_aborted() -> None:
+    stage = staged(unit("A100-80GB"), kind=BoundaryKind.VM)
+    words = "the template is gone"
+    control.add_fault(stage.here.estate, "start:vm.clone[1]", "fail", error="rejected", detail=words, times=-1)
+    stage.revise()
+
+    stage.drive(stage.is_at("aborted"))
+
+    assert stage.rollout.reason == words
+    assert set(stage.phases) == {"Ready"}
+    assert Hold.objects.count() == 1
+
+
+MACHINE_STEPS = (
+    "start:vm.clone[1]", "start:vm.power[1]", "start:vm.gateway[1]", "start:serving.replica[1]",
+    "start:serving.replica[0]", "undo:serving.replica[1]", "undo:vm.gateway[1]", "undo:vm.power[1]", "undo:vm.clone[1]",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("effect", ["lost-answer", pytest.param("forget", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("at", MACHINE_STEPS)
+def test_in_machines_whatever_is_lost_on_the_way_it_takes_over_once(at: str, effect: str) -> None:
+    stage = staged(unit("A100-80GB"), kind=BoundaryKind.VM)
+    control.add_fault(stage.here.estate, at, effect)
+    stage.revise(RolloutAsk(RolloutStrategy.CANARY))
+
+    stage.drive(stage.is_at("done"), most=140)
+    stage.drive(is_ready(stage.row))
+
+    assert fresh(stage.row).observed["revision"] == 2
+    assert (Hold.objects.count(), len(stage.here.estate.state.workloads)) == (1, 1)
+
+
+def test_gateways_in_machines_reach_each_others_replicas_through_each_other() -> None:
+    stage = staged(*[unit("A100-80GB")] * 2, kind=BoundaryKind.VM)
+    first, second = Unit.objects.order_by("index")
+    row = fresh(stage.row)
+    for one in row.observed["units"]:
+        one["gateway"] = f"https://10.1.0.{1 if one['unit'] == str(first.pk) else 2}/v1"
+    row.save(update_fields=["observed"])
+    GatewayReplica.objects.update(enrolled_at=stage.here.clock())
+    one, other = (GatewayReplica.objects.get(unit=unit) for unit in (first, second))
+
+    unknown = config.document_of(one, now=stage.here.clock()).endpoints[0].backends
+    version = one.config_version
+    agents.report(
+        gateway=other.pk, body={"endpoints": [], "certificate": "ab" * 32}, version=1,
+        actor=acting_gateway(other.pk), now=stage.here.clock(),
+    )  # fmt: skip
+    known = config.document_of(fresh(one), now=stage.here.clock()).endpoints[0].backends
+
+    assert [(backend.unit_uid, backend.through) for backend in unknown] == [(first.pk, False)]
+    assert fresh(one).config_version > version
+    beside = next(backend for backend in known if backend.unit_uid == second.pk)
+    assert (beside.url, beside.through, beside.certificate) == ("https://10.1.0.2/v1", True, "ab" * 32)
+    assert {backend.weight for backend in known} == {100}
 
 
 @pytest.mark.parametrize("error", ["rejected", "no-capacity"])

@@ -6,7 +6,9 @@ from datetime import timedelta
 
 import pytest
 
+from provisioners.agent_api import config
 from provisioners.agent_api.polling import acting_gateway
+from provisioners.sandbox import control
 from tenants.errors import Conflict, InvalidSpec
 from tenants.models import Event, GatewayReplica, Hold, QuotaCharge, UsageRecord
 from tenants.operations import allocations, endpoints, idling
@@ -176,11 +178,51 @@ def test_without_a_request_it_goes_to_sleep_by_itself_and_not_while_a_gateway_is
     assert whys(stage) == [("slept", "No request came for 10 minutes.")]
 
 
-def test_in_machines_it_cannot_sleep() -> None:
+def serving(stage: Stage) -> int:
+    return sum(workload.serving is not None for workload in stage.here.estate.state.workloads.values())
+
+
+@pytest.mark.parametrize("effect", ["", "lost-answer", pytest.param("forget", marks=pytest.mark.slow)])
+def test_in_machines_the_model_servers_stop_and_a_request_wakes_them(effect: str) -> None:
+    stage = staged(*[unit("A100-80GB")] * 2, kind=BoundaryKind.VM)
+    if effect:
+        control.add_fault(stage.here.estate, "start:serving.replica[0]", effect, times=1)
+    idling.sleep(endpoint=fresh(stage.row), actor=stage.actor, now=stage.here.clock())
+    stage.drive(lambda: reason(stage) == "True Asleep" and serving(stage) == 0)
+    document = config.document_of(GatewayReplica.objects.first(), now=stage.here.clock())
+
+    asleep = document.endpoints[0]
+    assert (running(stage), asleep.backends, Hold.objects.count()) == (2, (), 2)
+    assert asleep.waiting is not None
+    assert asleep.waiting.wakes
+    assert fresh(stage.row).phase == "Ready"
+    stage.drive(lambda: fresh(stage.row).observed["asleep"])
+
+    if effect:
+        control.add_fault(stage.here.estate, "start:serving.replica[1]", effect, times=1)
+    gateway = GatewayReplica.objects.order_by("pk").first()
+    idling.somebody_waits(
+        gateway=gateway.pk, endpoint=stage.row.pk, waiting=1, actor=acting_gateway(gateway.pk), now=stage.here.clock()
+    )
+    stage.drive(lambda: serving(stage) == 2)
+    stage.drive(is_ready(stage.row))
+    stage.drive(lambda: reason(stage) == "True Done")
+
+    assert not fresh(stage.row).observed["asleep"]
+    assert whys(stage) == [("slept", "Somebody put it to sleep."), ("woken", "A request came.")]
+
+
+def test_units_of_machines_are_never_given_back_at_zero() -> None:
     stage = staged(unit("A100-80GB"), kind=BoundaryKind.VM)
 
-    with pytest.raises(Conflict, match="nobody to take the request that wakes it"):
-        idling.sleep(endpoint=fresh(stage.row), actor=stage.actor, now=stage.here.clock())
+    with pytest.raises(Conflict, match="nobody would be there to take the request that wakes it"):
+        idle(stage, units=IdleUnits.RELEASE)
+    fresh(stage.row).__class__.objects.filter(pk=stage.row.pk).update(idle_units=IdleUnits.RELEASE.value)
+    idling.sleep(endpoint=fresh(stage.row), actor=stage.actor, now=stage.here.clock())
+    stage.drive(lambda: bool(fresh(stage.row).observed.get("asleep")))
+    stage.here.sweep()
+
+    assert (Hold.objects.count(), running(stage)) == (1, 1)
 
 
 def test_in_the_middle_of_a_rollout_it_cannot_sleep() -> None:

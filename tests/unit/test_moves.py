@@ -83,6 +83,29 @@ def test_a_new_place_that_fails_for_long_is_left_by_itself_and_one_that_comes_ba
     assert "has not worked there for 60 s" in gone.reason
 
 
+def test_while_its_tenant_is_suspended_it_is_not_watched_and_the_watch_begins_anew_after_that() -> None:
+    watching = at(MoveState.WATCHING, cut_at=NOW, unready_since=NOW)
+    later = NOW + timedelta(days=1)
+
+    held, said = walked(watching, replace(GOOD, works=False, held=True, now=later))
+    resumed, _ = walked(held, replace(GOOD, now=later + timedelta(seconds=WATCH_S - 1)))
+    left, _ = walked(held, replace(GOOD, now=later + timedelta(seconds=WATCH_S)))
+
+    assert (held.state, held.since, held.unready_since, said) == (MoveState.WATCHING, later, None, [])
+    assert (resumed.state, left.state) == (MoveState.WATCHING, MoveState.LEAVING)
+
+
+def test_it_does_not_go_back_to_a_place_where_it_works_no_better() -> None:
+    broken = replace(GOOD, works=False, works_before=False)
+    watching, _ = walked(at(MoveState.WATCHING, cut_at=NOW), broken)
+    nowhere, _ = walked(watching, replace(broken, now=NOW + 10 * UNREADY_LIMIT))
+    at_the_old_one = replace(broken, works_before=True)
+    soon, _ = walked(nowhere, replace(at_the_old_one, now=NOW + 10.5 * UNREADY_LIMIT))
+    gone, _ = walked(nowhere, replace(at_the_old_one, now=NOW + 11 * UNREADY_LIMIT))
+
+    assert [one.state.value for one in (nowhere, soon, gone)] == ["watching", "watching", "undoing"]
+
+
 def test_a_place_is_given_up_only_when_nobody_asks_there_any_more_or_its_time_is_over() -> None:
     busy = replace(GOOD, quiet=False)
     late = replace(busy, now=NOW + DRAIN_LIMIT)

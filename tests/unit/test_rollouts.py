@@ -82,8 +82,8 @@ class Played:
             self.units[unit] = self.plan.new if unit in self.course.on_new else self.plan.old
 
 
-def canary(replicas: int, *steps: RolloutStep) -> Played:
-    plan = Plan(RolloutStrategy.CANARY, 1, 2, steps, RolloutLimits(), SURGE)
+def canary(replicas: int, *steps: RolloutStep, stays: bool = True) -> Played:
+    plan = Plan(RolloutStrategy.CANARY, 1, 2, steps, RolloutLimits(), SURGE, stays=stays)
     course = Course(RolloutState.PREPARING, NOW, on_new=frozenset({SURGE}))
     units = {UUID(int=number): 1 for number in range(1, replicas + 1)}
     return Played(plan, course, replicas, {**units, SURGE: 2})
@@ -95,25 +95,27 @@ def recreate(replicas: int) -> Played:
     return Played(plan, Course(RolloutState.DRAINING, NOW), replicas, units)
 
 
+@pytest.mark.parametrize("stays", [True, False], ids=["the-unit-beside-stays", "it-leaves"])
 @pytest.mark.parametrize("replicas", [1, 2, 5])
 def test_a_canary_goes_through_its_steps_and_takes_over_with_no_replica_less_than_there_should_be(
-    replicas: int,
+    replicas: int, *, stays: bool
 ) -> None:
-    played = canary(replicas, *TWO_STEPS)
+    played = canary(replicas, *TWO_STEPS, stays=stays)
 
     states = [played.go(), played.go(59), played.go(1), played.go(60)]
 
     assert states == [RolloutState.STEPPING, RolloutState.STEPPING, RolloutState.STEPPING, RolloutState.DONE]
     assert played.said == ["rollout-step", "rollout-step", "rollout-promoted", "rollout-done"]
     assert sorted(played.units.values()) == [2] * replicas
-    assert SURGE in played.units
+    assert (SURGE in played.units) is stays
     assert played.fewest >= replicas
 
 
+@pytest.mark.parametrize("stays", [True, False], ids=["the-unit-beside-stays", "it-leaves"])
 @pytest.mark.parametrize("replicas", [1, 3])
 @pytest.mark.parametrize("turned", [0, 1, 2])
-def test_aborted_anywhere_it_ends_as_it_began(replicas: int, turned: int) -> None:
-    played = canary(replicas, *TWO_STEPS)
+def test_aborted_anywhere_it_ends_as_it_began(replicas: int, turned: int, *, stays: bool) -> None:
+    played = canary(replicas, *TWO_STEPS, stays=stays)
     played.go()
     if turned:
         played.take(promoting(played.course, played.plan, now=played.now))
@@ -129,6 +131,7 @@ def test_aborted_anywhere_it_ends_as_it_began(replicas: int, turned: int) -> Non
 
     assert state is RolloutState.ABORTED
     assert sorted(played.units.values()) == [1] * replicas
+    assert stays or SURGE not in played.units
     assert played.said[-2:] == ["rollout-aborting", "rollout-aborted"]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from controlplane.labs.vsphere.control import Control, GuestVm
-from provisioners.vsphere.guest_agent import CLEARED, ENROLMENT, GATEWAY_REPORT, REPLICA_REPORT, SERVING
+from provisioners.vsphere.guest_agent import CLEARED, ENROLMENT, GATEWAY_REPORT, REPLICA_REPORT, SERVING, STOPPED
 
 
 class EasyGuests:
@@ -50,6 +50,8 @@ class EasyGuests:
         if text:
             told = {"want": json.loads(text)["want"], "state": "ready", "message": "", "licence": "simulated"}
             self._say(vm, REPLICA_REPORT, json.dumps({**told, "backend": address_of(vm, 30_000)}))
+        elif vm.uuid in self._disks:
+            self._say(vm, REPLICA_REPORT, json.dumps({"want": "", "state": STOPPED}))
 
     def _say(self, vm: GuestVm, key: str, value: str) -> None:
         if vm.info.get(key) != value:

@@ -44,8 +44,8 @@ GOOD = Facts(ABOUT, hosts=(host(),), templates=FOUND)
 def test_a_vcenter_that_has_everything_lacks_nothing():
     seen = capabilities.assess(GOOD, SETTINGS)
 
-    assert seen.missing == {}
-    assert {name for name, has in seen.features.items() if not has} == {"layout-change", "cluster"}
+    assert seen.missing == {"move": capabilities.NO_MOVES}
+    assert {name for name, has in seen.features.items() if not has} == {"layout-change", "cluster", "move"}
     assert (seen.simulated, seen.version) == (False, "VMware vCenter Server 8.0.3 (API 8.0.3.0)")
 
 
@@ -66,7 +66,7 @@ def test_a_vcenter_that_has_everything_lacks_nothing():
 def test_a_gap_comes_with_the_line_that_mends_it(facts, settings, name, words):
     seen = capabilities.assess(facts, settings)
 
-    assert list(seen.missing) == [name]
+    assert list(seen.missing) == [name, "move"]
     assert words in seen.missing[name]
     assert seen.features.get(name, False) is False
 
@@ -77,7 +77,7 @@ def test_a_right_is_named_with_where_and_what_for():
 
     seen = capabilities.assess(replace(GOOD, lacking={browse: names}), SETTINGS)
 
-    assert seen.missing == {
+    assert {name: text for name, text in seen.missing.items() if name.startswith("right:")} == {
         "right:Datastore.Browse on datastores": (
             "Needed to find what was left behind; missing on ds-1, ds-2, ds-3 and 2 more. See deploy/vcenter-role.md."
         )

@@ -27,6 +27,7 @@ from provisioners.vsphere.guest_agent import (
     REPLICA_REPORT,
     REPLICA_UNIT,
     SERVING,
+    STOPPED,
     Agent,
     Unusable,
 )
@@ -415,3 +416,31 @@ def test_what_is_installed_fits_into_guestinfo_with_room_to_spare() -> None:
 
     assert len(cloud_init.packed(files)) < cloud_init.LONGEST_VALUE // 3
     assert [command[0] for command in units.endpoint_commands()] == ["systemctl"] * 3
+
+
+def test_told_to_run_nothing_it_stops_its_model_server_and_says_so_until_it_is_told_again() -> None:
+    guest = FakeGuest()
+    guest.info[ENROLMENT] = enrolment()
+    agent = Agent(guest, fetch_every_s=0)
+    agent.round()
+    enrolled(guest)
+    guest.answer = 200, serving("w1")
+    guest.info[SERVING] = pointer("w1")
+    guest.healthy = True
+    agent.round()
+    running = (guest.told(REPLICA_REPORT)["state"], REPLICA in guest.units)
+
+    guest.info[SERVING] = ""
+    agent.round()
+    Agent(guest, fetch_every_s=0).round()
+    stopped = (guest.told(REPLICA_REPORT), REPLICA in guest.units, REPLICA_ENVIRONMENT in guest.files)
+    guest.info[SERVING] = pointer("w1")
+    agent.round()
+
+    assert running == ("ready", True)
+    assert stopped == ({"want": "", "state": STOPPED}, False, False)
+    assert (guest.told(REPLICA_REPORT)["state"], REPLICA in guest.units, GATEWAY in guest.units) == (
+        "ready",
+        True,
+        True,
+    )

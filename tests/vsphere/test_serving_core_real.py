@@ -61,6 +61,7 @@ class Core:
             capabilities={
                 "boundary_kinds": sorted(str(kind) for kind in found.boundary_kinds),
                 "bindings": sorted(str(binding) for binding in found.bindings),
+                "features": dict(found.features),
             },
             due_at=None,
         )
@@ -114,12 +115,12 @@ class Core:
         return seen[-1][1]
 
 
-def ask(address: str, key: str) -> tuple[int, Any]:
+def ask(address: str, key: str, *, patience_s: float = 10) -> tuple[int, Any]:
     body = json.dumps({"model": "alpha", "messages": [{"role": "user", "content": "hello"}]}).encode()
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
     request = urllib.request.Request(f"{address}/chat/completions", body, headers)
     try:
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10) as answer:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=patience_s) as answer:
             return answer.status, json.loads(answer.read())
     except urllib.error.HTTPError as error:
         return error.code, {}
