@@ -8,6 +8,8 @@ Callers come in two ways, and both are told. *In step*: all begin at once and th
 come back together for ever, and the last of them waits until the gateway has done the work of all others: the worst
 that so many callers can do. *Each in his time*: the model's pauses differ (between half and one and a half of the mean,
 the same ones both ways), as those of real answers do.
+
+With `--general` model and callers are aiohttp's on the usual loop, as in earlier figures.
 """
 
 from __future__ import annotations
@@ -17,7 +19,6 @@ import asyncio
 import json
 import os
 import random
-import ssl
 import statistics
 import sys
 import tempfile
@@ -30,7 +31,7 @@ from typing import Final
 import uvloop
 
 from provisioners.gateway.protocol import Backend
-from provisioners.gateway.upstream import Ask, Upstream
+from tests.benchmarks.callers import Callers, General, Lean
 from tests.benchmarks.model import ANSWER
 from tests.gateway_lab import ROOT, Lab, until
 
@@ -87,15 +88,14 @@ class Seen:
     """The same, without the first request of each caller, which has to connect as well."""
 
 
-async def run(load: Load, base: str, key: str) -> Seen:
+async def run(load: Load, base: str, key: str, make: Callable[[str], Callers] = Lean) -> Seen:
     """Put `load` on `base`; every answer must be right."""
     first: list[float] = []
     kept: list[float] = []
     events = 0
-    headers = [("Authorization", f"Bearer {key}"), ("Content-Type", "application/json")]
     question = {"model": "alpha", "messages": [{"role": "user", "content": "hello " * 50}]}
 
-    async def caller(upstream: Upstream, number: int) -> None:
+    async def caller(callers: Callers, number: int) -> None:
         nonlocal events
         chance = random.Random(number)  # the same pauses both ways
         for turn in range(load.requests):
@@ -103,30 +103,26 @@ async def run(load: Load, base: str, key: str) -> Seen:
             asked = {**question, "stream": bool(load.tokens), "tokens": load.tokens, "pause_ms": pause_ms}
             body = json.dumps(asked).encode()
             began = time.perf_counter()
-            answer = await upstream.answer(Ask(f"{base}/v1", "chat/completions", headers, body))
-            assert answer.status == 200, await answer.read()
-            chunk = await answer.chunk()
-            took_ms = (time.perf_counter() - began) * 1000 - pause_ms
+            at, whole = await callers.ask(base, body)
+            took_ms = (at - began) * 1000 - pause_ms
             first.append(took_ms)
             if turn:
                 kept.append(took_ms)
-            whole = chunk + await answer.read()
-            answer.close()
             if load.tokens:
                 assert whole.count(b"data: {") == load.tokens
                 events += load.tokens
             else:
                 assert json.loads(whole) == ANSWER
 
-    upstream = Upstream(ssl.create_default_context())
+    callers = make(key)
     began = time.perf_counter()
-    await asyncio.gather(*(caller(upstream, number) for number in range(load.callers)))
+    await asyncio.gather(*(caller(callers, number) for number in range(load.callers)))
     took = time.perf_counter() - began
-    upstream.close()
+    await callers.close()
     return Seen(load.callers * load.requests / took, events / took, first, kept)
 
 
-async def measure(rounds: int, say: Callable[[str], None]) -> None:
+async def measure(rounds: int, say: Callable[[str], None], *, general: bool = False) -> None:
     """Run every load `rounds` times each way and say what was seen."""
     with tempfile.TemporaryDirectory() as folder:
         async with Lab(Path(folder)) as lab:
@@ -134,7 +130,8 @@ async def measure(rounds: int, say: Callable[[str], None]) -> None:
             port = int(probe.sockets[0].getsockname()[1])
             probe.close()
             await probe.wait_closed()
-            command = ["-m", "tests.benchmarks.model", str(port)]
+            make: Callable[[str], Callers] = General if general else Lean
+            command = ["-m", f"tests.benchmarks.{'callers' if general else 'model'}", str(port)]
             server = await asyncio.create_subprocess_exec(sys.executable, *command, cwd=ROOT)
             lab.processes.append(server)
             direct = f"http://127.0.0.1:{port}"
@@ -146,12 +143,12 @@ async def measure(rounds: int, say: Callable[[str], None]) -> None:
             for load in LOADS:
                 seen: dict[str, list[Seen]] = {direct: [], lab.url: []}
                 for base in (direct, lab.url):
-                    await run(Load("warm", 4, 5, tokens=load.tokens and 5), base, lab.key.plain)
+                    await run(Load("warm", 4, 5, tokens=load.tokens and 5), base, lab.key.plain, make)
                 used_s = 0.0
                 for _ in range(rounds):
                     for base, found in seen.items():
                         before_s = _cpu_s(gateway.pid)
-                        found.append(await run(load, base, lab.key.plain))
+                        found.append(await run(load, base, lab.key.plain, make))
                         used_s += (_cpu_s(gateway.pid) - before_s) if base == lab.url else 0.0
                 _print(load, seen[direct], seen[lab.url], say)
                 answers = rounds * load.callers * load.requests
@@ -204,9 +201,10 @@ def main() -> None:
     """Measure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--general", action="store_true", help="model and callers on aiohttp")
     given = parser.parse_args()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(measure(given.rounds, lambda line: print(line, flush=True)))
+    with asyncio.Runner(loop_factory=None if given.general else uvloop.new_event_loop) as runner:
+        runner.run(measure(given.rounds, lambda line: print(line, flush=True), general=given.general))
 
 
 if __name__ == "__main__":
