@@ -58,7 +58,7 @@ def origin_of(url: str, certificate: str = "") -> Origin:
 
 
 def head_of(origin: Origin, path: str, headers: Sequence[tuple[str, str]], body: bytes | None) -> bytes:
-    """Write the head of a POST, or of a GET where there is no body. Raises `ValueError` where a value is more than one."""
+    """Write the head of a POST, or of a GET where there is no body. Raises `ValueError` for a value that is several."""
     method, length = ("GET", "") if body is None else ("POST", f"Content-Length: {len(body)}\r\n")
     lines = [f"{method} {origin.path}/{path} HTTP/1.1\r\nHost: {origin.shown}\r\n{length}"]
     for name, value in headers:
