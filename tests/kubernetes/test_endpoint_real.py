@@ -386,7 +386,7 @@ def test_a_lost_secret_is_said_and_delivered_again(tenancy: Tenancy) -> None:
     spec = tenancy.endpoint
     tenancy.drive(tenancy.boundary)
     tenancy.drive(spec)
-    secret = tenancy.cluster.get("v1", "Secret", workloads.secret_name(spec.ref), spec.boundary.name)
+    secret = tenancy.cluster.get("v1", "Secret", workloads.secret_name(spec.ref, spec.serving), spec.boundary.name)
     assert secret is not None
 
     uid = uid_of(secret)
