@@ -5,19 +5,24 @@ Passes, ledger and cluster are the real ones, pods are ready without a program; 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 
 from controlplane.labs.kubernetes.nodes import Kind, gpu_node
+from provisioners.kubernetes.driver import KubernetesDriver
 from provisioners.kubernetes.objects import EVERYTHING, UNIT_LABEL, dig, labels
-from tenants.models import Endpoint, Hold, Provider, QuotaCharge, Unit
-from tenants.operations import idling, rollouts
-from tenants.specs import RolloutAsk, RolloutStep
-from tenants.states import IdleUnits, RolloutStrategy
-from tests.drive import fresh, is_gone, is_ready
+from provisioners.sandbox import control
+from tenants.models import Endpoint, Hold, Move, Provider, QuotaCharge, Unit
+from tenants.operations import idling, moves, rollouts
+from tenants.specs import GpuAsk, MoveAsk, RolloutAsk, RolloutStep
+from tenants.states import BoundaryKind, IdleUnits, RolloutStrategy
+from tests import factories
+from tests.conformance.kubernetes_rig import settings_for
+from tests.drive import fresh, inventory_of, is_gone, is_ready
+from tests.drive import world as estate
 from tests.kubernetes.worlds import World, connected, fresh_name, worlds_cluster
 from tests.provisioners.test_rollouts import Stage
 
@@ -54,7 +59,10 @@ class OnCluster(Stage):
         return len(found)
 
     def units(self) -> list[str]:
-        return [str(pk) for pk in Unit.objects.filter(released_at__isnull=True).order_by("index").values_list("pk")]
+        return [
+            str(pk)
+            for pk in Unit.objects.filter(released_at__isnull=True).order_by("index").values_list("pk", flat=True)
+        ]
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +83,8 @@ def stage(request: pytest.FixtureRequest, cluster: Any) -> Iterator[OnCluster]:
         )
         row = world.ask(PRODUCT, PROFILE)
         world.drive(is_ready(row), most=MOST, step_s=0.3)
-        made = OnCluster(world, world.actor, row)
+        here: Any = world  # a stage needs of a world what both have
+        made = OnCluster(here, world.actor, row)
         made.enrol()
         yield made
 
@@ -153,6 +162,100 @@ def test_a_canary_that_the_cluster_refuses_is_given_up_and_says_why(stage: OnClu
     assert stage.rollout.reason
     assert stage.pods() == before
     assert (Hold.objects.count(), set(stage.phases)) == (1, {"Ready"})
+
+
+# --- to another place -----------------------------------------------------------------------------
+
+
+ZONE = "models.example.net"
+
+
+@dataclass
+class Moving:
+    """An endpoint on a cluster behind a load balancer, and a simulated estate of machines beside it."""
+
+    here: World
+    row: Endpoint
+    phases: list[str] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
+    """The names that ExternalDNS is told by the cluster's Services, each time that they change."""
+
+    def drive(self, until: Callable[[], bool]) -> None:
+        def looked() -> bool:
+            self._balance()
+            self.phases.append(fresh(self.row).phase)
+            names = self.names()
+            if not self.told or names != self.told[-1]:
+                self.told.append(names)
+            return until()
+
+        self.here.drive(looked, most=MOST, step_s=0.3)
+
+    def _balance(self) -> None:
+        """Give each load balancer an address, as its controller does."""
+        api = self.here.api
+        for one in api.list("v1", "Service", labels=EVERYTHING):
+            if one["spec"]["type"] == "LoadBalancer" and not dig(one, "status", "loadBalancer", "ingress"):
+                api.patch(
+                    "v1", "Service", one["metadata"]["name"],
+                    {"status": {"loadBalancer": {"ingress": [{"ip": "203.0.113.7"}]}}},
+                    namespace=one["metadata"]["namespace"], subresource="status",
+                )  # fmt: skip
+
+    def names(self) -> str:
+        found = (
+            one["metadata"].get("annotations", {}) for one in self.here.api.list("v1", "Service", labels=EVERYTHING)
+        )
+        return " ".join(
+            f"{notes['external-dns.kubernetes.io/hostname']}={notes['external-dns.kubernetes.io/target']}"
+            for notes in found
+            if "external-dns.kubernetes.io/hostname" in notes
+        )
+
+    def move(self, ask: MoveAsk) -> None:
+        moves.begin(endpoint=fresh(self.row), ask=ask, actor=self.here.actor, now=self.here.clock())
+        self.drive(lambda: Move.objects.latest("created_at").state in {"done", "undone"})
+        assert Move.objects.latest("created_at").state == "done", Move.objects.latest("created_at").reason
+        self.drive(lambda: not Endpoint._base_manager.filter(stands_in_for__isnull=False, released_at=None).exists())
+
+
+def test_it_moves_to_machines_and_back_and_dns_is_told_only_where_its_name_leads_here(cluster: Any) -> None:
+    beside = estate()  # simulated machines, whose estate names endpoints as well
+    control.change_settings(beside.estate, {"names": True})
+    Provider.objects.filter(pk=beside.provider.pk).update(
+        capabilities=inventory_of(beside.estate), config={"zone": ZONE}
+    )
+    chosen = replace(
+        settings_for(cluster), slug="worlds", access="load-balancer", zone=ZONE, dns_records="external-dns"
+    )
+    node = gpu_node(fresh_name("courses"), PRODUCT, count=1, layouts={0: ((PROFILE, 0),)})
+    with connected(cluster, [node], clock=beside.clock, driver=KubernetesDriver(chosen)) as world:
+        world.others[beside.provider.pk] = beside.engine.driver_of(beside.provider)
+        Provider.objects.filter(pk=world.provider.pk).update(
+            capabilities={**world.provider.capabilities, "features": dict(world.driver.capabilities().features)},
+            config={"zone": ZONE},
+        )
+        factories.generous(world.tenant, "A100-80GB")
+        moving = Moving(world, world.ask(PRODUCT, PROFILE))
+        moving.drive(is_ready(moving.row))
+        before = fresh(moving.row)
+        named = f"{before.name}.{before.tenant.name}.{ZONE}"
+        moving.phases.clear()
+
+        moving.move(MoveAsk(BoundaryKind.VM, gpu=GpuAsk("A100-80GB"), watch_s=5))
+        there = fresh(moving.row)
+        on_cluster = [pod for pod in world.api.list("v1", "Pod", labels=EVERYTHING) if UNIT_LABEL in labels(pod)]
+        moving.move(MoveAsk(BoundaryKind.NAMESPACE, gpu=GpuAsk(PRODUCT, PROFILE), watch_s=5))
+
+        back = fresh(moving.row)
+        assert before.address == back.address == f"http://{named}/v1"
+        assert (there.boundary.kind, back.boundary.kind) == ("vm", "namespace")
+        assert on_cluster == []
+        assert moving.told == ["", f"{named}=203.0.113.7", "", f"{named}=203.0.113.7"]
+        assert set(moving.phases) == {"Ready"}
+        world.delete(back)
+        moving.drive(is_gone(back, back.allocation, back.boundary))
+        assert Hold.objects.count() == 0
 
 
 def assert_gone(stage: OnCluster) -> None:
