@@ -138,12 +138,11 @@ def endpoint_steps(spec: EndpointSpec) -> tuple[Step, ...]:
         msg = "a cluster makes endpoints in namespaces only"
         raise NotSupported(msg)
     _checked_command(spec.serving)  # another revision's is checked where its own replica starts: it stops nothing else
-    secret: dict[str, Any] = {"names": sorted(spec.serving.secrets), "revision": str(spec.serving.revision_uid)}
-    if spec.beside is not None:
-        secret["beside"] = {"names": sorted(spec.beside.secrets), "revision": str(spec.beside.revision_uid)}
+    secret = {secret_name(spec.ref, one): sorted(one.secrets) for one in spec.servings}
     found = [make(spec.ref, SECRET_STEP, secret, EndpointPart(spec))]
     for unit in spec.units:
-        want = {"unit": _placed(unit), "serving": _serving(spec.serving_of(unit)), "power": str(spec.power)}
+        serving = _serving(spec.ref, spec.serving_of(unit))
+        want = {"unit": _placed(unit), "serving": serving, "power": str(spec.power)}
         found.append(make(spec.ref, indexed(REPLICA_STEP, unit.index), want, EndpointPart(spec, unit)))
     service: dict[str, Any] = {"model": spec.serving.model, "cut_off": spec.cut_off, "several": _are_several(spec)}
     if spec.host:
@@ -176,7 +175,7 @@ def _placed(unit: UnitSpec) -> dict[str, Any]:
     }
 
 
-def _serving(serving: ServingSpec) -> dict[str, Any]:
+def _serving(ref: Ref, serving: ServingSpec) -> dict[str, Any]:
     return {
         "model": serving.model,
         "source": serving.source,
@@ -186,6 +185,7 @@ def _serving(serving: ServingSpec) -> dict[str, Any]:
         "revision_uid": str(serving.revision_uid),
         "argv": list(serving.argv),
         "environment": dict(sorted(serving.environment.items())),
+        "secret": secret_name(ref, serving),
         "secrets": sorted(serving.secrets),
     }
 

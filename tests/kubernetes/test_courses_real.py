@@ -235,7 +235,7 @@ def test_it_moves_to_machines_and_back_and_dns_is_told_only_where_its_name_leads
             capabilities={**world.provider.capabilities, "features": dict(world.driver.capabilities().features)},
             config={"zone": ZONE},
         )
-        factories.generous(world.tenant, "A100-80GB")
+        factories.set_limit(world.tenant, "gpu.A100-80GB.slices", 100)
         moving = Moving(world, world.ask(PRODUCT, PROFILE))
         moving.drive(is_ready(moving.row))
         before = fresh(moving.row)
