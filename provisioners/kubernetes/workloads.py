@@ -211,13 +211,18 @@ def replica_name(ref: Ref, index: int) -> str:
     return f"{ref.name}-{index}"
 
 
+def cache_name(replica: str) -> str:
+    """Return the name of the volume of weights of a replica, by the name of its Deployment."""
+    return f"{replica}-cache"
+
+
 def replica_objects(spec: EndpointSpec, unit: UnitSpec, settings: Settings, share: Request) -> tuple[Object, ...]:
     """Return what makes one replica: claims, cache, Service, Deployment last. Raises `DriverRejected`."""
     name, namespace = replica_name(spec.ref, unit.index), spec.boundary.name
     chosen = {UID_LABEL: str(spec.ref.uid), STEP_LABEL: step_label(indexed(REPLICA_STEP, unit.index))}
     volumes: list[Object] = []
     if settings.cache_gib:
-        volumes.append(_cache(f"{name}-cache", namespace, settings))
+        volumes.append(_cache(cache_name(name), namespace, settings))
     service = pods.service(name, namespace, chosen, port=SERVING_PORT, target="http")
     # Unready pods are listed too: only the gateway decides which replica takes requests, by what we tell it.
     service["spec"]["publishNotReadyAddresses"] = True
@@ -364,8 +369,7 @@ def _shm_gib(unit: UnitSpec) -> int:
 
 def _models_volume(ref: Ref, unit: UnitSpec, settings: Settings) -> Object:
     if settings.cache_gib:
-        claim = f"{replica_name(ref, unit.index)}-cache"
-        return {"name": "models", "persistentVolumeClaim": {"claimName": claim}}
+        return {"name": "models", "persistentVolumeClaim": {"claimName": cache_name(replica_name(ref, unit.index))}}
     return pods.scratch("models", f"{CACHE_GIB}Gi")
 
 

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from controlplane.labs.kubernetes.nodes import Kind, gpu_node
+from provisioners.driver import Power
 from provisioners.kubernetes.driver import KubernetesDriver
 from provisioners.kubernetes.objects import EVERYTHING, UNIT_LABEL, dig, labels
 from provisioners.sandbox import control
@@ -20,7 +23,8 @@ from tenants.operations import idling, moves, rollouts
 from tenants.specs import GpuAsk, MoveAsk, RolloutAsk, RolloutStep
 from tenants.states import BoundaryKind, IdleUnits, RolloutStrategy
 from tests import factories
-from tests.conformance.kubernetes_rig import settings_for
+from tests.conformance.kubernetes_rig import RealClock, settings_for
+from tests.conformance.specs import endpoint, finish, namespace_boundary, remove, unit
 from tests.drive import fresh, inventory_of, is_gone, is_ready
 from tests.drive import world as estate
 from tests.kubernetes.worlds import World, connected, fresh_name, worlds_cluster
@@ -256,6 +260,36 @@ def test_it_moves_to_machines_and_back_and_dns_is_told_only_where_its_name_leads
         world.delete(back)
         moving.drive(is_gone(back, back.allocation, back.boundary))
         assert Hold.objects.count() == 0
+
+
+# --- volumes --------------------------------------------------------------------------------------
+
+
+def test_volumes_of_replicas_at_zero_go_with_the_room_for_them_and_come_back_with_it(cluster: Any) -> None:
+    driver = KubernetesDriver(replace(settings_for(cluster), cache_gib=5))
+    rig: Any = SimpleNamespace(driver=driver, clock=RealClock())
+    boundary = namespace_boundary(uuid4())
+    spec = replace(endpoint(boundary, unit(0), unit(1, start=1)), power=Power.OFF)
+    narrow = replace(boundary, vcpu=0, memory_gib=0, storage_gib=0, gpu_resources={})
+
+    def volumes() -> int:
+        return len(driver.cluster.list("v1", "PersistentVolumeClaim", namespace=boundary.ref.name).items)
+
+    try:
+        finish(rig, boundary)
+        finish(rig, spec)
+        before = volumes()
+        finish(rig, narrow)
+        narrowed = volumes()
+        finish(rig, boundary)
+        finish(rig, spec)
+        after = volumes()
+        for one in (spec, boundary):
+            remove(rig, one)
+    finally:
+        driver.close()
+
+    assert (before, narrowed, after) == (2, 1, 2)
 
 
 def assert_gone(stage: OnCluster) -> None:
