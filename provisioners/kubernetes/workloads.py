@@ -1,16 +1,11 @@
 """An endpoint in a tenant's namespace as objects: model servers and how they are reached. Pure.
 
-Specs → steps, and one step's payload → the objects that make it true, in the order in which they are applied. The
-names derive from ids; secrets stand in Secrets only; the mark is put on by the driver (`objects.marked_set`), but pod
-templates carry it from here, because nobody else writes into them. Facts of vLLM 0.32 and of Kubernetes 1.36:
-kubernetes-gpu facts, sections 3.1 and 3.2.
+Specs → steps, and one step's payload → objects, in the order in which they are applied. Names derive from ids; the mark
+is put on by the driver (`objects.marked_set`), but pod templates carry it from here, because nobody else writes into
+them. Facts of vLLM 0.32 and of Kubernetes 1.36: kubernetes-gpu facts, sections 3.1 and 3.2.
 
-Invariants: a unit is one Deployment of at most one pod, replaced by Recreate, so a unit of the ledger is never used
-twice by a rollout; a revision that is tried out runs on a unit of its own. What a pod asks its node for comes from
-`gpu.Request` alone. Each revision has a Secret of its own: no pod starts on another one's texts.
-
-At zero, and while suspended so deep, the Deployments stay, of no pods: their Services, caches and names are what the
-next start goes on with. Devices and claims are given back, and admission lets no pod of theirs come up.
+Invariants: a unit is one Deployment of at most one pod, replaced by Recreate, so no rollout uses a unit twice; what a
+pod asks its node for comes from `gpu.Request` alone; secrets stand in Secrets only, one for each revision.
 """
 
 from __future__ import annotations
@@ -259,6 +254,7 @@ def _deployment(
             "annotations": _facts(spec, unit),
         },
         "spec": {
+            # At zero the Deployment stays, of no pod: Service, cache and name are what the next start goes on with.
             "replicas": 1 if spec.power is Power.ON else 0,
             "revisionHistoryLimit": 2,
             "progressDeadlineSeconds": budget_s + PULL_S,
