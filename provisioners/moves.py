@@ -111,7 +111,7 @@ def _facts(row: Endpoint, live: Move, *, now: datetime) -> Facts:
     return Facts(
         now=now,
         works=other is not None and _works(other),
-        stopped=_stopped(other),
+        stopped=_stopped(row, other),
         named=_is_told(row) and other is not None and _is_told(other),
         quiet=leaves is not None and _is_quiet(leaves, now=now),
         held=live.state == MoveState.WATCHING.value and suspensions.deepest(row.tenant.path, now=now) is not None,
@@ -124,12 +124,14 @@ def _works(place: Endpoint) -> bool:
     return ready is not None and ready["status"] == "True" and place.phase in WORKING and bool(place.address)
 
 
-def _stopped(place: Endpoint | None) -> str:
+def _stopped(row: Endpoint, place: Endpoint | None) -> str:
     """Return why the new place will never do, `""` while it may."""
     if place is None or place.deletion_requested_at is not None:
         return "Its new place was taken away."
-    if place.boundary is not None and (why := moves.refusal(place.boundary.provider)):
-        return why
+    if place.boundary is not None and row.boundary is not None:
+        source, target = row.boundary.provider, place.boundary.provider
+        if why := moves.refusal(target) or moves.apart(source, target):
+            return why
     if place.observed_generation < place.generation:
         return ""
     for one in place.conditions:

@@ -92,6 +92,10 @@ FEATURES: Final[Mapping[str, Text]] = {
     "dns": gettext_lazy("Endpoints look up names"),
     "monitoring": gettext_lazy("Metrics of endpoints are read"),
     "proxy": gettext_lazy("Who may call endpoints is there"),
+    "canary": gettext_lazy("Two revisions of an endpoint beside each other"),
+    "zero": gettext_lazy("Endpoints sleep while nobody asks"),
+    "move": gettext_lazy("Addresses of endpoints follow them to another place"),
+    "model-staging": gettext_lazy("Hold files of models before an endpoint asks"),
 }
 RIGHT: Final = "right:"
 """What the names of checks begin with that are about one right of the account."""

@@ -31,6 +31,8 @@ GATEWAY_STORAGE_GIB: Final = 1
 """Room of the gateway beside what the tenant was granted."""
 MAX_PODS_PER_UNIT: Final = 3
 """Running, going and coming while a replica is replaced."""
+AT_ZERO: Final = 20
+"""Deployments and volumes of replicas at zero, whose units may have been given back: no unit counts for them."""
 WHOLE_CLASS: Final = "gpu.nvidia.com"
 MIG_CLASS: Final = "mig.nvidia.com"
 """NVIDIA's device classes."""
@@ -142,12 +144,12 @@ def quota(spec: BoundarySpec, settings: Settings, facts: ClusterFacts) -> Object
         "requests.memory": f"{memory}Gi",
         "limits.memory": f"{memory}Gi",
         "requests.storage": f"{spec.storage_gib + settings.cache_gib * units + GATEWAY_STORAGE_GIB}Gi",
-        "persistentvolumeclaims": str(MAX_PODS_PER_UNIT * units + 2),
+        "persistentvolumeclaims": str(MAX_PODS_PER_UNIT * units + 2 + AT_ZERO),
         "pods": str(MAX_PODS_PER_UNIT * units + 3),
         "services.loadbalancers": "1" if settings.access == "load-balancer" else "0",  # the gateway's
         "services.nodeports": "0",
         "services": str(2 * units + 20),  # each takes an address of the cluster, and every look at it reads them all
-        "count/deployments.apps": str(units + 2),
+        "count/deployments.apps": str(units + 2 + AT_ZERO),
         "count/jobs.batch": "0",
         "count/secrets": str(4 * units + 20),
         "count/configmaps": str(2 * units + 20),

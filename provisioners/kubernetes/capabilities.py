@@ -18,7 +18,7 @@ from provisioners.kubernetes.client import Listing
 from provisioners.kubernetes.objects import Object
 from provisioners.kubernetes.rbac import Right
 from provisioners.kubernetes.referred import Referred
-from provisioners.kubernetes.settings import Settings
+from provisioners.kubernetes.settings import EXTERNAL_DNS, Settings
 from provisioners.kubernetes.vm_service import kinds as vm_service
 
 OLDEST: Final = (1, 34)
@@ -96,7 +96,7 @@ _ENFORCERS: Final = (
     ("k8s.ovn.org/v1", "EgressFirewall"),
 )
 """APIs by which a network plug-in that enforces network policies is known."""
-_OWN: Final = ("isolate", "power", "logs", "evacuate", "acceptance", "certificate")
+_OWN: Final = ("isolate", "power", "logs", "evacuate", "acceptance", "certificate", "canary", "zero")
 """What the driver does by itself wherever the rights are there."""
 
 
@@ -135,6 +135,9 @@ def assess(facts: Facts, settings: Settings) -> Capabilities:
             "No network plug-in that is known to enforce network policies was found: without one they are ignored."
         )
     missing |= _gaps(facts, settings)
+    if remedy := _naming_gap(settings):
+        missing["move"] = remedy
+    features["move"] = "move" not in missing
     missing |= referred.gaps(facts.referred, settings)
     for right in facts.lacking:
         key = right.words if right.optional else f"{RIGHT}{right.words}"
@@ -192,6 +195,24 @@ def _gaps(facts: Facts, settings: Settings) -> dict[str, str]:
     if wrong:
         missing["people"] = f"Not as they should be: {', '.join(wrong)}. Apply deploy/kubernetes/rbac.yaml."
     return missing
+
+
+def _naming_gap(settings: Settings) -> str:
+    """Return why the address of an endpoint cannot follow it to another place, and what mends it, `""` where it can.
+
+    Where people set the record, nobody would know when the old place may go.
+    """
+    if settings.access not in {"load-balancer", "route"} or not settings.zone:
+        return (
+            "Addresses of endpoints stay where they are, as they are no names: choose access load-balancer or route, "
+            "and set zone."
+        )
+    if settings.dns_records != EXTERNAL_DNS:
+        return (
+            "Addresses of endpoints stay where they are, as people set their DNS records: let ExternalDNS set them "
+            "(dns_records)."
+        )
+    return ""
 
 
 def _layout_gap(facts: Facts, *, has_operator: bool) -> str:

@@ -237,8 +237,9 @@ CONNECTION: Final = ProviderKind(
             refuses=_judged("zone"),
         ),
         Setting(
-            "dns_records", "DNS records of endpoints", "With a load balancer: people set the record that an endpoint’s "
-            "page shows, or ExternalDNS does by annotations on Services. Routes it reads by itself.",
+            "dns_records", "DNS records of endpoints", "People set the record that an endpoint’s page shows, or "
+            "ExternalDNS does: by annotations on Services with a load balancer, else by routes. Endpoints can move to "
+            "or from this provider only then.",
             choices=(("show", "People set them"), ("external-dns", "ExternalDNS sets them")),
         ),
         Setting(

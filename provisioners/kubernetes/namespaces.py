@@ -21,7 +21,7 @@ from provisioners.driver import (
     TransientDriverError,
 )
 from provisioners.kubernetes import boundary as boundaries
-from provisioners.kubernetes import gateways, guarding, reading, reading_endpoint
+from provisioners.kubernetes import caches, gateways, guarding, reading, reading_endpoint
 from provisioners.kubernetes import objects as marks
 from provisioners.kubernetes.applying import removal_handle
 from provisioners.kubernetes.boundary import CUT_OFF, ClusterFacts
@@ -111,6 +111,9 @@ class Namespaces:
         spec = payload(step, BoundarySpec)
         facts = self._ground.facts() if step.name == "namespace.limits" else ClusterFacts()
         wanted = _objects(step.name, spec, self._ground.settings, facts)
+        quota = next((one for one in wanted if one["kind"] == "ResourceQuota"), None)
+        if quota is not None and self._ground.settings.cache_gib:  # before the quota: its want is what says it is done
+            caches.make_room(self._ground.cluster, step.ref.name, quota)
         return self._ground.applier.make(step, wanted, prune=MADE_BY[step.name], namespace=step.ref.name)
 
     def make_gateway(self, step: Step) -> Done:

@@ -28,6 +28,8 @@ from provisioners.kubernetes.workloads import (
     PROFILE_ANNOTATION,
     REPLICA_STEP,
     REVISION_ANNOTATION,
+    SECRET_STEP,
+    SECRETS_ANNOTATION,
     SERVICE_STEP,
 )
 from provisioners.steps import in_order, split
@@ -138,11 +140,20 @@ def _part(
     if not objects:
         return _stopping(seen.ref, name)
     part = reading.part(seen.ref, name, objects, now=now)
+    if bare == SECRET_STEP and part.presence is Presence.PRESENT and _is_secret_lost(objects):
+        return replace(part, have="", message="the Secret of one of its revisions is missing")
     if bare == REPLICA_STEP:
         return _judged(part, why_not_ready(objects, pods, seen.events))
     if bare == SERVICE_STEP and settings.access == "route":
         return _judged(part, why_no_route(objects))
     return part
+
+
+def _is_secret_lost(objects: Sequence[Object]) -> bool:
+    """Whether Secrets name one of theirs that is not there: what a step says of its set leaves Secrets out."""
+    there = {name_of(one) for one in objects}
+    named = {name for one in objects for name in marks.annotations_of(one).get(SECRETS_ANNOTATION, "").split(",")}
+    return not named - {""} <= there
 
 
 def _judged(part: Part, waiting: str) -> Part:
@@ -245,11 +256,14 @@ def _units(
         return ()
     staying = [pod for pod in pods if dig(pod, "status", "phase") not in {"Succeeded", "Failed"}]
     pod = _newest(staying)
+    # What answers is the pod: one of the revision before may still be there while its Deployment wants the next.
+    revision = _revision(pod) if pod is not None else _revision(deployment)
     found = units(uid, pod, _backend(deployment, pod, settings))
     if found:
-        return found
+        return tuple(replace(one, revision=revision) for one in found)
     told = dig(deployment, "metadata", "annotations", default={})
-    return (ObservedUnit(uid, told.get(HOST_ANNOTATION, ""), "", None, told.get(PROFILE_ANNOTATION, ""), exact=False),)
+    host, profile = told.get(HOST_ANNOTATION, ""), told.get(PROFILE_ANNOTATION, "")
+    return (ObservedUnit(uid, host, "", None, profile, exact=False, revision=revision),)
 
 
 def _backend(deployment: Object, pod: Object | None, settings: Settings) -> str:
@@ -261,8 +275,9 @@ def _backend(deployment: Object, pod: Object | None, settings: Settings) -> str:
     return f"http://{name_of(deployment)}.{namespace_of(deployment)}.svc:{SERVING_PORT}/v1"
 
 
-def _revision(deployment: Object) -> int | None:
-    text = str(dig(deployment, "metadata", "annotations", REVISION_ANNOTATION, default=""))
+def _revision(obj: Object) -> int | None:
+    """Return which revision a Deployment wants, or a pod runs."""
+    text = str(dig(obj, "metadata", "annotations", REVISION_ANNOTATION, default=""))
     return int(text) if text.isdecimal() else None
 
 

@@ -1,12 +1,11 @@
 """An endpoint in a tenant's namespace as objects: model servers and how they are reached. Pure.
 
-Specs → steps, and one step's payload → the objects that make it true, in the order in which they are applied. The
-names derive from ids; secrets stand in Secrets only; the mark is put on by the driver (`objects.marked_set`), but pod
-templates carry it from here, because nobody else writes into them. Facts of vLLM 0.32 and of Kubernetes 1.36:
-kubernetes-gpu facts, sections 3.1 and 3.2.
+Specs → steps, and one step's payload → objects, in the order in which they are applied. Names derive from ids; the mark
+is put on by the driver (`objects.marked_set`), but pod templates carry it from here, because nobody else writes into
+them. Facts of vLLM 0.32 and of Kubernetes 1.36: kubernetes-gpu facts, sections 3.1 and 3.2.
 
-Invariants: a unit is one Deployment of at most one pod, so a unit of the ledger is never used twice by a rollout,
-and only units held for it are ever used beside; what a pod asks its node for comes from `gpu.Request` alone.
+Invariants: a unit is one Deployment of at most one pod, replaced by Recreate, so no rollout uses a unit twice; what a
+pod asks its node for comes from `gpu.Request` alone; secrets stand in Secrets only, one for each revision.
 """
 
 from __future__ import annotations
@@ -36,19 +35,22 @@ from provisioners.kubernetes.objects import (
     UID_LABEL,
     UNIT_LABEL,
     Object,
+    name_of,
     step_label,
 )
 from provisioners.kubernetes.pods import GATEWAY, REPLICA
-from provisioners.kubernetes.settings import SERVING_PORT, Settings
+from provisioners.kubernetes.settings import EXTERNAL_DNS, SERVING_PORT, Settings
 from provisioners.steps import in_order, indexed, make
 from tenants import gpu_catalogue, models_catalogue
 
 SECRET_STEP: Final = "serving.secret"  # noqa: S105 - a step's name
 REPLICA_STEP: Final = "serving.replica"
 SERVICE_STEP: Final = "serving.service"
-DNS_HOSTNAME: Final = "external-dns.alpha.kubernetes.io/hostname"
-DNS_TARGET: Final = "external-dns.alpha.kubernetes.io/target"
-"""Annotations that ExternalDNS reads on Services (its docs/annotations/annotations.md): which name leads where."""
+DNS_PREFIXES: Final = ("external-dns.alpha.kubernetes.io", "external-dns.kubernetes.io")
+"""Of annotations that ExternalDNS reads, before its release 0.22 and since (its docs/annotations/annotations.md)."""
+DNS_TTL_S: Final = 60
+"""How long a name may be remembered: less than a place that an endpoint has left waits for its last callers
+(`tenants.moves.DRAIN_LIMIT`)."""
 
 KINDS_OF_STEP: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
     SECRET_STEP: (("v1", "Secret"),),
@@ -72,6 +74,8 @@ MODEL_ANNOTATION: Final = f"{MARK_DOMAIN}/model"
 HOST_ANNOTATION: Final = f"{MARK_DOMAIN}/host"
 PROFILE_ANNOTATION: Final = f"{MARK_DOMAIN}/profile"
 """On a replica's Deployment, for reading it back; the unit's other facts stand beside them for people."""
+SECRETS_ANNOTATION: Final = f"{MARK_DOMAIN}/secrets"
+"""On each Secret: the names of all of its endpoint, so that one that is lost is missed."""
 
 SHUTDOWN_S: Final = 120
 """Running requests get this long after SIGTERM (`vllm serve --shutdown-timeout`; its default aborts them)."""
@@ -128,24 +132,26 @@ def endpoint_steps(spec: EndpointSpec) -> tuple[Step, ...]:
     if spec.boundary_kind is not BoundaryKind.NAMESPACE:
         msg = "a cluster makes endpoints in namespaces only"
         raise NotSupported(msg)
-    _checked_command(spec.serving)
-    secret = {"names": sorted(spec.serving.secrets), "revision": str(spec.serving.revision_uid)}
-    serving = _serving(spec)
+    _checked_command(spec.serving)  # another revision's is checked where its own replica starts: it stops nothing else
+    secret = {secret_name(spec.ref, one): sorted(one.secrets) for one in spec.servings}
     found = [make(spec.ref, SECRET_STEP, secret, EndpointPart(spec))]
-    for unit in replicas(spec):
+    for unit in spec.units:
+        serving = _serving(spec.ref, spec.serving_of(unit))
         want = {"unit": _placed(unit), "serving": serving, "power": str(spec.power)}
         found.append(make(spec.ref, indexed(REPLICA_STEP, unit.index), want, EndpointPart(spec, unit)))
-    service = {"model": spec.serving.model, "cut_off": spec.cut_off, "several": len(replicas(spec)) > 1}
+    service: dict[str, Any] = {"model": spec.serving.model, "cut_off": spec.cut_off, "several": _are_several(spec)}
     if spec.host:
         service["host"] = spec.host
+        if not spec.named:
+            service["named"] = False
     found.append(make(spec.ref, SERVICE_STEP, service, EndpointPart(spec)))
     by_name = {step.name: step for step in found}
     return tuple(by_name[name] for name in in_order(by_name))
 
 
-def replicas(spec: EndpointSpec) -> tuple[UnitSpec, ...]:
-    """Return the units that a replica runs on; surge units stand by for a rollout."""
-    return tuple(unit for unit in spec.units if unit.role != "surge")
+def _are_several(spec: EndpointSpec) -> bool:
+    """Whether one replica is left where another is evicted; one that is only tried out beside takes nobody's place."""
+    return sum(unit.role != "surge" for unit in spec.units) > 1
 
 
 def _placed(unit: UnitSpec) -> dict[str, Any]:
@@ -164,8 +170,7 @@ def _placed(unit: UnitSpec) -> dict[str, Any]:
     }
 
 
-def _serving(spec: EndpointSpec) -> dict[str, Any]:
-    serving = spec.serving
+def _serving(ref: Ref, serving: ServingSpec) -> dict[str, Any]:
     return {
         "model": serving.model,
         "source": serving.source,
@@ -175,6 +180,7 @@ def _serving(spec: EndpointSpec) -> dict[str, Any]:
         "revision_uid": str(serving.revision_uid),
         "argv": list(serving.argv),
         "environment": dict(sorted(serving.environment.items())),
+        "secret": secret_name(ref, serving),
         "secrets": sorted(serving.secrets),
     }
 
@@ -183,18 +189,26 @@ def _serving(spec: EndpointSpec) -> dict[str, Any]:
 
 
 def secret_objects(spec: EndpointSpec) -> tuple[Object, ...]:
-    """Return the Secret of an endpoint's model servers; it is there even where it holds nothing."""
-    return (pods.secret(secret_name(spec.ref), spec.boundary.name, spec.serving.secrets),)
+    """Return the Secrets of an endpoint's model servers, one for each revision; there even where they hold nothing."""
+    found = [pods.secret(secret_name(spec.ref, one), spec.boundary.name, one.secrets) for one in spec.servings]
+    for one in found:
+        one["metadata"]["annotations"] = {SECRETS_ANNOTATION: ",".join(sorted(map(name_of, found)))}
+    return tuple(found)
 
 
-def secret_name(ref: Ref) -> str:
-    """Return the name of an endpoint's Secret."""
-    return f"{ref.name}-env"
+def secret_name(ref: Ref, serving: ServingSpec) -> str:
+    """Return the name of a revision's Secret."""
+    return f"{ref.name}-env-{serving.revision_uid.hex[:12]}"
 
 
 def replica_name(ref: Ref, index: int) -> str:
     """Return the name of a replica's Deployment and Service."""
     return f"{ref.name}-{index}"
+
+
+def cache_name(replica: str) -> str:
+    """Return the name of the volume of weights of a replica, by the name of its Deployment."""
+    return f"{replica}-cache"
 
 
 def replica_objects(spec: EndpointSpec, unit: UnitSpec, settings: Settings, share: Request) -> tuple[Object, ...]:
@@ -203,7 +217,7 @@ def replica_objects(spec: EndpointSpec, unit: UnitSpec, settings: Settings, shar
     chosen = {UID_LABEL: str(spec.ref.uid), STEP_LABEL: step_label(indexed(REPLICA_STEP, unit.index))}
     volumes: list[Object] = []
     if settings.cache_gib:
-        volumes.append(_cache(f"{name}-cache", namespace, settings))
+        volumes.append(_cache(cache_name(name), namespace, settings))
     service = pods.service(name, namespace, chosen, port=SERVING_PORT, target="http")
     # Unready pods are listed too: only the gateway decides which replica takes requests, by what we tell it.
     service["spec"]["publishNotReadyAddresses"] = True
@@ -228,8 +242,8 @@ def _cache(name: str, namespace: str, settings: Settings) -> Object:
 def _deployment(
     spec: EndpointSpec, unit: UnitSpec, settings: Settings, share: Request, chosen: Mapping[str, str]
 ) -> Object:
-    step = indexed(REPLICA_STEP, unit.index)
-    budget_s = startup_s(spec.serving, unit)
+    step, serving = indexed(REPLICA_STEP, unit.index), spec.serving_of(unit)
+    budget_s = startup_s(serving, unit)
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -240,18 +254,19 @@ def _deployment(
             "annotations": _facts(spec, unit),
         },
         "spec": {
+            # At zero the Deployment stays, of no pod: Service, cache and name are what the next start goes on with.
             "replicas": 1 if spec.power is Power.ON else 0,
             "revisionHistoryLimit": 2,
             "progressDeadlineSeconds": budget_s + PULL_S,
-            "strategy": _strategy(spec, unit),
+            "strategy": {"type": "Recreate"},
             "selector": {"matchLabels": dict(chosen)},
             "template": {
                 "metadata": {
                     "labels": pods.template_labels(spec.ref, step, REPLICA, **{UNIT_LABEL: str(unit.uid)}),
                     "annotations": {
-                        REVISION_ANNOTATION: str(spec.serving.revision),
-                        # The Secret may hold other texts for another revision: its pods must be made anew.
-                        f"{MARK_DOMAIN}/revision-uid": str(spec.serving.revision_uid),
+                        REVISION_ANNOTATION: str(serving.revision),
+                        # Two revisions may ask for the very same: the pod is made anew, for what it says it serves.
+                        f"{MARK_DOMAIN}/revision-uid": str(serving.revision_uid),
                     },
                 },
                 "spec": _replica_pod(spec, unit, settings, share, budget_s),
@@ -269,7 +284,7 @@ def _facts(spec: EndpointSpec, unit: UnitSpec) -> dict[str, str]:
         "starts": ",".join(str(start) for start in unit.starts),
     }
     return {
-        REVISION_ANNOTATION: str(spec.serving.revision),
+        REVISION_ANNOTATION: str(spec.serving_of(unit).revision),
         MODEL_ANNOTATION: spec.serving.model,
         HOST_ANNOTATION: unit.host,
         PROFILE_ANNOTATION: unit.profile,
@@ -277,39 +292,13 @@ def _facts(spec: EndpointSpec, unit: UnitSpec) -> dict[str, str]:
     }
 
 
-def _strategy(spec: EndpointSpec, unit: UnitSpec) -> Object:
-    """Return how a changed replica is replaced: beside the old one only in room that is held for that."""
-    if not standing_by(spec, unit):
-        return {"type": "Recreate"}
-    return {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
-
-
-def standing_by(spec: EndpointSpec, unit: UnitSpec) -> int:
-    """Return how many surge units a second pod of this unit may really use.
-
-    Nothing claims units of role `surge` today: every rollout of ours is Recreate, and the endpoint's condition says so
-    (`provisioners.endpoint`). A claim names a device or a GPU, so only what the node chooses itself (`host`) can go to
-    another pod. Processors and memory alone are counted too: the namespace's quota has room for the units of the
-    ledger and no more.
-    """
-    if unit.product and unit.binding is not Binding.HOST:
-        return 0
-    alike = (unit.host, unit.product, unit.profile, unit.gpu_count, unit.binding)
-    return sum(
-        other.role == "surge"
-        and (other.host, other.product, other.profile, other.gpu_count, other.binding) == alike
-        and (other.vcpu, other.memory_gib) >= (unit.vcpu, unit.memory_gib)
-        for other in spec.units
-    )
-
-
 def _replica_pod(spec: EndpointSpec, unit: UnitSpec, settings: Settings, share: Request, budget_s: int) -> Object:
-    room = _room(unit)
+    room, serving = _room(unit), spec.serving_of(unit)
     asked = {**room, **share.resources}
     resources: dict[str, Any] = {"requests": asked, "limits": dict(asked)}
     if share.container_claims:
         resources["claims"] = [dict(claim) for claim in share.container_claims]
-    mirrors = _mirror_volumes(spec.serving)
+    mirrors = _mirror_volumes(serving)
     pod: Object = {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
@@ -319,12 +308,12 @@ def _replica_pod(spec: EndpointSpec, unit: UnitSpec, settings: Settings, share: 
             {
                 "name": "server",
                 "image": settings.vllm_image,
-                "command": pods.argv(_checked_command(spec.serving)),
+                "command": pods.argv(_checked_command(serving)),
                 "env": pods.environment(
-                    spec.serving.environment,
+                    serving.environment,
                     SERVING_ENVIRONMENT,
-                    secrets=spec.serving.secrets,
-                    secret_name=secret_name(spec.ref),
+                    secrets=serving.secrets,
+                    secret_name=secret_name(spec.ref, serving),
                 ),
                 "ports": [{"name": "http", "containerPort": SERVING_PORT, "protocol": "TCP"}],
                 "resources": resources,
@@ -376,8 +365,7 @@ def _shm_gib(unit: UnitSpec) -> int:
 
 def _models_volume(ref: Ref, unit: UnitSpec, settings: Settings) -> Object:
     if settings.cache_gib:
-        claim = f"{replica_name(ref, unit.index)}-cache"
-        return {"name": "models", "persistentVolumeClaim": {"claimName": claim}}
+        return {"name": "models", "persistentVolumeClaim": {"claimName": cache_name(replica_name(ref, unit.index))}}
     return pods.scratch("models", f"{CACHE_GIB}Gi")
 
 
@@ -451,15 +439,16 @@ def service_objects(
 ) -> tuple[Object, ...]:
     """Return what publishes an endpoint and watches over it; `served`: kinds that the cluster knows.
 
-    `balanced`: where the load balancer of its namespace answers, as far as DNS is to be told of it.
+    `balanced`: where the load balancer of its namespace answers, as far as DNS is to be told of it. Its name is told
+    and routed where it is to lead here only; the gateway behind answers for it at either place of one that moves.
 
     A cut-off endpoint has no route. Raises `NotSupported` where addresses are to be routes and there are none.
     """
     namespace = spec.boundary.name
     found = [pods.service(spec.ref.name, namespace, {COMPONENT_LABEL: GATEWAY}, port=80, target="http")]
-    if balanced and spec.host:
-        found[0]["metadata"]["annotations"] = {DNS_HOSTNAME: spec.host, DNS_TARGET: balanced}
-    if len(replicas(spec)) > 1:
+    if balanced and spec.host and spec.named:
+        found[0]["metadata"]["annotations"] = _told_to_dns(hostname=spec.host, target=balanced)
+    if _are_several(spec):
         found.append(_disruption_budget(spec))
     if settings.monitoring_namespace and "PodMonitor" in served:
         found.append(
@@ -472,6 +461,12 @@ def service_objects(
         if not spec.cut_off:
             found.append(_route(spec, namespace, settings))
     return tuple(found)
+
+
+def _told_to_dns(**told: str) -> dict[str, str]:
+    """Return what ExternalDNS is told of a name; without it the record goes, where it was told before."""
+    said = {**told, "ttl": str(DNS_TTL_S)}
+    return {f"{prefix}/{name}": text for prefix in DNS_PREFIXES for name, text in said.items()}
 
 
 def _disruption_budget(spec: EndpointSpec) -> Object:
@@ -489,6 +484,7 @@ def _disruption_budget(spec: EndpointSpec) -> Object:
 
 
 def _route(spec: EndpointSpec, namespace: str, settings: Settings) -> Object:
+    """Return the route by an endpoint's name or, where that leads elsewhere or is too long, by one made of its id."""
     ref, parent = spec.ref, settings.route_parent
     if parent is None or not settings.zone:
         msg = "with access route, the provider needs a zone and the Gateway that routes attach to"
@@ -497,14 +493,14 @@ def _route(spec: EndpointSpec, namespace: str, settings: Settings) -> Object:
     attached["namespace"] = parent.namespace
     if parent.section:
         attached["sectionName"] = parent.section
+    told = {"annotations": _told_to_dns()} if settings.dns_records == EXTERNAL_DNS else {}
     return {
         "apiVersion": "gateway.networking.k8s.io/v1",
         "kind": "HTTPRoute",
-        "metadata": {"name": ref.name, "namespace": namespace},
+        "metadata": {"name": ref.name, "namespace": namespace, **told},
         "spec": {
             "parentRefs": [attached],
-            # one whose name would be longer than DNS allows has its id for a name
-            "hostnames": [spec.host or f"{ref.name}.{settings.zone.strip('.')}"],
+            "hostnames": [spec.host if spec.host and spec.named else f"{ref.name}.{settings.zone.strip('.')}"],
             "rules": [
                 {
                     "matches": [{"path": {"type": "PathPrefix", "value": "/v1"}}],

@@ -149,6 +149,17 @@ def refusal(provider: Provider) -> str:
     )
 
 
+def apart(source: Provider, target: Provider) -> str:
+    """Return why an endpoint cannot move between two providers that can both let one go, `""` where it can."""
+    here, there = (str(one.config.get("zone") or "").strip(".").lower() for one in (source, target))
+    if here == there:
+        return ""
+    return (
+        f"The endpoint's address would change: those of {source.name} end in {here or 'no zone'}, those of "
+        f"{target.name} end in {there or 'no zone'}. Give both providers the same zone."
+    )
+
+
 def _refuse(row: Endpoint) -> None:
     """Raise `Conflict` unless an endpoint can begin to move now."""
     if row.deletion_requested_at is not None:
@@ -174,7 +185,8 @@ def _refuse_place(row: Endpoint, boundary: Boundary | None) -> None:
     if boundary.pk == row.boundary_id:
         msg = f"{row.name} is there already."
         raise Conflict(msg, code="moves-nowhere")
-    if why := refusal(boundary.provider):
+    assert row.boundary is not None  # it works somewhere
+    if why := refusal(boundary.provider) or apart(row.boundary.provider, boundary.provider):
         raise Conflict(why, code="not-supported")
 
 

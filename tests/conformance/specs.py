@@ -87,7 +87,10 @@ def units_in(kind: str, count: int = 1) -> tuple[UnitSpec, ...]:
     return tuple(unit(at, host=HOSTS_IN[kind][at], start=at) for at in range(count))
 
 
-def unit(index: int = 0, *, host: str = "node-a", start: int = 0, profile: str = PROFILE, count: int = 0) -> UnitSpec:
+def unit(
+    index: int = 0, *, host: str = "node-a", start: int = 0, profile: str = PROFILE, count: int = 0,
+    role: str = "replica",
+) -> UnitSpec:  # fmt: skip
     binding = {"node-a": Binding.DEVICE, "node-b": Binding.GPU}.get(host, Binding.HOST)
     gpus = max(count, 1)
     return UnitSpec(
@@ -102,6 +105,7 @@ def unit(index: int = 0, *, host: str = "node-a", start: int = 0, profile: str =
         starts=(start,) * gpus,
         vcpu=4,
         memory_gib=16,
+        role=role,
     )
 
 

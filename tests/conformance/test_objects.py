@@ -186,6 +186,59 @@ def test_a_new_revision_changes_the_replica_and_nothing_else(rig: Rig, kind: str
     assert [use["unit"] for use in rig.truth()] == [str(spec.units[0].uid)]
 
 
+def test_two_revisions_run_beside_each_other_and_either_may_stay(rig: Rig) -> None:
+    needs(rig, "namespace")
+    boundary = namespace_boundary(TENANT)
+    old = endpoint(boundary, unit(0))
+    surge = unit(1, start=1, role="surge")
+    newer = replace(old.serving, revision=2, revision_uid=uuid4(), commit="1" * 40, secrets={})
+    canary = replace(old, units=(*old.units, surge), beside=newer, on_beside=frozenset({surge.uid}))
+    promoted = replace(canary, serving=newer, beside=old.serving, on_beside=frozenset({old.units[0].uid}))
+    assert rig.driver.capabilities().features["canary"]
+    finish(rig, boundary)
+    before = finish(rig, old)
+
+    both = finish(rig, canary)
+    wanted = {(step.name, step.want) for step in rig.driver.steps(promoted) if "replica" in step.name}
+    held = {(part.step, part.have) for part in both.parts}
+    turned = finish(rig, promoted)
+    alone = replace(old, serving=newer, units=(replace(surge, role="replica"),))
+    complete(rig, removal_of(old.ref, "serving.replica[0]"))
+    last = finish(rig, alone)
+
+    assert [(one.uid, one.revision) for one in both.units] == [(old.units[0].uid, 1), (surge.uid, 2)]
+    assert all(rig.backend(one) in seen.backend for one, seen in zip(canary.units, both.units, strict=True))
+    assert both.part("serving.replica[0]") == before.part("serving.replica[0]")
+    assert wanted <= held  # to promote makes no replica anew
+    assert [one.revision for one in turned.units] == [1, 2]
+    assert [(one.uid, one.revision) for one in last.units] == [(surge.uid, 2)]
+    assert (last.revision, len(rig.truth())) == (2, 1)
+    for spec in (alone, boundary):
+        remove(rig, spec)
+    assert rig.leftovers() == []
+
+
+def test_at_zero_it_keeps_its_parts_and_wakes_at_another_revision(rig: Rig) -> None:
+    needs(rig, "namespace")
+    boundary = namespace_boundary(TENANT)
+    spec = endpoint(boundary, unit(0))
+    newer = replace(spec, serving=replace(spec.serving, revision=2, revision_uid=uuid4()))
+    assert rig.driver.capabilities().features["zero"]
+    finish(rig, boundary)
+    finish(rig, spec)
+
+    asleep = finish(rig, replace(spec, power=Power.OFF))
+    used = rig.truth()
+    still = finish(rig, replace(newer, power=Power.OFF))
+    awake = finish(rig, newer)
+
+    assert (asleep.power, used) == (Power.OFF, [])
+    assert [one.backend for one in asleep.units] == [""]
+    assert [part.step for part in asleep.parts] == [step.name for step in rig.driver.steps(spec)]
+    assert (still.power, awake.power) == (Power.OFF, Power.ON)
+    assert [(one.uid, one.revision) for one in awake.units] == [(spec.units[0].uid, 2)]
+
+
 @pytest.mark.parametrize("kind", IN)
 def test_fewer_replicas_leave_surplus_parts_that_are_removed_by_name_alone(rig: Rig, kind: str) -> None:
     needs(rig, kind)

@@ -282,7 +282,8 @@ def _gateway_of(one: Object) -> str:
 
 
 def _step(one: Object) -> str:
-    return labels(one).get("tenantry.internal/step", "")
+    """Return the step that made an object, without its unit's number: which one is left hangs on the stages before."""
+    return re.sub(r"\.\d+$", "", labels(one).get("tenantry.internal/step", ""))
 
 
 def _is_leaving(one: Object) -> bool:

@@ -83,6 +83,9 @@ LIVES: Final[Mapping[str, tuple[tuple[Stage, ...], ...]]] = {
     ENDPOINT: _stages(
         ENDPOINT,
         (_stage(ENDPOINT, "change revise"),),
+        (_stage(ENDPOINT, "change canary"),),
+        (_stage(ENDPOINT, "change abort"),),
+        (_stage(ENDPOINT, "change sleep"), _stage(ENDPOINT, "change wake")),
         (_stage(ENDPOINT, "change widen"),),
         (_stage(ENDPOINT, "change suspend"), _stage(ENDPOINT, "change resume")),
     ),
@@ -382,6 +385,7 @@ def _lay_ground(here: World, lab: LabCluster) -> dict[str, object]:
         capabilities={
             "boundary_kinds": sorted(str(kind) for kind in found.boundary_kinds),
             "bindings": sorted(str(binding) for binding in found.bindings),
+            "features": dict(found.features),
         },
         due_at=here.clock(),
     )

@@ -218,7 +218,7 @@ def _abort(world: World) -> None:
 def _canary_aborted(world: World) -> None:
     """Abort a canary that gets its share of the requests; until then nobody dies."""
     _begin_canary(world, RolloutStep(50, None))
-    _drive_until(world, lambda: Rollout.objects.get().state == "stepping")
+    _drive_until(world, lambda: Rollout.objects.get(ended_at__isnull=True).state == "stepping")
     _abort(world)
 
 
@@ -386,17 +386,21 @@ def gone() -> bool:
 
 
 def _revised() -> bool:
-    return everything("Ready")() and Endpoint.objects.get().observed["revision"] == 2
+    row = Endpoint.objects.get()
+    newest = row.revisions.latest("number").number
+    return newest > 1 and everything("Ready")() and row.observed["revision"] == newest
 
 
-def _rolled(revision: int) -> Callable[[], bool]:
-    """Return a condition: this revision serves alone, on as many units as it asks for."""
+def _rolled(*, over: bool) -> Callable[[], bool]:
+    """Return a condition: the revision of the last rollout serves alone, or the one before it."""
 
     def met() -> bool:
-        ended = not Rollout.objects.filter(ended_at__isnull=True).exists()
+        last = Rollout.objects.select_related("revision", "before").latest("created_at", "since")
         row = Endpoint.objects.get()
         units = Unit.objects.filter(allocation=row.allocation, released_at__isnull=True).count()
-        return ended and everything("Ready")() and (row.observed["revision"], units) == (revision, 1)
+        wanted = (last.revision if over else last.before).number
+        is_over = last.ended_at is not None
+        return is_over and everything("Ready")() and (row.observed["revision"], units) == (wanted, 1)
 
     return met
 
@@ -488,7 +492,7 @@ _BOX: Final = _machine("box")
 _DELETE: Final = (Opposite("delete", delete_everything, gone),)
 _READY: Final = everything("Ready")
 _NONE: Final[frozenset[str]] = frozenset()
-_ABORTS: Final = Opposite("abort", _abort, _rolled(1))
+_ABORTS: Final = Opposite("abort", _abort, _rolled(over=False))
 _SUSPENDED: Final = everything("Suspended")
 
 
@@ -536,9 +540,17 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
         opposite=(Opposite("narrow", _narrow, _more(1)),),
     ),
     Scenario(
-        "endpoint/namespace change canary", (_IN_NAMESPACE,), _canary, _rolled(2), (_ABORTS, *_DELETE), _NONE, True
+        "endpoint/namespace change canary",
+        (_IN_NAMESPACE,),
+        _canary,
+        _rolled(over=True),
+        (_ABORTS, *_DELETE),
+        _NONE,
+        True,
     ),
-    Scenario("endpoint/namespace change abort", (_IN_NAMESPACE,), _canary_aborted, _rolled(1), (), _NONE, True),
+    Scenario(
+        "endpoint/namespace change abort", (_IN_NAMESPACE,), _canary_aborted, _rolled(over=False), (), _NONE, True
+    ),
     Scenario("endpoint/namespace change sleep", (_IN_NAMESPACE,), _sleep, _asleep, _DELETE, _NONE),
     Scenario("endpoint/namespace change wake", (_IN_NAMESPACE, _sleep), _wake, _READY, (), _NONE),
     Scenario(

@@ -38,7 +38,7 @@ def test_a_plain_cluster_says_what_is_missing_for_which_feature() -> None:
     assert found.bindings == {Binding.HOST, Binding.DEVICE, Binding.GPU}
     assert sorted(found.missing) == [
         "cilium", "gatekeeper", "gateway-api", "gpu-operator", "inference-extension", "keda", "kueue", "kyverno",
-        "layout-change", "policies-enforced", "prometheus-operator",
+        "layout-change", "move", "policies-enforced", "prometheus-operator",
     ]  # fmt: skip
     assert all(not found.features[name] for name in found.missing)
     assert found.features["dra"]
@@ -73,7 +73,28 @@ def test_each_right_that_is_missing_is_named_with_what_it_is_for() -> None:
         "right:patch nodes": "Needed to label nodes. Apply deploy/kubernetes/rbac.yaml.",
         "list httproutes.gateway.networking.k8s.io": "Needed to publish addresses. Apply deploy/kubernetes/rbac.yaml.",
         "vm-storage": "Machines need a storage class, and none is given.",
+        "move": found.missing["move"],
     }
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"access": "lab"}, "as they are no names"),
+        ({"access": "cluster", "zone": "models.example"}, "as they are no names"),
+        ({"access": "load-balancer", "dns_records": "external-dns"}, "set zone"),
+        ({"access": "load-balancer", "zone": "models.example"}, "people set their DNS records"),
+        ({"access": "route", "zone": "models.example"}, "people set their DNS records"),
+        ({"access": "load-balancer", "zone": "models.example", "dns_records": "external-dns"}, ""),
+        ({"access": "route", "zone": "models.example", "dns_records": "external-dns"}, ""),
+    ],
+)
+def test_endpoints_move_only_where_their_name_can_lead_elsewhere_by_itself(changes: dict[str, str], words: str) -> None:
+    found = capabilities.assess(Facts("v1.36.3", lambda _api, _kind: True), replace(SETTINGS, **changes))
+
+    assert found.features["move"] is not bool(words)
+    assert words in found.missing.get("move", "")
+    assert (found.features["canary"], found.features["zero"]) == (True, True)
 
 
 class Reviewing:
@@ -147,7 +168,7 @@ def test_networks_that_are_not_given_are_a_gap_with_the_setting_that_mends_it() 
 
     found = capabilities.assess(Facts("v1.36.3", lambda _api, _kind: True, roles=installed(), policy=CARVING), bare)
 
-    assert sorted(found.missing) == ["control-plane-cidrs", "model-mirror-cidrs", "vm-storage"]
+    assert sorted(found.missing) == ["control-plane-cidrs", "model-mirror-cidrs", "move", "vm-storage"]
     assert "never report. Set control_plane_cidrs" in found.missing["control-plane-cidrs"]
     assert "Set model_mirror_cidrs" in found.missing["model-mirror-cidrs"]
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 from uuid import uuid4
 
 import httpx
@@ -182,9 +182,14 @@ class Tenancy:
 
     # --- asking -----------------------------------------------------------------------------------
 
-    def open_for(self, seen: Observed, *hop_keys: str) -> str:
-        """Tell the gateway of the replicas and of the keys that these want to be shown; return a key."""
-        key = keys.make("test")
+    def open_for(
+        self, seen: Observed, *hop_keys: str, weights: Mapping[int, int] | None = None, key: keys.NewKey | None = None
+    ) -> str:
+        """Tell the gateway of the replicas and of the keys that these want to be shown; return a key.
+
+        `weights`: revision → its share; none: all alike. `key`: one made before, instead of a fresh one.
+        """
+        key = key or keys.make("test")
         self.home.publish(
             EndpointConfig(
                 uid=self.endpoint.ref.uid,
@@ -192,12 +197,36 @@ class Tenancy:
                 tenant=self.boundary.ref.tenant_uid,
                 state=EndpointState.OPEN,
                 models=("chat",),
-                backends=tuple(Backend(unit_uid=one.uid, url=one.backend, revision=3) for one in seen.units),
+                backends=tuple(
+                    Backend(
+                        unit_uid=one.uid,
+                        url=one.backend,
+                        revision=one.revision or 3,
+                        weight=1 if weights is None else weights[one.revision or 3],
+                    )
+                    for one in seen.units
+                ),
                 hop_keys=hop_keys,
                 keys=(EndpointKey(id=key.id, digest=key.digest),),
             )
         )
         return key.plain
+
+    def await_taken(self) -> None:
+        """Wait until the gateway reports the newest configuration."""
+        control = self.home.control
+        _await(lambda: any(one.config_version >= control.version for one in control.reports[-1:]))
+
+    def await_served(self, *revisions: int) -> None:
+        """Wait until the gateway has told of requests that these revisions answered."""
+        _await(lambda: set(revisions) <= {one.revision for one in self.home.control.records})
+
+
+def _await(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)  # noqa: TID251 - asks a real program again
 
 
 def unit(index: int = 0, **changes: Any) -> UnitSpec:
@@ -274,6 +303,82 @@ def test_a_revision_brings_its_own_key_and_the_gateway_serves_before_and_after(t
     assert "simulated pod" in first.text
     assert "simulated pod" in second.text
     assert old.status_code == 401
+
+
+def test_requests_go_on_while_a_canary_takes_over_and_the_old_replica_leaves(tenancy: Tenancy) -> None:
+    old = replace(tenancy.endpoint, serving=samples.serving())
+    surge = unit(1, role="surge")
+    newer = replace(
+        old.serving, revision=4, revision_uid=uuid4(), secrets={"VLLM_API_KEY": Secret("hop-key-of-revision-four")}
+    )
+    canary = replace(old, units=(*old.units, surge), beside=newer, on_beside=frozenset({surge.uid}))
+    alone = replace(old, serving=newer, units=(surge,))
+    key = keys.make("test")
+    tenancy.drive(tenancy.boundary)
+    hops = (samples.VLLM_KEY, "hop-key-of-revision-four")
+    seen = tenancy.drive(old)
+    tenancy.open_for(seen, *hops, weights={3: 1}, key=key)
+    ask(seen.address, key.plain)
+
+    with Load(seen.address, key.plain) as load:
+        both = tenancy.drive(canary)
+        own = [
+            [
+                httpx.get(
+                    f"{one.backend}/models", headers={"Authorization": f"Bearer {hop}"}, trust_env=False
+                ).status_code
+                for hop in hops
+            ]
+            for one in both.units
+        ]
+        tenancy.open_for(both, *hops, weights={3: 50, 4: 50}, key=key)
+        tenancy.await_taken()
+        load.await_more(20)
+        tenancy.open_for(both, *hops, weights={3: 0, 4: 100}, key=key)
+        tenancy.await_taken()
+        load.await_more(20)  # what ran at the old one has ended
+        last = tenancy.drive(alone)
+        tenancy.open_for(last, *hops, weights={4: 100}, key=key)
+        load.await_more(20)
+
+    assert [one.revision for one in both.units] == [3, 4]
+    assert own == [[200, 401], [401, 200]]  # each takes the key of its own revision and no other
+    assert [(one.uid, one.revision) for one in last.units] == [(surge.uid, 4)]
+    assert set(load.statuses) == {200}, load.statuses
+    assert len(load.statuses) >= 60
+    tenancy.await_served(3, 4)
+
+
+class Load:
+    """Somebody who asks one thing after the other."""
+
+    def __init__(self, address: str, key: str) -> None:
+        self.statuses: list[int] = []
+        self._address, self._key = address, key
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
+        body = {"model": "chat", "messages": [{"role": "user", "content": "hello"}]}
+        headers = {"Authorization": f"Bearer {self._key}"}
+        with httpx.Client(trust_env=False, timeout=30, headers=headers) as http:
+            while not self._ended.is_set():
+                self.statuses.append(http.post(f"{self._address}/chat/completions", json=body).status_code)
+
+    def await_more(self, count: int) -> None:
+        """Wait until so many more were answered."""
+        wanted, deadline = len(self.statuses) + count, time.monotonic() + PATIENCE_S
+        while len(self.statuses) < wanted:
+            assert time.monotonic() < deadline, self.statuses
+            self._ended.wait(0.05)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join(60)
 
 
 def ask(address: str, key: str, *, within_s: float = 30.0) -> httpx.Response:
@@ -386,7 +491,7 @@ def test_a_lost_secret_is_said_and_delivered_again(tenancy: Tenancy) -> None:
     spec = tenancy.endpoint
     tenancy.drive(tenancy.boundary)
     tenancy.drive(spec)
-    secret = tenancy.cluster.get("v1", "Secret", workloads.secret_name(spec.ref), spec.boundary.name)
+    secret = tenancy.cluster.get("v1", "Secret", workloads.secret_name(spec.ref, spec.serving), spec.boundary.name)
     assert secret is not None
 
     uid = uid_of(secret)

@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 
 from provisioners.driver import BoundarySpec, EndpointSpec, Presence
-from provisioners.kubernetes import admission
+from provisioners.kubernetes import admission, workloads
 from provisioners.kubernetes.objects import Object, labels, name_of, uid_of
 from tests.conformance.specs import endpoint, finish, namespace_boundary, remove, unit
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.real, pytest.mark.kube_apiserver, pytest.mark.timeout(300)]
 TENANT = UUID("66666666-6666-4666-8666-666666666666")
-OBJECTS: dict[str, tuple[str, str, Callable[[str], str], str]] = {
-    "keys": ("v1", "Secret", "{}-env".format, "serving.secret"),
-    "address": ("v1", "Service", "{}".format, "serving.service"),
-    "replica": ("apps/v1", "Deployment", "{}-0".format, "serving.replica[0]"),
-    "a replica's service": ("v1", "Service", "{}-0".format, "serving.replica[0]"),
+OBJECTS: dict[str, tuple[str, str, Callable[[EndpointSpec], str], str]] = {
+    "keys": ("v1", "Secret", lambda spec: workloads.secret_name(spec.ref, spec.serving), "serving.secret"),
+    "address": ("v1", "Service", lambda spec: spec.ref.name, "serving.service"),
+    "replica": ("apps/v1", "Deployment", lambda spec: workloads.replica_name(spec.ref, 0), "serving.replica[0]"),
+    "a replica's service": ("v1", "Service", lambda spec: workloads.replica_name(spec.ref, 0), "serving.replica[0]"),
 }
 
 
@@ -54,7 +54,7 @@ def made(rig: KubernetesRig) -> tuple[BoundarySpec, EndpointSpec]:
 def strip(rig: KubernetesRig, spec: EndpointSpec, what: str) -> Object:
     """Take every label of ours off one object; return it as it was."""
     api, kind, name, _ = OBJECTS[what]
-    before = rig.driver.cluster.get(api, kind, name(spec.ref.name), spec.boundary.name)
+    before = rig.driver.cluster.get(api, kind, name(spec), spec.boundary.name)
     assert before is not None
     none = {key: None for key in labels(before) if key.startswith(("tenantry.internal/", "app.kubernetes.io/"))}
     rig.api.patch(api, kind, name_of(before), {"metadata": {"labels": none}}, namespace=spec.boundary.name)
@@ -96,7 +96,7 @@ def test_what_lost_its_labels_goes_with_its_endpoint_all_the_same(
     remove(rig, spec)
 
     for api, kind, name, _ in OBJECTS.values():
-        assert rig.api.get(api, kind, name(spec.ref.name), boundary.ref.name) is None
+        assert rig.api.get(api, kind, name(spec), boundary.ref.name) is None
     told = rig.api.get("v1", "ConfigMap", admission.PARAMS, boundary.ref.name)
     assert told is not None
     assert [key for key in told["data"] if key.startswith("unit.")] == []

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -113,6 +114,35 @@ def test_everything_there_and_working_is_as_wanted() -> None:
         (SPEC.units[0].uid, "http://127.0.0.1:30000/v1"),
         (SPEC.units[1].uid, "http://127.0.0.1:30001/v1"),
     ]
+
+
+def test_each_unit_says_which_revision_its_pod_runs() -> None:
+    newer = replace(SPEC.serving, revision=4, revision_uid=uuid4())
+    spec = replace(SPEC, beside=newer, on_beside=frozenset({SPEC.units[1].uid}))
+    made = [workloads.replica_objects(spec, one, LAB, PLUGIN) for one in spec.units]
+    found = [one for at, wanted in enumerate(made) for one in applied(wanted, f"serving.replica[{at}]")]
+    first, second = deployments(found)
+
+    both = see(found, [pod(up(first), port=1), pod(up(second), port=2)])
+    turned = copy.deepcopy(first)  # asked to serve the next one, its former pod still there
+    turned["metadata"]["annotations"][workloads.REVISION_ANNOTATION] = "4"
+    turning = see([one for one in found if one is not first] + [turned], [pod(first, port=1)])
+    without = see(found, [])
+
+    assert [(one.uid, one.revision) for one in both.units] == [(SPEC.units[0].uid, 3), (SPEC.units[1].uid, 4)]
+    assert both.revision == 3
+    assert [one.revision for one in turning.units if one.uid == SPEC.units[0].uid] == [3]
+    assert [one.revision for one in without.units] == [3, 4]
+
+
+def test_a_secret_of_one_of_two_revisions_is_missed() -> None:
+    spec = replace(SPEC, beside=replace(SPEC.serving, revision=4, revision_uid=uuid4()))
+    both = applied(workloads.secret_objects(spec), "serving.secret")
+
+    whole, lost = see(both).part("serving.secret"), see(both[:1]).part("serving.secret")
+
+    assert (whole.have, lost.have) == ("want-serving.secret", "")
+    assert (lost.presence, lost.message) == (Presence.PRESENT, "the Secret of one of its revisions is missing")
 
 
 def test_a_pod_that_loads_is_there_and_not_ready() -> None:

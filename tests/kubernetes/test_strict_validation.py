@@ -227,7 +227,7 @@ def test_an_endpoint_is_taken_and_its_pods_too(
         if deployment["kind"] == "Deployment":
             cluster.apply(_pod_of(deployment), dry_run=True)
             _check_round_trip(spec, deployment)
-    secret = cluster.get("v1", "Secret", workloads.secret_name(refs[1]), refs[0].name)
+    secret = cluster.get("v1", "Secret", workloads.secret_name(refs[1], spec.serving), refs[0].name)
     assert secret is not None
     assert set(secret.get("data") or {}) == set(spec.serving.secrets)
 
@@ -274,7 +274,12 @@ def _check_round_trip(spec: EndpointSpec, deployment: Object) -> None:
         {"serving": samples.serving(secrets={})},
         {"serving": samples.serving(environment={})},
         {"units": (samples.unit(product="", profile="", host=""),)},
-        {"units": (samples.unit(), samples.unit(9, role="surge"))},
+        {"host": "chat.aurora.models.example.com", "named": False},
+        {
+            "units": (samples.unit(), samples.unit(9, role="surge")),
+            "beside": samples.serving(revision=4, revision_uid=uuid4(), secrets={"VLLM_API_KEY": Secret("four")}),
+            "on_beside": frozenset({samples.unit(9).uid}),
+        },
         {"units": (samples.unit(vcpu=0, memory_gib=0),)},
     ],
     ids=str,
@@ -287,16 +292,19 @@ def test_every_shape_of_an_endpoint_is_taken(cluster: Cluster, refs: tuple[Ref, 
     assert _whole(cluster, spec, chosen)
 
 
-def test_a_replica_goes_from_surge_to_recreate_and_back(cluster: Cluster, refs: tuple[Ref, Ref]) -> None:
+def test_a_replica_goes_to_another_revision_and_back_in_place(cluster: Cluster, refs: tuple[Ref, Ref]) -> None:
     _namespace(cluster, _boundary(refs[0]), cluster.settings)
-    alone, with_surge = _endpoint(refs, samples.unit()), _endpoint(refs, samples.unit(), samples.unit(9, role="surge"))
-    kinds = []
+    newer = samples.serving(revision=4, revision_uid=uuid4(), secrets={"VLLM_API_KEY": Secret("four")})
+    spec = _endpoint(refs, samples.unit())
+    over = replace(spec, beside=newer, on_beside=frozenset({samples.unit().uid}))
+    said = []
 
-    for spec in (alone, with_surge, alone, with_surge):
-        wanted = workloads.replica_objects(spec, spec.units[0], cluster.settings, samples.PLUGIN)
-        kinds.append(_made(cluster, refs[1], "serving.replica[0]", wanted)[-1]["spec"]["strategy"]["type"])
+    for one in (spec, over, replace(over, serving=newer, beside=spec.serving, on_beside=frozenset()), spec):
+        wanted = workloads.replica_objects(one, one.units[0], cluster.settings, samples.PLUGIN)
+        live = _made(cluster, refs[1], "serving.replica[0]", wanted)[-1]
+        said.append(marks.annotations_of(live)[workloads.REVISION_ANNOTATION])
 
-    assert kinds == ["Recreate", "RollingUpdate", "Recreate", "RollingUpdate"]
+    assert said == ["3", "4", "4", "3"]
 
 
 def test_an_endpoint_is_changed_in_place_in_every_field_that_a_spec_may_change(

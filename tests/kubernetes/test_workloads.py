@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controlplane.labs.kubernetes import environment
-from provisioners.driver import Binding, BoundaryKind, DriverRejected, NotSupported, Power, Secret
+from provisioners.driver import Binding, BoundaryKind, DriverRejected, EndpointSpec, NotSupported, Power, Secret
 from provisioners.kubernetes import gateways, objects, pods, workloads
 from provisioners.kubernetes.gpu import Request
 from provisioners.serving.runtime import MIRROR_PATH
@@ -195,7 +195,9 @@ def test_secrets_stand_in_secrets_only_and_are_referred_to_by_name() -> None:
     key = next(one for one in container(replica())["env"] if one["name"] == "VLLM_API_KEY")
     assert key == {
         "name": "VLLM_API_KEY",
-        "valueFrom": {"secretKeyRef": {"name": f"{ENDPOINT.name}-env", "key": "VLLM_API_KEY"}},
+        "valueFrom": {
+            "secretKeyRef": {"name": workloads.secret_name(ENDPOINT, serving()), "key": "VLLM_API_KEY"},
+        },
     }
     (secret,) = workloads.secret_objects(endpoint())
     assert base64.b64decode(secret["data"]["HF_TOKEN"]).decode() == HF_TOKEN
@@ -356,22 +358,75 @@ def test_powered_off_is_no_pod_and_another_want() -> None:
     assert workloads.endpoint_steps(on)[1].want != workloads.endpoint_steps(off)[1].want
 
 
-def test_a_replica_is_replaced_in_place_unless_a_unit_like_it_stands_by() -> None:
-    surge = unit(9, role="surge")
-    for spec, wanted in (
-        (endpoint(), "Recreate"),
-        (endpoint(unit(), surge), "RollingUpdate"),
-        (endpoint(unit(), replace(surge, host="node-b")), "Recreate"),
-        (endpoint(unit(), replace(surge, profile="2g.20gb")), "Recreate"),
-        (endpoint(unit(), replace(surge, memory_gib=8)), "Recreate"),
-        (endpoint(unit(binding=Binding.GPU), replace(surge, binding=Binding.GPU)), "Recreate"),
-        (endpoint(unit(product="", profile="")), "Recreate"),
-    ):
-        made = workloads.replica_objects(spec, spec.units[0], settings(), PLUGIN)[-1]
-        assert made["spec"]["strategy"]["type"] == wanted
+def canary() -> EndpointSpec:
+    """Revision 3 on a unit, and revision 4 beside it on one of its own."""
+    newer = serving(
+        revision=4, revision_uid=uuid4(), argv=("vllm", "serve", "org/newer"), environment={"NEW": "1"},
+        secrets={"VLLM_API_KEY": Secret("key-of-four")},
+    )  # fmt: skip
+    surge = unit(1, role="surge")
+    return endpoint(unit(), surge, beside=newer, on_beside=frozenset({surge.uid}))
 
-    steps = [step.name for step in workloads.endpoint_steps(endpoint(unit(), surge))]
-    assert steps == ["serving.secret", "serving.replica[0]", "serving.service"]
+
+def test_each_unit_runs_its_own_revision_with_the_secret_of_that_revision() -> None:
+    spec = canary()
+    old, new = (workloads.replica_objects(spec, one, settings(), PLUGIN)[-1] for one in spec.units)
+    secrets = {one["metadata"]["name"]: one for one in workloads.secret_objects(spec)}
+
+    for made, revision in ((old, spec.serving), (new, spec.beside)):
+        assert revision is not None
+        assert made["metadata"]["annotations"][workloads.REVISION_ANNOTATION] == str(revision.revision)
+        assert made["spec"]["template"]["metadata"]["annotations"][workloads.REVISION_ANNOTATION] == str(
+            revision.revision
+        )
+        assert container(made)["command"][: len(revision.argv)] == list(revision.argv)
+        assert made["spec"]["strategy"] == {"type": "Recreate"}
+        (name,) = {one["valueFrom"]["secretKeyRef"]["name"] for one in container(made)["env"] if "valueFrom" in one}
+        held = {key: base64.b64decode(value).decode() for key, value in secrets[name]["data"].items()}
+        assert held == {key: secret.reveal() for key, secret in revision.secrets.items()}
+    assert len(secrets) == 2
+
+
+def test_what_is_tried_out_beside_changes_nothing_of_what_serves() -> None:
+    spec = canary()
+    alone = replace(spec, units=spec.units[:1], beside=None, on_beside=frozenset())
+    before = {step.name: step.want for step in workloads.endpoint_steps(alone)}
+    after = {step.name: step.want for step in workloads.endpoint_steps(spec)}
+
+    assert list(after) == ["serving.secret", "serving.replica[0]", "serving.replica[1]", "serving.service"]
+    assert {name for name in before if before[name] != after[name]} == {"serving.secret"}
+    assert workloads.replica_objects(alone, alone.units[0], settings(), PLUGIN) == workloads.replica_objects(
+        spec, spec.units[0], settings(), PLUGIN
+    )
+
+
+def test_a_unit_that_takes_the_revision_over_has_what_the_canary_had() -> None:
+    spec = canary()
+    assert spec.beside is not None
+    surge = spec.units[1]
+    promoted = replace(spec, serving=spec.beside, beside=spec.serving, on_beside=frozenset({spec.units[0].uid}))
+
+    assert workloads.replica_objects(promoted, surge, settings(), PLUGIN) == workloads.replica_objects(
+        spec, surge, settings(), PLUGIN
+    )
+    wants = [{step.name: step.want for step in workloads.endpoint_steps(one)} for one in (spec, promoted)]
+    assert wants[0] == wants[1]  # nothing is made anew, nor is anything else done
+    assert {one["metadata"]["name"] for one in workloads.secret_objects(spec)} == {
+        one["metadata"]["name"] for one in workloads.secret_objects(promoted)
+    }
+
+
+def test_a_revision_that_cannot_be_served_is_refused_by_its_own_replica_only() -> None:
+    spec = canary()
+    assert spec.beside is not None
+    bad = replace(spec, beside=replace(spec.beside, argv=("vllm", "serve", "m", "--api-key=x")))
+
+    steps = workloads.endpoint_steps(bad)
+
+    assert len(steps) == 4
+    assert workloads.replica_objects(bad, bad.units[0], settings(), PLUGIN)
+    with pytest.raises(DriverRejected, match="VLLM_API_KEY"):
+        workloads.replica_objects(bad, bad.units[1], settings(), PLUGIN)
 
 
 def test_a_budget_against_disruption_only_where_another_replica_is_left() -> None:
@@ -380,6 +435,7 @@ def test_a_budget_against_disruption_only_where_another_replica_is_left() -> Non
 
     assert [one["kind"] for one in alone] == ["Service"]
     assert [one["kind"] for one in two] == ["Service", "PodDisruptionBudget"]
+    assert [one["kind"] for one in workloads.service_objects(canary(), settings(), set())] == ["Service"]
     assert two[1]["spec"]["minAvailable"] == 1
 
 
@@ -466,12 +522,31 @@ def test_dns_is_told_of_a_name_and_where_it_leads_and_the_name_is_part_of_what_i
     untold = workloads.service_objects(named, balanced, set())[0]
     wants = [workloads.endpoint_steps(spec)[-1].want for spec in (named, endpoint())]
 
+    said = {"hostname": "chat.aurora.models.example.com", "target": "203.0.113.7", "ttl": "60"}
     assert told["metadata"]["annotations"] == {
-        "external-dns.alpha.kubernetes.io/hostname": "chat.aurora.models.example.com",
-        "external-dns.alpha.kubernetes.io/target": "203.0.113.7",
+        f"{prefix}/{name}": text
+        for prefix in ("external-dns.alpha.kubernetes.io", "external-dns.kubernetes.io")
+        for name, text in said.items()
     }
     assert "annotations" not in untold["metadata"]
     assert wants[0] != wants[1]
+
+
+def test_a_name_that_leads_elsewhere_is_neither_told_nor_routed_and_is_another_want() -> None:
+    here = endpoint(host="chat.aurora.models.example.com")
+    elsewhere = replace(here, named=False)
+    balanced = settings(access="load-balancer", zone="models.example.com")
+    routed = settings(**ROUTED, dns_records="external-dns")
+
+    untold = workloads.service_objects(elsewhere, balanced, set(), balanced="203.0.113.7")[0]
+    hosts = [
+        workloads.service_objects(spec, routed, {"HTTPRoute"})[-1]["spec"]["hostnames"] for spec in (here, elsewhere)
+    ]
+    wants = [{step.name: step.want for step in workloads.endpoint_steps(spec)} for spec in (here, elsewhere)]
+
+    assert "annotations" not in untold["metadata"]
+    assert hosts == [["chat.aurora.models.example.com"], [f"{ENDPOINT.name}.models.example.com"]]
+    assert {name for name in wants[0] if wants[0][name] != wants[1][name]} == {"serving.service"}
 
 
 def test_without_the_gateway_api_a_route_is_refused_with_its_remedy_and_cut_off_there_is_none() -> None:

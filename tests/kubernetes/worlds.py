@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -93,6 +93,8 @@ class World:
     foreign_namespace: str
     before: tuple[str, ...] = ()
     """Violations that earlier tests left in the lab's record."""
+    others: dict[UUID, Any] = field(default_factory=dict)
+    """Drivers of further providers, by row."""
     _names: Iterator[int] = field(default_factory=lambda: iter(range(10_000)))
 
     # --- sweeps -----------------------------------------------------------------------------------
@@ -100,7 +102,11 @@ class World:
     @property
     def engine(self) -> Engine:
         """Return what passes run with."""
-        return Engine(clock=self.clock, driver_of=lambda _provider: self.driver, base_s=0.5, jitter=lambda: 1.0)
+
+        def driver_of(provider: Provider) -> Any:
+            return self.others.get(provider.pk, self.driver)
+
+        return Engine(clock=self.clock, driver_of=driver_of, base_s=0.5, jitter=lambda: 1.0)
 
     def sweep(self) -> int:
         """Run what is due now, and see that nothing is in use twice and the ledger adds up."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -303,6 +304,39 @@ def test_where_no_address_follows_nothing_moves() -> None:
 
     with pytest.raises(Conflict, match="no address that could follow"):
         stage.do(moves.begin, ask=TO_VM)
+
+
+def test_between_zones_nothing_moves_as_its_address_would_change() -> None:
+    here, same, other, none = (
+        Provider(name=name, config=config)
+        for name, config in (
+            ("here", {"zone": "models.example"}), ("same", {"zone": ".Models.example."}),
+            ("other", {"zone": "gpu.example"}), ("none", {}),
+        )
+    )  # fmt: skip
+
+    assert moves.apart(here, same) == ""
+    assert moves.apart(here, other) == (
+        "The endpoint's address would change: those of here end in models.example, those of other end in gpu.example. "
+        "Give both providers the same zone."
+    )
+    assert "those of none end in no zone" in moves.apart(here, none)
+
+
+def test_a_place_in_another_zone_ends_a_move_before_it_is_built_there() -> None:
+    stage = staged()
+    elsewhere = factories.provider(config={"zone": "gpu.example"}, capabilities=inventory_of(stage.here.estate))
+    stage.do(moves.begin, ask=MoveAsk(BoundaryKind.NAMESPACE, provider=elsewhere.name, by_hand=True))
+    stand_in = Endpoint._base_manager.get(stands_in_for__isnull=False)
+    placed = Boundary.objects.create(
+        id=uuid4(), tenant=stand_in.tenant, provider=elsewhere, kind=BoundaryKind.NAMESPACE.value, tier="shared",
+        created_at=stage.here.clock(),
+    )  # fmt: skip
+    Endpoint._base_manager.filter(pk=stand_in.pk).update(boundary=placed)
+
+    stage.drive(stage.is_at("undoing", "undone"))
+
+    assert "Give both providers the same zone" in stage.move.reason
 
 
 def test_after_their_time_both_places_are_forgotten() -> None:
