@@ -10,8 +10,9 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from provisioners.passes import say
-from provisioners.rollouts import known_gateways, shown
+from provisioners.rollouts import known_gateways
 from tenants.operations.agents import is_busy
+from tenants.rollout_counts import shown
 from tenants.states import ConditionType, Reason, condition_of
 
 LASTS: Final = timedelta(seconds=30)

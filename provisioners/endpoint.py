@@ -28,7 +28,7 @@ from provisioners.driver import (
 from provisioners.lease import Claim
 from provisioners.passes import Engine, Prepared, Seen, Wait, in_transaction, say
 from provisioners.product import ProductKind, in_vm
-from provisioners.rollouts import FRESH, gateways_of, known_gateways, shown
+from provisioners.rollouts import FRESH, known_gateways
 from provisioners.specs_from_rows import endpoint_spec, serving_spec
 from provisioners.steps import indexed, split
 from tenants import addresses, desired, usage
@@ -38,6 +38,7 @@ from tenants.operations import moves as moving
 from tenants.operations import rollouts as operations
 from tenants.operations import surges
 from tenants.operations.products import touch_gateways
+from tenants.rollout_counts import gateways_of, shown
 from tenants.specs import AllocationSpec
 from tenants.states import ConditionType, IdleUnits, Reason, RolloutState, SuspensionDepth, condition_of
 

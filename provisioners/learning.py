@@ -12,9 +12,9 @@ from datetime import datetime
 from typing import Any, Final
 
 from provisioners.driver import EngineReport, Observed
-from provisioners.rollouts import gateways_of, shown
 from tenants.models import Endpoint, Revision, Unit
 from tenants.operations import fit_corrections
+from tenants.rollout_counts import gateways_of, shown
 
 PROGRAM: Final = "vLLM"
 """What a gateway knows of the program behind it."""

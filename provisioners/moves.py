@@ -12,12 +12,13 @@ from uuid import UUID
 
 from provisioners.lease import StaleLease
 from provisioners.passes import in_transaction
-from provisioners.rollouts import FRESH, SOON_S, gateways_of, shown
+from provisioners.rollouts import FRESH, SOON_S
 from tenants import moves as course
 from tenants.actor import SYSTEM
 from tenants.models import Endpoint, Move
 from tenants.moves import Facts
 from tenants.operations import moves
+from tenants.rollout_counts import gateways_of, shown
 from tenants.states import STOPPING_REASONS, ConditionType, MoveState, Phase, condition_of
 
 QUIET: Final = timedelta(seconds=5)

@@ -11,13 +11,12 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from django.db.models import Q, QuerySet
-
 from provisioners.gateway.protocol import LATENCY_MS
 from tenants.actor import SYSTEM
 from tenants.models import Allocation, Endpoint, GatewayReplica, Rollout, Unit
 from tenants.operations import rollouts
-from tenants.rollouts import Course, Facts, Figures, UnitSeen, aborting, advance
+from tenants.rollout_counts import baseline, figures, gateways_of, shown
+from tenants.rollouts import Course, Facts, UnitSeen, aborting, advance
 from tenants.specs import AllocationSpec
 from tenants.states import RolloutState, RolloutStrategy
 
@@ -30,24 +29,12 @@ LATER_S: Final = 2.0
 """While a replica starts; gateways' reports wake it meanwhile."""
 
 
-def gateways_of(row: Endpoint) -> QuerySet[GatewayReplica]:
-    """Return the live gateways in front of an endpoint: its boundary's, or those in its VMs."""
-    mine = Q(unit__isnull=True) | Q(unit__allocation_id=row.allocation_id)
-    return GatewayReplica.objects.filter(mine, boundary_id=row.boundary_id or UUID(int=0), removed_at__isnull=True)
-
-
 def known_gateways(row: Endpoint) -> list[GatewayReplica]:
     """Return the same as `gateways_of`, read once for this row: as they were when its pass asked first."""
     if not hasattr(row, "gateways_read"):
         row.gateways_read = list(gateways_of(row))  # type: ignore[attr-defined]
     found: list[GatewayReplica] = row.gateways_read  # type: ignore[attr-defined]
     return found
-
-
-def shown(replica: GatewayReplica, endpoint: UUID) -> Mapping[str, Any]:
-    """Return what a gateway last reported of an endpoint."""
-    endpoints = replica.report.get("endpoints", ()) if isinstance(replica.report, dict) else ()
-    return next((one for one in endpoints if one.get("uid") == str(endpoint)), {})
 
 
 # --- on its way -------------------------------------------------------------------------------------------
@@ -93,7 +80,7 @@ def _facts(
         replicas=len(spec.units),
         units=tuple(_unit(unit, seen.get(str(unit.pk), {}), row) for unit in units),
         quiet=_quiet(row, [unit.pk for unit in units], gateways, course, now=now),
-        figures=figures(row.pk, gateways, live.baseline, new),
+        figures=figures(row.pk, gateways, live.baseline, new, buckets=len(LATENCY_MS) + 1),
         bounds=LATENCY_MS,
     )
 
@@ -151,44 +138,6 @@ def last_use(row: Endpoint, *, now: datetime) -> datetime | None:
             at = now
         latest = at if latest is None else max(latest, at)
     return latest
-
-
-# --- what gateways counted --------------------------------------------------------------------------------
-
-
-def _counts(replica: GatewayReplica, endpoint: UUID, revision: int) -> dict[str, Any]:
-    """Return one gateway's counts of a revision since it started; none count as zero."""
-    found: Mapping[str, Any] = next(
-        (one for one in shown(replica, endpoint).get("revisions", ()) if one.get("revision") == revision), {}
-    )
-    return {
-        "started_at": str(replica.report.get("started_at", "")) if isinstance(replica.report, dict) else "",
-        "requests": int(found.get("requests", 0)),
-        "errors": int(found.get("errors", 0)),
-        "latency": [int(count) for count in found.get("latency", ())],
-    }
-
-
-def baseline(endpoint: UUID, gateways: Iterable[GatewayReplica], revision: int) -> dict[str, Any]:
-    """Return gateway → its counts now, to be taken off later ones."""
-    return {str(replica.pk): _counts(replica, endpoint, revision) for replica in gateways}
-
-
-def figures(endpoint: UUID, gateways: Iterable[GatewayReplica], before: Mapping[str, Any], revision: int) -> Figures:
-    """Return what all gateways counted of a revision since `before`; one that started anew since counts from zero."""
-    requests = errors = 0
-    latency = [0] * (len(LATENCY_MS) + 1)
-    for replica in gateways:
-        now = _counts(replica, endpoint, revision)
-        base = before.get(str(replica.pk), {})
-        if base.get("started_at") != now["started_at"]:
-            base = {}
-        requests += max(0, now["requests"] - int(base.get("requests", 0)))
-        errors += max(0, now["errors"] - int(base.get("errors", 0)))
-        less = [*base.get("latency", ()), *[0] * len(latency)]
-        for at, count in enumerate(now["latency"][: len(latency)]):
-            latency[at] += max(0, count - int(less[at]))
-    return Figures(requests, errors, tuple(latency))
 
 
 # --- when to look again -----------------------------------------------------------------------------------
