@@ -16,7 +16,7 @@ from frontend.views import endpoint_changes, products
 from frontend.views import endpoints as pages
 from frontend.views.products import ENDPOINTS
 from tenants import gpu_catalogue
-from tenants.models import Endpoint, Move
+from tenants.models import Endpoint, Move, Provider
 from tenants.operations import moves
 from tenants.specs import GpuAsk, MoveAsk
 from tenants.states import BoundaryKind, MoveState
@@ -75,10 +75,28 @@ def show(request: PageRequest, name: str) -> HttpResponse:
 
 
 def _kinds(request: PageRequest, row: Endpoint) -> list[dict[str, str]]:
-    """Return the kinds of places that there are, the other one than now first."""
+    """Return where it may go: each provider that can take it over, with the kind of place, the other kind first.
+
+    Of providers of which none can, the kinds alone: what is refused then says why.
+    """
     here = "" if row.boundary is None else row.boundary.kind
-    offered = [kind for kind in KINDS if kind in stock.of(request.tenant).kinds]
-    return [{"value": kind, "label": str(KINDS[kind])} for kind in sorted(offered, key=lambda kind: kind == here)]
+    found = stock.of(request.tenant)
+    offered = sorted((kind for kind in KINDS if kind in found.kinds), key=lambda kind: kind == here)
+    able = [
+        provider
+        for provider in Provider.objects.filter(enabled=True, deletion_requested_at__isnull=True).order_by("name")
+        if not moves.refusal(provider) and found.policy.forbids("sites", provider.site) is None
+    ]
+    places = [
+        {
+            "value": f"{kind}/{provider.name}",
+            "label": ", ".join(filter(None, (str(KINDS[kind]), provider.name, provider.site))),
+        }
+        for kind in offered
+        for provider in able
+        if kind in provider.capabilities.get("boundary_kinds", ())
+    ]
+    return places or [{"value": kind, "label": str(KINDS[kind])} for kind in offered]
 
 
 def _gpus(request: PageRequest) -> list[dict[str, str]]:
@@ -142,11 +160,13 @@ def _place(found: dict[str, str]) -> str:
 @page("endpoints.move", methods=("POST",))
 def begin(request: PageRequest, name: str) -> HttpResponse:
     """Build it a second time elsewhere."""
-    kind = BoundaryKind.VM if request.POST.get("kind") == BoundaryKind.VM.value else BoundaryKind.NAMESPACE
+    word, _slash, provider = request.POST.get("kind", "").partition("/")
+    kind = BoundaryKind.VM if word == BoundaryKind.VM.value else BoundaryKind.NAMESPACE
     product, _slash, profile = request.POST.get("gpu", "").partition("/")
     minutes = wishes.number(request.POST.get("minutes"), 5, least=0, most=MOST_MINUTES)
     ask = MoveAsk(
         kind,
+        provider=provider[:63],
         gpu=GpuAsk(product, profile) if product else None,
         by_hand=bool(request.POST.get("by_hand")),
         watch_s=minutes * 60,
