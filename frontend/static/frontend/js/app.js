@@ -427,4 +427,5 @@ function ready(part) {
 }
 showTheme();
 ready(document);
+for (const tab of $$(".tabs [aria-current=page]")) tab.parentElement.scrollLeft = tab.offsetLeft - tab.parentElement.offsetLeft - (tab.parentElement.clientWidth - tab.offsetWidth) / 2; // where they do not all fit, the one that is open is seen
 $("main form[method=post] [aria-invalid=true]")?.focus(); // a refused form leads to what was wrong
