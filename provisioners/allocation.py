@@ -19,6 +19,7 @@ from tenants import desired, usage
 from tenants.actor import SYSTEM
 from tenants.models import Allocation, Boundary, Notice, Unit
 from tenants.operations import allocations as operations
+from tenants.operations import placements
 from tenants.operations.products import touch_gateways
 from tenants.states import ConditionType, ProductKind, Reason, ServiceClass, condition_of
 
@@ -190,7 +191,7 @@ def _narrowed(boundary: Boundary) -> bool:
 
 def product_of(row: Allocation) -> Any:
     """Return the product that owns an allocation, None for bare ones."""
-    model = operations.product_model(ProductKind(row.product_kind))
+    model = placements.product_model(ProductKind(row.product_kind))
     return None if model is None else model._base_manager.filter(allocation_id=row.pk).first()
 
 

@@ -22,7 +22,7 @@ from provisioners.specs_from_rows import boundary_spec, ref_of
 from tenants import certificates, desired, vlans
 from tenants.actor import SYSTEM
 from tenants.models import Allocation, Boundary, Endpoint, GatewayReplica, Machine, Membership, Namespace, Unit
-from tenants.operations import allocations as operations
+from tenants.operations import placements
 from tenants.states import ConditionType, ProductKind, Reason, Role
 from tenants.vlan_ranges import vlan_ranges
 
@@ -164,7 +164,7 @@ class BoundaryKindPass(outcome.ProviderKind):
         """Give back what it counted; wake what waited for its end."""
         del prepared
         row.address = ""
-        operations.boundary_released(row, now=now)
+        placements.boundary_released(row, now=now)
         gateways.removed(row.pk, units=None, now=now)
         if vlans.of(row) is not None:  # free when this row's release is committed
             for other in without_vlan(row.provider_id):

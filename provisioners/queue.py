@@ -1,7 +1,7 @@
 """The queue: what waits for room is tried again, first in, first out by fit.
 
 One runner at a time (an advisory lock). Each try is a transaction of its own and goes through
-`operations.allocations.admit`, which states the true reason when nothing fits. Asks that are alike fail
+`operations.admissions.admit`, which states the true reason when nothing fits. Asks that are alike fail
 alike: after one of them found no room, the later ones are not tried in the same run.
 """
 
@@ -17,7 +17,7 @@ from django.db.models import QuerySet
 from tenants import desired
 from tenants.actor import SYSTEM
 from tenants.models import Allocation
-from tenants.operations import allocations
+from tenants.operations import admissions, placements
 from tenants.specs import AllocationSpec
 from tenants.states import ConditionType, ProductKind
 from tenants.transactions import RetryableError, acting, alone
@@ -59,7 +59,7 @@ def _take_up(clock: Callable[[], datetime]) -> int:
         try:
             with acting(SYSTEM):
                 now = clock()
-                done = allocations.admit(row, actor=SYSTEM, now=now)
+                done = admissions.admit(row, actor=SYSTEM, now=now)
                 _mirror(row, now=now)
         except RetryableError:
             log.info("the queue met a rival; the next run tries again", extra={"id": row.pk})
@@ -73,7 +73,7 @@ def _take_up(clock: Callable[[], datetime]) -> int:
 
 def _mirror(row: Allocation, *, now: datetime) -> None:
     """Wake the product that still shows an older word of its allocation's: why it waits, or that it was approved."""
-    model = allocations.product_model(ProductKind(row.product_kind))
+    model = placements.product_model(ProductKind(row.product_kind))
     product = None if model is None else model._base_manager.filter(allocation_id=row.pk).first()
     if product is None or product.due_at is not None:
         return

@@ -20,7 +20,7 @@ from provisioners.steps import split
 from tenants import desired
 from tenants.actor import SYSTEM
 from tenants.models import Allocation, Endpoint, QuotaCharge, Unit
-from tenants.operations import allocations, idling
+from tenants.operations import admissions, idling
 from tenants.operations.products import touch_gateways
 from tenants.rollouts import DRAIN_LIMIT
 from tenants.states import BoundaryKind, ConditionType, IdleUnits, Reason, condition_of
@@ -73,7 +73,7 @@ def _give_back(claim: Claim, observed: Observed, *, now: datetime) -> None:
     held = Unit.objects.filter(allocation=allocation, released_at__isnull=True, host__isnull=False)
     if allocation.deletion_requested_at is not None or not held.exists():
         return
-    allocations.rest(allocation, now=now)
+    admissions.rest(allocation, now=now)
     locked = claim.lock()
     if locked.slept_at is None:
         raise _WokenError
@@ -109,12 +109,12 @@ def ask_for_room(endpoint: UUID, *, now: datetime) -> None:
         )
         if allocation.queued_at is not None or QuotaCharge.objects.filter(allocation=allocation).exists():
             return None
-        allocations.queue_again(allocation, now=now)
+        admissions.queue_again(allocation, now=now)
         return allocation
 
     waiting = in_transaction(missing)
     if waiting is not None:
-        in_transaction(lambda: allocations.admit(waiting, actor=SYSTEM, now=now))
+        in_transaction(lambda: admissions.admit(waiting, actor=SYSTEM, now=now))
 
 
 # --- telling ----------------------------------------------------------------------------------------------

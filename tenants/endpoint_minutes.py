@@ -108,17 +108,22 @@ def looked(gateway: GatewayReplica, body: Mapping[str, Any], *, now: datetime) -
     """Keep what a report says of load; `gateway` still has the report before. In the caller's transaction."""
     looks = looks_of(gateway.report, body)
     mine = Endpoint.objects.filter(pk__in=list(looks), boundary_id=gateway.boundary_id, released_at=None)
-    minute = minute_of(now)
+    keep(gateway, [(pk, minute_of(now), looks[pk]) for pk in sorted(mine.values_list("pk", flat=True))])
+
+
+def keep(gateway: GatewayReplica, looks: Sequence[tuple[UUID, datetime, Look]]) -> None:
+    """Keep looks, each of (endpoint, minute); of several in a minute the most. In the caller's transaction."""
     with connection.cursor() as cursor:
-        for pk in sorted(mine.values_list("pk", flat=True)):
-            one = looks[pk]
-            cursor.execute(
-                _SAID,
+        cursor.executemany(
+            _SAID,
+            [
                 [
-                    uuid4(), gateway.tenant_id, pk, gateway.pk, minute, one.running, one.queued, one.kv_cache,
+                    uuid4(), gateway.tenant_id, endpoint, gateway.pk, minute, one.running, one.queued, one.kv_cache,
                     one.prefix_queries, one.prefix_hits,
-                ],
-            )  # fmt: skip
+                ]
+                for endpoint, minute, one in looks
+            ],
+        )  # fmt: skip
 
 
 def looks_of(before: Mapping[str, Any], body: Mapping[str, Any]) -> dict[UUID, Look]:

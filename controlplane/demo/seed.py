@@ -21,6 +21,7 @@ from controlplane.demo.stage import Stage, estate_of, rare_snapshots, stage
 from provisioners.sandbox import control
 from provisioners.sandbox.estate import Estate
 from provisioners.sandbox.records import ObjectRecord, PartRecord
+from tenants import endpoint_minutes
 from tenants.actor import SYSTEM
 from tenants.models import Endpoint, GpuDevice, Hold, Host, Machine, Namespace, Provider, Request, Unit
 from tenants.operations import (
@@ -139,9 +140,10 @@ def seed(
             act()
         place.clock.set(now - timedelta(minutes=20))
         place.look(1)
-        _report(play, until=place.now)
+        _report(play, until=place.now, closely_from=now - endpoint_minutes.KEPT)
         place.calm_down()
         place.clock.set(now)
+        _report(play, until=now, closely_from=now - endpoint_minutes.KEPT)
         hand_over(place.estates)
         _complete(play)
     return Seeded(dict(place.estates), len(play.made), play.hours, place.sweeps)
@@ -203,12 +205,14 @@ def _ask(play: _Play, item: Item) -> None:
     play.made[item.name] = (item, row)
 
 
-def _report(play: _Play, *, until: datetime) -> None:
-    """Let every gateway say what its endpoints served since the last time."""
+def _report(play: _Play, *, until: datetime, closely_from: datetime | None = None) -> None:
+    """Let every gateway say what its endpoints served since the last time; from `closely_from` on by the minute."""
     since = play.reported or play.start
     for item, row in play.made.values():
         if item.kind is ProductKind.ENDPOINT:
-            play.hours += traffic.report(row.pk, item, since=since, until=until, dice=play.stage.dice)
+            play.hours += traffic.report(
+                row.pk, item, since=since, until=until, dice=play.stage.dice, closely_from=closely_from
+            )
     play.reported = until
 
 

@@ -14,15 +14,16 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 from django.db.models import Q
 
+from controlplane.demo import minutes
 from controlplane.demo.cast import MODELS
 from controlplane.demo.programme import Item
-from tenants import fit, models_catalogue
+from tenants import endpoint_minutes, fit, models_catalogue
 from tenants.actor import SYSTEM, Actor, Kind
 from tenants.models import Endpoint, EndpointKey, GatewayReplica
 from tenants.operations import agents
 from tenants.operations.agents import UsageLine, UsageTotals
 from tenants.pricing import PriceList, hour_of
-from tenants.transactions import reading
+from tenants.transactions import acting, reading
 
 HOUR: Final = timedelta(hours=1)
 BATCH_HOURS: Final = 24 * 5
@@ -34,10 +35,19 @@ EPOCH: Final = datetime.fromtimestamp(0, UTC)
 """Any moment will do where no price is asked for."""
 
 
-def report(endpoint: UUID, item: Item, *, since: datetime, until: datetime, dice: random.Random) -> int:
+def report(
+    endpoint: UUID,
+    item: Item,
+    *,
+    since: datetime,
+    until: datetime,
+    dice: random.Random,
+    closely_from: datetime | None = None,
+) -> int:
     """Report what an endpoint served in a time of whole hours; return in how many of them it served.
 
-    Nothing where it was not ready yet, or its gateway is gone: what that had not reported is lost, as ever.
+    From `closely_from` on also by the minute, as charts show it. Nothing where it was not ready yet, or its gateway is
+    gone: what that had not reported is lost, as ever.
     """
     with reading(SYSTEM):
         row = Endpoint.objects.get(pk=endpoint)
@@ -47,16 +57,24 @@ def report(endpoint: UUID, item: Item, *, since: datetime, until: datetime, dice
     if row.ready_at is None or key is None or gateway is None or gateway.removed_at is not None or not item.busy:
         return 0
     end = min(until, row.deletion_requested_at or until)
-    lines = list(_lines(row.pk, key.public_id, item, max(row.ready_at, since), end, dice))
+    start = max(row.ready_at, since)
+    lines = list(_lines(row.pk, key.public_id, item, start, end, dice))
     actor = Actor(Kind.AGENT, gateway.pk, name=f"gateway {gateway.pk}")
     for first in range(0, len(lines), BATCH_HOURS):
         batch = lines[first : first + BATCH_HOURS]
+        close = (
+            minutes.spread(batch, since=start, until=end, shown_from=closely_from, dice=dice) if closely_from else []
+        )
         totals = UsageTotals(
-            uuid5(NAMESPACE_URL, f"demo:{row.pk}:{batch[0].hour.isoformat()}"),
+            uuid5(NAMESPACE_URL, f"demo:{row.pk}:{max(batch[0].hour, since).isoformat()}"),
             tuple(batch),
             {key.public_id: min(batch[-1].hour + HOUR, end)},
+            tuple(close),
         )
         agents.count_usage(gateway=gateway.pk, totals=totals, actor=actor, now=min(batch[-1].hour + HOUR, end))
+        if close:
+            with acting(SYSTEM):
+                endpoint_minutes.keep(gateway, minutes.looks(close, dice))
     return len(lines)
 
 

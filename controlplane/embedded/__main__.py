@@ -20,6 +20,8 @@ from controlplane.embedded.installation import ROOT, Installation
 from controlplane.embedded.places import Places
 from controlplane.embedded.supervisor import Supervisor
 
+VISITORS_END_S = 10.0
+"""Their last request may have to end."""
 DEMO_SWITCH = "TENANTRY_DEMO"
 LOOPBACK_WEBHOOKS = {"TENANTRY_WEBHOOK_NETWORKS": "127.0.0.0/8"}
 """In a demo a webhook may lead to a program on the same machine."""
@@ -56,6 +58,7 @@ def _run(asked: argparse.Namespace, *, walk: bool) -> int:
     if real_vllm:
         told |= _vllm()
     places = Places.from_environ(os.environ)
+    visitors: subprocess.Popen[bytes] | None = None
     findings = machine.check(root=ROOT, state=places.state, fresh=False)
     for finding in findings:
         if not finding.ok:
@@ -80,6 +83,7 @@ def _run(asked: argparse.Namespace, *, walk: bool) -> int:
                     return status
                 if walk and not lab and not real_vllm and status == 0 and not master.stop_asked:
                     _live_in(master)
+                    visitors = _visit(installation, places)
                 if not master.stop_asked:
                     say("Ctrl-C stops everything; `make reset` forgets everything")
                     master.watch()
@@ -89,6 +93,8 @@ def _run(asked: argparse.Namespace, *, walk: bool) -> int:
                     return 1
             finally:
                 say("stopping")
+                if visitors is not None:
+                    _end(visitors)
                 master.stop()
                 if lab:
                     subprocess.run(
@@ -133,6 +139,25 @@ def _live_in(master: Supervisor) -> None:
         say(str(error))
         return
     say(f"  {said.strip()}")
+
+
+def _visit(installation: Installation, places: Places) -> subprocess.Popen[bytes] | None:
+    """Let a program use one endpoint of the demo as long as it stays; None where nothing of the past is wanted."""
+    if os.environ.get("DEMO", "full") == "none" or not places.logins_file.exists():
+        return None
+    say("  a little simulated traffic goes to aurora's endpoint live-demo, so that its charts move")
+    words = ("-m", "controlplane.demo.visitors", "--url", installation.public_url, "--logins", str(places.logins_file))
+    with (places.logs / "visitors.log").open("ab") as log:
+        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+        return subprocess.Popen([sys.executable, *words], env=kept, cwd=ROOT, stdout=log, stderr=log)
+
+
+def _end(visitors: subprocess.Popen[bytes]) -> None:
+    visitors.terminate()
+    try:
+        visitors.wait(VISITORS_END_S)
+    except subprocess.TimeoutExpired:
+        visitors.kill()
 
 
 def down(_: argparse.Namespace) -> int:

@@ -84,7 +84,7 @@ def top_of(chart: Chart) -> float:
 
 
 def line_path(values: Sequence[float | None], x: Callable[[int], float], y: Callable[[float], float]) -> str:
-    """Return the path of a line; a None breaks it."""
+    """Return the path of a line; a None breaks it, and a value between two of them is a dot."""
     parts = []
     pen_up = True
     for index, value in enumerate(values):
@@ -92,6 +92,8 @@ def line_path(values: Sequence[float | None], x: Callable[[int], float], y: Call
             pen_up = True
             continue
         parts.append(f"{'M' if pen_up else 'L'}{x(index):.4g} {y(value):.4g}")
+        if pen_up and (index + 1 == len(values) or values[index + 1] is None):
+            parts.append("h0")  # a line without length is drawn by its round ends
         pen_up = False
     return "".join(parts)
 

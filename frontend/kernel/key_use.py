@@ -9,6 +9,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Final
 
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 
 from frontend.design import numbers
 from tenants import endpoint_calls, key_budgets
@@ -55,6 +56,22 @@ class KeyUse:
     budgets: tuple[BudgetUse, ...] = ()
     may: str = ""
     """What alone it may ask for, in words; `""`: everything."""
+
+    @property
+    def calls(self) -> str:
+        """Return how many requests were answered or failed."""
+        return numbers.quantity(self.requests, "request")
+
+    @property
+    def read_and_written(self) -> str:
+        """Return how many tokens it used."""
+        return _("%(n)s tokens") % {"n": numbers.short(self.tokens)}
+
+    @property
+    def failed(self) -> str:
+        """Return how many of its requests failed."""
+        text = ngettext("%(n)s error", "%(n)s errors", self.errors)
+        return text % {"n": numbers.number(self.errors)}
 
     @property
     def used_up(self) -> BudgetUse | None:

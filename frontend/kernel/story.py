@@ -15,7 +15,7 @@ from uuid import UUID
 from django.urls import reverse
 from django.utils.translation import gettext as _
 
-from frontend.design import numbers
+from frontend.design import numbers, resting
 from frontend.design.timeline import StepState, Timeline, TimelineStep
 from frontend.kernel import outlook, topics, words
 from tenants import queries
@@ -297,7 +297,7 @@ def conditions(row: Product) -> list[dict[str, Any]]:
                 "code": item["reason"],
                 "message": "" if good and item["reason"] == "Done" else words.plain(str(item["message"])),
                 "since": datetime.fromisoformat(item["last_transition_at"]),
-                "next_step": "" if good else _(queries.NEXT_STEPS[row.phase]),
+                "next_step": "" if good else resting.next_step(row) or _(queries.NEXT_STEPS[row.phase]),
                 "help_url": "" if good else help_of(item["reason"]),
             }
         )

@@ -19,7 +19,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString, mark_safe
 from django.utils.translation import gettext
 
-from frontend.design import charts, icons, moments, numbers, phases, quota_bar, strip
+from frontend.design import charts, icons, moments, numbers, phases, quota_bar, resting, strip
 from tenants import field_help
 
 SHOW_CHOICES: Final = frozenset({"select", "checkbox", "date", "password", "search", "number"})
@@ -89,12 +89,21 @@ def money(value: object, currency: str = "EUR", places: int = 2) -> str:
 @register.simple_tag
 def phase(value: str | None, *, short: bool = False) -> SafeString:
     """Return the badge of a phase: colour, icon and word; `short` leaves the word to screen readers and the title."""
-    look = phases.look(value)
+    return _badge(phases.look(value), value or "", short=short)
+
+
+@register.simple_tag
+def state(row: Any) -> SafeString:
+    """Return the badge of a product's phase, or of the sleep that an endpoint is in."""
+    return _badge(resting.look_of(row) or phases.look(row.phase), row.phase)
+
+
+def _badge(look: phases.Look, phase: str, *, short: bool = False) -> SafeString:
     turning = " is-moving" if look.is_moving else ""
     word = format_html('<span class="{}">{}</span>', "visually-hidden" if short else "badge-word", look.word)
     return format_html(
         '<span class="badge is-{}{}" data-phase="{}" title="{}">{}{}</span>',
-        look.tone, turning, value or "", look.sentence, icons.icon(look.icon, "small"), word,
+        look.tone, turning, phase, look.sentence, icons.icon(look.icon, "small"), word,
     )  # fmt: skip
 
 

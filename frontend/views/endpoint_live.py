@@ -23,7 +23,7 @@ from frontend.views import products
 from frontend.views.products import ENDPOINTS
 from tenants import endpoint_minutes
 from tenants.endpoint_minutes import Minute
-from tenants.models import Endpoint, GatewayReplica
+from tenants.models import Endpoint, EndpointMinute, GatewayReplica
 from tenants.operations.pricing import currency
 from tenants.transactions import reading
 
@@ -174,13 +174,18 @@ def _nothing(row: Endpoint, found: Sequence[Minute], heard_at: object) -> dict[s
         return {}
     if row.ready_at is None:
         return {"title": _("It is not ready yet"), "reason": _("Charts begin with the first report of its gateway."),
-                "action": _("See how it is built"), "route": "endpoint"}  # fmt: skip
+                "action": _("See how it is built"), "route": "endpoint", "query": ""}  # fmt: skip
     if row.slept_at is not None:
         return {"title": _("It sleeps"), "reason": _("No replica runs. The next request wakes it, and charts go on."),
-                "action": _("Open playground"), "route": "endpoint-playground"}  # fmt: skip
+                "action": _("Open playground"), "route": "endpoint-playground", "query": ""}  # fmt: skip
+    if len(found) < RANGES[-1] and EndpointMinute.objects.filter(endpoint_id=row.pk).exists():
+        return {"title": _("Nothing was reported in this time"),
+                "reason": _("Its last figures are older than this."),
+                "action": _("Look at the last six hours"), "route": "endpoint-live",
+                "query": f"?minutes={RANGES[-1]}"}  # fmt: skip
     if heard_at is None:
         return {"title": _("Nobody counts here"), "reason": _("No gateway of it has ever reported."),
-                "action": _("See why it is as it is"), "route": "endpoint"}  # fmt: skip
+                "action": _("See why it is as it is"), "route": "endpoint", "query": ""}  # fmt: skip
     return {"title": _("Nothing was reported in this time"),
             "reason": _("Its gateway goes on answering while it cannot reach the control plane, and reports later."),
-            "action": _("See why it is as it is"), "route": "endpoint"}  # fmt: skip
+            "action": _("See why it is as it is"), "route": "endpoint", "query": ""}  # fmt: skip

@@ -404,11 +404,11 @@ def cost(request: PageRequest, name: str) -> HttpResponse:
         "lines": [
             {
                 "item": outlook.product_of(item),
-                "amount": amount,
+                "amount": numbers.quantity(amount, "slot") if item.startswith("gpu.") else numbers.number(amount),
                 "hour": outlook.price({item: amount}, request.now, request.now, prices=known, **place).hour,
             }
             for item, amount in sorted(demand.items())
-            if not item.startswith("gpu.") or item.endswith(".slices")
+            if item != "endpoints" and (not item.startswith("gpu.") or item.endswith(".slices"))
         ],
     }
     return render(request, "frontend/pages/endpoints/cost.html", values)

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Final
 
-from django.contrib import messages
 from django.http import HttpResponse
 from django.utils.translation import gettext as _
 
 from frontend.forms import wishes
 from frontend.kernel.page import PageRequest, page
-from frontend.views import products
-from frontend.views.products import ENDPOINTS
-from tenants.errors import Conflict, InvalidSpec
+from frontend.views import endpoint_changes
 from tenants.models import Endpoint
 from tenants.operations import idling
 from tenants.states import IdleUnits
-from tenants.transactions import reading
 
 MINUTE_S: Final = 60
 MOST_MINUTES: Final = 30 * 24 * 60
@@ -45,18 +40,6 @@ def offered(row: Endpoint) -> dict[str, Any]:
     }
 
 
-def _done(request: PageRequest, name: str, change: Callable[[Endpoint], str]) -> HttpResponse:
-    with reading(request.actor):
-        row: Endpoint = products.find(ENDPOINTS, request, name)
-    try:
-        words = change(row)
-    except (InvalidSpec, Conflict) as error:
-        messages.error(request, error.detail)
-    else:
-        messages.success(request, words)
-    return products.back(ENDPOINTS, request, row, "")
-
-
 @page("endpoints.sleep", methods=("POST",))
 def sleep(request: PageRequest, name: str) -> HttpResponse:
     """Let it go to zero."""
@@ -65,7 +48,7 @@ def sleep(request: PageRequest, name: str) -> HttpResponse:
         idling.sleep(endpoint=row, actor=request.actor, now=request.now)
         return _("It goes to sleep. Running requests end first; the next one wakes it.")
 
-    return _done(request, name, change)
+    return endpoint_changes.done(request, name, "", change)
 
 
 @page("endpoints.wake", methods=("POST",))
@@ -76,7 +59,7 @@ def wake(request: PageRequest, name: str) -> HttpResponse:
         idling.wake(endpoint=row, actor=request.actor, now=request.now)
         return _("It is being woken.")
 
-    return _done(request, name, change)
+    return endpoint_changes.done(request, name, "", change)
 
 
 @page("endpoints.set_idle", methods=("POST",))
@@ -98,4 +81,4 @@ def set_idle(request: PageRequest, name: str) -> HttpResponse:
         )
         return _("Saved.")
 
-    return _done(request, name, change)
+    return endpoint_changes.done(request, name, "", change)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Final
 
-from django.contrib import messages
 from django.http import HttpResponse
 from django.shortcuts import render
 from django.utils.translation import gettext as _
@@ -14,16 +12,14 @@ from django.utils.translation import gettext_lazy
 from frontend.forms import wishes
 from frontend.kernel import stock
 from frontend.kernel.page import PageRequest, page
+from frontend.views import endpoint_changes, products
 from frontend.views import endpoints as pages
-from frontend.views import products
 from frontend.views.products import ENDPOINTS
 from tenants import gpu_catalogue
-from tenants.errors import Conflict, InvalidSpec, QuotaExceeded
-from tenants.models import Endpoint, Move
+from tenants.models import Endpoint, Move, Provider
 from tenants.operations import moves
 from tenants.specs import GpuAsk, MoveAsk
 from tenants.states import BoundaryKind, MoveState
-from tenants.transactions import reading
 
 PAST_SHOWN: Final = 10
 MOST_MINUTES: Final = 7 * 24 * 60
@@ -42,6 +38,13 @@ STATES: Final = {
     MoveState.UNDONE: gettext_lazy("It was undone"),
 }
 
+WAY: Final = tuple(
+    state.value
+    for state in (
+        MoveState.PREPARING, MoveState.BESIDE, MoveState.CUTTING, MoveState.WATCHING, MoveState.LEAVING,
+    )
+)  # fmt: skip
+
 
 @page("moves.list")
 def show(request: PageRequest, name: str) -> HttpResponse:
@@ -54,7 +57,7 @@ def show(request: PageRequest, name: str) -> HttpResponse:
     refusal = "" if row.boundary is None else moves.refusal(row.boundary.provider)
     can_move = live is None and row.ready_at is not None and row.deletion_requested_at is None and not refusal
     values = pages.frame(request, row, "moves") | {
-        "live": None if live is None else _told(live),
+        "live": None if live is None else _live(request, live),
         "past": [_told(one) for one in found if one.ended_at is not None][:PAST_SHOWN],
         "here": None if row.boundary is None else _place(moves.place_of(row.boundary)),
         "refusal": refusal,
@@ -72,10 +75,28 @@ def show(request: PageRequest, name: str) -> HttpResponse:
 
 
 def _kinds(request: PageRequest, row: Endpoint) -> list[dict[str, str]]:
-    """Return the kinds of places that there are, the other one than now first."""
+    """Return where it may go: each provider that can take it over, with the kind of place, the other kind first.
+
+    Of providers of which none can, the kinds alone: what is refused then says why.
+    """
     here = "" if row.boundary is None else row.boundary.kind
-    offered = [kind for kind in KINDS if kind in stock.of(request.tenant).kinds]
-    return [{"value": kind, "label": str(KINDS[kind])} for kind in sorted(offered, key=lambda kind: kind == here)]
+    found = stock.of(request.tenant)
+    offered = sorted((kind for kind in KINDS if kind in found.kinds), key=lambda kind: kind == here)
+    able = [
+        provider
+        for provider in Provider.objects.filter(enabled=True, deletion_requested_at__isnull=True).order_by("name")
+        if not moves.refusal(provider) and found.policy.forbids("sites", provider.site) is None
+    ]
+    places = [
+        {
+            "value": f"{kind}/{provider.name}",
+            "label": ", ".join(filter(None, (str(KINDS[kind]), provider.name, provider.site))),
+        }
+        for kind in offered
+        for provider in able
+        if kind in provider.capabilities.get("boundary_kinds", ())
+    ]
+    return places or [{"value": kind, "label": str(KINDS[kind])} for kind in offered]
 
 
 def _gpus(request: PageRequest) -> list[dict[str, str]]:
@@ -91,6 +112,27 @@ def _gpus(request: PageRequest) -> list[dict[str, str]]:
             if part.starts and part.name
         ]
     return found
+
+
+def _live(request: PageRequest, row: Move) -> dict[str, Any]:
+    """Return what is told of one that goes on: besides its state where it is on its way, and how long a stay lasts."""
+    told = _told(row)
+    if row.state == MoveState.WATCHING.value and row.watch_s:
+        gone = max(0.0, (request.now - row.since).total_seconds())
+        told |= {"gone": min(100.0, gone * 100 / row.watch_s), "left_s": max(0.0, row.watch_s - gone)}
+    return told | {"way": _way(row)}
+
+
+def _way(row: Move) -> list[dict[str, str]]:
+    """Return the steps of one that goes on as a picture shows them; one that goes back shows the way back."""
+    if row.state == MoveState.UNDOING.value:
+        return [{"label": _("It was built there"), "state": "done"}, {"label": _("It goes back"), "state": "current"}]
+    labels = [_("Built there"), _("Works at both"), _("Address goes over"), _("Both stay"), _("Old place given up")]
+    now = WAY.index(row.state)
+    return [
+        {"label": label, "state": "done" if n < now else "current" if n == now else "todo"}
+        for n, label in enumerate(labels)
+    ]
 
 
 def _told(row: Move) -> dict[str, Any]:
@@ -118,11 +160,13 @@ def _place(found: dict[str, str]) -> str:
 @page("endpoints.move", methods=("POST",))
 def begin(request: PageRequest, name: str) -> HttpResponse:
     """Build it a second time elsewhere."""
-    kind = BoundaryKind.VM if request.POST.get("kind") == BoundaryKind.VM.value else BoundaryKind.NAMESPACE
+    word, _slash, provider = request.POST.get("kind", "").partition("/")
+    kind = BoundaryKind.VM if word == BoundaryKind.VM.value else BoundaryKind.NAMESPACE
     product, _slash, profile = request.POST.get("gpu", "").partition("/")
     minutes = wishes.number(request.POST.get("minutes"), 5, least=0, most=MOST_MINUTES)
     ask = MoveAsk(
         kind,
+        provider=provider[:63],
         gpu=GpuAsk(product, profile) if product else None,
         by_hand=bool(request.POST.get("by_hand")),
         watch_s=minutes * 60,
@@ -132,7 +176,7 @@ def begin(request: PageRequest, name: str) -> HttpResponse:
         moves.begin(endpoint=row, ask=ask, actor=request.actor, now=request.now)
         return _("It is built at the other place, and goes on here meanwhile.")
 
-    return _done(request, name, change)
+    return endpoint_changes.done(request, name, "moves", change)
 
 
 @page("endpoints.cut_over", methods=("POST",))
@@ -143,7 +187,7 @@ def cut_over(request: PageRequest, name: str) -> HttpResponse:
         moves.cut_over(endpoint=row, actor=request.actor, now=request.now)
         return _("Its address goes over now.")
 
-    return _done(request, name, change)
+    return endpoint_changes.done(request, name, "moves", change)
 
 
 @page("endpoints.finish_move", methods=("POST",))
@@ -154,7 +198,7 @@ def finish(request: PageRequest, name: str) -> HttpResponse:
         moves.finish(endpoint=row, actor=request.actor, now=request.now)
         return _("The old place is given up once nobody asks there.")
 
-    return _done(request, name, change)
+    return endpoint_changes.done(request, name, "moves", change)
 
 
 @page("endpoints.undo_move", methods=("POST",))
@@ -166,16 +210,4 @@ def undo(request: PageRequest, name: str) -> HttpResponse:
         moves.undo(endpoint=row, reason=reason, actor=request.actor, now=request.now)
         return _("It goes back; its address first.")
 
-    return _done(request, name, change)
-
-
-def _done(request: PageRequest, name: str, change: Callable[[Endpoint], str]) -> HttpResponse:
-    with reading(request.actor):
-        row: Endpoint = products.find(ENDPOINTS, request, name)
-    try:
-        words = change(row)
-    except (InvalidSpec, Conflict, QuotaExceeded) as error:
-        messages.error(request, error.detail)
-    else:
-        messages.success(request, words)
-    return products.back(ENDPOINTS, request, row, "moves")
+    return endpoint_changes.done(request, name, "moves", change)

@@ -20,7 +20,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy as _lazy
 from django.utils.translation import ngettext
 
-from frontend.design import phases
+from frontend.design import phases, resting
 from frontend.forms import wishes
 from frontend.kernel import lists, live, story, strips
 from frontend.kernel.page import PageRequest
@@ -147,10 +147,12 @@ def listed(noun: Noun, request: PageRequest) -> HttpResponse:
         "is_filtered": bool(plain),
         "empty": not found.rows,
         "can_pick": request.portal.can_write,
+        "shows_model": noun is ENDPOINTS,
         "columns": [
             *([{"key": "pick", "label": _("Choose"), "hidden_label": True}] if request.portal.can_write else []),
             {"key": "name", "label": _("Name")},
             {"key": "phase", "label": _("State")},
+            *([{"key": "model", "label": _("Model")}] if noun is ENDPOINTS else []),
             {"key": "size", "label": _("Size")},
             {"key": "place", "label": _("Where")},
             {"key": "day", "label": _("Cost a day"), "numeric": True},
@@ -348,7 +350,7 @@ def state(row: Any, request: PageRequest) -> dict[str, Any]:
         "ends": ends_of(row.allocation, now=request.now),
         "size": size_of(row.allocation),
         "page_state": phases.look(row.phase).page_state,
-        "next_step": _(queries.NEXT_STEPS[row.phase]),
+        "next_step": resting.next_step(row) or _(queries.NEXT_STEPS[row.phase]),
     }
 
 

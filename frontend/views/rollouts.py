@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, Final
 
-from django.contrib import messages
 from django.http import HttpResponse
 from django.shortcuts import render
 from django.utils.translation import gettext as _
@@ -16,18 +14,16 @@ from frontend.design import numbers
 from frontend.forms import wishes
 from frontend.kernel import stock
 from frontend.kernel.page import PageRequest, page
+from frontend.views import endpoint_changes, products
 from frontend.views import endpoints as pages
-from frontend.views import products
 from frontend.views.products import ENDPOINTS
 from tenants import canary_figures, revision_diff
-from tenants.errors import Conflict, InvalidSpec
 from tenants.feasibility import policy_of
 from tenants.models import Endpoint, Revision, Rollout
 from tenants.operations import endpoints, rollouts
 from tenants.rollouts import SLOW_SHARE
 from tenants.specs import RevisionAsk, RolloutAsk, RolloutLimits, RolloutStep
 from tenants.states import RolloutState, RolloutStrategy
-from tenants.transactions import reading
 
 SHOWN: Final = 50
 PAST_SHOWN: Final = 10
@@ -61,6 +57,7 @@ def show(request: PageRequest, name: str) -> HttpResponse:
                 "row": one,
                 "differences": revision_diff.between(older[one.pk], one) if one.pk in older else (),
                 "serves": present is not None and one.pk == present.pk,
+                "is_first": one.number == 1,
             }
             for one in found[:SHOWN]
         ],
@@ -81,7 +78,7 @@ def show(request: PageRequest, name: str) -> HttpResponse:
             {"key": "why", "label": _("Why")},
             {"key": "began", "label": _("Began")},
         ],
-        "live": None if live is None else _told(live) | _standing(row, live),
+        "live": None if live is None else _live(request, row, live),
         "past": [_told(one) for one in past.exclude(ended_at=None)[:PAST_SHOWN]],
         "model": present.model.name if present is not None else "",
         "arguments": present.arguments if present is not None else {},
@@ -107,6 +104,34 @@ def _ways(refusal: str) -> list[dict[str, str]]:
     return [*beside, stops]
 
 
+def _live(request: PageRequest, row: Endpoint, live: Rollout) -> dict[str, Any]:
+    """Return what is told of one that goes on: besides its state where it is on its way, and what came of its share."""
+    told = _told(live)
+    if live.state == RolloutState.STEPPING.value:
+        seconds = told["seconds"]
+        gone = max(0.0, (request.now - live.since).total_seconds())
+        told |= {
+            "left_s": None if seconds is None or live.held_at is not None else max(0.0, seconds - gone),
+            "gone": None if seconds is None else min(100.0, gone * 100 / seconds),
+        } | _standing(row, live)
+    return told | {"way": _way(live)}
+
+
+def _way(row: Rollout) -> list[dict[str, str]]:
+    """Return the steps of one that goes on as a picture shows them: begun, each share, all of it."""
+    shares = [f"{step['weight']} %" for step in row.steps if step["weight"] < 100]
+    labels = [_("It starts"), *shares, _("100 %")] if row.steps else [_("It starts"), _("It takes over")]
+    at = {
+        RolloutState.STEPPING.value: min(row.step + 1, len(labels) - 1),
+        RolloutState.PROMOTING.value: len(labels) - 1,
+    }
+    now = at.get(row.state, 0)
+    return [
+        {"label": label, "state": "done" if n < now else "current" if n == now else "todo"}
+        for n, label in enumerate(labels)
+    ]
+
+
 def _told(row: Rollout) -> dict[str, Any]:
     stepping = row.state == RolloutState.STEPPING.value
     step = row.steps[row.step] if stepping else None
@@ -127,8 +152,6 @@ def _told(row: Rollout) -> dict[str, Any]:
 
 def _standing(row: Endpoint, live: Rollout) -> dict[str, Any]:
     """Return what came of the new revision's requests at this step, beside what they may cost."""
-    if live.state != RolloutState.STEPPING.value:
-        return {}
     live.endpoint = row
     found = canary_figures.standing(live)
     told = [
@@ -159,14 +182,12 @@ def _ratio(part: int, whole: int) -> str:
 @page("endpoints.revise", methods=("POST",))
 def revise(request: PageRequest, name: str) -> HttpResponse:
     """Serve something else."""
-    with reading(request.actor):
-        row = products.find(ENDPOINTS, request, name)
-        arguments = dict(row.revision.arguments) if row.revision is not None else {}
-    for field in ("max_model_len", "max_num_seqs"):
-        if request.POST.get(field):
-            arguments[field] = wishes.number(request.POST.get(field), 0, least=1, most=2_097_152)
 
-    def make() -> str:
+    def make(row: Endpoint) -> str:
+        arguments = dict(row.revision.arguments) if row.revision is not None else {}
+        for field in ("max_model_len", "max_num_seqs"):
+            if request.POST.get(field):
+                arguments[field] = wishes.number(request.POST.get(field), 0, least=1, most=2_097_152)
         made = endpoints.revise(
             endpoint=row,
             ask=RevisionAsk(request.POST.get("model", ""), arguments),
@@ -176,7 +197,7 @@ def revise(request: PageRequest, name: str) -> HttpResponse:
         )
         return _("Revision %(n)d takes over.") % {"n": made.number}
 
-    return _done(request, row, make)
+    return endpoint_changes.done(request, name, "revisions", make)
 
 
 def _asked(request: PageRequest) -> RolloutAsk:
@@ -194,79 +215,58 @@ def _asked(request: PageRequest) -> RolloutAsk:
     )
 
 
-def _done(request: PageRequest, row: Endpoint, change: Callable[[], str]) -> HttpResponse:
-    try:
-        words = change()
-    except (InvalidSpec, Conflict) as error:
-        messages.error(request, error.detail)
-    else:
-        messages.success(request, words)
-    return products.back(ENDPOINTS, request, row, "revisions")
-
-
-def _found(request: PageRequest, name: str) -> Endpoint:
-    with reading(request.actor):
-        row: Endpoint = products.find(ENDPOINTS, request, name)
-        return row
-
-
 @page("endpoints.promote", methods=("POST",))
 def promote(request: PageRequest, name: str) -> HttpResponse:
     """Let the new revision take over now."""
-    row = _found(request, name)
 
-    def change() -> str:
+    def change(row: Endpoint) -> str:
         rollouts.promote(endpoint=row, actor=request.actor, now=request.now)
         return _("It takes over now.")
 
-    return _done(request, row, change)
+    return endpoint_changes.done(request, name, "revisions", change)
 
 
 @page("endpoints.hold", methods=("POST",))
 def hold(request: PageRequest, name: str) -> HttpResponse:
     """Keep it at its step."""
-    row = _found(request, name)
 
-    def change() -> str:
+    def change(row: Endpoint) -> str:
         rollouts.hold(endpoint=row, actor=request.actor, now=request.now)
         return _("It stays at its step until you let it go on.")
 
-    return _done(request, row, change)
+    return endpoint_changes.done(request, name, "revisions", change)
 
 
 @page("endpoints.resume", methods=("POST",))
 def resume(request: PageRequest, name: str) -> HttpResponse:
     """Let it go on."""
-    row = _found(request, name)
 
-    def change() -> str:
+    def change(row: Endpoint) -> str:
         rollouts.resume(endpoint=row, actor=request.actor, now=request.now)
         return _("It goes on; its step begins anew.")
 
-    return _done(request, row, change)
+    return endpoint_changes.done(request, name, "revisions", change)
 
 
 @page("endpoints.abort", methods=("POST",))
 def abort(request: PageRequest, name: str) -> HttpResponse:
     """Go back to the revision before."""
-    row = _found(request, name)
 
-    def change() -> str:
+    def change(row: Endpoint) -> str:
         reason = request.POST.get("reason", "").strip()[:500]
         rollouts.abort(endpoint=row, reason=reason, actor=request.actor, now=request.now)
         return _("The old revision gets all requests again.")
 
-    return _done(request, row, change)
+    return endpoint_changes.done(request, name, "revisions", change)
 
 
 @page("endpoints.rollback", methods=("POST",))
 def rollback(request: PageRequest, name: str) -> HttpResponse:
     """Serve an earlier revision again."""
-    row = _found(request, name)
     number = wishes.number(request.POST.get("revision"), 0, least=0, most=2**31 - 1)
 
-    def change() -> str:
+    def change(row: Endpoint) -> str:
         rollouts.rollback(endpoint=row, number=number or None, actor=request.actor, now=request.now)
         return _("The earlier revision takes over again.")
 
-    return _done(request, row, change)
+    return endpoint_changes.done(request, name, "revisions", change)

@@ -28,11 +28,11 @@ import aiohttp
 import provisioners
 from provisioners.driver import Secret
 from provisioners.sandbox.estate import Estate
-from provisioners.sandbox.hosting import Hosting, UnknownEstate
+from provisioners.sandbox.hosting import Hosting
+from provisioners.sandbox.keeping import Keeper
 from provisioners.sandbox.ports import free_port, is_free
 from provisioners.sandbox.records import GatewayRecord
 
-ROUND_S: Final = 0.5
 PROBE_DEADLINE_S: Final = 1.0
 TERM_TO_KILL_S: Final = 5.0
 LONGEST_BACKOFF_S: Final = 30.0
@@ -57,37 +57,18 @@ class _Process:
     """Why it can never work again as it is, "" while it can."""
 
 
-class GatewayKeeper:
+class GatewayKeeper(Keeper):
     """One loop over all gateways; `wake` makes it look at once."""
+
+    what = "gateways"
+    deadline_s = PROBE_DEADLINE_S
 
     def __init__(self, hosting: Hosting, state_dir: Path, *, python: str = sys.executable) -> None:
         """Keep gateways' files under `state_dir`/<estate>/<gateway>."""
-        self._hosting = hosting
+        super().__init__(hosting)
         self._state_dir = state_dir
         self._python = python
         self._processes: dict[tuple[str, str], _Process] = {}
-        self._awake = asyncio.Event()
-        self._loop: asyncio.Task[None] | None = None
-        self._client: aiohttp.ClientSession | None = None
-
-    async def start(self) -> None:
-        """Begin to keep."""
-        timeout = aiohttp.ClientTimeout(total=PROBE_DEADLINE_S)
-        self._client = aiohttp.ClientSession(timeout=timeout, trust_env=False)
-        self._loop = asyncio.create_task(self._keep(), name="gateways")
-
-    async def stop(self) -> None:
-        """Stop keeping; the gateways go on."""
-        if self._loop is not None:
-            self._loop.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._loop
-        if self._client is not None:
-            await self._client.close()
-
-    def wake(self) -> None:
-        """Look at all gateways soon."""
-        self._awake.set()
 
     async def stop_all(self, name: str) -> None:
         """End every gateway of an estate and wait until they are gone; before the estate is removed."""
@@ -99,19 +80,6 @@ class GatewayKeeper:
             for gateway in real:
                 await self._look(name, estate, gateway)
             await asyncio.sleep(0.05)
-
-    async def _keep(self) -> None:
-        while True:
-            for name in self._hosting.names():
-                try:
-                    await self._look_at_estate(name)
-                except UnknownEstate:  # removed meanwhile
-                    continue
-                except Exception:  # noqa: BLE001  one estate's trouble stops no other's gateways
-                    _log.exception("keeping the gateways of estate %s failed", name)
-            self._awake.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._awake.wait(), ROUND_S)
 
     async def _look_at_estate(self, name: str) -> None:
         estate = self._hosting.find(name)

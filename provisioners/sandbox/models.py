@@ -27,7 +27,8 @@ import aiohttp
 from provisioners.driver import DriverRejected, NotSupported, Secret
 from provisioners.sandbox import processes, vllm_words
 from provisioners.sandbox.estate import Estate
-from provisioners.sandbox.hosting import Hosting, UnknownEstate
+from provisioners.sandbox.hosting import Hosting
+from provisioners.sandbox.keeping import Keeper
 from provisioners.sandbox.ports import free_port
 from provisioners.sandbox.processes import Mark
 from provisioners.sandbox.records import ModelRecord, WorkloadRecord
@@ -35,7 +36,6 @@ from provisioners.sandbox.views import call_of
 from provisioners.serving.runtime import Place, runtime
 from provisioners.serving.vllm import KEY_VARIABLE
 
-ROUND_S: Final = 0.5
 STEADY_S: Final = 2.0
 """Between looks at one that is ready."""
 PROBE_DEADLINE_S: Final = 2.0
@@ -88,39 +88,20 @@ class _Process:
     """The last of them."""
 
 
-class ModelKeeper:
+class ModelKeeper(Keeper):
     """One loop over all model servers; `wake` makes it look at once."""
+
+    what = "models"
+    deadline_s = PROBE_DEADLINE_S
 
     def __init__(self, hosting: Hosting, state_dir: Path, *, programs: Programs | None) -> None:
         """Keep model servers' files under `state_dir`/<estate>/<unit>; without `programs` none is started."""
-        self._hosting = hosting
+        super().__init__(hosting)
         self._state_dir = state_dir
         self._programs = programs
         self._processes: dict[tuple[str, str], _Process] = {}
         self._closing: set[str] = set()
         """Estates that are being emptied: nothing is started there."""
-        self._awake = asyncio.Event()
-        self._loop: asyncio.Task[None] | None = None
-        self._client: aiohttp.ClientSession | None = None
-
-    async def start(self) -> None:
-        """Begin to keep."""
-        timeout = aiohttp.ClientTimeout(total=PROBE_DEADLINE_S)
-        self._client = aiohttp.ClientSession(timeout=timeout, trust_env=False)
-        self._loop = asyncio.create_task(self._keep(), name="models")
-
-    async def stop(self) -> None:
-        """Stop keeping; the model servers go on."""
-        if self._loop is not None:
-            self._loop.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._loop
-        if self._client is not None:
-            await self._client.close()
-
-    def wake(self) -> None:
-        """Look at all model servers soon."""
-        self._awake.set()
 
     async def stop_all(self, name: str) -> None:
         """End every model server of an estate and wait until they are gone; before the estate is removed."""
@@ -133,19 +114,6 @@ class ModelKeeper:
                 await asyncio.sleep(0.05)
         finally:
             self._closing.discard(name)
-
-    async def _keep(self) -> None:
-        while True:
-            for name in self._hosting.names():
-                try:
-                    await self._look_at_estate(name)
-                except UnknownEstate:  # removed meanwhile
-                    continue
-                except Exception:  # noqa: BLE001  one estate's trouble stops no other's models
-                    _log.exception("keeping the models of estate %s failed", name)
-            self._awake.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._awake.wait(), ROUND_S)
 
     async def _look_at_estate(self, name: str) -> None:
         estate = self._hosting.find(name)

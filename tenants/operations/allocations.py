@@ -19,15 +19,15 @@ from tenants import access, desired, ledger, no_room, usage
 from tenants.actor import Actor
 from tenants.claims import Claim, claim_many
 from tenants.errors import Conflict, InvalidSpec, PreconditionFailed, QuotaExceeded
-from tenants.feasibility import LockedPath, locked_path, options, policy_of, validate
+from tenants.feasibility import LockedPath, locked_path, options, validate
 from tenants.gpu_catalogue import slices_of
-from tenants.models import Allocation, Boundary, QuotaCharge, Suspension, Tenant, Unit
+from tenants.models import Allocation, Boundary, QuotaCharge, Tenant, Unit
 from tenants.operations import quotas
+from tenants.operations.placements import DEFAULT_KINDS, TAKEN_FIELDS, charge, kinds_of, place, product_model, wait
 from tenants.policies import ROUTES
 from tenants.quota import Span
 from tenants.specs import AllocationSpec, BareAsk
 from tenants.states import (
-    BoundaryKind,
     ConditionType,
     OnShortage,
     Phase,
@@ -43,13 +43,6 @@ BATCH_LIMIT: Final = 100
 PRODUCT_DIMENSION: Final[Mapping[ProductKind, str]] = {
     ProductKind.ENDPOINT: "endpoints",
     ProductKind.MACHINE: "machines",
-}
-TAKEN_FIELDS: Final = ("conditions", "phase", "queued_at", "boundary", "due_at", "observed")
-DEFAULT_KINDS: Final[Mapping[ProductKind, tuple[BoundaryKind, ...]]] = {
-    ProductKind.ENDPOINT: (BoundaryKind.NAMESPACE, BoundaryKind.VM),
-    ProductKind.MACHINE: (BoundaryKind.VM,),
-    ProductKind.NAMESPACE: (BoundaryKind.NAMESPACE,),
-    ProductKind.BARE: (BoundaryKind.NAMESPACE,),
 }
 
 
@@ -128,7 +121,7 @@ def submit(*, tenant: Tenant, asks: Sequence[Ask], actor: Actor, now: datetime) 
     rows, units = _insert(tenant, asks, actor=actor, now=now)
     if shortage is None:
         _take(tenant, path, rows, units, asks, actor=actor, now=now)
-        _charge(rows, now=now)
+        charge(rows, now=now)
     else:
         _hold_back(rows[0], asks[0], shortage, actor=actor, now=now)
     desired.created_many(
@@ -212,22 +205,6 @@ def _insert(
     return rows, by_row
 
 
-def _charge(rows: Sequence[Allocation], *, now: datetime) -> None:
-    """Count allocations against their quotas: pending while they wait for room."""
-    QuotaCharge.objects.bulk_create(
-        QuotaCharge(
-            tenant_id=row.tenant_id,
-            allocation=row,
-            dimension=dimension,
-            amount=amount,
-            pending=row.queued_at is not None,
-            created_at=now,
-        )
-        for row in rows
-        for dimension, amount in row.demand.items()
-    )
-
-
 def _take(  # rows, units and asks belong together
     tenant: Tenant,
     path: LockedPath,
@@ -242,7 +219,7 @@ def _take(  # rows, units and asks belong together
     ways: dict[tuple[Any, ...], tuple[ledger.Option, ...]] = {}
     for ask in asks:
         if (ask.spec.where, ask.kind) not in ways:
-            kinds = _kinds(ask.kind, ask.spec)
+            kinds = kinds_of(ask.kind, ask.spec)
             ways[ask.spec.where, ask.kind] = options(tenant, ask.spec, kinds=kinds, policy=path.policy)
     claims = [
         Claim(row, units[row.pk], ask.spec, ways[ask.spec.where, ask.kind])
@@ -253,10 +230,10 @@ def _take(  # rows, units and asks belong together
     for row, ask in zip(rows, asks, strict=True):
         answer = outcome.get(row.pk)
         if isinstance(answer, ledger.Placed):
-            _placed(row, ask.spec, answer, actor=actor, now=now)
+            place(row, ask.spec, answer, actor=actor, now=now)
         else:
             reason = answer or no_room.NoRoom("Others wait for the same room and were first.", {"queue": True})
-            _wait(row, reason, now=now)
+            wait(row, reason, now=now)
     if len(rows) == 1:
         rows[0].save(update_fields=TAKEN_FIELDS)
     else:
@@ -275,32 +252,6 @@ def _ahead_in_queue(row: Allocation, ask: Ask) -> bool:
         )
         answer = cursor.fetchone()
     return bool(answer and answer[0])
-
-
-def _kinds(kind: ProductKind, spec: AllocationSpec) -> tuple[BoundaryKind, ...]:
-    return (spec.where.kind,) if spec.where.kind is not None else DEFAULT_KINDS[kind]
-
-
-def _placed(row: Allocation, spec: AllocationSpec, at: ledger.Placed, *, actor: Actor, now: datetime) -> None:
-    row.queued_at = None
-    row.boundary = boundary_for(row, spec, at, actor=actor, now=now)
-    row.conditions = set_condition(
-        row.conditions, ConditionType.PLACED, "True", Reason.DONE, "Its GPUs are held.", now=now,
-        generation=row.generation,
-    )  # fmt: skip
-    row.phase = phase_of(row.conditions, deleting=False, released=False).value
-    row.due_at = now
-
-
-def _wait(row: Allocation, why: no_room.NoRoom, *, now: datetime) -> None:
-    row.queued_at = row.queued_at or now
-    row.conditions = set_condition(
-        row.conditions, ConditionType.PLACED, "False", Reason.NO_CAPACITY, why.reason, now=now,
-        generation=row.generation,
-    )  # fmt: skip
-    row.observed = {**row.observed, "why": why.data}
-    row.phase = phase_of(row.conditions, deleting=False, released=False).value
-    row.due_at = None
 
 
 def _hold_back(row: Allocation, ask: Ask, shortage: QuotaExceeded, *, actor: Actor, now: datetime) -> None:
@@ -325,171 +276,6 @@ def _hold_back(row: Allocation, ask: Ask, shortage: QuotaExceeded, *, actor: Act
 
         requests.submit_for_shortage(row, shortage, actor=actor, now=now)
         row.refresh_from_db()  # a rule may have approved it and taken it up at once; its product is made from this row
-
-
-def boundary_for(row: Allocation, spec: AllocationSpec, at: ledger.Placed, *, actor: Actor, now: datetime) -> Boundary:
-    """Find or make the tenant's boundary of this provider, kind and tier, and make it due."""
-    found = (
-        Boundary.objects.select_for_update(no_key=True)
-        .filter(
-            tenant_id=row.tenant_id,
-            provider_id=at.provider,
-            kind=at.kind.value,
-            tier=spec.where.tier.value,
-            deletion_requested_at__isnull=True,
-        )
-        .first()
-    )
-    if found is not None:
-        desired.respecified(found, at=now)
-        return found
-    quotas.check_demand(row.tenant, {"boundaries": 1}, during=Span(now, None), now=now, actor=actor)
-    made = Boundary.objects.create(
-        tenant_id=row.tenant_id,
-        provider_id=at.provider,
-        kind=at.kind.value,
-        tier=spec.where.tier.value,
-        finalizers=["provider"],
-        due_at=now,
-        created_at=now,
-    )
-    QuotaCharge.objects.create(
-        tenant_id=row.tenant_id, boundary=made, dimension="boundaries", amount=1, pending=False, created_at=now
-    )
-    desired.created(made, "boundary.requested", actor=actor, at=now, kind=made.kind, tier=made.tier)
-    return made
-
-
-def boundary_released(boundary: Boundary, *, now: datetime) -> None:
-    """Give back what a boundary counted, when it is gone. Plain; called by its pass."""
-    del now
-    QuotaCharge.objects.filter(boundary=boundary).delete()
-
-
-def admit(allocation: Allocation, *, actor: Actor, now: datetime) -> bool:
-    """Try to take up an allocation that waits for quota, a decision or room. Plain; locks the tenant path first.
-
-    Returns True when it is placed. Quota still short: it stays as it is, with the fresh reason.
-    """
-    tenant = allocation.tenant
-    path = locked_path(tenant, spending=False)
-    row = Allocation.objects.select_for_update(no_key=True).select_related("tenant").get(pk=allocation.pk)
-    if row.deletion_requested_at is not None or row.released_at is not None:
-        return False
-    units = list(Unit.objects.filter(allocation=row, released_at__isnull=True).order_by("index"))
-    if all(unit.host_id is not None for unit in units):
-        return True
-    spec = AllocationSpec.from_json(row.spec)
-    kind = ProductKind(row.product_kind)
-    if tenant.status != "active" or _suspended(tenant):
-        return False
-    if any(c["type"] == ConditionType.APPROVED for c in row.conditions):
-        row.conditions = set_condition(
-            row.conditions, ConditionType.APPROVED, "True", Reason.DONE, "Granted.", now=now, generation=row.generation
-        )
-    if not QuotaCharge.objects.filter(allocation=row).exists():
-        try:
-            quotas.check_demand(tenant, row.demand, during=Span(now, spec.term.ends_at(now)), now=now, actor=actor)
-        except QuotaExceeded as error:
-            _say(row, ConditionType.PLACED, Reason.OVER_QUOTA, error.detail, now=now)
-            row.queued_at = row.queued_at or now
-            row.save(update_fields=["conditions", "phase", "queued_at"])
-            return False
-        _charge([row], now=now)
-    ways = _where_it_was(row) or options(tenant, spec, kinds=_kinds(kind, spec), policy=path.policy)
-    outcome = claim_many([Claim(row, units, spec, ways)], now=now)
-    answer = outcome[row.pk]
-    if isinstance(answer, ledger.Placed):
-        _placed(row, spec, answer, actor=actor, now=now)
-    else:
-        _wait(row, answer, now=now)
-    tell_product(row)
-    QuotaCharge.objects.filter(allocation=row).update(pending=row.queued_at is not None)
-    row.save(update_fields=TAKEN_FIELDS)
-    if isinstance(answer, ledger.Placed):
-        desired.happened(row, "allocation.placed", actor=actor, at=now)
-        return True
-    return False
-
-
-def _where_it_was(row: Allocation) -> tuple[ledger.Option, ...]:
-    """Return the one place of an allocation whose product is there already and gave its units back for a while."""
-    boundary = row.boundary
-    if boundary is None or row.ready_at is None:
-        return ()
-    return (ledger.Option(BoundaryKind(boundary.kind), (boundary.provider_id,)),)
-
-
-def rest(row: Allocation, *, now: datetime) -> None:
-    """Give back all units of an allocation whose product needs none for a while, and count them no more. Plain.
-
-    The row is locked, and nothing runs on the units by an exact look. It stays: `admit` takes it up again.
-    """
-    for unit in Unit.objects.filter(allocation=row, released_at__isnull=True).order_by("index"):
-        ledger.release(unit, now=now)
-    QuotaCharge.objects.filter(allocation=row).delete()
-    row.conditions = set_condition(
-        row.conditions, ConditionType.PLACED, "False", Reason.ASLEEP, "Its units are given back while it sleeps.",
-        now=now, generation=row.generation,
-    )  # fmt: skip
-    row.phase = phase_of(row.conditions, deleting=False, released=False).value
-    row.save(update_fields=["conditions", "phase"])
-    if row.boundary_id is not None:
-        found = Boundary.objects.select_for_update(no_key=True).filter(pk=row.boundary_id, released_at=None).first()
-        if found is not None:
-            granted = [pk for pk in found.observed.get("granted", ()) if pk != str(row.pk)]
-            found.observed = {**found.observed, "granted": granted}
-            found.save(update_fields=["observed"])
-            desired.respecified(found, at=now)
-
-
-def queue_again(row: Allocation, *, now: datetime) -> None:
-    """Let an allocation that gave its units back wait for room again. Plain; the row is locked."""
-    row.queued_at = row.queued_at or now
-    _say(row, ConditionType.PLACED, Reason.NO_CAPACITY, "It wakes and waits for its units.", now=now)
-    row.save(update_fields=["queued_at", "conditions", "phase"])
-
-
-def provider_ids(row: Allocation, spec: AllocationSpec) -> frozenset[UUID]:
-    """Return the providers that an allocation may be placed at, as its tenant's policy is now; locks nothing."""
-    kinds = _kinds(ProductKind(row.product_kind), spec)
-    ways = options(row.tenant, spec, kinds=kinds, policy=policy_of(row.tenant))
-    return frozenset(provider for way in ways for provider in way.providers)
-
-
-def tell_product(row: Allocation) -> None:
-    """Give the product that owns an allocation its word on approval and placement at once, and make it due."""
-    model = product_model(ProductKind(row.product_kind))
-    if model is None:
-        return
-    said = {ConditionType.APPROVED.value, ConditionType.PLACED.value}
-    for product in model._base_manager.select_for_update(no_key=True).filter(allocation=row, released_at__isnull=True):
-        kept = [c for c in product.conditions if c["type"] not in said]
-        product.conditions = sorted(
-            [*kept, *(c for c in row.conditions if c["type"] in said)], key=lambda c: str(c["type"])
-        )
-        product.phase = phase_of(
-            product.conditions, deleting=product.deletion_requested_at is not None, released=False
-        ).value
-        product.boundary = row.boundary
-        product.due_at = row.due_at
-        product.save(update_fields=["conditions", "phase", "boundary", "due_at"])
-
-
-def product_model(kind: ProductKind) -> Any:
-    """Return the model of a product kind, None for bare allocations."""
-    from tenants.models import Endpoint, Machine, Namespace
-
-    return {ProductKind.ENDPOINT: Endpoint, ProductKind.MACHINE: Machine, ProductKind.NAMESPACE: Namespace}.get(kind)
-
-
-def _say(row: Allocation, kind: ConditionType, reason: Reason, message: str, *, now: datetime) -> None:
-    row.conditions = set_condition(row.conditions, kind, "False", reason, message, now=now, generation=row.generation)
-    row.phase = phase_of(row.conditions, deleting=False, released=False).value
-
-
-def _suspended(tenant: Tenant) -> bool:
-    return Suspension.objects.filter(tenant_id__in=tenant.path, ended_at__isnull=True).exists()
 
 
 def expect_version(row: Any, version: int | None) -> None:

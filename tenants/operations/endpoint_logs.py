@@ -55,8 +55,8 @@ def ask(*, endpoint: Endpoint, tail: int, actor: Actor, now: datetime) -> Endpoi
     try:
         with transaction.atomic():
             return EndpointLog.objects.create(tenant_id=row.tenant_id, endpoint=row, tail=tail, asked_at=now)
-    except IntegrityError:  # somebody else asked in this moment
-        return asked.filter(answered_at=None).get()
+    except IntegrityError:  # somebody else asked in this moment, and a worker may have answered it since
+        return asked.latest("asked_at")
 
 
 def read(endpoint: Endpoint, key: UUID) -> EndpointLog:

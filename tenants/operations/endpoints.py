@@ -18,7 +18,7 @@ from tenants.feasibility import locked_path
 from tenants.key_limits import KeyLimits
 from tenants.models import Endpoint, EndpointKey, Revision, ServedModel, Tenant
 from tenants.operations import products, rollouts
-from tenants.operations.allocations import expect_version
+from tenants.operations.locking import locked_endpoint
 from tenants.policies import ROUTES
 from tenants.serving_arguments import checked_arguments
 from tenants.specs import EndpointAsk, RevisionAsk, RolloutAsk
@@ -136,20 +136,6 @@ def new_key(
     return key, made.plain
 
 
-def _locked(endpoint: Endpoint, operation_id: str, actor: Actor, version: int | None = None) -> Endpoint:
-    row = (
-        Endpoint.objects.select_for_update(no_key=True, of=("self",))
-        .select_related("tenant", "allocation", "boundary", "revision")
-        .get(pk=endpoint.pk)
-    )
-    access.check(actor, row.tenant, ROUTES[operation_id])
-    expect_version(row, version)
-    if row.deletion_requested_at is not None:
-        msg = f"{row.name} is being deleted."
-        raise Conflict(msg, code="deleting")
-    return row
-
-
 @operation
 def revise(
     *,
@@ -167,7 +153,7 @@ def revise(
     """
     model = _model(endpoint.tenant, ask)
     beside = rollouts.claim_beside(endpoint, rollout, actor=actor, now=now)
-    row = _locked(endpoint, "endpoints.revise", actor, version)
+    row = locked_endpoint(endpoint, "endpoints.revise", actor, version)
     revision = _add_revision(row, model, ask, actor=actor, now=now)
     rollouts.begin(row, revision, rollout, beside, actor=actor, now=now)
     desired.changed(row, "endpoint.revised", actor=actor, at=now, revision=revision.number, model=model.name)
@@ -203,7 +189,7 @@ def create_key(
     scopes: Sequence[str] = (KeyScope.INFERENCE.value,),
 ) -> tuple[EndpointKey, str]:
     """Make another key; returns it with its plain text, shown once. Raises `InvalidSpec`, `Conflict`."""
-    row = _locked(endpoint, "endpoints.create_key", actor)
+    row = locked_endpoint(endpoint, "endpoints.create_key", actor)
     may = _scopes(scopes)
     if limits is not None:
         limits.check()
@@ -237,7 +223,7 @@ def roll_key(
     *, endpoint: Endpoint, key: EndpointKey, overlap_s: int, actor: Actor, now: datetime
 ) -> tuple[EndpointKey, str]:
     """Replace a key: the old one goes on for `overlap_s` seconds. Both have its scopes, and its limits together."""
-    row = _locked(endpoint, "endpoints.roll_key", actor)
+    row = locked_endpoint(endpoint, "endpoints.roll_key", actor)
     old = EndpointKey.objects.select_for_update(no_key=True).filter(pk=key.pk, endpoint=row).first()
     if old is None:
         raise NotVisible
@@ -266,7 +252,7 @@ def roll_key(
 @operation
 def limit_key(*, endpoint: Endpoint, key: EndpointKey, limits: KeyLimits, actor: Actor, now: datetime) -> EndpointKey:
     """Replace a key's limits; those that it was rolled from or into share them. Raises `InvalidSpec`, `Conflict`."""
-    row = _locked(endpoint, "endpoints.limit_key", actor)
+    row = locked_endpoint(endpoint, "endpoints.limit_key", actor)
     limits.check()
     found = EndpointKey.objects.select_for_update(no_key=True).filter(pk=key.pk, endpoint=row).first()
     if found is None:

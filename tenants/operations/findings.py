@@ -15,9 +15,9 @@ from tenants import desired, finding_actions, findings, host_plans, ledger
 from tenants.actor import Actor
 from tenants.errors import Conflict, InvalidSpec
 from tenants.models import Allocation, Boundary, Finding, GpuDevice, Hold, Host, Unit
-from tenants.operations.allocations import product_model
 from tenants.operations.guards import allow, clean_text, locked
 from tenants.operations.host_parts import host_changed, refuse_running, set_state, take_out
+from tenants.operations.placements import product_model
 from tenants.states import HoldKind, HostState, ProductKind
 from tenants.transactions import operation
 

@@ -146,12 +146,12 @@ def _limits(tenant: Tenant, dimensions: list[str], *, now: datetime) -> dict[str
 
 def _take_up(allocation: Allocation, *, actor: Actor, now: datetime) -> dict[str, Any]:
     """Let in what waits for the request, and say where it runs, what it costs and who waits for the same."""
-    from tenants.operations import allocations
+    from tenants.operations import admissions
 
     if allocation.deletion_requested_at is not None or allocation.released_at is not None:
         msg = "What waited for this is gone; deny it or let its requester withdraw it."
         raise Conflict(msg, code="no-longer-needed")
-    runs = allocations.admit(allocation, actor=actor, now=now)
+    runs = admissions.admit(allocation, actor=actor, now=now)
     return _taken_up(Allocation.objects.select_related("tenant").get(pk=allocation.pk), runs=runs, now=now)
 
 

@@ -19,7 +19,7 @@ from tenants import geometry, host_plans, layout_plans
 from tenants.actor import Actor
 from tenants.gpu_catalogue import UnknownProfile, profile
 from tenants.models import Allocation, GpuDevice, Hold, Host, HostPlan, Provider
-from tenants.operations.allocations import provider_ids
+from tenants.operations.admissions import provider_ids
 from tenants.operations.guards import locked
 from tenants.operations.host_parts import host_changed, make_plan, set_state
 from tenants.operations.layouts import FEATURE

@@ -15,7 +15,7 @@ from tenants.actor import Actor
 from tenants.errors import Conflict, Gone, InvalidSpec
 from tenants.models import Endpoint, GatewayReplica, Provider
 from tenants.operations import products
-from tenants.operations.allocations import expect_version
+from tenants.operations.locking import locked_endpoint
 from tenants.operations.rollouts import live_of, refuse_moving
 from tenants.policies import ROUTES
 from tenants.states import BoundaryKind, IdleUnits
@@ -34,7 +34,7 @@ def sleep(*, endpoint: Endpoint, actor: Actor, now: datetime, version: int | Non
 
     Raises `Conflict` (`deleting`, `not-supported`, `not-ready`, `rollout-running`).
     """
-    row = _locked(endpoint, "endpoints.sleep", actor, version)
+    row = locked_endpoint(endpoint, "endpoints.sleep", actor, version)
     if row.slept_at is not None:
         return row
     _refuse_unable(row)
@@ -55,7 +55,7 @@ def sleep(*, endpoint: Endpoint, actor: Actor, now: datetime, version: int | Non
 @operation
 def wake(*, endpoint: Endpoint, actor: Actor, now: datetime, version: int | None = None) -> Endpoint:
     """Start the replicas of an endpoint at zero. Safe to repeat."""
-    row = _locked(endpoint, "endpoints.wake", actor, version)
+    row = locked_endpoint(endpoint, "endpoints.wake", actor, version)
     _wake(row, why="Somebody woke it.", actor=actor, now=now)
     return row
 
@@ -99,7 +99,7 @@ def set_idle(
 
     Raises `InvalidSpec`, `Conflict` (`deleting`, `not-supported`).
     """
-    row = _locked(endpoint, "endpoints.set_idle", actor, version)
+    row = locked_endpoint(endpoint, "endpoints.set_idle", actor, version)
     if after_s is not None and not LEAST_IDLE_S <= after_s <= LONGEST_IDLE_S:
         msg = "It may be idle for 60 seconds to 30 days."
         raise InvalidSpec(msg, field="after_s")
@@ -140,20 +140,6 @@ def refusal(kind: str, provider: Provider) -> str:
 def _refuse_unable(row: Endpoint) -> None:
     if row.boundary is not None and (why := refusal(row.boundary.kind, row.boundary.provider)):
         raise Conflict(why, code="not-supported")
-
-
-def _locked(endpoint: Endpoint, operation_id: str, actor: Actor, version: int | None) -> Endpoint:
-    row = (
-        Endpoint.objects.select_for_update(no_key=True, of=("self",))
-        .select_related("tenant", "allocation", "boundary__provider")
-        .get(pk=endpoint.pk)
-    )
-    access.check(actor, row.tenant, ROUTES[operation_id])
-    expect_version(row, version)
-    if row.deletion_requested_at is not None:
-        msg = f"{row.name} is being deleted."
-        raise Conflict(msg, code="deleting")
-    return row
 
 
 def deadline(row: Endpoint, last_use: datetime) -> datetime | None:

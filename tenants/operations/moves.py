@@ -19,7 +19,8 @@ from tenants.feasibility import locked_path
 from tenants.models import Allocation, Boundary, Endpoint, Intent, Move, Provider, QuotaCharge, Rollout
 from tenants.moves import Course, Step, cutting, leaving, undoing
 from tenants.operations import allocations, products
-from tenants.operations.allocations import expect_version, request_deletion
+from tenants.operations.allocations import request_deletion
+from tenants.operations.locking import locked_endpoint
 from tenants.policies import ROUTES
 from tenants.specs import AllocationSpec, MoveAsk
 from tenants.states import MOVE_CUT, MOVE_FINAL, ConditionType, MoveState, ProductKind, condition_of, phase_of
@@ -109,7 +110,7 @@ def begin(*, endpoint: Endpoint, ask: MoveAsk, actor: Actor, now: datetime, vers
         now=now,
     )[0]
     _refuse_place(before, allocation.boundary)
-    row = _locked(endpoint, "endpoints.move", actor, version)
+    row = locked_endpoint(endpoint, "endpoints.move", actor, version)
     _refuse(row)
     stand_in = _stand_in(row, allocation, name, now=now)
     made = Move.objects.create(
@@ -264,7 +265,7 @@ def undo(*, endpoint: Endpoint, reason: str = "", actor: Actor, now: datetime, v
 
 
 def _live(endpoint: Endpoint, operation_id: str, actor: Actor, version: int | None) -> Move:
-    row = _locked(endpoint, operation_id, actor, version)
+    row = locked_endpoint(endpoint, operation_id, actor, version)
     live = Move.objects.select_related("endpoint", "stand_in").filter(endpoint=row, ended_at__isnull=True).first()
     if live is None:
         msg = f"{row.name} is not moving."
@@ -282,20 +283,6 @@ def _not_now(live: Move, word: str) -> str:
         MoveState.UNDOING: "it is being undone",
     }
     return f"The move cannot be {word} now: {states[MoveState(live.state)]}."
-
-
-def _locked(endpoint: Endpoint, operation_id: str, actor: Actor, version: int | None) -> Endpoint:
-    row = (
-        Endpoint.objects.select_for_update(no_key=True, of=("self",))
-        .select_related("tenant", "allocation", "boundary__provider", "revision")
-        .get(pk=endpoint.pk)
-    )
-    access.check(actor, row.tenant, ROUTES[operation_id])
-    expect_version(row, version)
-    if row.deletion_requested_at is not None:
-        msg = f"{row.name} is being deleted."
-        raise Conflict(msg, code="deleting")
-    return row
 
 
 # --- the end --------------------------------------------------------------------------------------------

@@ -11,14 +11,13 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from tenants import access, desired
+from tenants import desired
 from tenants.actor import Actor
 from tenants.errors import Conflict, InvalidSpec
 from tenants.feasibility import locked_path
 from tenants.models import Allocation, Endpoint, Provider, Revision, Rollout, Unit
 from tenants.operations import products, surges
-from tenants.operations.allocations import expect_version
-from tenants.policies import ROUTES
+from tenants.operations.locking import locked_endpoint
 from tenants.rollouts import Course, Move, Plan, aborting, promoting
 from tenants.specs import RolloutAsk, RolloutLimits, RolloutStep
 from tenants.states import BoundaryKind, RolloutState, RolloutStrategy
@@ -323,7 +322,7 @@ def rollback(
     ):
         ask = RolloutAsk()
     beside = claim_beside(endpoint, ask, actor=actor, now=now)
-    row = _locked(endpoint, "endpoints.rollback", actor, version)
+    row = locked_endpoint(endpoint, "endpoints.rollback", actor, version)
     refuse_moving(row)
     present = row.revision
     if present is None:
@@ -360,7 +359,7 @@ def _target(row: Endpoint, present: Revision, number: int | None) -> Revision:
 
 
 def _live(endpoint: Endpoint, operation_id: str, actor: Actor, version: int | None) -> tuple[Endpoint, Rollout]:
-    row = _locked(endpoint, operation_id, actor, version)
+    row = locked_endpoint(endpoint, operation_id, actor, version)
     live = live_of(row)
     if live is None:
         msg = f"No revision is taking over at {row.name}."
@@ -377,17 +376,3 @@ def _not_now(live: Rollout, word: str) -> str:
         RolloutState.STEPPING: "it gets its share of the requests",
     }
     return f"Revision {live.revision.number} cannot be {word} now: {states[RolloutState(live.state)]}."
-
-
-def _locked(endpoint: Endpoint, operation_id: str, actor: Actor, version: int | None) -> Endpoint:
-    row = (
-        Endpoint.objects.select_for_update(no_key=True, of=("self",))
-        .select_related("tenant", "allocation", "boundary__provider", "revision")
-        .get(pk=endpoint.pk)
-    )
-    access.check(actor, row.tenant, ROUTES[operation_id])
-    expect_version(row, version)
-    if row.deletion_requested_at is not None:
-        msg = f"{row.name} is being deleted."
-        raise Conflict(msg, code="deleting")
-    return row

@@ -16,7 +16,7 @@ from tenants import desired
 from tenants.actor import Actor
 from tenants.errors import Conflict
 from tenants.models import Allocation, GatewayReplica, Intent, Provider, Reconciled
-from tenants.operations import allocations
+from tenants.operations import allocations, placements
 from tenants.states import ConditionType, Phase, ProductKind, Reason, set_condition
 
 
@@ -39,7 +39,7 @@ def apply(allocation: Allocation, *, actor: Actor, now: datetime) -> dict[str, A
     boundary = row.boundary
     assert boundary is not None
     allocations.request_deletion(row, actor=actor, now=now, kind="allocation.deletion-requested")
-    model = allocations.product_model(ProductKind(row.product_kind))
+    model = placements.product_model(ProductKind(row.product_kind))
     for product in model.objects.filter(allocation=row, released_at__isnull=True) if model is not None else ():
         allocations.request_deletion(product, actor=actor, now=now, kind=f"{desired.kind_of(product)}.written-off")
         _released(product, now=now)
@@ -53,7 +53,7 @@ def apply(allocation: Allocation, *, actor: Actor, now: datetime) -> dict[str, A
         allocations.request_deletion(boundary, actor=actor, now=now, kind="boundary.written-off")
         GatewayReplica.objects.filter(boundary=boundary, removed_at__isnull=True).update(removed_at=now)
         _released(boundary, now=now)
-        allocations.boundary_released(boundary, now=now)
+        placements.boundary_released(boundary, now=now)
     return {"allocation": str(row.pk), "units": windows, "boundary_released": alone}
 
 

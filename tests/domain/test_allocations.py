@@ -10,7 +10,7 @@ from tenants import ledger
 from tenants.actor import SYSTEM
 from tenants.errors import Conflict, InvalidSpec, QuotaExceeded
 from tenants.models import Allocation, Boundary, GpuDevice, Hold, Host, Outbox, QuotaCharge, Unit, UsageRecord
-from tenants.operations import allocations
+from tenants.operations import admissions, allocations
 from tenants.specs import AllocationSpec, BareAsk, GpuAsk, Term, UnitAsk, Where
 from tenants.states import OnShortage, Role, Tier
 from tenants.transactions import acting
@@ -94,12 +94,12 @@ def test_no_room_waits_with_its_reason_and_is_taken_up_when_room_comes(world, no
     assert second.conditions[0]["message"] == "All 2 open H100-80GB are held."
     assert QuotaCharge.objects.filter(allocation=second, pending=False).count() == 0
     with acting(SYSTEM):
-        assert allocations.admit(second, actor=SYSTEM, now=now) is False
+        assert admissions.admit(second, actor=SYSTEM, now=now) is False
     allocations.release(allocation=first, actor=actor, now=now)
     with acting(SYSTEM):
         allocations.finish(first, now=now)
     with acting(SYSTEM):
-        assert allocations.admit(second, actor=SYSTEM, now=now) is True
+        assert admissions.admit(second, actor=SYSTEM, now=now) is True
     assert Unit.objects.get(allocation=second).host_id is not None
 
 

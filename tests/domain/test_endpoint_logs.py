@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from django.db import IntegrityError
 
 from provisioners import reading_logs
 from provisioners.driver import LogLine, Ref, TransientDriverError
@@ -73,6 +74,28 @@ def test_lines_are_asked_for_once_and_read_by_a_worker(chat: Endpoint, member: A
     assert later.pk != first.pk
     assert [line["text"] for line in row.lines] == ["two", "three"]
     assert (row.lines[0]["at"], row.lines[0]["source"], row.error) == ("2026-01-02T03:04:05Z", "vllm", "")
+
+
+def test_an_asking_that_somebody_else_made_and_a_worker_answered_meanwhile_is_taken(
+    chat: Endpoint, member: Any, superuser: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older = ask(chat, member, NOW - timedelta(minutes=1))
+    answer(Driver("long ago"), NOW - timedelta(minutes=1))
+
+    def too_late(**values: Any) -> EndpointLog:  # the other one's row is committed and answered by now
+        superuser.execute(
+            "INSERT INTO tenants_endpointlog (id, tenant_id, endpoint_id, tail, asked_at, answered_at, lines, error) "
+            "SELECT gen_random_uuid(), tenant_id, endpoint_id, tail, %s, %s, %s, '' FROM tenants_endpointlog",
+            [values["asked_at"], values["asked_at"], '[{"at": "", "source": "vllm", "text": "just now"}]'],
+        )
+        raise IntegrityError
+
+    monkeypatch.setattr(EndpointLog.objects, "create", too_late)
+
+    found = ask(chat, member)
+
+    assert found.pk != older.pk
+    assert [line["text"] for line in found.lines] == ["just now"]
 
 
 def test_a_provider_that_does_not_answer_is_told_in_words(chat: Endpoint, member: Any) -> None:

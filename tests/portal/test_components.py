@@ -300,10 +300,10 @@ def test_an_axis_ends_at_a_round_number(top, end):
     assert charts.nice(top)[0] == pytest.approx(end)
 
 
-def test_a_gap_breaks_the_line_and_the_area():
+def test_a_gap_breaks_the_line_and_the_area_and_a_lone_value_is_a_dot():
     values = [1.0, None, 3.0, 4.0]
 
-    assert charts.line_path(values, lambda i: i, lambda v: v) == "M0 1M2 3L3 4"
+    assert charts.line_path(values, lambda i: i, lambda v: v) == "M0 1h0M2 3L3 4"
     assert charts.area_path(values, lambda i: i, lambda v: v).count("z") == 2
 
 

@@ -89,6 +89,15 @@ def test_without_figures_it_says_why_and_what_to_do(world, browse, change, said)
     assert "<figure" not in answer.content.decode()
 
 
+def test_figures_that_are_older_than_what_is_shown_are_one_click_away(world, browse):
+    minute(world, ago=90, requests=1)
+
+    page = browse(world.acme.member).get(LIVE).content.decode()
+
+    assert "Its last figures are older than this." in page
+    assert f'href="{LIVE}?minutes=360"' in page.replace(str(world.acme.endpoint.short_id), "chat")
+
+
 def test_figures_of_a_gateway_that_is_away_are_dated(world, browse):
     minute(world, ago=3, requests=1)
     GatewayReplica.objects.update(last_seen_at=timezone.now() - timedelta(minutes=3))

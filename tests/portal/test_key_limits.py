@@ -80,7 +80,20 @@ def test_what_each_key_used_stands_beside_it(world, key, browse):
 
     shown = text(browse(world.acme.member).get(KEYS))
 
-    assert "12 requests, 120 tokens 1 error" in shown
+    assert "12 requests 120 tokens 1 error" in shown
+
+
+def test_large_figures_of_a_key_are_written_as_people_read_them(world, key, browse):
+    EndpointUsage.objects.filter(endpoint_id=world.acme.endpoint.pk).delete()
+    EndpointUsage.objects.create(
+        id=uuid4(), tenant=world.acme.tenant, endpoint_id=world.acme.endpoint.pk, key_id=key.public_id, revision=1,
+        hour=datetime.now(UTC).replace(minute=0, second=0, microsecond=0), requests=25948, errors=1046,
+        prompt_tokens=15_000_000, completion_tokens=879_247,
+    )  # fmt: skip
+
+    shown = text(browse(world.acme.member).get(KEYS))
+
+    assert "25,948 requests 15.9M tokens 1,046 errors" in shown
 
 
 @pytest.mark.parametrize("given", [{"requests_per_minute": "0"}, {"budget_tokens": "many"}, {"budget_money": "-1"}])

@@ -54,6 +54,17 @@ def test_it_is_offered_begun_and_undone(world, browse):
     assert "Not today." in me.get(PAGE).content.decode()
 
 
+def test_the_places_that_can_take_it_over_are_named_and_chosen(world, browse):
+    me = browse(world.acme.member)
+    provider = Provider.objects.filter(capabilities__boundary_kinds__contains=["vm"]).earliest("name")
+
+    page = me.get(PAGE).content.decode()
+    me.post(ACT, {"kind": f"vm/{provider.name}", "gpu": "", "minutes": "3"})
+
+    assert f'<option value="vm/{provider.name}"' in page
+    assert Move.objects.get().target["provider"] == provider.name
+
+
 def test_where_it_cannot_go_anywhere_the_page_says_why(world, browse):
     able()
 

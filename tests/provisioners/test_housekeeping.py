@@ -31,7 +31,7 @@ from tenants.models import (
     Unit,
     UsageRecord,
 )
-from tenants.operations import allocations, endpoints, tenants
+from tenants.operations import allocations, endpoints, placements, tenants
 from tenants.specs import AllocationSpec, EndpointAsk, GpuAsk, RevisionAsk, UnitAsk
 from tenants.states import PlatformRole, Role, SuspensionDepth
 from tenants.transactions import acting, reading
@@ -65,7 +65,7 @@ def released(endpoint: Endpoint, actor: Any, at: datetime) -> None:
         allocations.finish(Allocation.objects.get(), now=at)
         boundary = Boundary.objects.get()
         gateways.of_boundary(boundary, now=at)
-        allocations.boundary_released(boundary, now=at)
+        placements.boundary_released(boundary, now=at)
         gateways.removed(boundary.pk, units=None, now=at)
         Boundary.objects.update(finalizers=[], deletion_requested_at=at, released_at=at, phase="Released")
 

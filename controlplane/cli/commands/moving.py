@@ -6,9 +6,8 @@ from typing import Annotated
 
 import typer
 
-from controlplane.cli import asks, session
+from controlplane.cli import asks, courses, session
 from controlplane.cli.client import Json
-from controlplane.cli.nouns import noun
 
 move = typer.Typer(help="Let an endpoint go to another place and keep its address.", no_args_is_help=True)
 Endpoint = Annotated[str, typer.Argument(help="An endpoint.")]
@@ -37,26 +36,25 @@ def start(
     body: Json = {"kind": to, "provider": provider, "site": site, "by_hand": by_hand, "watch_s": asks.seconds(watch)}
     if gpu:
         body["gpu"] = asks.Gpu.parse(gpu).as_json()
-    _say(here, name, here.client.post(f"{_endpoint(here, name)}/move", body).body)
+    _say(here, name, here.client.post(f"{courses.address(here, name)}/move", body).body)
 
 
 @move.command("show")
 def show(ctx: typer.Context, name: Endpoint) -> None:
     """List the moves of an endpoint, the newest first."""
-    here = session.of(ctx)
-    here.screen.rows(noun("moves"), list(here.client.items(f"{_endpoint(here, name)}/moves")))
+    courses.listed(ctx, name, "move")
 
 
 @move.command("cut-over")
 def cut_over(ctx: typer.Context, name: Endpoint) -> None:
     """Let the address go over now."""
-    _change(ctx, name, "cut-over", {})
+    _say(session.of(ctx), name, courses.changed(ctx, name, "move", "cut-over"))
 
 
 @move.command("finish")
 def finish(ctx: typer.Context, name: Endpoint) -> None:
     """Give the old place up now."""
-    _change(ctx, name, "finish", {})
+    _say(session.of(ctx), name, courses.changed(ctx, name, "move", "finish"))
 
 
 @move.command("undo")
@@ -64,16 +62,7 @@ def undo(
     ctx: typer.Context, name: Endpoint, reason: Annotated[str, typer.Option(help="Why; it stays in the record.")] = ""
 ) -> None:
     """Let the address go back and give the new place up."""
-    _change(ctx, name, "undo", {"reason": reason})
-
-
-def _change(ctx: typer.Context, name: str, verb: str, body: Json) -> None:
-    here = session.of(ctx)
-    _say(here, name, here.client.post(f"{_endpoint(here, name)}/move/{verb}", body or None).body)
-
-
-def _endpoint(here: session.Session, name: str) -> str:
-    return here.address(noun("endpoints"), name.removeprefix("endpoint/"))
+    _say(session.of(ctx), name, courses.changed(ctx, name, "move", "undo", {"reason": reason}))
 
 
 def _say(here: session.Session, name: str, found: Json) -> None:
@@ -81,8 +70,4 @@ def _say(here: session.Session, name: str, found: Json) -> None:
     places = " → ".join(
         " ".join(filter(None, (found[end]["kind"], found[end]["provider"]))) for end in ("source", "target")
     )
-    here.screen.note(f"{places}: {found['state']}")
-    for words in (found.get("message"), found.get("reason")):
-        if words:
-            here.screen.note(str(words))
-    here.screen.next(f"tenantry move show {name}")
+    courses.say(here, name, "move", f"{places}: {found['state']}", found)

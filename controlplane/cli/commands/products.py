@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from controlplane.cli import asks, session
+from controlplane.cli import asks, courses, session
 from controlplane.cli.client import Json
 from controlplane.cli.commands.reading import wait_for
 from controlplane.cli.failures import UsageFault
@@ -318,7 +318,7 @@ def revise(
 ) -> None:
     """Serve something else behind the same address: a new, immutable revision."""
     here = session.of(ctx)
-    path = _endpoint(here, name)
+    path = courses.address(here, name)
     if not model:
         model = str(here.client.get(path)["model"])
     body: Json = {"model": model, "arguments": asks.typed_pairs(argument or ())}
@@ -336,7 +336,7 @@ def rollback(
 ) -> None:
     """Serve an earlier revision again: beside the present one if there is room, and in its place once it works."""
     here = session.of(ctx)
-    found = here.client.post(f"{_endpoint(here, name)}/rollback", {"revision": to} if to else {}).body
+    found = here.client.post(f"{courses.address(here, name)}/rollback", {"revision": to} if to else {}).body
     _say_rollout(here, name, found.get("rollout"))
 
 
@@ -350,14 +350,14 @@ DIFFERENCES = Noun(
 def sleep(ctx: typer.Context, name: Endpoint) -> None:
     """Let an endpoint go to zero: no replica runs, and the next request wakes it."""
     here = session.of(ctx)
-    here.client.post(f"{_endpoint(here, name)}/sleep")
+    here.client.post(f"{courses.address(here, name)}/sleep")
     here.screen.note(f"{name} goes to sleep; running requests end first, the next one wakes it")
 
 
 def wake(ctx: typer.Context, name: Endpoint) -> None:
     """Start the replicas of an endpoint at zero."""
     here = session.of(ctx)
-    here.client.post(f"{_endpoint(here, name)}/wake")
+    here.client.post(f"{courses.address(here, name)}/wake")
     here.screen.next(f"tenantry wait endpoint/{name} --for Ready")
 
 
@@ -375,15 +375,14 @@ def idle(
     body: Json = {"units": units, "wait_s": asks.seconds(wait)}
     if after != "never":
         body["after_s"] = asks.seconds(after)
-    here.client.put(f"{_endpoint(here, name)}/idle", body)
+    here.client.put(f"{courses.address(here, name)}/idle", body)
     here.screen.note(f"{name} goes to sleep {'never' if after == 'never' else f'after {after} without a request'}")
 
 
 @rollout.command("show")
 def rollout_show(ctx: typer.Context, name: Endpoint) -> None:
     """List the rollouts of an endpoint, the newest first."""
-    here = session.of(ctx)
-    here.screen.rows(noun("rollouts"), list(here.client.items(f"{_endpoint(here, name)}/rollouts")))
+    courses.listed(ctx, name, "rollout")
 
 
 @rollout.command("diff")
@@ -396,7 +395,7 @@ def rollout_diff(
     """Show what is different between two revisions."""
     here = session.of(ctx)
     asked = {key: str(number) for key, number in (("before", before), ("after", after)) if number}
-    found = here.client.get(f"{_endpoint(here, name)}/revisions/diff", **asked)
+    found = here.client.get(f"{courses.address(here, name)}/revisions/diff", **asked)
     here.screen.note(f"revision {found['before']} → {found['after']}")
     here.screen.rows(DIFFERENCES, list(found["differences"]))
 
@@ -428,24 +427,18 @@ def rollout_abort(
 
 
 def _change_rollout(ctx: typer.Context, name: str, verb: str, body: Json) -> None:
-    here = session.of(ctx)
-    _say_rollout(here, name, here.client.post(f"{_endpoint(here, name)}/rollout/{verb}", body or None).body)
-
-
-def _endpoint(here: session.Session, name: str) -> str:
-    return here.address(noun("endpoints"), name.removeprefix("endpoint/"))
+    _say_rollout(session.of(ctx), name, courses.changed(ctx, name, "rollout", verb, body))
 
 
 def _say_rollout(here: session.Session, name: str, found: Json | None) -> None:
     """Say where a rollout is; nothing where the revision simply serves."""
-    if found is not None:
-        share = f", {found['weight']} % of the requests" if found.get("weight") else ""
-        held = ", held" if found.get("held") else ""
-        here.screen.note(f"{found['strategy']} {found['before']} → {found['revision']}: {found['state']}{share}{held}")
-        for words in (found.get("note"), found.get("reason")):
-            if words:
-                here.screen.note(str(words))
-    here.screen.next(f"tenantry rollout show {name}")
+    if found is None:
+        here.screen.next(f"tenantry rollout show {name}")
+        return
+    share = f", {found['weight']} % of the requests" if found.get("weight") else ""
+    held = ", held" if found.get("held") else ""
+    line = f"{found['strategy']} {found['before']} → {found['revision']}: {found['state']}{share}{held}"
+    courses.say(here, name, "rollout", line, found)
 
 
 @key.command("create")

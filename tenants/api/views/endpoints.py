@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from django.db.models import Prefetch, QuerySet
@@ -139,6 +139,10 @@ class OfEndpoint(ApiView):
         super().locate(declared, call)
         rows = access.scoped(Endpoint, call.actor, tenant=call.tenant).select_related("tenant")
         call.target = access.find(rows, call.path["name"])
+
+    def done(self, call: Call, operation: Callable[..., Any], **more: Any) -> Any:
+        """Run an operation on the endpoint for the caller, on the version that was read."""
+        return operation(endpoint=call.target, actor=call.actor, now=call.now, version=call.version, **more)
 
 
 class Revisions(OfEndpoint):

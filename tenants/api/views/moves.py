@@ -26,10 +26,6 @@ class MoveView(OfEndpoint):
         """Return a move."""
         return MoveOut.of(row)
 
-    def again(self, row: Any, call: Call) -> Any:
-        """Return the move read anew."""
-        return self.rows(call).get(pk=row.pk)
-
 
 class Moves(MoveView):
     """Moves of one endpoint."""
@@ -50,7 +46,7 @@ class MoveBegin(MoveView):
         It goes on where it is meanwhile. The other place is held beside the present one, within quota and charged.
         """
         body: MoveIn = call.body
-        return moves.begin(endpoint=call.target, ask=body.ask(), actor=call.actor, now=call.now, version=call.version)
+        return self.done(call, moves.begin, ask=body.ask())
 
 
 class MoveCutOver(MoveView):
@@ -59,7 +55,7 @@ class MoveCutOver(MoveView):
     @writes("endpoints.cut_over", answers=MoveOut)
     def post(self, call: Call) -> Any:
         """Let the address go over now, once it works at the new place. Safe to repeat."""
-        return moves.cut_over(endpoint=call.target, actor=call.actor, now=call.now, version=call.version)
+        return self.done(call, moves.cut_over)
 
 
 class MoveFinish(MoveView):
@@ -68,7 +64,7 @@ class MoveFinish(MoveView):
     @writes("endpoints.finish_move", answers=MoveOut)
     def post(self, call: Call) -> Any:
         """Give the old place up now, however long it was to stay. Safe to repeat."""
-        return moves.finish(endpoint=call.target, actor=call.actor, now=call.now, version=call.version)
+        return self.done(call, moves.finish)
 
 
 class MoveUndo(MoveView):
@@ -77,6 +73,4 @@ class MoveUndo(MoveView):
     @writes("endpoints.undo_move", body=UndoIn, answers=MoveOut)
     def post(self, call: Call) -> Any:
         """Let the address go back and give the new place up. Safe to repeat while it goes back."""
-        return moves.undo(
-            endpoint=call.target, reason=call.body.reason, actor=call.actor, now=call.now, version=call.version
-        )
+        return self.done(call, moves.undo, reason=call.body.reason)

@@ -36,10 +36,6 @@ class RolloutView(OfEndpoint):
         row.endpoint = call.target
         return RolloutOut.of(row, standing=canary_figures.standing(row))
 
-    def again(self, row: Any, call: Call) -> Any:
-        """Return the rollout read anew."""
-        return self.rows(call).get(pk=row.pk)
-
 
 class Rollouts(RolloutView):
     """Rollouts of one endpoint."""
@@ -56,7 +52,7 @@ class RolloutPromote(RolloutView):
     @writes("endpoints.promote", answers=RolloutOut)
     def post(self, call: Call) -> Any:
         """Let the new revision take over now, whatever steps are left."""
-        return rollouts.promote(endpoint=call.target, actor=call.actor, now=call.now, version=call.version)
+        return self.done(call, rollouts.promote)
 
 
 class RolloutHold(RolloutView):
@@ -65,7 +61,7 @@ class RolloutHold(RolloutView):
     @writes("endpoints.hold", answers=RolloutOut)
     def post(self, call: Call) -> Any:
         """Keep a canary at its step; it is judged all the same. Safe to repeat."""
-        return rollouts.hold(endpoint=call.target, actor=call.actor, now=call.now, version=call.version)
+        return self.done(call, rollouts.hold)
 
 
 class RolloutResume(RolloutView):
@@ -74,7 +70,7 @@ class RolloutResume(RolloutView):
     @writes("endpoints.resume", answers=RolloutOut)
     def post(self, call: Call) -> Any:
         """Let a canary that is held go on; its step begins anew. Safe to repeat."""
-        return rollouts.resume(endpoint=call.target, actor=call.actor, now=call.now, version=call.version)
+        return self.done(call, rollouts.resume)
 
 
 class RolloutAbort(RolloutView):
@@ -83,9 +79,7 @@ class RolloutAbort(RolloutView):
     @writes("endpoints.abort", body=AbortIn, answers=RolloutOut)
     def post(self, call: Call) -> Any:
         """Go back to the revision that served before. Safe to repeat while it goes back."""
-        return rollouts.abort(
-            endpoint=call.target, reason=call.body.reason, actor=call.actor, now=call.now, version=call.version
-        )
+        return self.done(call, rollouts.abort, reason=call.body.reason)
 
 
 class EndpointRollback(EndpointView):

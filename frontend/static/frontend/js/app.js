@@ -343,7 +343,7 @@ function draw(figure, data) {
       const runs = [];
       line.forEach((value, i) => { if (value === null) runs.push([]); else (runs.at(-1) ?? runs[runs.push([]) - 1]).push(`${x(i).toFixed(1)} ${y(value).toFixed(2)}`); });
       const full = runs.filter((run) => run.length);
-      $(`.line-${n + 1}`, shapes)?.setAttribute("d", full.map((run) => `M${run.join("L")}`).join(""));
+      $(`.line-${n + 1}`, shapes)?.setAttribute("d", full.map((run) => `M${run.join("L")}${run.length === 1 ? "h0" : ""}`).join(""));
       $(`.area-${n + 1}`, shapes)?.setAttribute("d", full.map((run) => `M${run[0].split(" ")[0]} ${HEIGHT}L${run.join("L")}L${run.at(-1).split(" ")[0]} ${HEIGHT}z`).join(""));
     });
   }
@@ -427,4 +427,5 @@ function ready(part) {
 }
 showTheme();
 ready(document);
+for (const tab of $$(".tabs [aria-current=page]")) tab.parentElement.scrollLeft = tab.offsetLeft - tab.parentElement.offsetLeft - (tab.parentElement.clientWidth - tab.offsetWidth) / 2; // where they do not all fit, the one that is open is seen
 $("main form[method=post] [aria-invalid=true]")?.focus(); // a refused form leads to what was wrong

@@ -1,5 +1,6 @@
 // Playground: sends the conversation, shows the answer as it streams. Keeps nothing but what the page shows.
 const root = document.querySelector("[data-playground]");
+const embeds = root?.dataset.playground === "embed";
 
 if (root) {
   const log = root.querySelector(".playground-log");
@@ -23,7 +24,7 @@ if (root) {
     return text;
   };
 
-  const follow = () => { log.scrollTop = log.scrollHeight; };
+  const follow = () => { if (log) log.scrollTop = log.scrollHeight; };
 
   const events = async function* (response) {
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -85,7 +86,8 @@ if (root) {
       }
       said.push({ role: "assistant", content: answer.textContent });
       const seconds = (performance.now() - began) / 1000;
-      figures.textContent = `${(first / 1000).toFixed(2)} s · ${pieces} / ${seconds.toFixed(2)} s`;
+      const shown = new Intl.NumberFormat(document.documentElement.lang || "en", { maximumFractionDigits: 2 });
+      figures.textContent = `${shown.format(first / 1000)} s ${root.dataset.first} · ${shown.format(seconds)} s ${root.dataset.all} · ${shown.format(pieces)} ${root.dataset.pieces}`;
     } catch (error) {
       said.pop();
       answer.classList.add("is-trouble");
@@ -99,15 +101,78 @@ if (root) {
     }
   };
 
+  const cell = (name, text, scope) => {
+    const made = document.createElement(name);
+    made.textContent = text;
+    if (scope) made.scope = scope;
+    return made;
+  };
+
+  const compare = async (texts) => {
+    const place = root.querySelector("[data-playground-near]");
+    const shown = new Intl.NumberFormat(document.documentElement.lang || "en", { minimumFractionDigits: 2, maximumFractionDigits: 2 });
+    running = new AbortController();
+    stop.hidden = false;
+    const began = performance.now();
+    figures.textContent = "…";
+    try {
+      const response = await fetch(root.dataset.url, {
+        method: "POST",
+        signal: running.signal,
+        headers: {
+          "Content-Type": "application/json",
+          "Accept": "text/event-stream",
+          "X-CSRFToken": form.querySelector("[name=csrfmiddlewaretoken]").value,
+        },
+        body: JSON.stringify({ texts }),
+      });
+      if (!response.ok || !response.body) throw new Error((await response.json().catch(() => ({}))).detail ?? root.dataset.trouble);
+      for await (const event of events(response)) {
+        if (event.data === "[DONE]") break;
+        const body = JSON.parse(event.data);
+        if (event.kind === "trouble") throw new Error(body.detail);
+        const table = document.createElement("table");
+        table.className = "table near";
+        const head = table.createTHead().insertRow();
+        head.append(cell("th", root.dataset.text, "col"), ...texts.map((_text, n) => cell("th", n + 1, "col")));
+        body.near.forEach((line, n) => {
+          const row = table.insertRow();
+          row.append(cell("th", `${n + 1}  ${texts[n]}`, "row"));
+          for (const value of line) {
+            const figure = cell("td", shown.format(value));
+            figure.className = "number near-cell";
+            figure.dataset.near = Math.max(0, Math.min(10, Math.round(value * 10)));
+            row.append(figure);
+          }
+        });
+        place.replaceChildren(table);
+        place.hidden = false;
+        const seconds = (performance.now() - began) / 1000;
+        figures.textContent = `${shown.format(seconds)} s · ${body.tokens} ${root.dataset.tokens} · ${body.dimensions} ${root.dataset.dimensions}`;
+      }
+    } catch (error) {
+      figures.textContent = error.name === "AbortError" ? root.dataset.stopped : error.message || root.dataset.trouble;
+    } finally {
+      root.dataset.done = "true";
+      stop.hidden = true;
+      running = null;
+      question.focus();
+    }
+  };
+
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     const text = question.value.trim();
     if (!text || running) return;
+    if (embeds) {
+      compare(text.split("\n").map((line) => line.trim()).filter(Boolean));
+      return;
+    }
     question.value = "";
     ask(text);
   });
   question.addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+    if (!embeds && event.key === "Enter" && !event.shiftKey && !event.isComposing) {
       event.preventDefault();
       form.requestSubmit();
     }
