@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -25,6 +26,7 @@ from frontend.kernel.page import PageRequest, page
 from frontend.views import endpoints as endpoint_pages
 from frontend.views import products
 from frontend.views.products import ENDPOINTS
+from tenants import endpoint_trust
 from tenants.errors import Conflict, InvalidSpec
 from tenants.models import Endpoint
 from tenants.operations import endpoints
@@ -51,6 +53,8 @@ class Question:
     ranges: tuple[reach.Network, ...]
     key: str = field(repr=False)
     body: dict[str, Any]
+    ca_pem: str = ""
+    """Whom to trust there; empty: the usual authorities."""
 
 
 @page("endpoints.create_key")
@@ -73,13 +77,14 @@ def chat(request: PageRequest, name: str) -> HttpResponseBase:
     with reading(request.actor):
         row: Endpoint = products.find(ENDPOINTS, request, name)
         ranges = reach.ranges_of(row.boundary.provider) if row.boundary is not None else ()
+        ca_pem = endpoint_trust.ca_pem_of(row.boundary.provider) if row.boundary is not None else ""
     if row.phase not in USABLE or not row.address:
         raise Conflict(_("It does not answer yet: it is not ready."), code="not-ready")
     secret, made = _key(request, row, now=request.now)
     body = {"model": row.name, "messages": messages, "stream": True, "max_tokens": tokens}
     connection.close()  # back to the pool: an answer may take minutes
     response = StreamingHttpResponse(
-        _answer(Question(row.address, ranges, secret, body)), content_type="text/event-stream"
+        _answer(Question(row.address, ranges, secret, body, ca_pem)), content_type="text/event-stream"
     )
     response["Cache-Control"] = "no-store"
     response["X-Accel-Buffering"] = "no"
@@ -127,8 +132,9 @@ async def _answer(question: Question) -> AsyncIterator[bytes]:
     timeout = httpx.Timeout(120.0, connect=5.0)
     clock = asyncio.get_running_loop().time
     end = clock() + PATIENCE_S
+    trust = ssl.create_default_context(cadata=question.ca_pem) if question.ca_pem else True
     try:
-        async with httpx.AsyncClient(timeout=timeout, trust_env=False, follow_redirects=False) as http:
+        async with httpx.AsyncClient(verify=trust, timeout=timeout, trust_env=False, follow_redirects=False) as http:
             while True:
                 call = http.build_request(
                     "POST", f"{target.url}/chat/completions", json=question.body, headers=headers, extensions=extensions

@@ -25,6 +25,7 @@ from provisioners.agent_api import accounting
 from provisioners.gateway.protocol import (
     Backend,
     BadDocument,
+    CertificateWanted,
     ConfigDocument,
     EndpointConfig,
     EndpointKey,
@@ -35,7 +36,7 @@ from provisioners.gateway.protocol import (
     canonical,
     parse,
 )
-from tenants import addresses, hop_keys, models, vault
+from tenants import addresses, endpoint_trust, hop_keys, models, vault
 from tenants.models import GatewayReplica, Unit
 from tenants.operations import rollouts
 from tenants.rollouts import weights
@@ -111,6 +112,9 @@ def documents(gateways: Sequence[GatewayReplica], *, now: datetime) -> dict[UUID
     sharers = accounting.sharers(gateways)
     prices = accounting.Prices()
     signing = trusted()
+    boundaries = models.Boundary._base_manager.select_related("provider", "tenant").in_bulk(
+        {gateway.boundary_id for gateway in gateways}
+    )
     made: dict[UUID, ConfigDocument] = {}
     for gateway in gateways:
         mine = tuple(
@@ -148,6 +152,7 @@ def documents(gateways: Sequence[GatewayReplica], *, now: datetime) -> dict[UUID
             budgets=limits[gateway.tenant_id].budgets(prices),
             report_interval_s=REPORT_WHILE_ENDING_S if ending else REPORT_S,
             signing_keys=signing,
+            certificate=_certificate(boundaries[gateway.boundary_id]),
         )
     return made
 
@@ -243,6 +248,14 @@ def _endpoint(
         context_tokens=accounting.context_tokens(row),
         token_prices=prices.of(row),
     )
+
+
+def _certificate(boundary: models.Boundary) -> CertificateWanted | None:
+    """Return the certificate that a boundary's gateways show, None where they have none from here."""
+    names = endpoint_trust.names_of(boundary.provider, boundary.tenant.name)
+    if not names:
+        return None
+    return CertificateWanted(names=names, version=endpoint_trust.version_of(boundary.provider, boundary.tenant.name))
 
 
 def _hosts(row: models.Endpoint) -> tuple[str, ...]:

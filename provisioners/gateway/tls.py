@@ -21,18 +21,37 @@ CHECK_S: Final = 10.0
 class Certificate:
     """A chain and its key on disk, and the context that shows them."""
 
-    def __init__(self, chain: Path, key: Path) -> None:
-        """Load both. Raises `OSError` (`ssl.SSLError` is one) where they cannot be used."""
+    def __init__(self, chain: Path, key: Path, *, may_come_later: bool = False) -> None:
+        """Load both. Raises `OSError` (`ssl.SSLError` is one) where they cannot be used.
+
+        `may_come_later`: files that are not there yet are waited for, and the context is without them until then.
+        """
         self._files: Final = (chain, key)
-        self.context: Final = _server_context()
-        self._seen = self._look()
-        self.context.load_cert_chain(*self._files)
+        self.context: Final = server_context()
+        self.is_shown = True
+        """Whether the context shows these files; False while something else was loaded into it."""
+        self.is_there = True
+        """Whether the files have been loaded."""
+        self._seen: tuple[tuple[int, int, int], ...] = ()
+        try:
+            self._seen = self._look()
+            self.context.load_cert_chain(*self._files)
+        except FileNotFoundError:
+            if not may_come_later:
+                raise
+            self.is_there = False
 
     async def keep(self, *, every_s: float = CHECK_S) -> None:
         """Look for new files again and again, until cancelled."""
         while True:
             await asyncio.sleep(every_s)
-            self._take_new()
+            if self.is_shown:
+                self._take_new()
+
+    def show(self) -> None:
+        """Show these files again. What cannot be loaded leaves the context as it is."""
+        self.is_shown, self._seen = True, ()
+        self._take_new()
 
     def _take_new(self) -> None:
         try:
@@ -40,12 +59,14 @@ class Certificate:
             if seen == self._seen:
                 return
             # Tried apart first: a pair that does not fit would leave the context in use without any key.
-            _server_context().load_cert_chain(*self._files)
+            server_context().load_cert_chain(*self._files)
             self.context.load_cert_chain(*self._files)
         except OSError as error:
+            if not self.is_there and isinstance(error, FileNotFoundError):
+                return  # they are waited for
             log.error("the new certificate cannot be used, the last one stays in use: %s", error)  # noqa: TRY400
             return
-        self._seen = seen
+        self._seen, self.is_there = seen, True
         log.info("callers are shown the new certificate")
 
     def _look(self) -> tuple[tuple[int, int, int], ...]:
@@ -53,7 +74,8 @@ class Certificate:
         return tuple((each.st_ino, each.st_mtime_ns, each.st_size) for each in found)
 
 
-def _server_context() -> ssl.SSLContext:
+def server_context() -> ssl.SSLContext:
+    """Return a context for callers, with no certificate yet."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
