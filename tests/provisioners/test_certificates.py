@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from provisioners import certificate_checks
 from tenants import endpoint_trust
 from tenants.models import Endpoint, GatewayReplica, Provider
 from tenants.operations import endpoints, providers
@@ -76,6 +77,30 @@ def test_the_address_follows_what_the_provider_says_of_certificates(here: World,
     here.drive(address_is(here, row, "http://127.0.0.1:18500/v1"))
 
     assert [gateway.tls for gateway in here.estate.state.gateways.values()] == [False]
+
+
+def test_the_test_of_a_provider_names_the_endpoints_that_no_given_certificate_covers(
+    here: World, operator: Any
+) -> None:
+    configure(here, operator, certificates="files")
+    ca, now = Ca.make(), here.clock.now
+    endpoint(here)
+    here.drive(lambda: Endpoint.objects.get().boundary_id is not None)
+
+    def stored(*names: str, days: float = 300) -> tuple[str, str]:
+        providers.set_credential(
+            provider=fresh(here.provider), name="endpoint-certificates", actor=operator, now=now,
+            secret=ca.server(*names, days=days, at=now),
+        )  # fmt: skip
+        return certificate_checks.gap(fresh(here.provider), now=now)
+
+    assert stored(f"*.beta.{ZONE}") == (
+        f"None of the given certificates is good for chat.acme.{ZONE}.", "secret.endpoint-certificates"
+    )  # fmt: skip
+    assert stored(f"*.acme.{ZONE}") == ("", "")
+    assert "ends on 2026-" in stored(f"*.acme.{ZONE}", days=30)[0]
+    configure(here, operator, certificates="own-ca")
+    assert certificate_checks.gap(fresh(here.provider), now=now)[1] == "secret.endpoint-authority"
 
 
 def test_an_endpoint_waits_for_its_gateways_certificate_and_says_why(here: World, operator: Any) -> None:
