@@ -46,7 +46,7 @@ def removed(provider: Provider, name: str, *, now: datetime) -> list[UUID]:
 def check(provider: Provider, config: Mapping[str, Any], *, now: datetime) -> None:
     """Raise `InvalidSpec` at `config.zone` where secrets that are stored would not fit another configuration."""
     described = provider_kinds.kind_of(provider.kind)
-    if described is None or all(config.get(key) == provider.config.get(key) for key in TOLD):
+    if described is None or not _differ(config, provider.config):
         return
     for row in ProviderCredential.objects.filter(provider=provider, name__in=SECRETS):
         judges = getattr(described.credential(row.name), "judges", None)
@@ -59,7 +59,7 @@ def check(provider: Provider, config: Mapping[str, Any], *, now: datetime) -> No
 
 def configured(provider: Provider, before: Mapping[str, Any], *, now: datetime) -> list[UUID]:
     """Return the boundaries whose gateways are to be told, where settings changed that they go by."""
-    if all(before.get(key) == provider.config.get(key) for key in TOLD):
+    if not _differ(before, provider.config):
         return []
     return look_again(provider, now=now)
 
@@ -75,6 +75,11 @@ def look_again(provider: Provider, *, now: datetime) -> list[UUID]:
     for endpoint in Endpoint._base_manager.filter(boundary__in=boundaries, released_at=None).order_by("pk"):
         desired.nudge_now(endpoint, at=now)
     return [row.pk for row in boundaries]
+
+
+def _differ(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two configurations differ in what gateways go by; a form stores what is left out as an empty text."""
+    return any((one.get(key) or "") != (other.get(key) or "") for key in TOLD)
 
 
 def _known(provider: Provider) -> dict[str, Any]:
