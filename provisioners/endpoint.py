@@ -411,8 +411,10 @@ def _no_certificate(replica: GatewayReplica) -> str:
     One that is to be renewed and cannot be is still good for a while: the look from outside tells of it.
     """
     told = replica.report.get("certificate")
-    if not told or told.get("version") or not told.get("trouble"):
+    if not told or told.get("version"):
         return ""
+    if not told.get("trouble"):
+        return "Its gateway is getting its certificate."
     return f"Its gateway has no certificate yet: {told['trouble']}"
 
 

@@ -131,7 +131,10 @@ def _gateway_state(namespace: str, settings: Settings) -> Object:
 
 
 def _certificate(namespace: str, gateway: GatewaySpec) -> Object:
-    """Return what has cert-manager make the tenant's certificate and renew it (cert-manager.io/v1, CertificateSpec)."""
+    """Return what has cert-manager make the tenant's certificate and renew it.
+
+    Fields as in cert-manager/cert-manager:deploy/crds/cert-manager.io_certificates.yaml (version v1).
+    """
     *group, kind, name = gateway.issuer.split("/")
     return {
         "apiVersion": "cert-manager.io/v1",
