@@ -116,6 +116,7 @@ urlpatterns: list[Any] = [
     path(f"{ENDPOINT}/load", endpoint_live.show, name="endpoint-live"),
     path(f"{ENDPOINT}/load/part", endpoint_live.part, name="endpoint-live-part"),
     path(f"{ENDPOINT}/load/live", endpoint_live.stream, name="endpoint-live-stream"),
+    path(f"{ENDPOINT}/endpoint-ca.pem", endpoints.authority, name="endpoint-ca"),
     path(f"{ENDPOINT}/logs", endpoint_logs.show, name="endpoint-logs"),
     path(f"{ENDPOINT}/logs/ask", endpoint_logs.ask, name="endpoint-log-ask"),
     path(f"{ENDPOINT}/logs/<uuid:log>", endpoint_logs.part, name="endpoint-log"),

@@ -28,7 +28,7 @@ from django.utils import timezone
 import provisioners
 from provisioners import lookout
 from provisioners.benchmark.order import PROGRESS, RESULT, TROUBLE, Order
-from tenants import reach
+from tenants import endpoint_trust, reach
 from tenants.actor import SYSTEM
 from tenants.benchmarks import LONGEST, Load, Result, Stopped
 from tenants.errors import Conflict, DependencyDown
@@ -75,7 +75,7 @@ def _order(row: Benchmark, secret: str) -> Order:
         url=target.url,
         host=target.host,
         name=target.name,
-        ca_pem=str(provider.config.get("endpoint_ca_pem") or ""),
+        ca_pem=endpoint_trust.ca_pem_of(provider),
         model=row.endpoint.name,
         key=secret,
         longest_s=LONGEST.total_seconds(),

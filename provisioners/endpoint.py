@@ -283,6 +283,8 @@ class EndpointKind(ProductKind):
                 if must:
                     return "Its gateway has not enrolled."
                 continue
+            if missing := _no_certificate(replica):
+                return missing
             behind = replica.reported_version < replica.config_version
             if behind and (ready is None or ready["status"] != "True"):
                 return "Its gateway is taking the configuration."
@@ -406,6 +408,19 @@ def _working(row: Endpoint) -> set[UUID]:
 def _enough_work(row: Endpoint) -> bool:
     """Whether as many replicas work as it should have, whichever they are."""
     return len(_working(row)) >= len(AllocationSpec.from_json(row.allocation.spec).units)
+
+
+def _no_certificate(replica: GatewayReplica) -> str:
+    """Return why a gateway has no certificate for callers, `""` where it has one or needs none from here.
+
+    One that is to be renewed and cannot be is still good for a while: the look from outside tells of it.
+    """
+    told = replica.report.get("certificate")
+    if not told or told.get("version"):
+        return ""
+    if not told.get("trouble"):
+        return "Its gateway is getting its certificate."
+    return f"Its gateway has no certificate yet: {told['trouble']}"
 
 
 def _draining(message: str) -> Wait:

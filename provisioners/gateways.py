@@ -16,8 +16,8 @@ from django.conf import settings
 
 from provisioners.driver import GatewaySpec, Secret, machine_uuid
 from provisioners.gateway.keys import make_enrolment_token
-from tenants import vault
-from tenants.models import Boundary, GatewayReplica, Unit
+from tenants import endpoint_tls, endpoint_trust, vault
+from tenants.models import Boundary, GatewayReplica, Provider, Unit
 
 TOKEN_LIFE: Final = timedelta(minutes=15)
 KINDS_THAT_SHOW_THE_MACHINE: Final = frozenset({"vsphere"})
@@ -48,7 +48,23 @@ def of_units(boundary: Boundary, units: Iterable[Unit], *, now: datetime) -> lis
 
 def spec_of(replica: GatewayReplica, token: Secret | None = None) -> GatewaySpec:
     """Return what a driver is told of a gateway; only the step that delivers the token gets it."""
-    return GatewaySpec(replica.pk, settings.TENANTRY_PUBLIC_URL, token)
+    provider, tenant = replica.boundary.provider, replica.boundary.tenant.name
+    zone = endpoint_tls.zone_of(provider.config)
+    return GatewaySpec(
+        replica.pk,
+        settings.TENANTRY_PUBLIC_URL,
+        token,
+        names=(endpoint_tls.wildcard(tenant, zone),) if zone else (),
+        certificates=_source(provider, tenant),
+        issuer=str(provider.config.get("certificate_issuer") or ""),
+    )
+
+
+def _source(provider: Provider, tenant: str) -> str:
+    if endpoint_trust.names_of(provider, tenant):
+        return "home"
+    is_made_there = endpoint_tls.source_of(provider.config) == endpoint_tls.CERT_MANAGER
+    return endpoint_tls.CERT_MANAGER if is_made_there and endpoint_tls.zone_of(provider.config) else ""
 
 
 def too_late(replica: GatewayReplica, *, now: datetime) -> bool:

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-from provisioners import inventory
+from provisioners import certificate_checks, inventory
 from provisioners.driver import Driver, DriverError, ObservedProvider
 from tenants import desired
 from tenants.actor import SYSTEM, Actor
@@ -71,6 +71,11 @@ def answer(provider: Provider, driver_of: Callable[[Provider], Driver], clock: C
     took_ms = round((time.monotonic() - started) * 1000)
     if found.passed and found.snapshot is not None:
         inventory.apply(provider.pk, found.snapshot, began, clock=clock)
+    sentence, field = certificate_checks.gap(provider, now=clock())
+    if sentence:
+        found.checks.append(
+            Check("feature:certificates", passed=False, seen=sentence[:MOST], needed=False, field=field)
+        )
     _store(provider_id=provider.pk, found=found, took_ms=took_ms, actor=SYSTEM, now=clock())
     return found.passed
 

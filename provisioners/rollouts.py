@@ -80,7 +80,7 @@ def _facts(
         replicas=len(spec.units),
         units=tuple(_unit(unit, seen.get(str(unit.pk), {}), row) for unit in units),
         quiet=_quiet(row, [unit.pk for unit in units], gateways, course, now=now),
-        figures=figures(row.pk, gateways, live.baseline, new, buckets=len(LATENCY_MS) + 1),
+        figures=figures(row.pk, gateways, live.baseline, new),
         bounds=LATENCY_MS,
     )
 

@@ -8,14 +8,17 @@ names of ours.
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 LONGEST: Final = 253
 """Characters of a DNS name (RFC 1035, 2.3.4, less the root's)."""
 LEADS_TO: Final = "leads_to"
 """Where an endpoint's row remembers (`observed`) where its address leads to, in its driver's words."""
+NO_RECORDS: Final = "none"
+"""Setting `dns_records`: whoever resolves the zone's names does it by himself, and no record is asked for."""
 UNNAMED: Final = frozenset({"lab", "cluster"})
 """From where an address can be reached that is not published under a zone."""
 
@@ -31,7 +34,14 @@ def published(leads_to: str, reachable_from: str, host: str) -> str:
     """Return the address that people get, where a driver says that an endpoint answers at `leads_to`."""
     if not leads_to or not host or reachable_from in UNNAMED:
         return leads_to
-    return f"{urlsplit(leads_to).scheme}://{host}/v1"
+    parts = urlsplit(leads_to)
+    port = f":{parts.port}" if parts.port else ""  # of simulated providers, whose gateways share one machine
+    return f"{parts.scheme}://{host}{port}/v1"
+
+
+def records_of(config: Mapping[str, Any]) -> str:
+    """Return who sets the records of a provider's endpoints: `show` (people), `external-dns`, or `none` of ours."""
+    return str(config.get("dns_records") or "show")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +67,11 @@ def record_of(address: str, leads_to: str) -> DnsRecord | None:
     number = number_of(target)
     kind = "CNAME" if number is None else f"A{'AAA' if number.version == 6 else ''}"
     return DnsRecord(name, kind, target)
+
+
+def record_to_set(address: str, leads_to: str, config: Mapping[str, Any]) -> DnsRecord | None:
+    """Return the record that people are to set, None where a provider's setting says that nobody is."""
+    return None if records_of(config) == NO_RECORDS else record_of(address, leads_to)
 
 
 def number_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

@@ -76,6 +76,11 @@ HELP: Final[Mapping[str, str]] = MappingProxyType(
             "repeating does not help: an operator has to set the master key again that it was sealed with "
             "(`TENANTRY_MASTER_KEYS`)."
         ),
+        "no-certificate": _(
+            "No certificate can be made for the endpoints of this gateway's tenant: the provider has no authority or "
+            "files yet, they are for other names, or they have ended. `detail` says which; an operator stores the "
+            "secret of the provider anew, and gateways ask again by themselves."
+        ),
         "internal": _(
             "This is a fault of ours. Quote `request_id` to the operators; the log has the details. Whether "
             "the change was made can be seen by reading the object, or by repeating with the same `Idempotency-Key`."

@@ -306,6 +306,7 @@ ROUTES |= {
     "agents.usage": AGENT,
     "agents.report": AGENT,
     "agents.wake": AGENT,
+    "agents.certificate": AGENT,
 }
 
 # Providers, hosts, plans over hosts, findings.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 
@@ -56,6 +57,8 @@ class Credential:
     """Several lines of text."""
     refuses: Callable[[str], str] | None = None
     """Returns why a secret cannot be used, `""` for one that can; the answer never quotes the secret."""
+    judges: Callable[[str, Mapping[str, Any], datetime], str] | None = None
+    """(secret, configuration, now) → why the two do not fit, `""` where they do; asked when either is stored."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,6 +130,7 @@ SENTENCES: Final[Mapping[str, str | Promise]] = {
     "boundary.first-ready": later("finished %(object)s"),
     "boundary.unhealthy": later("saw an isolation of the tenant in trouble: %(why)s"),
     "gateway.enrolled": later("let a gateway of the tenant in"),
+    "gateway.certificate-issued": later("gave a gateway of the tenant its certificate"),
     # requests and limits
     "request.submitted": later("filed %(object)s"),
     "request.revised": later("changed what %(object)s asks for"),

@@ -19,7 +19,7 @@ from frontend.kernel import key_use, once, outlook, serving_cost, story, token_b
 from frontend.kernel.page import PageRequest, page
 from frontend.views import idling, products
 from frontend.views.products import ENDPOINTS
-from tenants import addresses, fit_checks, queries, served_facts
+from tenants import addresses, endpoint_trust, fit_checks, queries, served_facts
 from tenants.errors import Conflict, InvalidSpec, NotVisible
 from tenants.fit_corrections import SizeKey
 from tenants.models import AddressCheck, Endpoint, EndpointKey, EndpointUsage, Revision, Unit
@@ -110,10 +110,14 @@ def frame(request: PageRequest, row: Endpoint, current: str) -> dict[str, Any]:
 def _address(row: Endpoint) -> dict[str, Any]:
     """Return what was seen of its address from outside, and the record that makes it lead there."""
     check = AddressCheck.objects.filter(endpoint=row, address=row.address).first() if row.address else None
+    config = {} if row.boundary is None else row.boundary.provider.config
     return {
         "address_check": check,
         "address_missing": [] if check is None else [each["text"] for each in check.findings if not each["ok"]],
-        "address_record": addresses.record_of(row.address, str(row.observed.get(addresses.LEADS_TO) or "")),
+        "address_warns": [] if check is None else [each["text"] for each in check.findings if each.get("warns")],
+        "address_record": addresses.record_to_set(row.address, str(row.observed.get(addresses.LEADS_TO) or ""), config),
+        "certificate": endpoint_trust.look(row) if row.address.startswith("https:") else None,
+        "ca_url": reverse("frontend:endpoint-ca", kwargs={"tenant": row.tenant.name, "name": row.short_id}),
         "is_lab_address": row.reachable_from == "lab",
         "is_cluster_address": row.reachable_from == "cluster",
     }
@@ -199,6 +203,8 @@ def _live_keys(row: Endpoint) -> int:
     return EndpointKey.objects.filter(endpoint=row, revoked_at__isnull=True).count()
 
 
+CA_FILE: Final = "endpoint-ca.pem"
+"""What calls name the file with the authority that an endpoint's callers trust."""
 _WRITES: Final = (
     "answer = client.chat.completions.create(\n"
     '    model="%(name)s",\n'
@@ -212,31 +218,49 @@ _EMBEDS: Final = (
 
 
 def connect(row: Endpoint, secret: str) -> list[dict[str, str]]:
-    """Return ready-made calls of an endpoint, with its key where it is still known."""
+    """Return ready-made calls of an endpoint, with its key where it is still known, and whom to trust where needed."""
+    ca = bool(row.boundary and row.address.startswith("https:") and endpoint_trust.ca_pem_of(row.boundary.provider))
     address = row.address or "https://…/v1"
     key = secret or "$TENANTRY_KEY"
     embeds = row.revision is not None and row.revision.model.task == ModelTask.EMBED.value
     asked = '"input": "Hello"' if embeds else '"messages": [{"role": "user", "content": "Hello"}]'
     body = f'{{"model": "{row.name}", {asked}}}'
     curl = (
-        f"curl {address}/{'embeddings' if embeds else 'chat/completions'} \\\n"
+        f"curl {f'--cacert {CA_FILE} ' if ca else ''}{address}/{'embeddings' if embeds else 'chat/completions'} \\\n"
         f'  -H "Authorization: Bearer {key}" \\\n'
         f'  -H "Content-Type: application/json" \\\n'
         f"  -d '{body}'"
     )
     shown = f'"{secret}"' if secret else 'os.environ["TENANTRY_KEY"]'
     python = (
-        ("" if secret else "import os\n\n")
+        ("" if secret and not ca else ("" if secret else "import os\n") + ("import ssl\n" if ca else "") + "\n")
+        + ("import httpx\n" if ca else "")
         + "from openai import OpenAI\n\n"
-        + f'client = OpenAI(base_url="{address}", api_key={shown})\n'
+        + (f'trust = ssl.create_default_context(cafile="{CA_FILE}")\n' if ca else "")
+        + f'client = OpenAI(base_url="{address}", api_key={shown}'
+        + (", http_client=httpx.Client(verify=trust))\n" if ca else ")\n")
         + (_EMBEDS if embeds else _WRITES) % {"name": row.name}
     )
     command = f"tenantry get endpoint/{row.name} -o yaml\ntenantry explain endpoint/{row.name}"
+    if ca:
+        command = f"tenantry address {row.name} --ca > {CA_FILE}\n{command}"
     return [
         {"label": "curl", "text": curl, "lang": "sh"},
         {"label": "Python", "text": python, "lang": "python"},
         {"label": "CLI", "text": command, "lang": "sh"},
     ]
+
+
+@page("endpoint-addresses.read")
+def authority(request: PageRequest, name: str) -> HttpResponse:
+    """Give whom to trust at an endpoint's address, as a file."""
+    row = products.find(ENDPOINTS, request, name)
+    found = endpoint_trust.look(row).ca_pem
+    if not found:
+        raise NotVisible
+    response = HttpResponse(found + "\n", content_type="application/x-pem-file")
+    response["Content-Disposition"] = f'attachment; filename="{CA_FILE}"'
+    return response
 
 
 @page("endpoints.delete", methods=("POST",))

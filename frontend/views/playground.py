@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -26,7 +27,7 @@ from frontend.kernel.page import PageRequest, page
 from frontend.views import endpoints as endpoint_pages
 from frontend.views import products
 from frontend.views.products import ENDPOINTS
-from tenants import queries
+from tenants import endpoint_trust, queries
 from tenants.errors import Conflict, InvalidSpec
 from tenants.models import Endpoint
 from tenants.operations import endpoints
@@ -58,6 +59,8 @@ class Question:
     path: str = "chat/completions"
     patience_s: float = ANSWER_S
     """Of one answer: an endpoint that sleeps lets the first one wait until its model is loaded."""
+    ca_pem: str = ""
+    """Whom to trust there; empty: the usual authorities."""
 
 
 @page("endpoints.create_key")
@@ -117,12 +120,13 @@ def put(
     """Return the stream of what an endpoint says to one question; `told` turns its answer into events."""
     with reading(request.actor):
         ranges = reach.ranges_of(row.boundary.provider) if row.boundary is not None else ()
+        ca_pem = endpoint_trust.ca_pem_of(row.boundary.provider) if row.boundary is not None else ""
     if not is_usable(row):
         raise Conflict(_("It does not answer yet: it is not ready."), code="not-ready")
     secret, made = _key(request, row, now=request.now)
     patience_s = max(ANSWER_S, row.wake_wait_s + SPARE_S)
     connection.close()  # back to the pool: an answer may take minutes
-    question = Question(row.address, ranges, secret, body, path, patience_s)
+    question = Question(row.address, ranges, secret, body, path, patience_s, ca_pem)
     response = StreamingHttpResponse(_answer(question, told or _told), content_type="text/event-stream")
     response["Cache-Control"] = "no-store"
     response["X-Accel-Buffering"] = "no"
@@ -172,8 +176,9 @@ async def _answer(
     timeout = httpx.Timeout(question.patience_s, connect=5.0)
     clock = asyncio.get_running_loop().time
     end = clock() + PATIENCE_S
+    trust = ssl.create_default_context(cadata=question.ca_pem) if question.ca_pem else True
     try:
-        async with httpx.AsyncClient(timeout=timeout, trust_env=False, follow_redirects=False) as http:
+        async with httpx.AsyncClient(verify=trust, timeout=timeout, trust_env=False, follow_redirects=False) as http:
             while True:
                 call = http.build_request(
                     "POST", f"{target.url}/{question.path}", json=question.body, headers=headers, extensions=extensions

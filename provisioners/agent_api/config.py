@@ -26,6 +26,7 @@ from provisioners.agent_api import accounting
 from provisioners.gateway.protocol import (
     Backend,
     BadDocument,
+    CertificateWanted,
     ConfigDocument,
     EndpointConfig,
     EndpointKey,
@@ -36,7 +37,7 @@ from provisioners.gateway.protocol import (
     canonical,
     parse,
 )
-from tenants import addresses, hop_keys, models, vault
+from tenants import addresses, endpoint_trust, hop_keys, models, vault
 from tenants.models import GatewayReplica, Unit
 from tenants.operations import rollouts, surges
 from tenants.rollouts import weights
@@ -114,6 +115,9 @@ def documents(gateways: Sequence[GatewayReplica], *, now: datetime) -> dict[UUID
     sharers = accounting.sharers(gateways)
     prices = accounting.Prices()
     signing = trusted()
+    boundaries = models.Boundary._base_manager.select_related("provider", "tenant").in_bulk(
+        {gateway.boundary_id for gateway in gateways}
+    )
     made: dict[UUID, ConfigDocument] = {}
     for gateway in gateways:
         mine = tuple(
@@ -157,6 +161,7 @@ def documents(gateways: Sequence[GatewayReplica], *, now: datetime) -> dict[UUID
             budgets=limits[gateway.tenant_id].budgets(prices),
             report_interval_s=REPORT_WHILE_ENDING_S if ending else REPORT_S,
             signing_keys=signing,
+            certificate=_certificate(boundaries[gateway.boundary_id]),
         )
     return made
 
@@ -255,6 +260,14 @@ def _endpoint(
     )
 
 
+def _certificate(boundary: models.Boundary) -> CertificateWanted | None:
+    """Return the certificate that a boundary's gateways show, None where they have none from here."""
+    names = endpoint_trust.names_of(boundary.provider, boundary.tenant.name)
+    if not names:
+        return None
+    return CertificateWanted(names=names, version=endpoint_trust.version_of(boundary.provider, boundary.tenant.name))
+
+
 def _hosts(row: models.Endpoint) -> tuple[str, ...]:
     """Return the name of an endpoint in its provider's zone: what asks under it means this endpoint and no other."""
     zone = "" if row.boundary is None else str(row.boundary.provider.config.get("zone") or "")
@@ -275,7 +288,7 @@ def _certificates(allocations: Iterable[UUID]) -> dict[UUID, str]:
     wanted = set(allocations)
     rows = GatewayReplica.objects.filter(
         unit__allocation_id__in=wanted, removed_at__isnull=True, enrolled_at__isnull=False
-    ).annotate(shown=KeyTextTransform("certificate", "report")) if wanted else ()  # fmt: skip
+    ).annotate(shown=KeyTextTransform("listens_with", "report")) if wanted else ()  # fmt: skip
     return {row.unit_id: row.shown or "" for row in rows if row.unit_id is not None}
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from django.urls import path
 
+from provisioners.agent_api.certificates import CertificateView
 from provisioners.agent_api.ssh import RevokedView
 from provisioners.agent_api.views import (
     ConfigView,
@@ -23,5 +24,6 @@ urlpatterns: list[Any] = [
     path("usage", UsageView.as_view()),
     path("report", ReportView.as_view()),
     path("wake", WakeView.as_view()),
+    path("certificate", CertificateView.as_view()),
     path("ssh/<uuid:authority>/revoked", RevokedView.as_view()),
 ]

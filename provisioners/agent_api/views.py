@@ -187,7 +187,7 @@ class UsageView(AgentView):
         """Count a batch once. 204, also for a repeat."""
         actor = authenticated(request)
         batch = document(request, UsageBatch)
-        _refuse_other(batch.gateway_uid, actor)
+        refuse_other(batch.gateway_uid, actor)
         now = datetime.now(UTC)
         try:
             totals = summed(batch, now=now)
@@ -206,7 +206,7 @@ class LeasesView(AgentView):
         """Give a gateway its parts, of periods of now. 409 for a word that is older than one that was heard."""
         actor = authenticated(request)
         asked = document(request, LeaseRequest)
-        _refuse_other(asked.gateway_uid, actor)
+        refuse_other(asked.gateway_uid, actor)
         asks = [
             budget_leases.Ask(each.budget, each.period_start, each.spent, each.keep, each.need, each.want)
             for each in asked.asks
@@ -246,7 +246,7 @@ class WakeView(AgentView):
         """Wake it. 204, also where it is awake already."""
         actor = authenticated(request)
         asked = document(request, WakeRequest)
-        _refuse_other(asked.gateway_uid, actor)
+        refuse_other(asked.gateway_uid, actor)
         idling.somebody_waits(
             gateway=asked.gateway_uid,
             endpoint=asked.endpoint_uid,
@@ -266,7 +266,7 @@ class ReportView(AgentView):
         """Keep the report. 204."""
         actor = authenticated(request)
         found = document(request, Report)
-        _refuse_other(found.gateway_uid, actor)
+        refuse_other(found.gateway_uid, actor)
         agents.report(
             gateway=found.gateway_uid,
             body=found.model_dump(mode="json"),
@@ -287,7 +287,8 @@ def _check_ask(ask: budget_leases.Ask) -> None:
         raise InvalidSpec(msg, field="asks.keep")
 
 
-def _refuse_other(named: UUID, actor: Actor) -> None:
+def refuse_other(named: UUID, actor: Actor) -> None:
+    """Raise `InvalidSpec` where a document speaks of another gateway than the one that sends it."""
     if named != actor.id:
         msg = "This is another gateway's."
         raise InvalidSpec(msg, field="gateway_uid")

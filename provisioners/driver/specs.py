@@ -43,6 +43,18 @@ class GatewaySpec:
     control_plane_url: str
     enrolment_token: Secret | None
     """One-time token; None once the replica has enrolled (then nothing is re-delivered)."""
+    names: tuple[str, ...] = ()
+    """Names that its tenant's endpoints have here, as a certificate has them; empty without a zone."""
+    certificates: str = ""
+    """Where the certificate for `names` comes from: `home` (it gets it from the control plane), `cert-manager`; empty:
+    the control plane asks nobody for one."""
+    issuer: str = ""
+    """Whom cert-manager has sign it, as `Kind/name` or `group/Kind/name`."""
+
+    @property
+    def tls(self) -> bool:
+        """Whether it listens with TLS, with a certificate that it gets from the control plane."""
+        return self.certificates == "home"
 
 
 @dataclass(frozen=True, slots=True)

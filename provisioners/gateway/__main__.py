@@ -58,6 +58,11 @@ def settings(arguments: list[str]) -> Settings:
     )
     parser.add_argument("--certificate", type=Path, help="PEM file to listen with TLS, with --key")
     parser.add_argument("--key", type=Path, help="PEM file with the certificate's key")
+    parser.add_argument(
+        "--tls",
+        action="store_true",
+        help="listen with TLS, with a certificate that the control plane gives, or as soon as its files are there",
+    )
     given = parser.parse_args(arguments)
     if (given.certificate is None) != (given.key is None):
         parser.error("give --certificate and --key together")
@@ -91,6 +96,7 @@ def settings(arguments: list[str]) -> Settings:
         ca_file=Path(ca_file) if ca_file else None,
         ends_when_hopeless=given.end_when_hopeless,
         certificate=(given.certificate, given.key) if given.certificate else None,
+        tls=given.tls,
         machine_uuid=machine_uuid,
     )
 

@@ -29,6 +29,7 @@ from provisioners.gateway import refusals
 from provisioners.gateway.backends import Backends
 from provisioners.gateway.budgets import Budgets
 from provisioners.gateway.home import Home, Link, Removed, TokenRefused
+from provisioners.gateway.home_certificate import HomeCertificate
 from provisioners.gateway.journal import Journal
 from provisioners.gateway.looks import Looks, looking_session
 from provisioners.gateway.metrics import Metrics
@@ -71,7 +72,10 @@ class Settings:
     ends_when_hopeless: bool = False
     """End, rather than wait for people, once only a start with a fresh token can help: for pods, which are watched."""
     certificate: tuple[Path, Path] | None = None
-    """Files (certificate chain, key) to listen with TLS; None: something in front of it ends TLS."""
+    """Files (certificate chain, key) to listen with TLS; None: see `tls`."""
+    tls: bool = False
+    """Listen with TLS also while there is no certificate, with one that nobody trusts. False, and no files: something
+    in front of it ends TLS."""
     machine_uuid: UUID | None = None
     """What the firmware of the machine around it says, shown when it enrols."""
 
@@ -97,7 +101,10 @@ class Gateway:
         self._looks: Looks
         self._waiting_room = WaitingRoom(somebody_waits=self._somebody_waits)
         self._stopping = asyncio.Event()
-        self._certificate = Certificate(*settings.certificate) if settings.certificate is not None else None
+        files = settings.certificate
+        self._files = Certificate(*files, may_come_later=settings.tls) if files is not None else None
+        ends_tls = settings.tls or self._files is not None
+        self._certificate = HomeCertificate(self._state, self._files) if ends_tls else None
         self.hopeless = ""
         """Why it ended by itself: only a fresh token helps. "" else."""
 
@@ -140,14 +147,15 @@ class Gateway:
                 waiting=self._waiting_room.waiting,
                 gives_up=self.settings.ends_when_hopeless,
                 machine_uuid=self.settings.machine_uuid,
+                certificate=self._certificate,
             )
             runners = await self._listen()
             gc.collect()
             gc.freeze()  # what was loaded at the start lives to the end: no collection has to look through it again
             at_home = asyncio.create_task(self._stay_at_home(), name="home")
             beside = [at_home]
-            if self._certificate is not None:
-                beside.append(asyncio.create_task(self._certificate.keep(), name="certificate"))
+            if self._files is not None:
+                beside.append(asyncio.create_task(self._files.keep(), name="certificate"))
             try:
                 await self._stopping.wait()
                 await self._end(runners)
@@ -190,6 +198,8 @@ class Gateway:
         self._backends.keep_only(document.endpoints)
         self._waiting_room.changed()
         self._metrics.config_version.set(document.version)
+        if self._certificate is not None:
+            self._certificate.want(document.certificate)
         log.info("serving configuration %d with %d endpoints", document.version, len(document.endpoints))
 
     def _somebody_waits(self, endpoint: UUID) -> None:
@@ -304,6 +314,7 @@ class Gateway:
             "config_version": routing.version if routing else 0,
             "config_refused": self._home.config_refused,
             "control_plane": self._home.link.value,
+            "certificate": self._certificate.trouble if self._certificate is not None else "",
             "in_flight": self._proxy.in_flight,
             "spooled_records": self._unsent(),
             "version": version(),
@@ -358,7 +369,8 @@ class Gateway:
                 self._backends.report(endpoint, waiting=self._waiting_room.waiting(endpoint.uid))
                 for endpoint in endpoints
             ),
-            certificate=self._certificate.fingerprint if self._certificate is not None else "",
+            listens_with=self._certificate.fingerprint if self._certificate is not None else "",
+            certificate=None if self._certificate is None else self._certificate.report(),
         )
 
 

@@ -15,7 +15,9 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from enum import StrEnum
+from functools import partial
 from http import HTTPStatus
 from typing import Final
 from uuid import UUID
@@ -24,7 +26,9 @@ import aiohttp
 from pydantic import BaseModel
 
 from provisioners.gateway.budgets import Budgets
+from provisioners.gateway.home_certificate import HomeCertificate, NotUsable
 from provisioners.gateway.protocol import (
+    CERTIFICATE_PATH,
     CONFIG_PATH,
     ENROL_PATH,
     LEASES_PATH,
@@ -32,6 +36,8 @@ from provisioners.gateway.protocol import (
     REPORT_PATH,
     USAGE_PATH,
     WAKE_PATH,
+    CertificateAnswer,
+    CertificateRequest,
     ConfigDocument,
     EnrolAnswer,
     EnrolRequest,
@@ -54,6 +60,7 @@ LONGEST_RETRY_S: Final = 2.0
 ENROL_RETRY_S: Final = 30.0
 USAGE_LONGEST_RETRY_S: Final = 15.0
 LEASE_INTERVAL_S: Final = 5.0
+CERTIFICATE_RETRY_S: Final = 60.0
 WAKE_AGAIN_S: Final = 5.0
 """Between tellings of the same: a control plane that lost the first one, or let it sleep again, hears the next."""
 _CALL: Final = aiohttp.ClientTimeout(total=10, sock_connect=3)
@@ -98,6 +105,7 @@ class Home:
         waiting: Callable[[UUID], int] = lambda _endpoint: 0,
         gives_up: bool = False,
         machine_uuid: UUID | None = None,
+        certificate: HomeCertificate | None = None,
     ) -> None:
         """`apply` takes each configuration that was accepted; `report` looks and says how things are.
 
@@ -106,6 +114,7 @@ class Home:
         """
         self._gives_up: Final = gives_up
         self._machine_uuid: Final = machine_uuid
+        self._certificate: Final = certificate
         self.link = Link.UNKNOWN
         self.config_refused = ""
         """Why the last configuration offered was not taken."""
@@ -134,6 +143,8 @@ class Home:
                     self._follow_config, self._send_usage, self._send_reports, self._keep_leases, self._wake,
                 ):  # fmt: skip
                     tasks.create_task(_for_ever(loop))
+                if self._certificate is not None:
+                    tasks.create_task(_for_ever(partial(self._keep_certificate, self._certificate)))
         except BaseExceptionGroup as group:
             removed, others = group.split(Removed)
             if removed is not None and others is None:
@@ -342,6 +353,49 @@ class Home:
             interval_s = self._have.report_interval_s if self._have else LONGEST_RETRY_S
             await asyncio.sleep(interval_s * random.uniform(0.9, 1.0))  # noqa: S311 - spreads load
 
+    # --- the certificate ----------------------------------------------------------------------------
+
+    async def _keep_certificate(self, certificate: HomeCertificate) -> None:
+        """Ask for the certificate that is wanted, and for another one long before it ends."""
+        retry = _Retry(CERTIFICATE_RETRY_S)
+        while True:
+            due_in_s = certificate.due_in_s(datetime.now(UTC))
+            if due_in_s is None or due_in_s > 0:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(due_in_s):
+                        await certificate.changed.wait()
+                certificate.changed.clear()
+                continue
+            before = certificate.trouble
+            try:
+                certificate.trouble = await self._ask_certificate(certificate)
+            except (aiohttp.ClientError, TimeoutError) as error:
+                certificate.trouble = "the control plane does not answer"
+                log.debug("certificate: %s", _words(error))
+            except (NotUsable, ProtocolError, OSError) as error:
+                certificate.trouble = f"what the control plane gave cannot be used: {error}"
+            if certificate.trouble and certificate.trouble != before:
+                log.warning("no certificate: %s", certificate.trouble)
+            if certificate.due_in_s(datetime.now(UTC)) == 0:
+                await retry.pause()
+            else:
+                retry.reset()
+
+    async def _ask_certificate(self, certificate: HomeCertificate) -> str:
+        """Ask once; return why none was given, "" where one was."""
+        asked = CertificateRequest(gateway_uid=self._gateway_uid, request_pem=certificate.request_pem())
+        status, body = await self._post(CERTIFICATE_PATH, asked)
+        match status:
+            case HTTPStatus.OK:
+                certificate.answered(parse(CertificateAnswer, body))
+                return ""
+            case HTTPStatus.GONE:
+                raise Removed
+            case HTTPStatus.CONFLICT | HTTPStatus.TOO_MANY_REQUESTS:
+                return _detail_in(body) or f"the control plane answered with {status}"
+            case _:
+                return f"the control plane answered with {status}"
+
     # --- endpoints at zero --------------------------------------------------------------------------
 
     def somebody_waits(self, endpoint: UUID) -> None:
@@ -450,6 +504,15 @@ def _serial_in(body: bytes) -> int:
     except (ValueError, LookupError, TypeError):
         return 0
     return found if isinstance(found, int) else 0
+
+
+def _detail_in(body: bytes) -> str:
+    """Return the sentence of a problem document, "" where it has none."""
+    try:
+        found = json.loads(body)["detail"]
+    except (ValueError, LookupError, TypeError):
+        return ""
+    return found[:300] if isinstance(found, str) else ""
 
 
 def _words(error: Exception) -> str:

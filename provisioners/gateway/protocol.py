@@ -30,6 +30,7 @@ CONFIG_PATH: Final = "/agent/v1/config"
 USAGE_PATH: Final = "/agent/v1/usage"
 REPORT_PATH: Final = "/agent/v1/report"
 WAKE_PATH: Final = "/agent/v1/wake"
+CERTIFICATE_PATH: Final = "/agent/v1/certificate"
 SERVING_PATH: Final = "/agent/v1/serving"
 """Asked by the program that keeps an endpoint's machine, with its gateway's credential."""
 LEASES_PATH: Final = "/agent/v1/leases"
@@ -297,6 +298,14 @@ class SigningKey(_FromControlPlane):
     public_key: str
 
 
+class CertificateWanted(_FromControlPlane):
+    """The certificate that callers are to be shown; the gateway asks for it at `CERTIFICATE_PATH`."""
+
+    names: tuple[str, ...] = Field(min_length=1, max_length=100)
+    version: Sha256Hex
+    """Stands for names and what it is made of: another one means another certificate."""
+
+
 class ConfigDocument(_FromControlPlane):
     """The whole configuration of one gateway; never a difference."""
 
@@ -314,6 +323,8 @@ class ConfigDocument(_FromControlPlane):
     report_interval_s: float = Field(default=10.0, ge=1, le=300)
     signing_keys: tuple[SigningKey, ...] = ()
     """Where not empty: the set of keys to trust from now on (rotation: first both, then the new one)."""
+    certificate: CertificateWanted | None = None
+    """Where set, a gateway that ends TLS shows callers this one and no other."""
 
     model_config = ConfigDict(
         frozen=True, strict=True, extra="ignore", validate_by_name=True, validate_by_alias=True, serialize_by_alias=True
@@ -502,6 +513,16 @@ class WakeRequest(_FromGateway):
     waiting: Count = 1
 
 
+class CertificateReport(_FromGateway):
+    """What a gateway says of the certificate that it shows callers."""
+
+    version: str = Field(default="", max_length=64)
+    """Of `CertificateWanted`, which it was made for; empty for one that is not from the control plane."""
+    not_after: AwareDatetime | None = None
+    trouble: str = Field(default="", max_length=300)
+    """Why it has not the one that is wanted, in words of the control plane or ours."""
+
+
 class Report(_FromGateway):
     """Body of POST `REPORT_PATH`, about every `report_interval_s`."""
 
@@ -517,8 +538,35 @@ class Report(_FromGateway):
     """Requests refused at the key check since the gateway started."""
     spooled_records: Count = 0
     endpoints: tuple[EndpointReport, ...] = ()
-    certificate: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
+    listens_with: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
     """SHA-256 of the certificate that it listens with, by which the endpoint's other gateways know it; `""`: none."""
+    certificate: CertificateReport | None = None
+    """Of a gateway that ends TLS with a certificate from the control plane."""
+
+
+# --- certificates -----------------------------------------------------------------------------------
+
+
+class CertificateRequest(_FromGateway):
+    """Body of POST `CERTIFICATE_PATH`. Names are not asked for: they follow from where the gateway belongs.
+
+    Answers: 200 `CertificateAnswer`; 404 none is given from here; 409 none can be made, `detail` says why.
+    """
+
+    gateway_uid: UUID
+    request_pem: str = Field(max_length=10_000)
+    """PKCS #10 with a public key of the gateway's; its private key stays where it is."""
+
+
+class CertificateAnswer(_FromControlPlane):
+    """A certificate for callers. We store it nowhere, and no cache may keep it."""
+
+    chain_pem: str
+    """The certificate first, then those above it without the root."""
+    key_pem: str = Field(default="", repr=False)
+    """Empty: the key of the request."""
+    version: Sha256Hex
+    """Which `CertificateWanted` it is."""
 
 
 # --- reading and signing ----------------------------------------------------------------------------

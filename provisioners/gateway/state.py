@@ -160,6 +160,11 @@ class StateFolder:
         """Keep only that this gateway was removed."""
         self._keep(replace(self.identity, removed=True))
         (self.path / _CONFIG).unlink(missing_ok=True)
+        (self.path / "certificate.pem").unlink(missing_ok=True)
+
+    def keep(self, name: str, content: bytes) -> None:
+        """Keep one more file, replaced whole and durably, readable for us alone. Raises `OSError`."""
+        self._write(name, content)
 
     def close(self) -> None:
         """Give the folder back."""

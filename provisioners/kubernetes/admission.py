@@ -166,7 +166,7 @@ _EVERYTHING: Final = (
     _rule(
         [
             "apps", "batch", "policy", "networking.k8s.io", "rbac.authorization.k8s.io", "resource.k8s.io",
-            "autoscaling", "gateway.networking.k8s.io", "monitoring.coreos.com",
+            "autoscaling", "gateway.networking.k8s.io", "monitoring.coreos.com", "cert-manager.io",
         ],
         ["*"],
         ["CREATE", "UPDATE", "DELETE"],

@@ -30,7 +30,9 @@ ISOLATING: Final = frozenset(
     {"Namespace", "NetworkPolicy", "ResourceQuota", "LimitRange", "Role", "RoleBinding", "ServiceAccount", "ConfigMap"}
 )
 """Kinds that are restored however often somebody changes them."""
-MADE_ANEW: Final = frozenset({"Service", "RoleBinding", "ConfigMap", "PodDisruptionBudget", "PodMonitor", "HTTPRoute"})
+MADE_ANEW: Final = frozenset(
+    {"Service", "RoleBinding", "ConfigMap", "PodDisruptionBudget", "PodMonitor", "HTTPRoute", "Certificate"}
+)
 """Kinds that may be removed and made again where an apply cannot restore them: nothing is lost with them."""
 ONE_VALUE: Final = frozenset({"subjects", "command", "args", "value", "secretKeyRef"})
 """Fields of the kinds that we make which an apply owns whole, whatever is in them: who is bound, argv, variables."""

@@ -20,6 +20,7 @@ from provisioners.kubernetes.rbac import Right
 from provisioners.kubernetes.referred import Referred
 from provisioners.kubernetes.settings import EXTERNAL_DNS, Settings
 from provisioners.kubernetes.vm_service import kinds as vm_service
+from tenants import endpoint_tls
 
 OLDEST: Final = (1, 34)
 RIGHT: Final = "right:"
@@ -78,6 +79,9 @@ ENGINES: Final = (
            "Endpoints do not scale by their own load. Install KEDA to change that."),
     Engine("prometheus-operator", (("monitoring.coreos.com/v1", "PodMonitor"),),
            "The cluster's own monitoring does not see endpoints. Install the Prometheus operator to change that."),
+    Engine("cert-manager", (("cert-manager.io/v1", "Certificate"),),
+           "Certificates of endpoints cannot come from cert-manager. Install it, or have an authority of your own sign "
+           "them, or give them as files."),
     Engine("kyverno", (("policies.kyverno.io/v1", "ImageValidatingPolicy"), ("kyverno.io/v1", "ClusterPolicy")),
            "Signatures of images are not checked; digests are. Install Kyverno to change that."),
     Engine("gatekeeper", (("templates.gatekeeper.sh/v1", "ConstraintTemplate"),),
@@ -177,6 +181,8 @@ def _gaps(facts: Facts, settings: Settings) -> dict[str, str]:
         missing["admission"] = "Pods of tenants cannot be checked: that needs ValidatingAdmissionPolicy."
     if settings.access == "route" and not facts.serves("gateway.networking.k8s.io/v1", "HTTPRoute"):
         missing["routes"] = "Endpoints are to be reached by routes, and the Gateway API is not installed."
+    if settings.certificates == endpoint_tls.CERT_MANAGER and not facts.serves("cert-manager.io/v1", "Certificate"):
+        missing["certificates"] = "Certificates are to come from cert-manager, and it is not installed."
     if not settings.control_plane_cidrs:
         missing["control-plane-cidrs"] = (
             "Gateways of endpoints cannot call home where network policies are enforced, and never report. Set "

@@ -17,9 +17,11 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from provisioners import tls_settings
 from provisioners.driver import Secret
 from provisioners.kubernetes import rbac
 from provisioners.kubernetes.settings import KEYS, BadSettings, settings_of
+from tenants.endpoint_tls import CERT_MANAGER, FILES, NONE, OWN_CA
 from tenants.provider_kinds import Credential, Document, ProviderKind, Setting
 
 LONGEST: Final = 65_536
@@ -197,7 +199,7 @@ def _lacks(config: Mapping[str, Any], secrets: Collection[str]) -> tuple[str, st
     for key in ("gateway_image", "vllm_image"):
         if not config.get(key) and config.get("access") != "lab":
             return f"config.{key}", "This is needed, pinned by digest."
-    return None
+    return tls_settings.lacks(config, secrets)
 
 
 _OF_ROUTES: Final = {
@@ -236,11 +238,24 @@ CONNECTION: Final = ProviderKind(
             "zone", "Zone", "The DNS zone of endpoint addresses: endpoint.tenant.zone.", example="models.example.net",
             refuses=_judged("zone"),
         ),
+        tls_settings.setting(
+            NONE, OWN_CA, FILES, CERT_MANAGER,
+            more="With a load balancer; with routes TLS ends at the shared Gateway, and its listener has them.",
+        ),
+        Setting(
+            "certificate_issuer", "Issuer", "With cert-manager: whom it has sign them. A wildcard needs one that "
+            "proves names by DNS, or a private authority.", example="ClusterIssuer/internal",
+            refuses=_judged("certificate_issuer"),
+        ),
         Setting(
             "dns_records", "DNS records of endpoints", "People set the record that an endpoint’s page shows, or "
             "ExternalDNS does: by annotations on Services with a load balancer, else by routes. Endpoints can move to "
-            "or from this provider only then.",
-            choices=(("show", "People set them"), ("external-dns", "ExternalDNS sets them")),
+            "or from this provider only then. Or whoever resolves the names of the zone does it by himself, and no "
+            "record is asked for.",
+            choices=(
+                ("show", "People set them"), ("external-dns", "ExternalDNS sets them"),
+                ("none", "Nobody here: names are resolved elsewhere"),
+            ),
         ),
         Setting(
             "endpoint_ca_pem", "Certificate authority of endpoints", "Who signed the certificates at endpoints’ "
@@ -356,6 +371,7 @@ CONNECTION: Final = ProviderKind(
             "token", "Token", "Instead of a kubeconfig: the token of the service account in the file of rights.",
             optional=True, refuses=_refuse_token,
         ),
+        *tls_settings.CREDENTIALS,
     ),
     rights=rbac.SENTENCES,
     documents=(

@@ -9,14 +9,24 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Collection, Mapping
-from typing import Final
+from typing import Any, Final
 
-from provisioners.driver import MARK_DOMAIN, BoundarySpec, DriverRejected, GatewaySpec, Ref, Secret, Step
+from provisioners.driver import (
+    MARK_DOMAIN,
+    BoundarySpec,
+    DriverRejected,
+    GatewaySpec,
+    NotSupported,
+    Ref,
+    Secret,
+    Step,
+)
 from provisioners.kubernetes import pods
 from provisioners.kubernetes.objects import COMPONENT_LABEL, UID_LABEL, Object, dig
 from provisioners.kubernetes.pods import GATEWAY
 from provisioners.kubernetes.settings import GATEWAY_PORT, Settings
 from provisioners.steps import make
+from tenants import endpoint_tls
 
 GATEWAY_STEP: Final = "namespace.gateway"
 GATEWAY_NAME: Final = "tn-gateway"
@@ -26,6 +36,13 @@ METRICS_PORT: Final = 9090
 GATEWAY_VCPU: Final = "1"
 GATEWAY_MEMORY: Final = "512Mi"
 """Room of one gateway; a namespace's quota holds it on top of the tenant's."""
+TLS_SECRET: Final = f"{GATEWAY_NAME}-tls"
+"""Secret that cert-manager writes."""
+TLS_FOLDER: Final = "/tls"
+NO_CERT_MANAGER: Final = (
+    "the cluster serves no Certificate (cert-manager.io/v1): install cert-manager, or choose where certificates come "
+    "from otherwise for this provider"
+)
 HOPELESS_EXIT: Final = 3
 """Exit status of a gateway that only a fresh token can help (`provisioners.gateway --end-when-hopeless`)."""
 
@@ -35,6 +52,7 @@ GATEWAY_KINDS: Final = (
     ("v1", "Secret"),
     ("v1", "PersistentVolumeClaim"),
     ("monitoring.coreos.com/v1", "PodMonitor"),
+    ("cert-manager.io/v1", "Certificate"),
 )
 """Which kinds its step can have made, in the order in which they are removed: (API, kind)."""
 DELIVERY_ANNOTATION: Final = f"{MARK_DOMAIN}/delivery"
@@ -43,7 +61,9 @@ DELIVERY_ANNOTATION: Final = f"{MARK_DOMAIN}/delivery"
 
 def gateway_step(spec: BoundarySpec, gateway: GatewaySpec) -> Step:
     """Return the step of a namespace's gateway; its payload is the `GatewaySpec`, token included."""
-    want = {"gateway": str(gateway.uid), "control_plane_url": gateway.control_plane_url}
+    want: dict[str, Any] = {"gateway": str(gateway.uid), "control_plane_url": gateway.control_plane_url}
+    if gateway.certificates:
+        want["certificate"] = [gateway.certificates, *gateway.names, gateway.issuer]
     return make(spec.ref, GATEWAY_STEP, want, gateway)
 
 
@@ -86,6 +106,10 @@ def gateway_objects(
     chosen = {COMPONENT_LABEL: GATEWAY, UID_LABEL: str(ref.uid)}
     if settings.gateway_storage_class:
         found.append(_gateway_state(namespace, settings))
+    if settings.ends_tls and gateway.certificates == endpoint_tls.CERT_MANAGER:
+        if "Certificate" not in served:
+            raise NotSupported(NO_CERT_MANAGER)
+        found.append(_certificate(namespace, gateway))
     found.append(_gateway_service(ref, chosen, settings))
     if settings.monitoring_namespace and "PodMonitor" in served:
         found.append(pods.pod_monitor(GATEWAY_NAME, namespace, chosen, "metrics"))
@@ -106,8 +130,28 @@ def _gateway_state(namespace: str, settings: Settings) -> Object:
     }
 
 
+def _certificate(namespace: str, gateway: GatewaySpec) -> Object:
+    """Return what has cert-manager make the tenant's certificate and renew it.
+
+    Fields as in cert-manager/cert-manager:deploy/crds/cert-manager.io_certificates.yaml (version v1).
+    """
+    *group, kind, name = gateway.issuer.split("/")
+    return {
+        "apiVersion": "cert-manager.io/v1",
+        "kind": "Certificate",
+        "metadata": {"name": GATEWAY_NAME, "namespace": namespace},
+        "spec": {
+            "secretName": TLS_SECRET,
+            "dnsNames": list(gateway.names),
+            "issuerRef": {"group": group[0] if group else "cert-manager.io", "kind": kind, "name": name},
+            "privateKey": {"algorithm": "ECDSA", "size": 256, "rotationPolicy": "Always"},
+            "usages": ["digital signature", "server auth"],
+        },
+    }
+
+
 def _gateway_service(ref: Ref, chosen: Mapping[str, str], settings: Settings) -> Object:
-    service = pods.service(GATEWAY_NAME, ref.name, chosen, port=80, target="http")
+    service = pods.gateway_service(GATEWAY_NAME, ref.name, chosen, settings)
     if settings.access == "load-balancer":
         service["spec"]["type"] = "LoadBalancer"
         service["spec"]["allocateLoadBalancerNodePorts"] = False
@@ -128,6 +172,16 @@ def _gateway_deployment(
         f"--state=/state/{delivery}",
         "--end-when-hopeless",
     ]
+    mounts: list[Object] = [{"name": "state", "mountPath": "/state"}, {"name": "tmp", "mountPath": "/tmp"}]  # noqa: S108
+    volumes: list[Object] = []
+    if settings.ends_tls:
+        command.append("--tls")
+    if settings.ends_tls and gateway.certificates == endpoint_tls.CERT_MANAGER:
+        command += [f"--certificate={TLS_FOLDER}/tls.crt", f"--key={TLS_FOLDER}/tls.key"]
+        mounts.append({"name": "tls", "mountPath": TLS_FOLDER, "readOnly": True})
+        # Optional: the gateway enrols while cert-manager is at work, and says what it waits for.
+        volumes.append({"name": "tls", "secret": {"secretName": TLS_SECRET, "optional": True, "defaultMode": 0o440}})
+    scheme, port = ("HTTPS", "https") if settings.ends_tls else ("HTTP", "http")
     ours = {
         "TENANTRY_GATEWAY_CONTROL_URL": gateway.control_plane_url,
         "TENANTRY_GATEWAY_UID": str(gateway.uid),
@@ -144,16 +198,16 @@ def _gateway_deployment(
         "command": pods.argv(command),
         "env": pods.environment({}, ours, secrets=[GATEWAY_TOKEN], secret_name=gateway_secret_name(delivery)),
         "ports": [
-            {"name": "http", "containerPort": GATEWAY_PORT, "protocol": "TCP"},
+            {"name": port, "containerPort": GATEWAY_PORT, "protocol": "TCP"},
             {"name": "metrics", "containerPort": METRICS_PORT, "protocol": "TCP"},
         ],
         "resources": {"requests": dict(room), "limits": dict(room)},
         "securityContext": pods.container_security(read_only_root=True),
-        "startupProbe": pods.http_probe("/healthz", period_s=2, timeout_s=5, failures=60),
-        "readinessProbe": pods.http_probe("/readyz", period_s=2, timeout_s=2, failures=2),
-        "livenessProbe": pods.http_probe("/healthz", period_s=10, timeout_s=5, failures=3),
+        "startupProbe": pods.http_probe("/healthz", period_s=2, timeout_s=5, failures=60, port=port, scheme=scheme),
+        "readinessProbe": pods.http_probe("/readyz", period_s=2, timeout_s=2, failures=2, port=port, scheme=scheme),
+        "livenessProbe": pods.http_probe("/healthz", period_s=10, timeout_s=5, failures=3, port=port, scheme=scheme),
         "lifecycle": {"preStop": {"sleep": {"seconds": 5}}},
-        "volumeMounts": [{"name": "state", "mountPath": "/state"}, {"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108
+        "volumeMounts": mounts,
     }
     return {
         "apiVersion": "apps/v1",
@@ -182,7 +236,7 @@ def _gateway_deployment(
                     "terminationGracePeriodSeconds": 45,
                     "securityContext": pods.pod_security(),
                     "containers": [container],
-                    "volumes": [state, pods.scratch("tmp", "256Mi")],
+                    "volumes": [state, pods.scratch("tmp", "256Mi"), *volumes],
                 },
             },
         },

@@ -33,6 +33,7 @@ BINDING: Final = KindRef("rbac.authorization.k8s.io/v1", "RoleBinding")
 VOLUME: Final = KindRef("v1", "PersistentVolumeClaim")
 CLAIM: Final = KindRef("resource.k8s.io/v1", "ResourceClaim")
 MONITOR: Final = KindRef("monitoring.coreos.com/v1", "PodMonitor")
+CERTIFICATE: Final = KindRef("cert-manager.io/v1", "Certificate")
 ROUTE: Final = KindRef("gateway.networking.k8s.io/v1", "HTTPRoute")
 BUDGET: Final = KindRef("policy/v1", "PodDisruptionBudget")
 CONFIG: Final = KindRef("v1", "ConfigMap")
@@ -45,7 +46,7 @@ MADE_BY: Final[Mapping[str, tuple[KindRef, ...]]] = {
     "namespace.policies": (POLICY,),
     "namespace.access": (BINDING,),
     access.ACCOUNTS: (*access.MADE, CLAIM),
-    "namespace.gateway": (DEPLOYMENT, SERVICE, SECRET, VOLUME, MONITOR),
+    "namespace.gateway": (DEPLOYMENT, SERVICE, SECRET, VOLUME, MONITOR, CERTIFICATE),
     "serving.secret": (SECRET,),
     "serving.replica": (DEPLOYMENT, SERVICE, CLAIM, VOLUME),
     "serving.service": (ROUTE, SERVICE, BUDGET, MONITOR),
@@ -53,11 +54,12 @@ MADE_BY: Final[Mapping[str, tuple[KindRef, ...]]] = {
 """Kinds that a step may have made, in the order in which they are removed."""
 INSIDE: Final = (
     POLICY, ACCOUNT, QUOTA, LIMITS, BINDING, CONFIG, SECRET, DEPLOYMENT, SERVICE, VOLUME, BUDGET, CLAIM, MONITOR, ROUTE,
+    CERTIFICATE,
 )  # fmt: skip
 """Everything of ours that a namespace can hold."""
 OF_ENDPOINT: Final = (SECRET, DEPLOYMENT, SERVICE, CLAIM, VOLUME, BUDGET, MONITOR, ROUTE)
 """Everything that an endpoint's steps make."""
-READ_WHOLE: Final = (QUOTA, DEPLOYMENT, ROUTE)
+READ_WHOLE: Final = (QUOTA, DEPLOYMENT, ROUTE, CERTIFICATE)
 """Kinds of which more than the metadata is needed to say how they are; what people put into others stays there."""
 
 T = TypeVar("T")
@@ -195,7 +197,9 @@ class Ground:
 
     def served(self) -> frozenset[str]:
         """Return the optional kinds that the cluster knows."""
-        return frozenset(kind.kind for kind in (MONITOR, ROUTE) if self.cluster.serves(kind.api, kind.kind))
+        return frozenset(
+            kind.kind for kind in (MONITOR, ROUTE, CERTIFICATE) if self.cluster.serves(kind.api, kind.kind)
+        )
 
     def check_namespace(self, ref: Ref) -> Object:
         """Return a boundary's namespace. Raises unless it is ours, stays, and is the one that we made."""

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from provisioners.driver import DriverRejected, Ref, Secret
 from provisioners.kubernetes.objects import COMPONENT_LABEL, STEP_LABEL, UID_LABEL, UNIT_LABEL, Object, mark, step_label
+from provisioners.kubernetes.settings import Settings
 
 USER: Final = 2000
 """Uid and gid of our containers; any but 0 will do, images must not count on an entry for it."""
@@ -113,10 +114,13 @@ def container_security(*, read_only_root: bool) -> Object:
     }
 
 
-def http_probe(path: str, *, period_s: int, timeout_s: int, failures: int) -> Object:
-    """Return a probe of the container's port `http`."""
+def http_probe(
+    path: str, *, period_s: int, timeout_s: int, failures: int, port: str = "http", scheme: str = "HTTP"
+) -> Object:
+    """Return a probe of a container's port; with HTTPS the kubelet believes any certificate."""
+    asked = {"path": path, "port": port} | ({} if scheme == "HTTP" else {"scheme": scheme})
     return {
-        "httpGet": {"path": path, "port": "http"},
+        "httpGet": asked,
         "periodSeconds": period_s,
         "timeoutSeconds": timeout_s,
         "failureThreshold": failures,
@@ -134,6 +138,13 @@ def scratch(name: str, size: str, *, in_memory: bool = False) -> Object:
 # --- how pods are reached and watched -----------------------------------------------------------------
 
 
+def gateway_service(name: str, namespace: str, chosen: Mapping[str, str], settings: Settings) -> Object:
+    """Return a Service at which callers reach a gateway: with TLS where the gateway ends it."""
+    if settings.ends_tls:
+        return service(name, namespace, chosen, port=443, target="https")
+    return service(name, namespace, chosen, port=80, target="http")
+
+
 def service(name: str, namespace: str, chosen: Mapping[str, str], *, port: int, target: str) -> Object:
     """Return a Service of the cluster's own addresses."""
     return {
@@ -143,7 +154,7 @@ def service(name: str, namespace: str, chosen: Mapping[str, str], *, port: int, 
         "spec": {
             "type": "ClusterIP",
             "selector": dict(chosen),
-            "ports": [{"name": "http", "port": port, "targetPort": target, "protocol": "TCP"}],
+            "ports": [{"name": target, "port": port, "targetPort": target, "protocol": "TCP"}],
         },
     }
 

@@ -97,6 +97,7 @@ CONTROL_PLANE: Final = (
     Rule("gateway.networking.k8s.io", ("httproutes",), _KEEP, "publish addresses", optional=True),
     Rule("gateway.networking.k8s.io", ("gateways",), ("get",), "look at the shared Gateway", optional=True),
     Rule("monitoring.coreos.com", ("podmonitors",), _KEEP_UNHEARD, "have endpoints scraped", optional=True),
+    Rule("cert-manager.io", ("certificates",), _KEEP_UNHEARD, "have cert-manager make certificates", optional=True),
     Rule("vmoperator.vmware.com", ("virtualmachines",), _KEEP, "machines on a Supervisor", optional=True),
     Rule("vmoperator.vmware.com", ("virtualmachineclasses",), ("list", "create", "patch"),
          "make the shapes of machines, or choose among those that are there", optional=True),

@@ -322,15 +322,18 @@ def gateway_address(seen: GatewaySeen, settings: Settings) -> tuple[str, str]:
             address = _lab_address(ready)
             return address, "lab" if address else ""
         case "load-balancer":
-            return balanced(seen.service)
+            return balanced(seen.service, tls=settings.ends_tls)
         case "cluster":
             return f"http://{GATEWAY_NAME}.{namespace_of(ready)}.svc/v1", "cluster"
         case _:
             return "", ""  # a route belongs to an endpoint
 
 
-def balanced(service: Object | None) -> tuple[str, str]:
-    """Return (base URL, from where it is reachable) of a load balancer; both `""` while it has none."""
+def balanced(service: Object | None, *, tls: bool = False) -> tuple[str, str]:
+    """Return (base URL, from where it is reachable) of a load balancer; both `""` while it has none.
+
+    `tls`: the gateway behind it listens with TLS.
+    """
     host = balanced_host(service)
     try:
         literal = ip_address(host)
@@ -339,7 +342,7 @@ def balanced(service: Object | None) -> tuple[str, str]:
     else:
         reachable_from = "internet" if literal.is_global else "tenant"
         host = f"[{host}]" if literal.version == 6 else host
-    return (f"http://{host}/v1", reachable_from) if host else ("", "")
+    return (f"{'https' if tls else 'http'}://{host}/v1", reachable_from) if host else ("", "")
 
 
 def balanced_host(service: Object | None) -> str:
@@ -379,8 +382,21 @@ def gateway_part(
     current = [pod for pod in mine if _delivery(pod) == delivery_in(deployment) and not is_deleting(pod)]
     if any(is_hopeless(pod) for pod in current):
         return None
-    waiting = why_not_ready(objects, mine, events)
+    waiting = why_not_ready(objects, mine, events) or _why_no_certificate(objects)
     return _judged(part, "the gateway has not enrolled yet" if waiting == symptoms.LOADING else waiting)
+
+
+def _why_no_certificate(objects: Sequence[Object]) -> str:
+    """Return why cert-manager has made no certificate yet, "" where it has or is not asked for one."""
+    asked = next((one for one in objects if one["kind"] == "Certificate"), None)
+    if asked is None:
+        return ""
+    conditions: Sequence[Object] = dig(asked, "status", "conditions", default=[])
+    told: Object = next((one for one in conditions if one.get("type") == "Ready"), {})
+    if told.get("status") == "True":
+        return ""
+    words = str(told.get("message") or "it has not looked at it yet")[:200]
+    return f"cert-manager has not made its certificate: {words}"
 
 
 def is_hopeless(pod: Object) -> bool:

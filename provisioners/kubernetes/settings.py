@@ -19,9 +19,11 @@ from urllib.parse import urlsplit
 import yaml
 
 from provisioners.driver import Secret
+from tenants import endpoint_tls
 
 EXTERNAL_DNS: Final = "external-dns"
-DNS_RECORDS: Final = ("show", EXTERNAL_DNS)
+DNS_RECORDS: Final = ("show", EXTERNAL_DNS, "none")
+CERTIFICATES: Final = (endpoint_tls.NONE, endpoint_tls.OWN_CA, endpoint_tls.FILES, endpoint_tls.CERT_MANAGER)
 ACCESS: Final = ("route", "load-balancer", "cluster", "lab")
 """How an endpoint's address comes to be: an HTTPRoute, a Service of type LoadBalancer, the cluster's own DNS, a lab."""
 GATEWAY_PORT: Final = 8080
@@ -74,7 +76,11 @@ class Settings:
     """DNS zone of endpoint addresses with `route` and `load-balancer`: `<endpoint>.<tenant>.<zone>`."""
     dns_records: str = "show"
     """Who sets their records: people (`show`), or ExternalDNS by annotations of ours with `load-balancer`; routes it
-    reads by itself."""
+    reads by itself. `none`: whoever resolves the zone's names does it without us."""
+    certificates: str = endpoint_tls.NONE
+    """Where the certificates of gateways come from that end TLS, behind a load balancer."""
+    certificate_issuer: str = ""
+    """Whom cert-manager has sign them: `ClusterIssuer/name`, or `group/Kind/name` of another cluster-wide issuer."""
     endpoint_ca_pem: str = ""
     """Who signed the endpoints' certificates; read by who looks at addresses from outside, by no driver."""
     route_parent: RouteParent | None = None
@@ -122,6 +128,11 @@ class Settings:
     """True for a cluster whose pods are played by a lab: what it answers is simulated."""
 
     @property
+    def ends_tls(self) -> bool:
+        """Whether gateways listen with TLS: elsewhere it ends in front of them, or there is none."""
+        return self.access == "load-balancer" and self.certificates != endpoint_tls.NONE
+
+    @property
     def allowed_registries(self) -> tuple[str, ...]:
         """Prefixes of images that may run in a tenant's namespace."""
         return self.registries or tuple(
@@ -136,7 +147,7 @@ class Settings:
 _TEXTS: Final = (
     "slug", "url", "ca_pem", "tls_server_name", "access", "zone", "gateway_image", "vllm_image", "system_namespace",
     "monitoring_namespace", "pod_security_version", "storage_class", "gateway_storage_class", "runtime_class",
-    "vm_network", "dns_records", "endpoint_ca_pem",
+    "vm_network", "dns_records", "endpoint_ca_pem", "certificates", "certificate_issuer",
 )  # fmt: skip
 _NUMBERS: Final = ("reads_per_s", "writes_per_s", "call_deadline_s", "list_deadline_s")
 _WHOLE: Final = ("cache_gib", "page")
@@ -158,6 +169,7 @@ _NAMED: Final[Mapping[str, tuple[str, str]]] = {
 """Setting → how its text is written, and that in words."""
 _LABEL_KEY: Final = re.compile(rf"({_LABEL}(\.{_LABEL})*/)?[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?")
 _LABEL_VALUE: Final = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
+_ISSUER: Final = re.compile(r"([a-z0-9.-]+/)?[A-Z][A-Za-z]+/[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 _NETWORK: Final = re.compile(r"[a-z0-9.-]+/v[a-z0-9]+/[A-Z][A-Za-z]+/[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 _CIDRS: Final = ("control_plane_cidrs", "model_mirror_cidrs", "dns_cidrs")
 
@@ -204,7 +216,7 @@ def _checked(values: dict[str, Any]) -> Settings:
     if parts.username or parts.password:
         raise BadSettings("url: no credential belongs in an address")
     values["url"] = values["url"].rstrip("/")
-    for name, words in (("access", ACCESS), ("dns_records", DNS_RECORDS)):
+    for name, words in (("access", ACCESS), ("dns_records", DNS_RECORDS), ("certificates", CERTIFICATES)):
         if values.get(name, words[0]) not in words:
             raise BadSettings(f"{name}: one of {', '.join(words)}")
     if values.get("access") == "route" and values.get("route_parent") is None:
@@ -221,7 +233,26 @@ def _checked(values: dict[str, Any]) -> Settings:
             except ValueError as error:
                 raise BadSettings(f"{name}: {cidr[:60]!r} is no network such as 10.20.0.0/16") from error
     _check_amounts(values)
+    _check_certificates(values)
     return Settings(**values)
+
+
+def _check_certificates(values: Mapping[str, Any]) -> None:
+    source, issuer = values.get("certificates", endpoint_tls.NONE), values.get("certificate_issuer", "")
+    if issuer and not _ISSUER.fullmatch(issuer):
+        raise BadSettings("certificate_issuer: written ClusterIssuer/name, or group/Kind/name")
+    if issuer.startswith("Issuer/") or ("/Issuer/" in issuer and issuer.startswith("cert-manager.io/")):
+        raise BadSettings("certificate_issuer: an Issuer is one namespace's; name a ClusterIssuer")
+    if source == endpoint_tls.NONE:
+        return
+    if values.get("access") == "route":
+        raise BadSettings("certificates: with routes TLS ends at the shared Gateway, and its listener has them")
+    if values.get("access") != "load-balancer":
+        raise BadSettings("certificates: gateways end TLS behind a load balancer only")
+    if not values.get("zone"):
+        raise BadSettings("zone: certificates are for names, so they need a zone")
+    if source == endpoint_tls.CERT_MANAGER and not issuer:
+        raise BadSettings("certificate_issuer: cert-manager needs to know who signs, such as ClusterIssuer/internal")
 
 
 def _check_amounts(values: Mapping[str, Any]) -> None:

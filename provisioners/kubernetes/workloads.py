@@ -445,7 +445,7 @@ def service_objects(
     A cut-off endpoint has no route. Raises `NotSupported` where addresses are to be routes and there are none.
     """
     namespace = spec.boundary.name
-    found = [pods.service(spec.ref.name, namespace, {COMPONENT_LABEL: GATEWAY}, port=80, target="http")]
+    found = [pods.gateway_service(spec.ref.name, namespace, {COMPONENT_LABEL: GATEWAY}, settings)]
     if balanced and spec.host and spec.named:
         found[0]["metadata"]["annotations"] = _told_to_dns(hostname=spec.host, target=balanced)
     if _are_several(spec):

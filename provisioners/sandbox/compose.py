@@ -94,7 +94,9 @@ def _gateway(
     *,
     dormant: bool = False,
 ) -> Step:
-    want = {"gateway": str(gateway.uid), "control_plane_url": gateway.control_plane_url}
+    want: dict[str, Any] = {"gateway": str(gateway.uid), "control_plane_url": gateway.control_plane_url}
+    if gateway.tls:
+        want["tls"] = True
     payload: dict[str, Any] = {**common, **want}
     if gateway.enrolment_token is not None:
         payload[TOKEN_FIELD] = gateway.enrolment_token

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from provisioners import tls_settings
+from tenants import endpoint_tls
+from tenants.endpoint_tls import FILES, NONE, OWN_CA
 from tenants.provider_kinds import Credential, ProviderKind, Setting
 
 MADE: Final = Path(__file__).parent / "estates"
@@ -19,10 +23,16 @@ def judge(config: Mapping[str, Any]) -> tuple[str, str] | None:
     """Return (key, sentence) of an entry that the driver could not use, None where it could use all of them."""
     if config.get("url") and not _is_address(str(config["url"])):
         return "url", "Give the sandbox's address, beginning with http:// or https://."
+    if (found := tls_settings.unusable(config)) is not None:
+        return found
     deadline_s = config.get("deadline_s")
     if deadline_s not in {None, ""} and not _is_deadline(str(deadline_s)):
         return "deadline_s", "Give seconds above 0."
     return None
+
+
+def _refuse_zone(text: str) -> str:
+    return "" if endpoint_tls.ZONE.fullmatch(text) else "Give a DNS name such as models.localhost."
 
 
 def _is_address(text: str) -> bool:
@@ -62,14 +72,30 @@ CONNECTION: Final = ProviderKind(
                 ("", "Make none: it must be there"),
             ),
         ),
+        Setting(
+            "zone", "Zone", "The DNS zone of endpoint addresses with certificates: endpoint.tenant.zone, at ports of "
+            "this machine. Below “localhost” many programs find them without DNS.", example="models.localhost",
+            refuses=_refuse_zone, is_advanced=True,
+        ),
+        replace(
+            tls_settings.setting(NONE, OWN_CA, FILES, more="Only an estate with real gateways listens with TLS."),
+            is_advanced=True,
+        ),
+        Setting(
+            "endpoint_ca_pem", "Certificate authority of endpoints", "Who signed certificates that are given as files, "
+            "where callers do not trust him already.", is_long=True, refuses=tls_settings.refuse_pem, is_advanced=True,
+        ),
+        replace(tls_settings.records("show", "none"), is_advanced=True),
     ),
     credentials=(
         Credential(
             "token", "Token", "The bearer token of the sandbox server.", own="TENANTRY_SANDBOX_TOKEN",
         ),
+        *tls_settings.CREDENTIALS,
     ),
     rights=("Read the estate", "Start and undo steps", "Run acceptance checks"),
     more_keys=frozenset({"deadline_s", "history"}),  # `history` says how far the demo has played this estate's past
+    lacks=tls_settings.lacks,
     judges=judge,
 )  # fmt: skip
 

@@ -431,6 +431,7 @@ def _finish_gateway(work: Work) -> None:
     simulated = state.settings.gateways != "real"
     if old is not None and old.wanted:
         old.control_plane_url = str(work.payload["control_plane_url"])
+        old.tls = bool(work.payload.get("tls")) and not simulated
         state.touch("gateways", uid)
         return
     workload = work.workload() if work.bare == "vm.gateway" else None
@@ -443,6 +444,7 @@ def _finish_gateway(work: Work) -> None:
         running=simulated,
         enrolled=simulated,
         message="simulated" if simulated else "starting",
+        tls=bool(work.payload.get("tls")) and not simulated,
     )
     state.put("gateways", uid, record)
 

@@ -99,7 +99,7 @@ class GatewayKeeper(Keeper):
             token = estate.tokens.get(gateway.uid)
             if alive and not gateway.enrolled and token is not None and process.token != token:
                 should_run = False  # a newer token was delivered: the old one may never be good again
-            if alive and (process.hopeless or gateway.started_with != gateway.control_plane_url):
+            if alive and (process.hopeless or gateway.started_with != gateway.call):
                 should_run = False
             if alive and not should_run:
                 _end(gateway.pid, process)
@@ -127,10 +127,10 @@ class GatewayKeeper(Keeper):
         taken = {other.port for other in self._all_gateways() if other.uid != gateway.uid}
         port = gateway.port if is_free(gateway.port) else free_port(PORTS, taken)
         environment = _environment(gateway, token)
-        process.child = _spawn(self._python, folder, port, environment)
+        process.child = _spawn(self._python, folder, port, environment, tls=gateway.tls)
         process.token, process.started_at, process.asked_to_end_at = token, time.monotonic(), 0.0
         gateway.restarts += 1
-        gateway.started_with = gateway.control_plane_url
+        gateway.started_with = gateway.call
         _log.info("gateway %s started: pid %s, port %s", gateway.uid, process.child.pid, port)
         estate.gateway_seen(
             gateway.uid,
@@ -156,7 +156,8 @@ class GatewayKeeper(Keeper):
         health: object = None
         if self._client is not None:
             with contextlib.suppress(aiohttp.ClientError, TimeoutError, ValueError):
-                async with self._client.get(f"http://127.0.0.1:{gateway.port}/healthz") as response:
+                # ours, on loopback: whether anybody trusts its certificate is another question
+                async with self._client.get(f"{gateway.base_url}/healthz", ssl=False) as response:
                     health = await response.json(content_type=None)
         with self._hosting.using(name) as estate:
             if gateway.uid not in estate.state.gateways:
@@ -211,11 +212,14 @@ def _environment(gateway: GatewayRecord, token: Secret | None) -> dict[str, str]
     }
 
 
-def _spawn(python: str, folder: Path, port: int, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def _spawn(
+    python: str, folder: Path, port: int, environment: Mapping[str, str], *, tls: bool
+) -> subprocess.Popen[bytes]:
+    more = ["--tls"] if tls else []
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (folder / "gateway.log").open("ab") as log:
         return subprocess.Popen(
-            [python, "-m", "provisioners.gateway", "--state", str(folder), "--port", str(port)],
+            [python, "-m", "provisioners.gateway", "--state", str(folder), "--port", str(port), *more],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

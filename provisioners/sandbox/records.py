@@ -134,9 +134,21 @@ class GatewayRecord:
     pid: int = 0
     port: int = 0
     started_with: str = ""
-    """Control plane's URL that the process was started with; another one needs another process."""
+    """Control plane's URL that the process was started with, and whether with TLS; another needs another process."""
+    tls: bool = False
+    """Whether it listens with TLS."""
     message: str = ""
     restarts: int = 0
+
+    @property
+    def call(self) -> str:
+        """Return what its process is to be started with (`started_with`)."""
+        return f"{self.control_plane_url} tls" if self.tls else self.control_plane_url
+
+    @property
+    def base_url(self) -> str:
+        """Return where its process listens."""
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
 
 
 @dataclass(slots=True)

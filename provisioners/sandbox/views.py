@@ -417,15 +417,15 @@ def _address(state: State, owner: ObjectRecord, workloads: list[WorkloadRecord],
     if gateway is None:
         return ""
     if owner.kind == Kind.ENDPOINT and state.settings.names and owner.public_name:
-        return _address_by_name(owner, url, simulated=gateway.simulated)
-    return f"{url}/gateways/{gateway.uid}/v1" if gateway.simulated else f"http://127.0.0.1:{gateway.port}/v1"
+        return _address_by_name(owner, url, gateway)
+    return f"{url}/gateways/{gateway.uid}/v1" if gateway.simulated else f"{gateway.base_url}/v1"
 
 
-def _address_by_name(owner: ObjectRecord, url: str, *, simulated: bool) -> str:
+def _address_by_name(owner: ObjectRecord, url: str, gateway: GatewayRecord) -> str:
     """Return the address that an endpoint is reached at by its name, "" while nobody listens for that yet."""
-    if simulated:
+    if gateway.simulated:
         return f"{url.partition('/estates/')[0]}/names/{owner.public_name}/v1"
-    return f"http://127.0.0.1:{owner.name_port}/v1" if owner.name_port else ""
+    return f"{'https' if gateway.tls else 'http'}://127.0.0.1:{owner.name_port}/v1" if owner.name_port else ""
 
 
 def gateways_in_front(state: State, carrier: ObjectRecord, workloads: list[WorkloadRecord]) -> list[GatewayRecord]:

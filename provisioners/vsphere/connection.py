@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
+from provisioners import tls_settings
 from provisioners.driver import Secret
 from provisioners.vsphere import privileges
 from provisioners.vsphere.settings import KEYS, BadSettings, settings_of
+from tenants.endpoint_tls import FILES, NONE, OWN_CA
 from tenants.provider_kinds import Credential, Document, ProviderKind, Setting
 
 LONGEST: Final = 65_536
@@ -25,7 +27,7 @@ def judge(config: Mapping[str, Any]) -> tuple[str, str] | None:
     except BadSettings as error:
         key, _, text = str(error).partition(": ")
         return key, text[:1].upper() + text[1:] + ("" if text.endswith((".", ")")) else ".")
-    return None
+    return tls_settings.unusable(given)
 
 
 def _judged(key: str) -> Callable[[str], str]:
@@ -42,10 +44,10 @@ def _refuse_password(text: str) -> str:
     return "" if text.strip("\r\n") else "It is empty."
 
 
-def _lacks(config: Mapping[str, Any], _secrets: Collection[str]) -> tuple[str, str] | None:
+def _lacks(config: Mapping[str, Any], secrets: Collection[str]) -> tuple[str, str] | None:
     if not config.get("templates") and not config.get("libraries"):
         return "config.templates", "Name at least one template or content library, or no machine can be made."
-    return None
+    return tls_settings.lacks(config, secrets)
 
 
 CONNECTION: Final = ProviderKind(
@@ -132,6 +134,8 @@ CONNECTION: Final = ProviderKind(
             "zone", "Zone", "The DNS zone of endpoint addresses: endpoint.tenant.zone. Empty: they are shown as they "
             "are.", example="models.example.net", refuses=_judged("zone"),
         ),
+        tls_settings.setting(NONE, OWN_CA, FILES, more="None: machines show what their image has, or sign their own."),
+        tls_settings.records("show", "none"),
         Setting(
             "endpoint_ca_pem", "Certificate authority of endpoints", "Who signed the certificates at endpoints’ "
             "addresses, where this machine does not trust him: addresses are looked at from outside with it.",
@@ -150,6 +154,7 @@ CONNECTION: Final = ProviderKind(
     ),
     credentials=(
         Credential("password", "Password", "Of the user above.", refuses=_refuse_password),
+        *tls_settings.CREDENTIALS,
     ),
     rights=privileges.SENTENCES,
     documents=(

@@ -15,6 +15,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from provisioners.driver import Secret
+from tenants import endpoint_tls
 from tenants.vlan_ranges import vlan_ranges
 
 ACCESS: Final = ("guest", "lab")
@@ -85,6 +86,10 @@ class Settings:
     access: str = ACCESS[0]
     zone: str = ""
     """DNS zone of endpoint addresses, `<endpoint>.<tenant>.<zone>`; empty: addresses are shown as they are."""
+    certificates: str = endpoint_tls.NONE
+    """Where gateways' certificates come from; `none`: what the image or its guest has."""
+    dns_records: str = "show"
+    """Whether people are asked to set records of endpoints; read by who looks at addresses, by no driver."""
     endpoint_ca_pem: str = ""
     """Who signed the endpoints' certificates; read by who looks at addresses from outside, by no driver."""
     tenant_group: str = ""
@@ -320,6 +325,8 @@ _READERS: Final[tuple[tuple[tuple[str, ...], Callable[[str, object], Any]], ...]
     (("access",), _one_of(*ACCESS)),
     (("whole_gpus",), _one_of(*WHOLE_GPUS)),
     (("zone",), _zone),
+    (("certificates",), _one_of(endpoint_tls.NONE, *endpoint_tls.FROM_HOME)),
+    (("dns_records",), _one_of("show", "none")),
     (("tenant_group",), _group),
 )
 KEYS: Final = frozenset({"url", "user", "slug"} | {name for names, _read in _READERS for name in names})

@@ -30,6 +30,8 @@ class Finding:
     ok: bool
     text: str
     """What was seen; where it is not well what is missing, and who does what."""
+    warns: bool = False
+    """It is well now and will not be for long."""
 
 
 def due(now: datetime) -> QuerySet[Endpoint]:

@@ -278,7 +278,7 @@ def report(*, gateway: UUID, body: Mapping[str, Any], version: int, actor: Actor
     mine = Endpoint._base_manager.filter(served, boundary_id=row.boundary_id, released_at=None)
     for endpoint in mine.order_by("pk"):
         desired.nudge_now(endpoint, at=now)
-    if row.unit_id is not None and body.get("certificate", "") != row.report.get("certificate", ""):
+    if row.unit_id is not None and body.get("listens_with", "") != row.report.get("listens_with", ""):
         touch_gateways([row.boundary_id], now=now)  # the others in its endpoint's machines know it by that
     endpoint_minutes.looked(row, body, now=now)
     GatewayReplica.objects.filter(pk=gateway).update(

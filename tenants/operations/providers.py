@@ -13,11 +13,12 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import uuid4
 
-from tenants import desired, findings, host_plans, ledger, provider_kinds, vault
+from tenants import desired, findings, gateway_config, host_plans, ledger, provider_kinds, vault
 from tenants.actor import Actor
 from tenants.errors import Conflict, InvalidSpec
 from tenants.models import Boundary, Finding, Hold, Host, HostPlan, Provider, ProviderCredential
 from tenants.models.fields import SLUG_PATTERN
+from tenants.operations import provider_certificates
 from tenants.operations.guards import allow, locked
 from tenants.provider_kinds import ProviderKind
 from tenants.states import HoldKind, HostState, Phase
@@ -78,14 +79,18 @@ def update(
     allow(actor, None, "providers.update")
     row = _live_provider(provider, version)
     changes: dict[str, Any] = {}
+    before = dict(row.config)
     if site is not None:
         changes["site"] = _slug(site, "site")
     if config is not None:
         changes["config"] = _config(config, row.kind, stored=row.config)
+        provider_certificates.check(row, changes["config"], now=now)
     for field, value in changes.items():
         setattr(row, field, value)
     row.save(update_fields=sorted(changes))
+    served = provider_certificates.configured(row, before, now=now)
     desired.changed(row, "provider.updated", actor=actor, at=now, changed=sorted(changes))
+    gateway_config.bump(served, now)
     return row
 
 
@@ -189,6 +194,8 @@ def set_credential(
     one = described.credential(name) if described is not None else None
     if one is not None and one.refuses is not None and (refusal := one.refuses(secret)):
         raise InvalidSpec(refusal, field="secret")
+    if one is not None and one.judges is not None and (refusal := one.judges(secret, row.config, now)):
+        raise InvalidSpec(refusal, field="secret")
     credential = ProviderCredential.objects.select_for_update().filter(provider=row, name=name).first()
     key = credential.pk if credential is not None else uuid4()
     sealed = vault.seal(secret, table=ProviderCredential._meta.db_table, column="sealed", row=key)
@@ -197,7 +204,9 @@ def set_credential(
     else:
         credential.sealed, credential.created_at = sealed, now
         credential.save(update_fields=["sealed", "created_at"])
+    served = provider_certificates.stored(row, name, secret, now=now)
     desired.changed(row, "provider.credential-set", actor=actor, at=now, credential=name)
+    gateway_config.bump(served, now)
     return credential
 
 
@@ -210,7 +219,9 @@ def remove_credential(
     row = _live_provider(provider, version)
     gone, _ = ProviderCredential.objects.filter(provider=row, name=name).delete()
     if gone:
+        served = provider_certificates.removed(row, name, now=now)
         desired.changed(row, "provider.credential-removed", actor=actor, at=now, credential=name)
+        gateway_config.bump(served, now)
     return row
 
 

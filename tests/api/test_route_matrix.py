@@ -219,7 +219,7 @@ def test_every_rest_policy_has_a_route_and_every_route_a_policy():
     elsewhere = {
         "schema.read", "docs.read", "errors.read", "health.read",  # outside /api/v1
         "agents.enrol", "agents.config", "agents.serving", "agents.usage", "agents.report",
-        "agents.lease", "agents.wake",
+        "agents.lease", "agents.wake", "agents.certificate",
         "agents.ssh_revoked",  # /agent/v1
         "people.update_own",  # a person may name himself through people.update's operation
         "members.leave", "hosts.inventory",

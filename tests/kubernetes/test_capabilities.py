@@ -37,8 +37,8 @@ def test_a_plain_cluster_says_what_is_missing_for_which_feature() -> None:
     assert found.version == "v1.36.3"
     assert found.bindings == {Binding.HOST, Binding.DEVICE, Binding.GPU}
     assert sorted(found.missing) == [
-        "cilium", "gatekeeper", "gateway-api", "gpu-operator", "inference-extension", "keda", "kueue", "kyverno",
-        "layout-change", "move", "policies-enforced", "prometheus-operator",
+        "cert-manager", "cilium", "gatekeeper", "gateway-api", "gpu-operator", "inference-extension", "keda", "kueue",
+        "kyverno", "layout-change", "move", "policies-enforced", "prometheus-operator",
     ]  # fmt: skip
     assert all(not found.features[name] for name in found.missing)
     assert found.features["dra"]

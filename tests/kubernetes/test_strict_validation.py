@@ -63,6 +63,7 @@ SERVED = ("HTTPRoute", "PodMonitor")
 ACCESS: dict[str, dict[str, Any]] = {
     "route": samples.ROUTED,
     "load-balancer": {"access": "load-balancer", "zone": "models.example.com"},
+    "tls": {"access": "load-balancer", "zone": "models.example.com", "certificates": "own-ca"},
     "cluster": {"access": "cluster"},
     "lab": {"access": "lab", "lab": True},
 }

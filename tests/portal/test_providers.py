@@ -147,6 +147,7 @@ def test_settings_are_stored_and_their_errors_stand_at_their_field(world, browse
     assert right.status_code == 302
     assert Provider.objects.get(pk=world.provider.pk).config == {
         "url": "http://127.0.0.1:1", "estate": "e", "make": "", "address_ranges": ["10.0.0.0/8", "192.168.0.0/16"],
+        "certificates": "", "dns_records": "", "endpoint_ca_pem": "", "zone": "",
     }  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from provisioners import outside
+from tenants import addresses
 from tenants.actor import SYSTEM
 from tenants.models import AddressCheck, Endpoint, Event, Provider
 from tenants.operations import address_checks, endpoints
@@ -241,3 +242,48 @@ def test_another_address_is_looked_at_at_once_and_laboratories_are_not(chat: End
     assert due(NOW) == 0
     Endpoint.objects.update(reachable_from="cluster")
     assert due(NOW) == 0
+
+
+# --- certificates that end, an authority of ours, names that are resolved elsewhere -------------------
+
+
+def test_the_authority_of_a_provider_is_trusted_without_being_told_again(gateway: Gateway) -> None:
+    where = provider("")
+    where.config |= {"certificates": "own-ca"}
+    where.observed = {"endpoint_tls": {"endpoint-authority": {"ca_pem": gateway.pem}}}
+    address = f"https://{NAME}:{gateway.port}/v1"
+
+    found = outside.examine(address, address, where, resolve=lambda _name, _port: ["127.0.0.1"])
+
+    assert [(each.key, each.ok) for each in found] == [("name", True), ("certificate", True), ("answer", True)]
+    assert "until" in found[1].text
+
+
+def test_a_certificate_that_should_have_been_renewed_is_told_while_it_is_still_good(gateway: Gateway) -> None:
+    address, later = f"https://{NAME}:{gateway.port}/v1", datetime.now(UTC) + timedelta(hours=21)
+
+    found = outside.examine(
+        address, address, provider(gateway.pem), resolve=lambda _name, _port: ["127.0.0.1"], now=later
+    )
+
+    assert [(each.key, each.ok, each.warns) for each in found][1] == ("certificate", True, True)
+    assert "has not been renewed" in found[1].text
+    assert not seen(gateway)[1].warns
+
+
+def test_where_names_are_resolved_elsewhere_no_record_is_asked_for(gateway: Gateway) -> None:
+    where = provider(gateway.pem)
+    where.config |= {"dns_records": "none"}
+    address, leads_to = f"https://{NAME}:{gateway.port}/v1", f"https://127.0.0.1:{gateway.port}/v1"
+
+    def resolve(host: str, _port: int) -> list[str]:
+        if host == NAME:
+            raise OSError(host)
+        return [host]
+
+    found = outside.examine(address, leads_to, where, resolve=resolve)
+
+    assert [(each.key, each.ok) for each in found] == [("name", True), ("certificate", True), ("answer", True)]
+    assert "is resolved elsewhere" in found[0].text
+    assert addresses.record_to_set(address, leads_to, where.config) is None
+    assert addresses.record_to_set(address, leads_to, {}) is not None

@@ -389,7 +389,7 @@ def test_gateways_in_machines_reach_each_others_replicas_through_each_other() ->
     unknown = config.document_of(one, now=stage.here.clock()).endpoints[0].backends
     version = one.config_version
     agents.report(
-        gateway=other.pk, body={"endpoints": [], "certificate": "ab" * 32}, version=1,
+        gateway=other.pk, body={"endpoints": [], "listens_with": "ab" * 32}, version=1,
         actor=acting_gateway(other.pk), now=stage.here.clock(),
     )  # fmt: skip
     known = config.document_of(fresh(one), now=stage.here.clock()).endpoints[0].backends

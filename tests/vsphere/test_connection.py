@@ -28,7 +28,7 @@ def refusal(key: str, text: str) -> str:
 
 def test_everything_that_the_driver_can_be_told_is_asked_for():
     assert {one.key for one in CONNECTION.settings} == {one.name for one in fields(Settings)} - INNER | {"url"}
-    assert [one.name for one in CONNECTION.credentials] == ["password"]
+    assert [one.name for one in CONNECTION.credentials] == ["password", "endpoint-authority", "endpoint-certificates"]
 
 
 def test_every_example_is_taken():

@@ -9,7 +9,7 @@ import typer
 
 from controlplane.cli import session
 from controlplane.cli.client import Json
-from controlplane.cli.failures import CliError, TimedOut
+from controlplane.cli.failures import CliError, TimedOut, UsageFault
 from controlplane.cli.nouns import noun, split_object
 
 LOG_PATIENCE_S: Final = 60.0
@@ -63,10 +63,23 @@ def logs(
         here.screen.note("nothing of it has written a line yet")
 
 
-def address(ctx: typer.Context, name: Name) -> None:
+def address(
+    ctx: typer.Context,
+    name: Name,
+    ca: Annotated[
+        bool, typer.Option("--ca", help="Print whom callers must trust there, as PEM, and nothing else.")
+    ] = False,
+) -> None:
     """Show an endpoint's address, its DNS record, whether it was reached from outside; 3 where something is missing."""
     here = session.of(ctx)
     told: Json = here.client.get(f"{noun('endpoints').collection(tenant=here.tenant())}/{name}/address")
+    certificate: Json = told.get("certificate") or {}
+    if ca:
+        if not certificate.get("ca_pem"):
+            msg = f"{name} needs no authority beside those that callers trust anyway."
+            raise UsageFault(msg)
+        here.screen.line(certificate["ca_pem"])
+        return
     if here.screen.format != "table":
         here.screen.document(told)
     else:
@@ -74,7 +87,10 @@ def address(ctx: typer.Context, name: Name) -> None:
         if told["record"] is not None:
             here.screen.line(f"  {told['record']['name']}. {told['record']['kind']} {told['record']['value']}")
         for finding in told["findings"]:
-            here.screen.line(f"  {'ok     ' if finding['ok'] else 'missing'} {finding['text']}")
+            word = "ends   " if finding.get("warns") else "ok     " if finding["ok"] else "missing"
+            here.screen.line(f"  {word} {finding['text']}")
+        if certificate.get("trouble"):
+            here.screen.line(f"  missing A gateway has not got its certificate: {certificate['trouble']}")
         if told["ok"] is None:
             here.screen.note("nobody looks at it from outside: it is an address of a laboratory or of a cluster")
     if told["ok"] is False:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import datetime
 from typing import Literal, Self
 
 from pydantic import Field
 
-from tenants import addresses
+from tenants import addresses, endpoint_trust
 from tenants.api.serializers.base import In, Out
 from tenants.benchmarks import BOUNDS, Load, Result, Spread
 from tenants.models import AddressCheck, Benchmark, Endpoint, EndpointLog
@@ -186,6 +187,17 @@ class AddressFindingOut(Out):
     key: str = Field(description="name, range, certificate or answer.")
     ok: bool
     text: str = Field(description="What was seen; where it is not well what is missing, and who does what.")
+    warns: bool = Field(default=False, description="It is well now and will not be for long.")
+
+
+class AddressCertificateOut(Out):
+    """The certificate at an endpoint's address."""
+
+    source: str = Field(description="Where it comes from: none (of ours), own-ca, files or cert-manager.")
+    ca_pem: str = Field(description="Certificates that callers trust beside the usual authorities; often empty.")
+    ends_at: datetime | None = Field(description="When the one ends that callers are shown; null where nobody tells.")
+    source_ends_at: datetime | None = Field(description="When the authority or the given certificate ends.")
+    trouble: str = Field(description="Why a gateway has not the certificate that it should have.")
 
 
 class AddressOut(Out):
@@ -201,12 +213,15 @@ class AddressOut(Out):
     checked_at: datetime | None
     verified_at: datetime | None = Field(description="When all was well last.")
     findings: list[AddressFindingOut]
+    certificate: AddressCertificateOut
 
     @classmethod
     def of(cls, row: Endpoint) -> Self:
         """Return an endpoint's address. In a read block."""
         leads_to = str(row.observed.get(addresses.LEADS_TO) or "")
-        record = addresses.record_of(row.address, leads_to)
+        config = {} if row.boundary is None else row.boundary.provider.config
+        record = addresses.record_to_set(row.address, leads_to, config)
+        seen = endpoint_trust.look(row)
         check = AddressCheck.objects.filter(endpoint=row, address=row.address).first()
         return cls(
             address=row.address,
@@ -217,6 +232,7 @@ class AddressOut(Out):
             checked_at=None if check is None else check.checked_at,
             verified_at=None if check is None else check.verified_at,
             findings=[] if check is None else [AddressFindingOut(**each) for each in check.findings],
+            certificate=AddressCertificateOut(**asdict(seen)),
         )
 
 
