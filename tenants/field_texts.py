@@ -288,6 +288,7 @@ SHAPED: Final[Mapping[str, Entry]] = {
     "TokenIn.tenant": (_("Narrows the token to one tenant and those below it."), "aurora"),
     "ServiceTokenIn.name": (_("Which program uses the token."), "nightly-job"),
     "FindTokenIn.text": (_("The text in which a key or token was found; it is not kept."), "tnt_live_1a2b3c_…"),
+    "KeyIn.scopes": (_("What it may ask for; left out: everything that the endpoint answers."), ["chat"]),
     "KeyIn.name": (_("Who or what uses the key."), "chat-frontend"),
     "ReasonIn.reason": (_("Why; it stays in the record."), "Left the company."),
     "SuspensionIn.reason": (_("Why; the tenant's people read it."), "Payment is three months late."),

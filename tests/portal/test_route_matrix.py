@@ -8,6 +8,7 @@ import pytest
 
 from frontend import urls
 from frontend.kernel.page import routes
+from tenants import endpoint_trust
 from tenants.models import Endpoint, Machine, Namespace
 from tests.portal.world import CANARY, World, build
 
@@ -97,6 +98,9 @@ def test_nobody_but_members_gets_through_and_nothing_changes(world, browse):
 
 
 def test_members_open_every_page_and_no_page_names_the_foreign_tenant(world, browse):
+    provider = world.provider
+    provider.config = {**provider.config, endpoint_trust.CA_SETTING: "a certificate"}  # without one there is no file
+    provider.save(update_fields=["config"])
     member, owner = browse(world.acme.member), browse(world.acme.owner)
     wrong = []
 

@@ -232,8 +232,8 @@ async def test_a_look_tells_whether_the_other_replica_is_reached_and_each_gatewa
         await until(look, lambda reachable: reachable is True)
         await until(_reported(other), bool)
 
-        assert other.control.reports[-1].certificate == other.fingerprint
-        assert lab.control.reports[-1].certificate == ""
+        assert other.control.reports[-1].listens_with == other.fingerprint
+        assert lab.control.reports[-1].listens_with == ""
         await published(other)
         await until(look, lambda reachable: reachable is False)
 

@@ -333,9 +333,9 @@ def test_nobody_listens_or_the_address_is_none(run: Any) -> None:
 def test_no_value_of_a_header_can_become_another_header() -> None:
     origin = origin_of("https://a.example/v1")
 
-    assert head_of(origin, "x", [("A", "é")], 3) == (
+    assert head_of(origin, "x", [("A", "é")], b"abc") == (
         "POST /v1/x HTTP/1.1\r\nHost: a.example\r\nContent-Length: 3\r\nA: é\r\n\r\n".encode()
     )
     for value in ("a\r\nB: c", "a\nb", "a\0"):
         with pytest.raises(ValueError, match="A"):
-            head_of(origin, "x", [("A", value)], 3)
+            head_of(origin, "x", [("A", value)], b"abc")
