@@ -250,7 +250,7 @@ def _endpoint(
         reason=reason,
         hosts=_hosts(row),
         models=(row.served.name,),
-        backends=() if row.slept_at is not None else _backends(row, rolling, gateway.unit_id, certificates, serving),
+        backends=() if _is_away(row) else _backends(row, rolling, gateway.unit_id, certificates, serving),
         waiting=_waiting(row, rolling),
         moved=moves.is_given_up(row, move),
         hop_keys=tuple(str(revision) for revision in serving),
@@ -281,6 +281,11 @@ def _waiting(row: models.Endpoint, rolling: models.Rollout | None) -> Waiting | 
     if not asleep and rolling is None and not zero.is_waking(row):
         return None
     return Waiting(timeout_s=row.wake_wait_s, wakes=asleep)
+
+
+def _is_away(row: models.Endpoint) -> bool:
+    """Whether no replica is to be asked: at zero, or woken and not looked at since, so that what was seen is stale."""
+    return row.slept_at is not None or (zero.is_waking(row) and row.observed_generation < row.generation)
 
 
 def _certificates(allocations: Iterable[UUID]) -> dict[UUID, str]:
@@ -333,9 +338,18 @@ def _backends(
         except ValidationError:  # a driver's fault must not keep the other endpoints from their news
             log.error("a backend address is not usable", extra={"endpoint": row.pk, "unit": uid})  # noqa: TRY400
     if rolling is not None:
-        share = weights(rollouts.course_of(rolling), rollouts.plan_of(rolling), sorted(found))
-        found = {uid: backend.model_copy(update={"weight": share[uid]}) for uid, backend in found.items()}
+        share = _shares(rolling, found)
+        found = {uid: backend.model_copy(update={"weight": share.get(uid, 0)}) for uid, backend in found.items()}
     return tuple(found[uid] for uid in sorted(found))
+
+
+def _shares(rolling: models.Rollout, found: Mapping[UUID, Backend]) -> dict[UUID, int]:
+    """Return unit → weight; a replica that was drained gets nothing until it is seen to run what its unit is to run."""
+    course, plan = rollouts.course_of(rolling), rollouts.plan_of(rolling)
+    right = [
+        uid for uid, backend in found.items() if backend.revision == (plan.new if uid in course.on_new else plan.old)
+    ]
+    return weights(course, plan, sorted(right))
 
 
 def _suspended(tenants: set[UUID]) -> dict[UUID, str]:

@@ -26,7 +26,7 @@ from tenants.models import (
     Unit,
     UsageRecord,
 )
-from tenants.operations import agents, endpoints, rollouts
+from tenants.operations import agents, endpoints, idling, rollouts
 from tenants.specs import (
     AllocationSpec,
     EndpointAsk,
@@ -537,3 +537,30 @@ def test_whatever_is_lost_on_the_way_it_takes_over_once_and_holds_what_it_should
     assert Hold.objects.count() == 1
     assert "Provisioning" not in stage.phases
     assert len(stage.here.estate.state.workloads) == 1
+
+
+def test_a_replica_that_was_drained_gets_nothing_before_it_is_seen_to_run_the_new_revision() -> None:
+    stage = staged()
+    stage.enrol()
+    stage.revise(RolloutAsk())
+    unit_held = str(Unit.objects.get().pk)
+
+    Rollout.objects.update(state="promoting", on_new=[unit_held])  # as a pass leaves it that dies before its step
+
+    assert fresh(stage.row).observed["units"][0]["ready"]
+    assert [(one.revision, one.weight) for one in stage.document().endpoints[0].backends] == [(1, 0)]
+
+
+def test_what_was_seen_before_an_endpoint_was_woken_is_no_reason_to_ask_its_replicas() -> None:
+    stage = staged()
+    stage.enrol()
+    who: dict[str, Any] = {"actor": stage.actor, "now": stage.here.clock()}
+
+    idling.sleep(endpoint=fresh(stage.row), **who)
+    idling.wake(endpoint=fresh(stage.row), **who)  # before any pass could stop them, or between its look and its step
+    away = stage.document().endpoints[0]
+    stage.drive(is_ready(stage.row))
+
+    assert fresh(stage.row).observed["units"][0]["ready"]
+    assert (away.backends, away.waiting is not None) == ((), True)
+    assert len(stage.document().endpoints[0].backends) == 1

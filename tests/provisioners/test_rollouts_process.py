@@ -135,7 +135,7 @@ class Load:
             revision = next((number for number in (1, 2, 3) if f"revision {number}," in said), 0)
             self.answers[status, revision] += 1
             if status != 200:
-                self.codes[str(body["error"].get("code", body["error"].get("message")))] += 1
+                self.codes[f"{body['error'].get('code', '')} {body['error'].get('message', '')}"] += 1
 
     def failed(self) -> int:
         return sum(count for (status, _), count in self.answers.items() if status != 200)
@@ -228,16 +228,21 @@ async def walk(lab: RealWorld) -> None:
             assert "requests failed" in why
             bad = load.failed()
 
+            def nobody_else(after: str) -> None:
+                assert (load.failed(), lab.replicas.bad_answers) == (bad, bad), (after, load.codes)
+
             # back to the first one, beside the present
             await do(it, rollouts.rollback)
             await reached(state, lambda seen: seen == "done")
             assert await in_thread(lambda: fresh(it).revision.number) == 1  # type: ignore[union-attr]
+            nobody_else("rollback")
 
             # the old one stops first: requests wait
             await do(
                 it, endpoints.revise, ask=RevisionAsk("llama-3-1-8b", {"max_model_len": 4096}), rollout=RolloutAsk()
             )
             await reached(state, lambda seen: seen == "done")
+            nobody_else("recreate")
 
             # to zero in the middle of it: the next request wakes it
             for units in IdleUnits:
@@ -249,7 +254,7 @@ async def walk(lab: RealWorld) -> None:
                 await reached(lambda: fresh(it).phase, lambda phase: phase == "Ready")
                 asked = load.answers[200, 0] + sum(load.answers.values())
                 await until(_total(load), lambda total, asked=asked: total > asked + CALLERS, within_s=60)
-            assert (load.failed(), lab.replicas.bad_answers) == (bad, bad)
+                nobody_else(f"zero, units: {units}")
         assert await in_thread(Hold.objects.count) == 1
 
 

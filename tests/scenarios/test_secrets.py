@@ -221,7 +221,7 @@ def _start_a_process(told: Story, uid: str, folder: Path, catch: Catch) -> None:
     """Start the gateway's program as the sandbox does, and look at its arguments and its files."""
     record = told.here.estate.state.gateways[uid]
     child = gateways._spawn(
-        sys.executable, folder / uid, 18499, gateways._environment(record, told.here.estate.tokens[uid])
+        sys.executable, folder / uid, 18499, gateways._environment(record, told.here.estate.tokens[uid]), tls=False
     )
     try:
         catch.add("the argv of the gateway", Path(f"/proc/{child.pid}/cmdline").read_text())
