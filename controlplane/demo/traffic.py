@@ -44,7 +44,7 @@ def report(
     dice: random.Random,
     closely_from: datetime | None = None,
 ) -> int:
-    """Report what an endpoint served in a time of whole hours; return in how many of them it served.
+    """Report what an endpoint served in a time of whole hours; return in how many hours not told of before.
 
     From `closely_from` on also by the minute, as charts show it. Nothing where it was not ready yet, or its gateway is
     gone: what that had not reported is lost, as ever.
@@ -75,7 +75,8 @@ def report(
         if close:
             with acting(SYSTEM):
                 endpoint_minutes.keep(gateway, minutes.looks(close, dice))
-    return len(lines)
+    is_told_in_part = bool(lines) and start == since and lines[0].hour < start
+    return len(lines) - is_told_in_part
 
 
 def _lines(

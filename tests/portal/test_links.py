@@ -23,6 +23,7 @@ NOT_LINKED = {
     "t/<str:tenant>/renew/done": "the answer to a renewal",
     "t/<str:tenant>/endpoints/<str:name>/load/live": "a stream that a page listens to",
     "t/<str:tenant>/endpoints/<str:name>/logs/<uuid:log>": "a part that a page fetches by itself, for minutes",
+    "t/<str:tenant>/endpoints/<str:name>/endpoint-ca.pem": "a file, linked where callers need an authority",
     "t/<str:tenant>/machines/<str:name>/console/<uuid:console>": "where a form leads, for a minute",
 }
 """Routes that answer GET and that no link leads to, each with its reason."""
