@@ -49,6 +49,9 @@ def may_stop(row: Endpoint, *, now: datetime) -> bool:
     assert row.slept_at is not None
     if _is_at_zero(row) or now >= row.slept_at + DRAIN_LIMIT:
         return True
+    seen = row.observed.get("units", ())
+    if seen and not any(unit.get("backend") for unit in seen):
+        return True  # they stop already: telling gateways of that must not start them again
     units = Unit.objects.filter(allocation_id=row.allocation_id, released_at__isnull=True).values_list("pk", flat=True)
     return rollouts.all_quiet(row, list(units), now=now)
 
