@@ -19,6 +19,7 @@ from provisioners.rollouts import FRESH, SOON_S
 from provisioners.steps import split
 from tenants import desired
 from tenants.actor import SYSTEM
+from tenants.gateway_reports import gateways_of, shown
 from tenants.models import Allocation, Endpoint, QuotaCharge, Unit
 from tenants.operations import admissions, idling
 from tenants.operations.products import touch_gateways
@@ -49,11 +50,18 @@ def may_stop(row: Endpoint, *, now: datetime) -> bool:
     assert row.slept_at is not None
     if _is_at_zero(row) or now >= row.slept_at + DRAIN_LIMIT:
         return True
-    seen = row.observed.get("units", ())
-    if seen and not any(unit.get("backend") for unit in seen):
-        return True  # they stop already: telling gateways of that must not start them again
+    if _stops_already(row):
+        return True
     units = Unit.objects.filter(allocation_id=row.allocation_id, released_at__isnull=True).values_list("pk", flat=True)
     return rollouts.all_quiet(row, list(units), now=now)
+
+
+def _stops_already(row: Endpoint) -> bool:
+    """Whether its replicas were seen to take no requests and none runs: news of that must start none of them again."""
+    seen = row.observed.get("units", ())
+    if not seen or any(unit.get("backend") for unit in seen):
+        return False
+    return not any(shown(replica, row.served_id).get("in_flight") for replica in gateways_of(row))
 
 
 def give_back(claim: Claim, observed: Observed, *, now: datetime) -> None:

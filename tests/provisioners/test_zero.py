@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 
+from provisioners import zero
 from provisioners.agent_api import config
 from provisioners.agent_api.polling import acting_gateway
 from provisioners.sandbox import control
@@ -81,6 +82,22 @@ def test_put_to_sleep_it_keeps_its_units_and_a_request_wakes_it(*, delays: bool)
     assert stage.document().endpoints[0].waiting is None
     assert whys(stage) == [("slept", "Somebody put it to sleep."), ("woken", "A request came.")]
     assert set(stage.phases) <= {"Ready", "Provisioning"}
+
+
+@pytest.mark.parametrize(("in_flight", "goes_on"), [(0, True), (1, False)])
+def test_what_has_begun_to_stop_is_not_started_again_by_news_for_its_gateways(in_flight: int, *, goes_on: bool) -> None:
+    stage = staged()
+    stage.enrol()
+    idling.sleep(endpoint=fresh(stage.row), actor=stage.actor, now=stage.here.clock())
+    row = fresh(stage.row)
+    row.observed = {**row.observed, "units": [{**one, "backend": "", "ready": False} for one in row.observed["units"]]}
+    gateway = GatewayReplica.objects.get()
+    shown = {"uid": str(row.pk), "state": "open", "in_flight": in_flight, "backends": []}
+    GatewayReplica.objects.update(
+        report={"config_version": gateway.config_version - 1, "endpoints": [shown]}, last_seen_at=stage.here.clock()
+    )
+
+    assert zero.may_stop(row, now=stage.here.clock()) is goes_on
 
 
 def test_requests_that_run_end_before_it_stops() -> None:
