@@ -37,13 +37,13 @@ from provisioners.gateway.protocol import (
     LeaseAnswer,
     LeaseRequest,
     Report,
-    Signer,
     UsageBatch,
     UsageRecord,
     Waiting,
     WakeRequest,
     parse,
 )
+from provisioners.gateway.signing import Signer
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_S = 15.0

@@ -33,8 +33,6 @@ class CertificateView(AgentView):
         made = endpoint_certificates.issue(
             gateway=asked.gateway_uid, request_pem=asked.request_pem, actor=actor, now=datetime.now(UTC)
         )
-        response = as_json(
-            CertificateAnswer(chain_pem=made.chain_pem, key_pem=made.key_pem, version=version or "0" * 64)
+        return as_json(
+            CertificateAnswer(chain_pem=made.chain_pem, key_pem=made.key_pem, version=version or "0" * 64), secret=True
         )
-        response["Cache-Control"] = "no-store"
-        return response

@@ -31,12 +31,12 @@ from provisioners.gateway.protocol import (
     EndpointConfig,
     EndpointKey,
     EndpointState,
-    Signer,
     SigningKey,
     Waiting,
     canonical,
     parse,
 )
+from provisioners.gateway.signing import Signer
 from tenants import addresses, endpoint_trust, hop_keys, models, vault
 from tenants.models import GatewayReplica, Unit
 from tenants.operations import rollouts, surges

@@ -83,9 +83,10 @@ def authenticated(request: HttpRequest) -> Actor:
     return acting_gateway(gateway)
 
 
-def as_json(shape: BaseModel) -> HttpResponse:
-    """Return a document of the protocol as JSON."""
-    return HttpResponse(shape.model_dump_json(), content_type="application/json")
+def as_json(shape: BaseModel, *, secret: bool = False) -> HttpResponse:
+    """Return a document of the protocol as JSON; one that is `secret` no cache may keep."""
+    headers = {"Cache-Control": "no-store"} if secret else None
+    return HttpResponse(shape.model_dump_json(), content_type="application/json", headers=headers)
 
 
 @method_decorator(csrf_exempt, name="dispatch")
@@ -173,9 +174,7 @@ class ServingView(AgentView):
         answer = serving.answer_to(authenticated(request))
         if answer is None:
             return HttpResponse(status=HTTPStatus.NO_CONTENT)
-        response = as_json(answer)
-        response["Cache-Control"] = "no-store"
-        return response
+        return as_json(answer, secret=True)
 
 
 class UsageView(AgentView):

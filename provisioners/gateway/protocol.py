@@ -2,25 +2,20 @@
 
 Imported by both sides: pure, no Django, no HTTP library. Documents are frozen pydantic models; what a
 gateway reads ignores fields it does not know (an older gateway under a newer control plane), what a gateway
-writes is refused with unknown fields. The configuration travels in an envelope signed with Ed25519; a
-gateway pins the key when it enrols and trusts nothing else. Versions of a gateway's configuration only rise.
+writes is refused with unknown fields. The configuration travels in a signed envelope (`gateway.signing`); its
+versions only rise.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Final, Literal, Self, TypeVar
+from typing import Annotated, Final, Literal, TypeVar
 from urllib.parse import urlsplit
 from uuid import UUID
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 SCHEMA: Final = 1
@@ -47,8 +42,6 @@ MOST_COUNT: Final = 1_000_000
 MOST_AMOUNT: Final = 2**62
 """Largest sum that is believed; it fits the database's integers."""
 _Shape = TypeVar("_Shape", bound=BaseModel)
-_SIGNED_AS: Final = b"tenantry.gateway.config.v1\n"
-"""Put before the payload when signing, so that a signature for one purpose is none for another."""
 
 
 # --- errors -----------------------------------------------------------------------------------------
@@ -56,10 +49,6 @@ _SIGNED_AS: Final = b"tenantry.gateway.config.v1\n"
 
 class ProtocolError(ValueError):
     """A document that cannot be used; the text names no secret and is safe to log."""
-
-
-class BadSignature(ProtocolError):
-    """The envelope is not signed by a trusted key."""
 
 
 class BadDocument(ProtocolError):
@@ -569,7 +558,7 @@ class CertificateAnswer(_FromControlPlane):
     """Which `CertificateWanted` it is."""
 
 
-# --- reading and signing ----------------------------------------------------------------------------
+# --- reading and writing ----------------------------------------------------------------------------
 
 
 def parse(shape: type[_Shape], text: str | bytes) -> _Shape:
@@ -587,55 +576,3 @@ def canonical(document: BaseModel) -> bytes:
     return json.dumps(
         document.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False
     ).encode()
-
-
-class Signer:
-    """The control plane's signing key; its repr shows the public part only."""
-
-    def __init__(self, private_key: bytes) -> None:
-        """`private_key` is the raw Ed25519 seed, 32 bytes."""
-        self._private = Ed25519PrivateKey.from_private_bytes(private_key)
-        raw = self._private.public_key().public_bytes_raw()
-        self.public_key: Final = base64.b64encode(raw).decode()
-        self.key_id: Final = hashlib.sha256(raw).hexdigest()[:16]
-
-    @classmethod
-    def generate(cls) -> tuple[Self, bytes]:
-        """Return a new signer and its raw private key, to be kept encrypted."""
-        seed = Ed25519PrivateKey.generate().private_bytes_raw()
-        return cls(seed), seed
-
-    def sign(self, document: ConfigDocument) -> Envelope:
-        """Return `document` in a signed envelope."""
-        payload = canonical(document)
-        signature = self._private.sign(_SIGNED_AS + payload)
-        return Envelope(
-            payload=base64.b64encode(payload).decode(),
-            signature=base64.b64encode(signature).decode(),
-            key_id=self.key_id,
-        )
-
-    def __repr__(self) -> str:
-        """Name the key without showing it."""
-        return f"Signer({self.key_id})"
-
-
-def verify(envelope: Envelope, trusted: Mapping[str, str]) -> ConfigDocument:
-    """Return the document in `envelope` if a trusted key signed it.
-
-    `trusted` maps key id to raw public key in base64. The payload is parsed only after the signature holds.
-    Raises `BadSignature`, `BadDocument`.
-    """
-    public = trusted.get(envelope.key_id)
-    if public is None:
-        message = "signed by a key that is not trusted here"
-        raise BadSignature(message)
-    try:
-        payload = base64.b64decode(envelope.payload, validate=True)
-        signature = base64.b64decode(envelope.signature, validate=True)
-        key = Ed25519PublicKey.from_public_bytes(base64.b64decode(public, validate=True))
-        key.verify(signature, _SIGNED_AS + payload)
-    except (InvalidSignature, binascii.Error, ValueError):
-        message = "signature does not fit the payload"
-        raise BadSignature(message) from None
-    return parse(ConfigDocument, payload)

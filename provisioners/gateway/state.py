@@ -17,16 +17,8 @@ from uuid import UUID
 
 from provisioners.driver import Secret
 from provisioners.gateway import keys
-from provisioners.gateway.protocol import (
-    BadSignature,
-    ConfigDocument,
-    EnrolAnswer,
-    Envelope,
-    ProtocolError,
-    canonical,
-    parse,
-    verify,
-)
+from provisioners.gateway.protocol import ConfigDocument, EnrolAnswer, Envelope, ProtocolError, canonical, parse
+from provisioners.gateway.signing import BadSignature, verify
 
 _IDENTITY: Final = "identity.json"
 _CONFIG: Final = "config.json"

@@ -17,16 +17,8 @@ from provisioners import gateways, specs_from_rows
 from provisioners.agent_api import asgi, config
 from provisioners.driver import BoundaryKind, DriverRejected, ServingSpec
 from provisioners.gateway import keys
-from provisioners.gateway.protocol import (
-    ConfigDocument,
-    EndpointState,
-    EnrolAnswer,
-    Envelope,
-    KeyScope,
-    Signer,
-    parse,
-    verify,
-)
+from provisioners.gateway.protocol import ConfigDocument, EndpointState, EnrolAnswer, Envelope, KeyScope, parse
+from provisioners.gateway.signing import Signer, verify
 from tenants import desired, gateway_config, hop_keys, states
 from tenants.actor import SYSTEM
 from tenants.models import (

@@ -17,16 +17,15 @@ from provisioners.driver import Secret
 from provisioners.gateway import spool as spool_module
 from provisioners.gateway import state as state_module
 from provisioners.gateway.protocol import (
-    BadSignature,
     ConfigDocument,
     EnrolAnswer,
     RequestOutcome,
-    Signer,
     SigningKey,
     UsageBatch,
     UsageRecord,
     parse,
 )
+from provisioners.gateway.signing import BadSignature, Signer
 from provisioners.gateway.spool import Spool
 from provisioners.gateway.state import ConfigRefused, StateError, StateFolder
 

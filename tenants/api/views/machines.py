@@ -8,7 +8,6 @@ from uuid import UUID
 
 from django.db.models import QuerySet
 
-from tenants import access
 from tenants.api.serializers.base import LabelledQuery, Out, Page, page_of
 from tenants.api.serializers.capacity import LabelledIn
 from tenants.api.serializers.machines import (
@@ -22,9 +21,9 @@ from tenants.api.serializers.machines import (
     SshCertificateIn,
     SshCertificateOut,
 )
-from tenants.api.views.base import Answered, ApiView, Call, reads, writes
+from tenants.api.views.base import Answered, Call, reads, writes
 from tenants.api.views.filters import labelled
-from tenants.api.views.products import ProductView
+from tenants.api.views.products import ProductView, WithinProduct
 from tenants.errors import NotVisible
 from tenants.models import (
     Machine,
@@ -146,14 +145,10 @@ class MachineResize(MachineView):
         )  # fmt: skip
 
 
-class SshCertificates(ApiView):
+class SshCertificates(WithinProduct):
     """Certificates for one machine."""
 
-    def locate(self, declared: Any, call: Call) -> None:
-        """Find tenant and machine."""
-        super().locate(declared, call)
-        found = access.scoped(Machine, call.actor, tenant=call.tenant).select_related("tenant")
-        call.target = access.find(found, call.path["name"])
+    within = Machine
 
     def rows(self, call: Call) -> QuerySet[SshCertificate]:
         """Return what the caller himself got."""
@@ -177,14 +172,10 @@ class SshCertificates(ApiView):
         )
 
 
-class ConsoleView(ApiView):
+class ConsoleView(WithinProduct):
     """The screen of a machine."""
 
-    def locate(self, declared: Any, call: Call) -> None:
-        """Find tenant and machine."""
-        super().locate(declared, call)
-        found = access.scoped(Machine, call.actor, tenant=call.tenant).select_related("tenant")
-        call.target = access.find(found, call.path["name"])
+    within = Machine
 
     def rows(self, call: Call) -> QuerySet[MachineConsole]:
         """Return what the caller himself asked for."""

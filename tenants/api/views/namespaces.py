@@ -8,7 +8,6 @@ from uuid import UUID
 
 from django.db.models import QuerySet
 
-from tenants import access
 from tenants.api.serializers.base import LabelledQuery, Out, Page, page_of
 from tenants.api.serializers.capacity import LabelledIn
 from tenants.api.serializers.namespaces import (
@@ -18,9 +17,9 @@ from tenants.api.serializers.namespaces import (
     NamespaceOut,
     NamespacePut,
 )
-from tenants.api.views.base import Answered, ApiView, Call, reads, writes
+from tenants.api.views.base import Answered, Call, reads, writes
 from tenants.api.views.filters import labelled
-from tenants.api.views.products import ProductView
+from tenants.api.views.products import ProductView, WithinProduct
 from tenants.errors import NotVisible
 from tenants.models import (
     Namespace,
@@ -66,14 +65,10 @@ class Namespaces(NamespacesAnywhere):
         )
 
 
-class CredentialView(ApiView):
+class CredentialView(WithinProduct):
     """What lets people into a namespace."""
 
-    def locate(self, declared: Any, call: Call) -> None:
-        """Find tenant and namespace."""
-        super().locate(declared, call)
-        found = access.scoped(Namespace, call.actor, tenant=call.tenant).select_related("tenant")
-        call.target = access.find(found, call.path["name"])
+    within = Namespace
 
     def rows(self, call: Call) -> QuerySet[NamespaceCredential]:
         """Return what the caller himself asked for."""

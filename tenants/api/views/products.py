@@ -46,3 +46,15 @@ class ProductView(ApiView):
         if call.request.method != "PUT":
             return super().find(call)
         return self.put_target(call)
+
+
+class WithinProduct(ApiView):
+    """What belongs to one product, the target: a way in, a screen."""
+
+    within: ClassVar[type[Any]]
+
+    def locate(self, declared: Any, call: Call) -> None:
+        """Find tenant and product."""
+        super().locate(declared, call)
+        found = access.scoped(self.within, call.actor, tenant=call.tenant).select_related("tenant")
+        call.target = access.find(found, call.path["name"])

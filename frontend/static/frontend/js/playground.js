@@ -44,6 +44,18 @@ if (root) {
     }
   };
 
+  const send = (body) =>
+    fetch(root.dataset.url, {
+      method: "POST",
+      signal: running.signal,
+      headers: {
+        "Content-Type": "application/json",
+        "Accept": "text/event-stream",
+        "X-CSRFToken": form.querySelector("[name=csrfmiddlewaretoken]").value,
+      },
+      body: JSON.stringify(body),
+    });
+
   const ask = async (text) => {
     said.push({ role: "user", content: text });
     bubble(root.dataset.you, "user").textContent = text;
@@ -56,16 +68,7 @@ if (root) {
     let first = 0;
     let pieces = 0;
     try {
-      const response = await fetch(root.dataset.url, {
-        method: "POST",
-        signal: running.signal,
-        headers: {
-          "Content-Type": "application/json",
-          "Accept": "text/event-stream",
-          "X-CSRFToken": form.querySelector("[name=csrfmiddlewaretoken]").value,
-        },
-        body: JSON.stringify({ messages: said, max_tokens: Number(root.dataset.maxTokens) }),
-      });
+      const response = await send({ messages: said, max_tokens: Number(root.dataset.maxTokens) });
       if (!response.ok || !response.body) throw new Error(String(response.status));
       for await (const event of events(response)) {
         if (event.data === "[DONE]") break;
@@ -116,16 +119,7 @@ if (root) {
     const began = performance.now();
     figures.textContent = "…";
     try {
-      const response = await fetch(root.dataset.url, {
-        method: "POST",
-        signal: running.signal,
-        headers: {
-          "Content-Type": "application/json",
-          "Accept": "text/event-stream",
-          "X-CSRFToken": form.querySelector("[name=csrfmiddlewaretoken]").value,
-        },
-        body: JSON.stringify({ texts }),
-      });
+      const response = await send({ texts });
       if (!response.ok || !response.body) throw new Error((await response.json().catch(() => ({}))).detail ?? root.dataset.trouble);
       for await (const event of events(response)) {
         if (event.data === "[DONE]") break;
