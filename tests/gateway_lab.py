@@ -340,6 +340,11 @@ class Model(Server):
         return response
 
 
+def wrong(plain: str) -> str:
+    """Return a key that differs from `plain` in its last letter."""
+    return plain[:-1] + ("x" if plain[-1] != "x" else "y")
+
+
 def event_of(**content: Any) -> bytes:
     """Return one server-sent event with JSON data."""
     return b"data: " + json.dumps(content).encode() + b"\n\n"

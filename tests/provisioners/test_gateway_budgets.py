@@ -19,7 +19,7 @@ from provisioners.gateway.protocol import (
     TokenPrice,
 )
 from tests.gateway_callers import PATIENCE_S, StubModel
-from tests.gateway_lab import Lab, event_of, scenario, until
+from tests.gateway_lab import Lab, event_of, scenario, until, wrong
 
 CALLERS = 60
 MOST_TOKENS = 30
@@ -84,7 +84,7 @@ async def test_a_refused_key_costs_no_rate(lab: Lab) -> None:
     await lab.serve(limited(lab, rates=RateLimits(requests_per_minute=1)))
 
     for _ in range(5):
-        assert (await lab.ask(key=lab.key.plain[:-1] + "x"))[0] == 401
+        assert (await lab.ask(key=wrong(lab.key.plain)))[0] == 401
     assert (await lab.ask())[0] == 200
 
 

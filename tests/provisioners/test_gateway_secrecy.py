@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.gateway_lab import Lab, event_of, scenario, until
+from tests.gateway_lab import Lab, event_of, scenario, until, wrong
 
 ASKED = "quokka-in-the-question"
 SAID = "wombat-in-the-answer"
@@ -43,7 +43,7 @@ async def test_no_body_no_answer_and_no_key_is_kept_logged_or_told(lab: Lab) -> 
 
     assert (await lab.ask(messages=asked, user=ASKED))[0] == 200
     assert (await lab.ask(messages=asked, n="7"))[0] == 400
-    assert (await lab.ask(messages=asked, key=lab.key.plain[:-1] + "x"))[0] == 401
+    assert (await lab.ask(messages=asked, key=wrong(lab.key.plain)))[0] == 401
     async with lab.http.post(f"{lab.url}/v1/chat/completions?{ASKED}", json={"model": ASKED}, headers=headers) as lost:
         assert lost.status == 404
     async with lab.http.post(
