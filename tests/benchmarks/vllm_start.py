@@ -102,6 +102,17 @@ class Timed(demo.VllmWalk):
             self.approved_at = datetime.fromisoformat(after["decided_at"]).timestamp()
         return after
 
+    def _until(self, made: dict[str, Any], goal: str) -> dict[str, Any]:
+        """Wait as `tenantry ... --wait` does: a look at every step would take turns with vLLM on the same cores."""
+        end = time.monotonic() + STARTED_WITHIN_S
+        while time.monotonic() < end:
+            row: dict[str, Any] = self.mia.get(self._address(made), wait=60, **{"for": f"{goal},Failed"})
+            if row["phase"] == goal:
+                return row
+            if row["phase"] == "Failed":
+                break
+        raise WalkFailed(f"it is {row['phase']}: {row['conditions']}")
+
     def _first_use(self, ready: dict[str, Any], key: str) -> None:
         if not self.approved_at:
             raise WalkFailed("nobody had to approve it: there is nothing to measure from")

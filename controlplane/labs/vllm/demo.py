@@ -28,9 +28,10 @@ ARGUMENTS: Final[Json] = {"max_model_len": 1024, "dtype": "bfloat16", "enforce_e
 FIRST_TOKEN_S: Final = 240.0
 """vLLM takes 20 to 45 s on two idle cores."""
 PATIENCE_S: Final = 400.0
+# No invented delays: what takes time here is the gateway's and the model server's start, and those are real.
 ESTATE: Final[Json] = {
     "schema": "sandbox-estate/1",
-    "settings": {"gateways": "real", "models": "local", "names": True},
+    "settings": {"gateways": "real", "models": "local", "names": True, "delays_s": {"": 0.0}},
     "hosts": [
         {"host": "local-a", "name": "local-a.example", "binding": "device", "boundary_kinds": ["namespace"],
          "vcpu": 64, "memory_gib": 256, "gpus": [{"product": "H100-80GB", "count": 1}]},

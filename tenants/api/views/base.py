@@ -375,18 +375,25 @@ class ApiView(APIView):
     def waited(self, answer: Out, call: Call, secrets: Mapping[str, str]) -> Out:
         """Look every `POLL_S` until the object has a phase that is waited for, or the time is over.
 
-        Each look is a read block of its own and gives its connection back: a waiter holds a thread, no connection.
+        Each look is a read block of its own and gives its connection back: a waiter holds a thread, no connection. One
+        column is read; the object is shown again when that changes, and at the end.
         """
         quiet = threading.Event()
         end = datetime.now(UTC) + timedelta(seconds=self.wait_s)
-        while str(getattr(answer, "phase", "")) not in self.wait_for and datetime.now(UTC) < end:
+        phase = str(getattr(answer, "phase", ""))
+        while phase not in self.wait_for and not quiet.is_set():
             connection.close()
             quiet.wait(POLL_S)
+            if datetime.now(UTC) >= end:
+                quiet.set()
             try:
                 with acting(call.actor):
-                    answer = self.rendered(self.again(call.target, call), call, secrets)
+                    found = self.rows(call).filter(pk=call.target.pk).values_list("phase", flat=True).first()
+                    if found != phase or quiet.is_set():
+                        answer = self.rendered(self.again(call.target, call), call, secrets)
             except (NotVisible, models.ObjectDoesNotExist):
                 break
+            phase = str(getattr(answer, "phase", ""))
         return answer
 
     def respond(self, answer: Out, status: int) -> HttpResponse:
