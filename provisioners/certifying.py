@@ -117,4 +117,4 @@ def beside(stop: threading.Event, *, clock: Clock = timezone.now) -> threading.T
         if not answer(clock, asked_only=not whole) and whole:
             looked_at[:] = [now]
 
-    return lookout.start("certifying", look, stop, pause_s=PAUSE_S, waits="certificates wait", keeps_connection=False)
+    return lookout.start("certifying", look, stop, pause_s=PAUSE_S, waits="certificates wait")

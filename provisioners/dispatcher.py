@@ -102,13 +102,12 @@ class Dispatcher:
 
     def tick(self) -> bool:
         """Do one round: look for news, send what is due; True when something was sent."""
-        news = sweep.take_news(self.engine.clock())
         now = time.monotonic()
-        awake = news or self.in_flight or now < self.awake_until
-        if not awake and now - self.scanned_at < SCAN_S:
+        awake = bool(self.in_flight) or now < self.awake_until or now - self.scanned_at >= SCAN_S
+        news, due = sweep.look(self.engine.clock(), always=awake, limit=MOST_IN_FLIGHT)
+        if due is None:
             return False
-        self.scanned_at = now
-        due = sweep.due(self.engine.clock(), limit=MOST_IN_FLIGHT)
+        self.scanned_at = float("-inf") if news else now  # what news made due itself was not there yet
         self._forget_arrived(due, now)
         room = MOST_IN_FLIGHT - len(self.in_flight)
         items = [item for item in due if (item.kind, item.pk) not in self.in_flight][: max(0, room)]

@@ -100,6 +100,4 @@ def _next(now: datetime) -> SystemReport | None:
 
 def beside(stop: threading.Event, *, clock: Clock = timezone.now) -> threading.Thread:
     """Start the thread that answers until `stop` is set; whatever goes wrong is logged and tried again."""
-    return lookout.start(
-        "doctor", lambda: answer(clock), stop, pause_s=PAUSE_S, waits="the doctor waits", keeps_connection=False
-    )
+    return lookout.start("doctor", lambda: answer(clock), stop, pause_s=PAUSE_S, waits="the doctor waits")

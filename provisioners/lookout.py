@@ -20,12 +20,11 @@ def start(
     *,
     pause_s: float,
     waits: str,
-    keeps_connection: bool = True,
 ) -> threading.Thread:
     """Start the thread that looks every `pause_s` until `stop` is set; whatever goes wrong is logged and tried again.
 
-    `waits` is what waits, in words, while the database does not answer. A thread that looks seldom gives its connection
-    back each time.
+    `waits` is what waits, in words, while the database does not answer. Each thread keeps its connection: to open one
+    costs more than ten looks.
     """
 
     def run() -> None:
@@ -37,9 +36,6 @@ def start(
                     log.warning("%s: the database does not answer; %s", name, waits)
                 except Exception:  # one look's trouble must not end the thread: the others' turns come
                     log.exception("%s failed", name)
-                finally:
-                    if not keeps_connection:
-                        connection.close()
         finally:
             connection.close()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -38,6 +39,9 @@ AT_ONCE: Final = 200
 PROVIDER: Final = "provider"
 ORDER: Final = {word: number for number, word in enumerate([*PASSES, PROVIDER])}
 """Kinds in the order in which a sweep takes them."""
+MOST_NEWS: Final = 1000
+News = tuple[UUID, int, str, UUID | None]
+"""(object, number, kind, tenant) of one row of the outbox."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +60,14 @@ def engine() -> Engine:
 
 
 def due(now: datetime, *, limit: int = AT_ONCE) -> list[Due]:
-    """Return rows that are due and free, per kind the longest waiting first; one statement, on indexes only."""
-    with acting(SYSTEM), connection.cursor() as cursor:
+    """Return rows that are due and free, per kind the longest waiting first."""
+    with acting(SYSTEM):
+        return _read_due(now, limit)
+
+
+def _read_due(now: datetime, limit: int) -> list[Due]:
+    """One statement, on indexes only, in the open transaction."""
+    with connection.cursor() as cursor:
         cursor.execute(_due_query(), {"now": now, "limit": limit, "asked": ASKED})
         found = cursor.fetchall()
     found.sort(key=lambda row: (ORDER[row[0]], row[3]))
@@ -132,16 +142,37 @@ def _safely(item: Due, engine: Engine) -> int:
 # --- news ----------------------------------------------------------------------------------------------
 
 
-def take_news(now: datetime, *, limit: int = 1000) -> int:
+def look(now: datetime, *, always: bool, limit: int = AT_ONCE) -> tuple[int, list[Due] | None]:
+    """Take the news; return how many there were, and what is due: None where neither news nor `always` asked for it.
+
+    As many looks find nothing, a look is one transaction; only news take more.
+    """
+    with acting(SYSTEM):
+        news = _read_news()
+        found = _read_due(now, limit) if always or news else None
+    _take(news, now)
+    return len(news), found
+
+
+def take_news(now: datetime) -> int:
     """Take news out of the outbox and return how many there were.
 
     What they are about is due by itself; only who gained or lost access must be told on, to the namespaces
     that are handed out. That is committed first: lost in between, it is told again.
     """
     with acting(SYSTEM):
-        rows = list(Outbox.objects.order_by("at").values_list("object_id", "seq", "object_kind", "tenant_id")[:limit])
+        news = _read_news()
+    _take(news, now)
+    return len(news)
+
+
+def _read_news() -> list[News]:
+    return list(Outbox.objects.order_by("at").values_list("object_id", "seq", "object_kind", "tenant_id")[:MOST_NEWS])
+
+
+def _take(rows: Sequence[News], now: datetime) -> None:
     if not rows:
-        return 0
+        return
     for tenant in sorted({row[3] for row in rows if row[2] == "membership" and row[3] is not None}):
         _access_changed(tenant, now)
     with acting(SYSTEM), connection.cursor() as cursor:
@@ -150,7 +181,6 @@ def take_news(now: datetime, *, limit: int = 1000) -> int:
             "WHERE o.object_id = taken.id AND o.seq = taken.seq",
             [[row[0] for row in rows], [row[1] for row in rows]],
         )
-    return len(rows)
 
 
 def _access_changed(tenant: UUID, now: datetime) -> None:

@@ -13,9 +13,8 @@ from provisioners import lookout
 from tenants.errors import DependencyDown
 
 
-@pytest.mark.parametrize("keeps_connection", [False, True])
 def test_whatever_a_look_ends_with_the_next_one_comes(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, *, keeps_connection: bool
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     closed: list[bool] = []
     monkeypatch.setattr(lookout, "connection", SimpleNamespace(close=lambda: closed.append(True)))
@@ -28,12 +27,10 @@ def test_whatever_a_look_ends_with_the_next_one_comes(
         stop.set()
 
     with caplog.at_level(logging.WARNING, logger="provisioners.lookout"):
-        thread = lookout.start(
-            "watch", look, stop, pause_s=0.001, waits="nobody is seen", keeps_connection=keeps_connection
-        )
+        thread = lookout.start("watch", look, stop, pause_s=0.001, waits="nobody is seen")
         thread.join(timeout=30)
 
     assert not thread.is_alive()
     said = [record.getMessage() for record in caplog.records]
     assert said == ["watch: the database does not answer; nobody is seen", "watch failed"]
-    assert len(closed) == (1 if keeps_connection else 4)
+    assert len(closed) == 1
