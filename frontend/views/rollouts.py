@@ -50,6 +50,7 @@ def show(request: PageRequest, name: str) -> HttpResponse:
     older = {one.pk: before for one, before in pairwise(found)}
     past = Rollout.objects.filter(endpoint=row).select_related("before", "revision").order_by("-created_at", "-id")
     live = rollouts.live_of(row)
+    ended = [_told(one) for one in past.exclude(ended_at=None)[:PAST_SHOWN]]
     refusal = "" if row.boundary is None else rollouts.refusal(row.boundary.kind, row.boundary.provider)
     values = pages.frame(request, row, "revisions") | {
         "revisions": [
@@ -79,13 +80,19 @@ def show(request: PageRequest, name: str) -> HttpResponse:
             {"key": "began", "label": _("Began")},
         ],
         "live": None if live is None else _live(request, row, live),
-        "past": [_told(one) for one in past.exclude(ended_at=None)[:PAST_SHOWN]],
+        "past": ended,
+        "taken_back": ended[0]["row"] if live is None and ended and _is_taken_back(ended[0]["row"], present) else None,
         "model": present.model.name if present is not None else "",
         "arguments": present.arguments if present is not None else {},
         "no_canary": refusal,
         "ways": _ways(refusal),
     }
     return render(request, "frontend/pages/endpoints/revisions.html", values)
+
+
+def _is_taken_back(last: Rollout, present: Revision | None) -> bool:
+    """Whether the newest rollout was aborted and what served before it still does."""
+    return last.state == RolloutState.ABORTED.value and present is not None and last.before_id == present.pk
 
 
 def _ways(refusal: str) -> list[dict[str, str]]:

@@ -74,3 +74,18 @@ def test_nothing_asked_is_no_share(world, live, browse):
 
     assert "0 of the 20 that it takes to judge it" in shown
     assert "Failed -- at most" in shown
+
+
+def test_one_that_was_aborted_says_why_and_what_comes_next_until_another_one_begins(world, live, browse):
+    mia = browse(world.acme.member)
+    assert "taken back" not in text(mia.get(PAGE))
+
+    why = "4 of 40 requests failed, at most 5 % may."
+    Rollout.objects.update(state="aborted", reason=why, ended_at=datetime.now(UTC))
+    said = text(mia.get(PAGE))
+    Endpoint.objects.filter(pk=live.endpoint_id).update(revision=live.revision)
+    later = text(mia.get(PAGE))
+
+    assert f"Revision {live.revision.number} was taken back {why}" in said
+    assert f"Revision {live.before.number} gets all requests again." in said
+    assert "taken back" not in later
