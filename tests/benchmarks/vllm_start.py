@@ -3,12 +3,12 @@
     python -m tests.benchmarks.vllm_start [ROUNDS]     five by default; needs `make vllm`
 
 An installation of its own in a temporary folder: real control plane, gateways and vLLM; simulated hosts and GPUs, whose
-tasks end at once, so that no invented delay is timed. Who asked waits by `?wait=`, as the CLI does. Ours runs from the moment that the control plane took the last approval (`decided_at`) to the first token of a streamed chat
-through the gateway, asked once the endpoint is Ready. By hand runs from the start of the process to the first token
-asked of vLLM itself from then on. By hand gets the very argv and environment of the process that a pass started, but
-for port, key and folders, and that is checked; each side has a cache of its own, filled by one start that does not
-count. Who goes first changes from round to round. The idle installation runs beside both. Aim: median at most 1.10 × by
-hand plus 3 s.
+tasks end at once, so that no invented delay is timed. Who asked waits by `?wait=`, as the CLI does. Ours runs from the
+moment that the control plane took the last approval (`decided_at`) to the first token of a streamed chat through the
+gateway, asked once the endpoint is Ready. By hand runs from the start of the process to the first token asked of vLLM
+itself from then on. By hand gets the very argv and environment of the process that a pass started, but for port, key
+and folders, and that is checked; each side has a cache of its own, filled by one start that does not count. Who goes
+first changes from round to round. The idle installation runs beside both. Aim: median at most 1.10 × by hand plus 3 s.
 """
 
 from __future__ import annotations
