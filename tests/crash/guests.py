@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 from controlplane.labs.vsphere.control import Control, GuestVm
 from provisioners import gateways
+from provisioners.agent_api import config
 from provisioners.agent_api.polling import acting_gateway
 from provisioners.gateway import keys
+from provisioners.gateway.protocol import BackendReport, EndpointReport, Report
 from tenants.actor import SYSTEM
 from tenants.errors import Gone, Unauthenticated
 from tenants.models import GatewayReplica
@@ -22,6 +25,8 @@ from tenants.operations import agents
 from tenants.transactions import acting
 from tests.crash.clock import Clock
 from tests.vsphere.easy_guests import EasyGuests
+
+BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class Guests(EasyGuests):
@@ -67,7 +72,28 @@ class Guests(EasyGuests):
         with acting(SYSTEM):
             row = GatewayReplica.objects.filter(pk=gateway, removed_at=None, credential_digest=credential).first()
         if row is not None:  # one whose credential has ended is not answered
-            agents.serves(gateway=gateway, version=row.config_version, actor=acting_gateway(gateway), now=self._clock())
+            now, actor = self._clock(), acting_gateway(gateway)
+            agents.serves(gateway=gateway, version=row.config_version, actor=actor, now=now)
+            version = row.config_version
+            agents.report(gateway=gateway, body=self._report(row, now), version=version, actor=actor, now=now)
+
+    def _report(self, row: GatewayReplica, now: datetime) -> dict[str, Any]:
+        """Return what a gateway says that reaches its replicas and has no request."""
+        with acting(SYSTEM):
+            document = config.document_of(row, now=now)
+        shown = tuple(
+            EndpointReport(
+                uid=one.uid,
+                state=one.state,
+                backends=tuple(BackendReport(unit_uid=each.unit_uid, reachable=True) for each in one.backends),
+            )
+            for one in document.endpoints
+        )
+        report = Report(
+            gateway_uid=row.pk, gateway_version="crash", started_at=BEGAN, config_version=document.version, in_flight=0,
+            endpoints=shown,
+        )  # fmt: skip
+        return report.model_dump(mode="json")
 
 
 def credential_of(told: Mapping[str, Any]) -> str:

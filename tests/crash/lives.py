@@ -113,6 +113,9 @@ ON_VCENTERS: Final[Mapping[str, tuple[tuple[Stage, ...], ...]]] = {
     IN_VMS: _stages(
         IN_VMS,
         (_stage(IN_VMS, "change revise"),),
+        (_stage(IN_VMS, "change canary"),),
+        (_stage(IN_VMS, "change abort"),),
+        (_stage(IN_VMS, "change sleep"), _stage(IN_VMS, "change wake")),
         (_stage(IN_VMS, "change suspend"), _stage(IN_VMS, "change resume")),
         (_stage(IN_VMS, "change move"),),
     ),
