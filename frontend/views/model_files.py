@@ -39,7 +39,7 @@ def shown(row: ServedModel) -> dict[str, Any]:
     able = [
         one
         for one in Provider.objects.filter(enabled=True, released_at__isnull=True).order_by("name")
-        if one.capabilities.get("features", {}).get(model_stages.FEATURE)
+        if not model_stages.refusal(one, row)
     ]
     return {
         "stages": [_line(stage) for stage in stages],

@@ -209,4 +209,4 @@ def test_an_operator_brings_files_to_a_provider_follows_and_takes_them_away(brow
 def test_where_nobody_can_hold_files_the_page_says_so(browse, world, operator):
     text = browse(operator).get("/ops/models/llama-3-1-8b").content.decode()
 
-    assert "No provider here can hold files of models" in text
+    assert "No provider here can hold files of this model" in text

@@ -367,6 +367,7 @@ class Places:
 
 def bring(hub: Hub, places: Places) -> dict[str, Any]:
     """Bring a commit's files to their place; return the verdict."""
+    shutil.rmtree(places.leaving, ignore_errors=True)  # a removal that was called off in its middle
     if places.final.exists():
         shutil.rmtree(places.hidden, ignore_errors=True)
         return _there(places.final)
