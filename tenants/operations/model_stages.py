@@ -16,7 +16,7 @@ from django.db.models import QuerySet
 from tenants import desired
 from tenants.actor import Actor
 from tenants.errors import Conflict
-from tenants.models import ModelStage, Provider, ServedModel
+from tenants.models import Endpoint, ModelStage, Provider, ServedModel
 from tenants.models.serving import LIVE
 from tenants.operations.guards import allow, locked
 from tenants.states import STAGE_FINAL, StageState
@@ -78,14 +78,17 @@ def stage(*, provider: Provider, model: ServedModel, actor: Actor, now: datetime
 
 @operation
 def remove(*, stage: ModelStage, actor: Actor, now: datetime, version: int | None = None) -> ModelStage:
-    """Have a model's files taken away from a provider; what serves from them goes on.
+    """Have a model's files taken away from a provider; what serves from copies of them goes on.
 
-    Safe to repeat. Raises `Conflict` while the provider has them anew (`staged-already`).
+    Safe to repeat. Raises `Conflict` while the provider has them anew (`staged-already`), and while endpoints start
+    from the mirror that they were brought into (`in-use`).
     """
     allow(actor, None, "model-stages.remove")
     row = locked(stage, version)
     if row.state == StageState.REMOVED.value or row.removing:
         return row
+    if row.state == StageState.DONE.value:
+        _check_unused(row.model)
     row.removing, row.state, row.ended_at, row.message = True, StageState.RUNNING.value, None, ""
     try:
         with transaction.atomic():
@@ -97,6 +100,17 @@ def remove(*, stage: ModelStage, actor: Actor, now: datetime, version: int | Non
         row, "model-stage.removal-asked", actor=actor, at=now, model=row.model.name, provider=row.provider.name
     )
     return row
+
+
+def _check_unused(model: ServedModel) -> None:
+    """Raise `Conflict` (`in-use`) while endpoints anywhere load the same files of the same mirror when they start."""
+    if model.source == "hub":
+        return
+    same = {f"revision__model__{name}": getattr(model, name) for name in ("source", "repository", "commit")}
+    serving = Endpoint.objects.filter(released_at__isnull=True, **same).count()
+    if serving:
+        msg = f"{serving} of the endpoints start from these files in {model.source}: delete or change them first."
+        raise Conflict(msg, code="in-use", endpoints=serving)
 
 
 @operation

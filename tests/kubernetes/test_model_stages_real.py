@@ -20,12 +20,18 @@ from uuid import uuid4
 import pytest
 
 from controlplane.labs.kubernetes import containers
+from provisioners import staging_models
 from provisioners.driver import DriverRejected, ModelFiles, Secret, StagedModel, StageProgress, TransientDriverError
 from provisioners.kubernetes import rbac
 from provisioners.kubernetes.driver import KubernetesDriver
 from provisioners.kubernetes.objects import dig, uid_of
 from provisioners.kubernetes.staging import stages
+from tenants.models import Event, ModelStage, Provider, ServedModel
+from tenants.operations import model_stages
+from tenants.states import PlatformRole
+from tests import factories
 from tests.conformance.kubernetes_rig import settings_for
+from tests.drive import world
 from tests.kubernetes.hub import COMMIT, REPOSITORY, WANTED, Hub, serving
 
 if TYPE_CHECKING:
@@ -96,10 +102,12 @@ def account_token(api: Api) -> str:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def installed(kube_cluster: LabCluster) -> None:
+def installed(kube_cluster: LabCluster) -> Iterator[None]:
     with kube_cluster.api() as api:
         for made in (*rbac.objects(), DRIVER):
             api.apply(made)
+        yield
+        api.delete("storage.k8s.io/v1", "CSIDriver", "nfs.csi.k8s.io")
 
 
 @pytest.fixture
@@ -235,3 +243,37 @@ def test_no_sweep_takes_its_pod_for_somebodys_leftovers(lab: Lab) -> None:
     seen = lab.driver.snapshot()
 
     assert not any(stages.name_for(lab.files) in str(one) for one in (*seen.objects, *seen.uses))
+
+
+@pytest.mark.usefixtures("db")
+def test_asked_by_an_operator_a_worker_follows_it_and_its_bytes_stand_at_the_model(lab: Lab) -> None:
+    here = world()
+    factories.served_model()
+    ServedModel.objects.update(repository=REPOSITORY, commit=COMMIT, source=lab.files.mirror)
+    able = lab.driver.capabilities()
+    Provider.objects.update(capabilities={"features": dict(able.features), "missing": dict(able.missing)})
+    model, provider = ServedModel.objects.get(), Provider.objects.get(pk=here.provider.pk)
+    operator = factories.actor(factories.person(platform=(PlatformRole.OPERATOR,)))
+    lab.files = replace(lab.files, uid=model.pk)
+    model_stages.stage(provider=provider, model=model, actor=operator, now=here.clock())
+
+    def followed(is_so: Callable[[ModelStage], bool]) -> ModelStage:
+        for _ in range(600):
+            staging_models.follow(here.clock, driver_of=lambda _: lab.driver)
+            row = ModelStage.objects.get()
+            if is_so(row):
+                return row
+            pause(0.1)
+        raise AssertionError(f"not in time: {row.state} {row.message}")
+
+    lab.hub.held.clear()
+    half = followed(lambda row: row.bytes_done > 2_000_000)
+    lab.hub.held.set()
+    done = followed(lambda row: row.state == "done")
+    model_stages.remove(stage=done, actor=operator, now=here.clock())
+    gone = followed(lambda row: row.state == "removed")
+
+    assert (half.state, half.bytes_total) == ("running", lab.hub.total)
+    assert (done.bytes_done, done.bytes_total) == (lab.hub.total, lab.hub.total)
+    assert Event.objects.filter(kind="model-stage.done", data__bytes=lab.hub.total).count() == 1
+    assert (gone.message, lab.final.exists()) == ("", False)

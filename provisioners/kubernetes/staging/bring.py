@@ -1,18 +1,11 @@
-"""The program that brings a model's files into a mirror, or takes them away again. Runs in a pod, not in this product.
+"""The program that brings a model's files into a mirror, or takes them away again. It runs in a pod, with any Python.
 
-    python3 -I -B -c <this text> bring|remove --root=/mirror --repository=o/n --commit=… --part=… --hub=… --told=…
-
-Standard library only, so it runs with any Python 3.10 or later, whatever else its image holds. What the hub lists at
-the commit is chosen (weights as safetensors, JSON, what tokenizers and licences are; never pickles, never code), loaded
-into a hidden folder beside the final one, each file checked by the digest that the commit gives it, and only then moved
-into its place by one rename: who reads the mirror sees all of a model or nothing. Killed anywhere, it goes on where it
-was. A folder that is there already is left as it is, and only one that this program brought is ever removed.
-
-One line of JSON tells how far it is, `{"bytes_done": …, "bytes_total": …}`, at most each second; the last one, also
-written to `--told`, is its verdict: `done`, `removed`, or `failed` with one of the words of `WORDS`. It ends with 0
-once it has said its verdict; anything else is an accident, after which it is to be started again.
-
-Routes and headers: huggingface_hub 2.4 (`HfApi.model_info`, `hf_hub_url`, `hf_raise_for_status`).
+Files that a model server reads at the commit come into a hidden folder beside the final one, each checked by the digest
+that the commit gives it; one rename moves all of them into place. Killed anywhere, it goes on where it was. Only what
+it brought is ever removed. Each second it says `{"bytes_done": …, "bytes_total": …}` on a line, and at its end its
+verdict: `done`, `removed`, or `failed` with a word of `WORDS`. It ends with 0 once that is said; anything else is an
+accident, after which it is to be started again. Routes and headers: huggingface_hub 2.4 (`HfApi.model_info`,
+`hf_hub_url`, `hf_raise_for_status`). ADR 17.
 """
 
 from __future__ import annotations

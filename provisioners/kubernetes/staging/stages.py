@@ -1,15 +1,10 @@
 """A model's files brought into its mirror on NFS, and taken away again: the pod that does it, and what it has come to.
 
-One pod for each model in our own namespace, as acceptance has one for each node: it mounts the export as model servers
-do, but to write, and runs `bring.py`. It is a pod and no Job: what a Job would add is making another pod where one was
-lost, and every look of ours does that; a Job would need three more rights and a second object to read. Its container is
-started anew by the kubelet after an accident and goes on where it was; it ends with 0 once it has said its verdict,
-whatever that is, and the verdict stands in the pod's status.
-
-A pod that has brought the files stays as the record of it, without a process, until they are taken away. Where the
-cluster swept it up meanwhile, another one finds the files in their place and says so. Bringing and taking away share
-one name, so they never run at once; what was refused leaves no pod, so asking again begins anew, and goes on with the
-bytes that are there. A pod of that name without our mark is never touched.
+One pod for each model in our own namespace runs `bring.py`; why it is no Job is told in ADR 17. The kubelet starts it
+anew after an accident; it ends with 0 once it has said its verdict, which stands in its status. One that has brought
+the files stays as the record, without a process; where it was swept up, another one finds them in their place. Bringing
+and taking away share its name, so they never run at once. What was refused leaves no pod, so asking again begins anew
+and goes on with the bytes that are there. A pod of that name without our mark is never touched.
 """
 
 from __future__ import annotations
