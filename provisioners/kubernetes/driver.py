@@ -130,6 +130,10 @@ class KubernetesDriver:
         known = self._ground.recall("capabilities", self.capabilities)
         listed = inventory.read(self.cluster)
         self._ground.remember("facts", self._ground.facts_of(listed.nodes))
+        try:
+            self._stages.sweep(listed.pods)
+        except DriverError as error:
+            _log.info("a pod that took files away is left in %s: %s", self.settings.slug, error.detail)
         restored: tuple[Restored, ...] | None = ()
         if inventory.boundaries_of(listed.marked):
             known, restored = self._guarded(known)

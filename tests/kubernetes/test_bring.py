@@ -135,15 +135,38 @@ def test_what_an_earlier_run_left_damaged_is_loaded_anew(hub: Hub, root: Path) -
     assert files_in(final(root))[name] == hub.files[name]
 
 
-@pytest.mark.parametrize(
-    "changes", [{"cut_after": 1_000_000}, {"busy": 4}, {"cut_after": 700_000, "knows_ranges": False}]
-)
+@pytest.mark.parametrize("changes", [{"cut_after": 1_000_000}, {"busy": 4}])
 def test_a_hub_that_breaks_off_or_is_busy_is_asked_again(root: Path, changes: dict[str, Any]) -> None:
-    if not changes.get("knows_ranges", True):
-        changes = {"knows_ranges": False}  # one that cuts and knows none would never send its end
     with serving(Hub(**changes)) as hub:
         assert run(hub, root)[-1]["done"]
         assert all(files_in(final(root))[name] == hub.files[name] for name in WANTED)
+
+
+def test_a_hub_that_cannot_go_on_in_the_middle_is_read_from_the_beginning(root: Path) -> None:
+    name = "model-00001-of-00002.safetensors"
+    part = root / REPOSITORY / f".{COMMIT}.{PART}" / f"{name}.part"
+    part.parent.mkdir(parents=True)
+    with serving(Hub(knows_ranges=False)) as hub:
+        part.write_bytes(hub.files[name][:1_000_000])
+
+        assert run(hub, root)[-1]["done"]
+        assert files_in(final(root))[name] == hub.files[name]
+
+
+def test_what_others_left_in_the_hidden_folder_comes_into_no_model(hub: Hub, root: Path) -> None:
+    hidden = root / REPOSITORY / f".{COMMIT}.{PART}"
+    hidden.mkdir(parents=True)
+    outside = root / "outside"
+    outside.write_text("theirs")
+    (hidden / "evil.py").write_text("boom")
+    (hidden / "old.json.part").write_text("x")
+    (hidden / "config.json").symlink_to(outside)
+    (hidden / "tokenizer.json.part").symlink_to(outside)
+
+    assert run(hub, root)[-1]["done"]
+    assert files_in(final(root)).keys() == WANTED | {bring.RECORD}
+    assert not any(path.is_symlink() for path in final(root).rglob("*"))
+    assert outside.read_text() == "theirs"
 
 
 @pytest.mark.parametrize(
@@ -184,18 +207,18 @@ def test_a_hub_that_is_away_and_a_mirror_that_takes_nothing_are_said(root: Path,
     assert "FileExistsError" in err or "NotADirectoryError" in err
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "../../escape.json", "/etc/x.json", "a/../../x.json", ".hidden.json", "a\x00b.json", "a b.json", "-x.json",
-        "a//b.json", "x.json\n", "$(id).json", "~/x.json", "a\\b.json", f"{'d/' * 9}x.json", "",
-    ],
+STRANGE = (
+    "../../escape.json", "/etc/x.json", "a/../../x.json", ".hidden.json", "a\x00b.json", "a b.json", "-x.json",
+    "a//b.json", "x.json\n", "$(id).json", "~/x.json", "a\\b.json", f"{'d/' * 9}x.json", "",
 )  # fmt: skip
-def test_names_that_are_no_plain_paths_are_left_where_they_are(root: Path, name: str) -> None:
-    entry = {"rfilename": name, "size": 1, "blobId": "0" * 40}
-    with serving(Hub(extra=[entry])) as hub:
+
+
+def test_names_that_are_no_plain_paths_are_left_where_they_are(root: Path) -> None:
+    entries = [{"rfilename": name, "size": 1, "blobId": "0" * 40} for name in STRANGE]
+    with serving(Hub(extra=entries)) as hub:
         assert run(hub, root)[-1]["files"] == len(WANTED)
 
+    assert bring.listed({"siblings": entries}, COMMIT) == []
     assert {path.name for path in root.parent.iterdir()} == {"mirror", "told"}
 
 

@@ -370,6 +370,7 @@ def bring(hub: Hub, places: Places) -> dict[str, Any]:
     total = sum(file.size for file in files)
     meter = Meter(total)
     places.hidden.mkdir(parents=True, exist_ok=True)
+    _tidy(places.hidden, {file.path for file in files})
     missing = []
     for file in files:
         there = places.hidden / file.path
@@ -394,6 +395,14 @@ def bring(hub: Hub, places: Places) -> dict[str, Any]:
         shutil.rmtree(places.hidden, ignore_errors=True)  # somebody else was first
         return _there(places.final)
     return {"done": True, "bytes_done": total, "bytes_total": total, "files": len(files)}
+
+
+def _tidy(folder: Path, wanted: set[str]) -> None:
+    """Leave nothing in a folder but files that are wanted, and parts of them."""
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink() or (path.is_file() and name.removesuffix(".part") not in wanted):
+            path.unlink()
 
 
 def _load_all(hub: Hub, missing: list[File], folder: Path, meter: Meter) -> None:

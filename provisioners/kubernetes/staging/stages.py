@@ -40,6 +40,7 @@ from provisioners.kubernetes.objects import (
     is_deleting,
     labels,
     name_of,
+    namespace_of,
     uid_of,
 )
 from provisioners.kubernetes.settings import Settings
@@ -54,7 +55,10 @@ ROOT: Final = "/mirror"
 LIMIT_S: Final = 24 * 3600
 START_LIMIT_S: Final = 1800
 """The image is many GiB and may have to be pulled first."""
+LEFT_S: Final = 600
+"""An ended pod that took files away was looked at long before."""
 MOST_ACCIDENTS: Final = 5
+NAMES: Final = "tn-model-"
 LINES: Final = 5
 ROOM: Final[Mapping[str, str]] = {"cpu": "1", "memory": "1Gi"}
 STARTING: Final = "its pod is being started"
@@ -113,6 +117,19 @@ class Stages:
         if word := said.verdict.get("failed"):
             raise DriverRejected(reason_of(str(word), files, self._settings, said.verdict))
         return StagedModel(StageProgress.ABSENT, 0, None)
+
+    def sweep(self, pods_there: Iterable[Object]) -> None:
+        """Remove pods that took files away for two who asked at once: the second's answer nobody awaits.
+
+        Raises `DriverError`.
+        """
+        for pod in pods_there:
+            is_ours = labels(pod).get(MANAGED_BY_LABEL) == FIELD_MANAGER and name_of(pod).startswith(NAMES)
+            is_here = namespace_of(pod) == self._settings.system_namespace
+            is_over = dig(pod, "status", "phase") in {"Succeeded", "Failed"} and not is_deleting(pod)
+            is_old = _age(pod, self._now()) > timedelta(seconds=LEFT_S)
+            if is_ours and is_here and is_over and is_old and annotations_of(pod).get(TASK_ANNOTATION) == REMOVE:
+                self._end(pod)
 
     # --- the pod ------------------------------------------------------------------------------------------
 
@@ -181,7 +198,7 @@ class Stages:
 
 def name_for(files: ModelFiles) -> str:
     """Return the name of the pod of a model's files."""
-    return f"tn-model-{_id(files).hex}"
+    return f"{NAMES}{_id(files).hex}"
 
 
 def uid_label(files: ModelFiles) -> str:
