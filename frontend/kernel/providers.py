@@ -96,6 +96,8 @@ FEATURES: Final[Mapping[str, Text]] = {
     "zero": gettext_lazy("Endpoints sleep while nobody asks"),
     "move": gettext_lazy("Addresses of endpoints follow them to another place"),
     "model-staging": gettext_lazy("Hold files of models before an endpoint asks"),
+    "model-staging:hub": gettext_lazy("Hold files of models whose source is the hub"),
+    "model-staging:s3": gettext_lazy("Hold files of models whose source is a bucket (S3)"),
 }
 RIGHT: Final = "right:"
 """What the names of checks begin with that are about one right of the account."""

@@ -39,16 +39,16 @@ def shown(row: ServedModel) -> dict[str, Any]:
     able = [
         one
         for one in Provider.objects.filter(enabled=True, released_at__isnull=True).order_by("name")
-        if one.capabilities.get("features", {}).get(model_stages.FEATURE)
+        if not model_stages.refusal(one, row)
     ]
     return {
-        "stages": [_line(stage) for stage in stages],
+        "stages": [_line(stage, has_others=stage.provider_id in has) for stage in stages],
         "stage_options": [{"value": one.name, "label": one.name} for one in able if one.pk not in has],
         "nobody_can_stage": not able,
     }
 
 
-def _line(stage: ModelStage) -> dict[str, Any]:
+def _line(stage: ModelStage, *, has_others: bool) -> dict[str, Any]:
     text, tone, icon = STATES[stage.state]
     if stage.removing and stage.state == StageState.RUNNING.value:
         text = _("Being taken away")
@@ -61,7 +61,10 @@ def _line(stage: ModelStage) -> dict[str, Any]:
         "whole": numbers.size(stage.bytes_total),
         "percent": stage.bytes_done * 100 // stage.bytes_total if stage.bytes_total else 0,
         "is_moving": stage.state in {StageState.WAITING.value, StageState.RUNNING.value},
-        "can_leave": stage.state == StageState.DONE.value or (stage.ended_at is None and not stage.removing),
+        # What failed may have left bytes at its provider; where it was asked anew since, those go on with that.
+        "can_leave": stage.state == StageState.DONE.value
+        or (stage.state == StageState.FAILED.value and not has_others)
+        or (stage.ended_at is None and not stage.removing),
     }
 
 

@@ -16,6 +16,7 @@ from provisioners.driver import Binding, BoundaryKind, Capabilities
 from provisioners.kubernetes import inventory, layout, rbac, referred
 from provisioners.kubernetes.client import Listing
 from provisioners.kubernetes.objects import Object
+from provisioners.kubernetes.pods import NFS_DRIVER
 from provisioners.kubernetes.rbac import Right
 from provisioners.kubernetes.referred import Referred
 from provisioners.kubernetes.settings import EXTERNAL_DNS, Settings
@@ -27,6 +28,9 @@ RIGHT: Final = "right:"
 """What keys of `missing` begin with where a right is missing."""
 NEUTRAL: Final = "kube-public"
 """A namespace that every cluster has and where nobody binds our account: what it may there, it may everywhere."""
+
+STAGING: Final = "model-staging"
+NFS: Final = ("storage.k8s.io/v1", "CSIDriver", NFS_DRIVER)
 
 Serves = Callable[[str, str], bool]
 """(`apps/v1`, `Deployment` or `""`) → whether the cluster serves it."""
@@ -119,6 +123,8 @@ class Facts:
     may_read_policy: bool = True
     referred: Referred = field(default_factory=Referred)
     """What was found of what the settings name."""
+    has_nfs: bool | None = None
+    """Whether pods can mount a mirror on NFS; None where that was not asked."""
     simulated: bool = False
 
 
@@ -143,6 +149,13 @@ def assess(facts: Facts, settings: Settings) -> Capabilities:
         missing["move"] = remedy
     features["move"] = "move" not in missing
     missing |= referred.gaps(facts.referred, settings)
+    if facts.has_nfs is False:
+        missing[STAGING] = (
+            "Pods cannot mount a mirror on NFS, to bring models there or to serve them from it. Install csi-driver-nfs "
+            f"({NFS_DRIVER})."
+        )
+    features[STAGING] = STAGING not in missing
+    features |= {f"{STAGING}:{source}": False for source in ("hub", "s3")}  # there is no place to bring them to
     for right in facts.lacking:
         key = right.words if right.optional else f"{RIGHT}{right.words}"
         missing[key] = f"Needed to {right.why}. Apply deploy/kubernetes/rbac.yaml."
@@ -265,6 +278,7 @@ def read(cluster: Asked, settings: Settings) -> Capabilities:
         roles = {name: cluster.get(api, "ClusterRole", name) for name in rbac.ROLES.values()}
     is_served = cluster.serves(*inventory.CLUSTER_POLICY[:2])
     may_read_policy = may("get", "nvidia.com", "clusterpolicies")
+    asks_nfs = cluster.serves(*NFS[:2]) and may("get", "storage.k8s.io", "csidrivers")
     facts = Facts(
         version,
         cluster.serves,
@@ -273,6 +287,7 @@ def read(cluster: Asked, settings: Settings) -> Capabilities:
         policy=cluster.get(*inventory.CLUSTER_POLICY) if is_served and may_read_policy else None,
         may_read_policy=may_read_policy,
         referred=referred.look(cluster, settings, may),
+        has_nfs=cluster.get(*NFS) is not None if asks_nfs else None,
         simulated=settings.lab or settings.access == "lab",
     )
     return assess(facts, settings)
@@ -292,6 +307,8 @@ def lacking(cluster: Asked) -> tuple[Right, ...]:
 
 def _is_served(cluster: Asked, right: Right) -> bool:
     """Whether an optional right is about something that the cluster has at all."""
+    if right.resource == "csidrivers":
+        return cluster.serves(*NFS[:2])
     if right.group == vm_service.GROUP:
         return bool(vm_service.api_of(cluster.serves))
     return any(

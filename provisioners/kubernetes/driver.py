@@ -38,6 +38,7 @@ from provisioners.driver import (
     LayoutChange,
     LogLine,
     MachineSpec,
+    ModelFiles,
     NamespaceSpec,
     NotSupported,
     Observed,
@@ -49,6 +50,7 @@ from provisioners.driver import (
     Restored,
     Secret,
     Spec,
+    StagedModel,
     Step,
     TransientDriverError,
 )
@@ -75,6 +77,7 @@ from provisioners.kubernetes.namespaces import Namespaces
 from provisioners.kubernetes.objects import Object, dig, name_of, namespace_of, uid_of
 from provisioners.kubernetes.people import People
 from provisioners.kubernetes.settings import Settings, settings_of
+from provisioners.kubernetes.staging import stages
 from provisioners.kubernetes.vm_service import boundary as vm_boundaries
 from provisioners.kubernetes.vm_service import kinds, machines
 from provisioners.steps import split
@@ -105,6 +108,7 @@ class KubernetesDriver:
         self._endpoints = Endpoints(self._ground)
         self._people = People(self._ground)
         self._machines = machines.Machines(self._ground)
+        self._stages = stages.Stages(self.cluster, settings, now)
         self._layouts = layout.Layouts(
             self.cluster, now=now, timing=layout.LAB_TIMING if settings.lab else layout.Timing()
         )
@@ -126,6 +130,10 @@ class KubernetesDriver:
         known = self._ground.recall("capabilities", self.capabilities)
         listed = inventory.read(self.cluster)
         self._ground.remember("facts", self._ground.facts_of(listed.nodes))
+        try:
+            self._stages.sweep(listed.pods)
+        except DriverError as error:
+            _log.info("a pod that took files away is left in %s: %s", self.settings.slug, error.detail)
         restored: tuple[Restored, ...] | None = ()
         if inventory.boundaries_of(listed.marked):
             known, restored = self._guarded(known)
@@ -302,6 +310,16 @@ class KubernetesDriver:
     def layout_refusal(self, change: LayoutChange) -> str:
         """Return why a node cannot be given a layout, `""` if it may be."""
         return self._layouts.refusal(change)
+
+    # --- files of models --------------------------------------------------------------------------
+
+    def stage_model(self, files: ModelFiles) -> StagedModel:
+        """Bring a model's files into its mirror on NFS. Raises `NotSupported`, `DriverRejected`."""
+        return self._stages.stage(files)
+
+    def drop_model(self, files: ModelFiles) -> StagedModel:
+        """Take them away from it."""
+        return self._stages.drop(files)
 
     # --- people -----------------------------------------------------------------------------------
 

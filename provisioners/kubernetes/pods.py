@@ -22,6 +22,8 @@ USER: Final = 2000
 GATEWAY: Final = "gateway"
 REPLICA: Final = "replica"
 """Values of `COMPONENT_LABEL` on pods."""
+NFS_DRIVER: Final = "nfs.csi.k8s.io"
+"""The CSI driver by which pods mount a mirror."""
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _FOREIGN_VARIABLES: Final = re.compile(
     r"NVIDIA_.*|CUDA_VISIBLE_DEVICES|LD_.*|PYTHON(PATH|HOME|STARTUP)|KUBERNETES_.*|VLLM_SERVER_DEV_MODE|GPU_DEVICE.*"
@@ -133,6 +135,17 @@ def scratch(name: str, size: str, *, in_memory: bool = False) -> Object:
     if in_memory:
         volume["medium"] = "Memory"
     return {"name": name, "emptyDir": volume}
+
+
+def nfs_volume(name: str, mirror: str, *, read_only: bool) -> Object:
+    """Return the volume of a mirror `nfs://server/export`.
+
+    Pod Security `restricted` allows no `nfs` volume, but one by a CSI driver. Source: kubernetes-csi/csi-driver-nfs,
+    inline volumes; Pod Security Standards, "Volume Types".
+    """
+    server, _, export = mirror.removeprefix("nfs://").partition("/")
+    attributes = {"server": server, "share": f"/{export}"}
+    return {"name": name, "csi": {"driver": NFS_DRIVER, "readOnly": read_only, "volumeAttributes": attributes}}
 
 
 # --- how pods are reached and watched -----------------------------------------------------------------

@@ -17,7 +17,7 @@ from provisioners.driver import FIELD_MANAGER
 from provisioners.kubernetes.objects import MANAGED_BY_LABEL, Object
 
 SYSTEM_NAMESPACE: Final = "tenantry-system"
-"""Holds the control plane's account, and acceptance pods."""
+"""Holds the control plane's account, acceptance pods, and those that bring files of models into mirrors."""
 ACCESS_NAMESPACE: Final = "tenantry-access"
 """Holds the service accounts of people and the leases their tokens are bound to."""
 ACCOUNT: Final = "tenantry"
@@ -93,6 +93,8 @@ CONTROL_PLANE: Final = (
                                           "mutatingadmissionpolicies", "mutatingadmissionpolicybindings"),
          ("list",), "see that our admission policies are as we made them"),
     Rule("storage.k8s.io", ("storageclasses",), ("list",), "look for the configured class"),
+    Rule("storage.k8s.io", ("csidrivers",), ("get",), "see whether a mirror on NFS can be mounted",
+         names=("nfs.csi.k8s.io",), optional=True),
     Rule("node.k8s.io", ("runtimeclasses",), ("list",), "look for the configured class"),
     Rule("gateway.networking.k8s.io", ("httproutes",), _KEEP, "publish addresses", optional=True),
     Rule("gateway.networking.k8s.io", ("gateways",), ("get",), "look at the shared Gateway", optional=True),

@@ -94,6 +94,8 @@ class Settings:
     """Where gateways may call home; empty: nowhere, where network policies are enforced."""
     model_mirror_cidrs: tuple[str, ...] = ()
     """Where model servers may load models from; empty: nowhere, where network policies are enforced."""
+    hub_url: str = "https://huggingface.co"
+    """Where files of models are brought from into mirrors: the hub, or what a site has in its place."""
     dns: Peer = field(default_factory=lambda: Peer("kube-system", {"k8s-app": "kube-dns"}))
     dns_cidrs: tuple[str, ...] = ()
     """Address of a DNS cache on the node, commonly `169.254.20.10/32`."""
@@ -147,7 +149,7 @@ class Settings:
 _TEXTS: Final = (
     "slug", "url", "ca_pem", "tls_server_name", "access", "zone", "gateway_image", "vllm_image", "system_namespace",
     "monitoring_namespace", "pod_security_version", "storage_class", "gateway_storage_class", "runtime_class",
-    "vm_network", "dns_records", "endpoint_ca_pem", "certificates", "certificate_issuer",
+    "vm_network", "dns_records", "endpoint_ca_pem", "certificates", "certificate_issuer", "hub_url",
 )  # fmt: skip
 _NUMBERS: Final = ("reads_per_s", "writes_per_s", "call_deadline_s", "list_deadline_s")
 _WHOLE: Final = ("cache_gib", "page")
@@ -162,6 +164,8 @@ _NAMED: Final[Mapping[str, tuple[str, str]]] = {
         (("system_namespace", "monitoring_namespace"), _LABEL, "a name as Kubernetes writes it: a-z, 0-9, '-'"),
         (("storage_class", "gateway_storage_class", "runtime_class"), rf"{_LABEL}(\.{_LABEL})*",
          "a name as Kubernetes writes it: a-z, 0-9, '-', '.'"),
+        (("hub_url",), r"https?://[A-Za-z0-9.-]{1,253}(:[0-9]{1,5})?(/[A-Za-z0-9._~-]+)*/?",
+         "an address such as https://huggingface.co, without user or query"),
         (("pod_security_version",), r"latest|v1\.\d{1,3}", "a version such as v1.36, or latest"),
     )
     for name in names

@@ -370,16 +370,9 @@ def _models_volume(ref: Ref, unit: UnitSpec, settings: Settings) -> Object:
 
 
 def _mirror_volumes(serving: ServingSpec) -> list[Object]:
-    """Return the volume of a mirror on NFS. Pod Security `restricted` allows no `nfs` volume, but one by a CSI driver.
-
-    Source: kubernetes-csi/csi-driver-nfs, inline volumes; Pod Security Standards, "Volume Types".
-    """
-    if not serving.mirror.startswith("nfs://"):
-        return []
-    server, _, export = serving.mirror.removeprefix("nfs://").partition("/")
-    attributes = {"server": server, "share": f"/{export}"}
-    volume = {"driver": "nfs.csi.k8s.io", "readOnly": True, "volumeAttributes": attributes}
-    return [{"name": "mirror", "csi": volume}]
+    """Return the volume of a mirror on NFS."""
+    is_mounted = serving.mirror.startswith("nfs://")
+    return [pods.nfs_volume("mirror", serving.mirror, read_only=True)] if is_mounted else []
 
 
 def _checked_command(serving: ServingSpec) -> tuple[str, ...]:

@@ -64,7 +64,7 @@ can run code when they are read, and the streamer from object stores (`runai_str
 _OF_HUB: Final = frozenset({"--revision", "--tokenizer-revision"})
 _ALWAYS: Final = _OWN.keys() - _OF_HUB - {"--runner"}
 _S3: Final = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._-]+)*")
-_NFS: Final = re.compile(r"nfs://[A-Za-z0-9.-]{1,120}(/[A-Za-z0-9._-]+)+")
+_NFS: Final = re.compile(r"nfs://[A-Za-z0-9][A-Za-z0-9.-]{0,119}(/[A-Za-z0-9._-]+)+")
 TOOLS: Final = "--enable-auto-tool-choice"
 _PROGRAM: Final = ("vllm", "serve")
 
@@ -142,6 +142,15 @@ def _weights(revision: RevisionFacts) -> list[str]:
         return [f"{revision.mirror}/{path}", "--load-format=runai_streamer"]
     _check("mirror", revision.mirror, _NFS)
     return [f"{MIRROR_PATH}/{path}", "--load-format=safetensors"]
+
+
+def check_mirrored(repository: str, commit: str, mirror: str) -> None:
+    """See that a model can lie in a mirror on NFS, by names that lead nowhere else. Raises `DriverRejected`."""
+    for what, text, pattern in (
+        ("model repository", repository, _SOURCE), ("commit", commit, _COMMIT), ("mirror", mirror, _NFS),
+    ):  # fmt: skip
+        _safe(what, text)
+        _check(what, text, pattern)
 
 
 def _is_mirror(word: str) -> bool:

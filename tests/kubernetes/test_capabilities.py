@@ -141,6 +141,19 @@ def test_what_rules_do_not_show_is_asked_right_by_right() -> None:
     assert cluster.asked == ["get nodes", "list nodes", "patch nodes", "create serviceaccounts"]
 
 
+@pytest.mark.parametrize("may", [True, False])
+def test_whether_mirrors_can_be_mounted_is_asked_where_the_account_may(may: bool) -> None:
+    rules = [rule.as_rule() for rule in rbac.CONTROL_PLANE if may or "csidrivers" not in rule.resources]
+    cluster = Reviewing(rules, set())
+    cluster.serves = lambda api, kind="": (api, kind) in {*PLAIN, capabilities.NFS[:2]}  # type: ignore[method-assign]
+
+    found = capabilities.read(cluster, SETTINGS)
+
+    assert ("CSIDriver" in cluster.read) is may
+    assert found.features["model-staging"] is not may
+    assert ("get csidrivers.storage.k8s.io nfs.csi.k8s.io" in found.missing) is not may
+
+
 def test_asking_a_cluster_puts_it_together() -> None:
     found = capabilities.read(Reviewing([{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}], set()), SETTINGS)
 

@@ -25,6 +25,7 @@ from provisioners.driver import (
     DriverRejected,
     EndpointSpec,
     Kind,
+    ModelFiles,
     NamespaceSpec,
     Power,
     Ref,
@@ -50,6 +51,7 @@ from provisioners.kubernetes.client import Cluster
 from provisioners.kubernetes.isolation import probes
 from provisioners.kubernetes.objects import Object
 from provisioners.kubernetes.settings import Peer, Settings
+from provisioners.kubernetes.staging import stages
 from tests.kubernetes import gpu_objects, samples
 
 if TYPE_CHECKING:
@@ -458,6 +460,16 @@ def test_the_pod_that_accepts_a_host_is_taken(cluster: Cluster, node: nodes.Node
     live = [cluster.apply(obj, dry_run=True) for obj in acceptance.objects(node, cluster.settings, wanted)]
 
     assert live[-1]["kind"] == "Pod"
+
+
+@pytest.mark.parametrize("task", [stages.BRING, stages.REMOVE])
+def test_the_pod_that_brings_a_model_and_the_one_that_takes_it_away_are_taken(cluster: Cluster, task: str) -> None:
+    _installed(cluster)
+    files = ModelFiles(uuid4(), "meta-llama/Llama-3.1-8B", "0" * 40, "nfs://files.example/exports/models")
+
+    live = cluster.create(stages.pod_of(files, task, cluster.settings), dry_run=True)
+
+    assert live["spec"]["volumes"][0]["csi"]["driver"] == "nfs.csi.k8s.io"
 
 
 def _installed(cluster: Cluster) -> None:

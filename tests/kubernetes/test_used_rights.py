@@ -33,7 +33,7 @@ KINDS = {
     "mutatingadmissionpolicybindings": "MutatingAdmissionPolicyBinding", "storageclasses": "StorageClass",
     "runtimeclasses": "RuntimeClass", "httproutes": "HTTPRoute", "gateways": "Gateway", "podmonitors": "PodMonitor",
     "virtualmachines": "VirtualMachine", "virtualmachineclasses": "VirtualMachineClass",
-    "clusterpolicies": "ClusterPolicy", "certificates": "Certificate",
+    "clusterpolicies": "ClusterPolicy", "certificates": "Certificate", "csidrivers": "CSIDriver",
 }  # fmt: skip
 """Resource → kind."""
 VERBS = {"get": "get", "list": "list", "watch": "watch", "patch": "patch", "delete": "delete"}

@@ -10,8 +10,11 @@ import pytest
 
 from controlplane.labs.kubernetes import containers
 from controlplane.labs.kubernetes.containers import ImageMissing, Mount, NotStarted, check_user, image_of, launch
+from controlplane.labs.kubernetes.environment import Sources
 from controlplane.labs.kubernetes.model_stub import CannotStart, check_environment, parser, place
 from controlplane.labs.kubernetes.probes import Probe, Verdict, port_of
+from controlplane.labs.kubernetes.volumes import Folders, MountFailed, set_up
+from provisioners.kubernetes.staging import CALL, TOLD
 
 GATEWAY = ["python", "-m", "provisioners.gateway"]
 POD = {
@@ -65,6 +68,46 @@ def test_state_without_a_volume_lies_in_the_layer_or_is_refused_on_a_read_only_r
     with pytest.raises(NotStarted, match="Read-only file system: '/state'") as raised:
         launched(words, container={"name": "c", "securityContext": {"readOnlyRootFilesystem": True}})
     assert (raised.value.exit_code, raised.value.reason) == (2, "Error")
+
+
+def test_what_brings_models_is_played_by_itself_and_writes_into_the_export_and_its_termination_message():
+    words = [*CALL, "bring", "--root=/mirror", "--repository=a/b", f"--told={TOLD}", "--hub=http://127.0.0.1:1/x"]
+
+    found = launch(
+        POD, {"name": "c", "securityContext": {"readOnlyRootFilesystem": True}}, words=words, environment={},
+        mounts=[Mount("/mirror", Path("/lab/exports/s/e"))], layer=Path("/lab/layer"), free_port=lambda: 1,
+        marker="u/c/1", termination=Path("/lab/c.termination"),
+    )  # fmt: skip
+
+    assert found.argv[1:4] == ("-I", "-B", "-c")
+    assert found.argv[5:] == (
+        "bring", "--root=/lab/exports/s/e", "--repository=a/b", "--told=/lab/c.termination",
+        "--hub=http://127.0.0.1:1/x",
+    )  # fmt: skip
+    with pytest.raises(NotStarted, match="our own programs"):
+        launched(["python3", "-I", "-B", "-c", "print()"])
+
+
+@pytest.mark.parametrize(
+    ("driver", "server", "share", "words"),
+    [
+        ("nfs.csi.k8s.io", "s", "/gone", "mounting s:/gone failed"),
+        ("nfs.csi.k8s.io", "s", "/../../x", "failed"),
+        ("nfs.csi.k8s.io", "", "/e", "failed"),
+        ("other.example", "s", "/e", "not found in the list of registered CSI drivers"),
+    ],
+)
+def test_an_export_is_a_folder_that_somebody_has_made(tmp_path, driver, server, share, words):
+    (tmp_path / "exports" / "s" / "e").mkdir(parents=True)
+    folders = Folders(tmp_path / "pod", tmp_path / "claims", tmp_path / "exports")
+
+    def pod(driver, server, share):
+        source = {"driver": driver, "volumeAttributes": {"server": server, "share": share}}
+        return {"metadata": {"namespace": "n"}, "spec": {"volumes": [{"name": "mirror", "csi": source}]}}
+
+    assert set_up(pod("nfs.csi.k8s.io", "s", "/e"), folders, Sources()) == {"mirror": tmp_path / "exports/s/e"}
+    with pytest.raises(MountFailed, match=words):
+        set_up(pod(driver, server, share), folders, Sources())
 
 
 def test_a_program_that_is_not_there_is_refused_as_the_runtime_refuses_it():

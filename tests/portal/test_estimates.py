@@ -7,6 +7,7 @@ import io
 import json
 
 import pytest
+from django.db.models import F
 
 from frontend.design import numbers
 from tenants.models import FitCorrection, FitMeasurement, ModelStage, Request, ServedModel
@@ -206,7 +207,36 @@ def test_an_operator_brings_files_to_a_provider_follows_and_takes_them_away(brow
     assert (stage.state, stage.removing) == ("running", True)
 
 
+def test_what_failed_can_be_taken_away_until_it_is_asked_anew(browse, world, operator):
+    world.provider.capabilities = {**world.provider.capabilities, "features": {"model-staging": True}}
+    world.provider.save(update_fields=["capabilities"])
+    browser = browse(operator)
+    browser.post("/ops/models/llama-3-1-8b/stage", {"provider": "estate"})
+    ModelStage.objects.update(state="failed", ended_at=F("asked_at"), message="there is no room left")
+
+    failed = browser.get("/ops/models/llama-3-1-8b").content.decode()
+    browser.post("/ops/models/llama-3-1-8b/stage", {"provider": "estate"})
+    anew = browser.get("/ops/models/llama-3-1-8b").content.decode()
+
+    assert "there is no room left" in failed
+    assert failed.count("Take away") == anew.count("Take away") == 1
+
+
+def test_a_provider_without_a_place_for_files_of_this_source_is_not_offered(browse, world, operator):
+    features = {"model-staging": True, "model-staging:hub": False}
+    world.provider.capabilities = {**world.provider.capabilities, "features": features}
+    world.provider.save(update_fields=["capabilities"])
+    browser = browse(operator)
+
+    page = browser.get("/ops/models/llama-3-1-8b").content.decode()
+    asked = browser.post("/ops/models/llama-3-1-8b/stage", {"provider": "estate"}, follow=True).content.decode()
+
+    assert "No provider here can hold files of this model" in page
+    assert "Give the model a mirror on NFS" in asked
+    assert not ModelStage.objects.exists()
+
+
 def test_where_nobody_can_hold_files_the_page_says_so(browse, world, operator):
     text = browse(operator).get("/ops/models/llama-3-1-8b").content.decode()
 
-    assert "No provider here can hold files of models" in text
+    assert "No provider here can hold files of this model" in text

@@ -12,7 +12,7 @@ from provisioners import staging_models
 from provisioners.driver import ModelFiles, NotSupported, StagedModel, StageProgress, TransientDriverError
 from provisioners.sandbox.driver import SandboxDriver
 from tenants.errors import Conflict, Forbidden
-from tenants.models import Event, ModelStage, Provider, ServedModel
+from tenants.models import Endpoint, Event, ModelStage, Provider, ServedModel
 from tenants.operations import endpoints, model_stages, served_models
 from tenants.specs import AllocationSpec, EndpointAsk, GpuAsk, RevisionAsk, UnitAsk, Where
 from tenants.states import BoundaryKind, PlatformRole
@@ -162,6 +162,47 @@ def test_where_it_cannot_be_held_and_what_is_retired_is_refused_at_once(here, op
         asked(here, operator)
 
     assert retired.value.specific_code == "model-retired"
+
+
+@pytest.mark.parametrize(("source", "words"), [("hub", "Give the model a mirror on NFS"), ("s3://b1c/x", "the bucket")])
+def test_a_source_that_has_no_place_there_is_refused_at_once_with_what_to_do(here, operator, source, words):
+    features = {"model-staging": True, "model-staging:hub": False, "model-staging:s3": False}
+    Provider.objects.update(capabilities={"features": features})
+    ServedModel.objects.update(source=source)
+    here.provider.refresh_from_db()
+
+    with pytest.raises(Conflict) as refused:
+        asked(here, operator)
+    ServedModel.objects.update(source="nfs://files.example/exports/models")
+
+    assert refused.value.specific_code == "not-supported"
+    assert words in refused.value.detail
+    assert asked(here, operator).state == "waiting"
+
+
+def test_files_of_a_mirror_stay_while_endpoints_start_from_them(here, operator):
+    ServedModel.objects.update(source="nfs://files.example/exports/models")
+    asked(here, operator)
+    tenant = factories.tenant()
+    factories.generous(tenant)
+    spec = AllocationSpec(
+        units=(UnitAsk(GpuAsk("H100-80GB", "3g.40gb"), 4, 16),), where=Where(kind=BoundaryKind.NAMESPACE)
+    )
+    row = endpoints.create(
+        tenant=tenant, ask=EndpointAsk("chat", RevisionAsk("llama-3-1-8b"), spec),
+        actor=factories.actor(factories.member(tenant)), now=here.clock(),
+    ).endpoint  # fmt: skip
+    done = follow(here, Answering(StagedModel(StageProgress.DONE, 7, 7)))
+
+    with pytest.raises(Conflict) as refused:
+        model_stages.remove(stage=done, actor=operator, now=here.clock())
+    Endpoint.objects.filter(pk=row.pk).update(
+        deletion_requested_at=here.clock(), released_at=here.clock(), finalizers=[]
+    )
+    leaving = model_stages.remove(stage=done, actor=operator, now=here.clock())
+
+    assert (refused.value.specific_code, refused.value.data) == ("in-use", {"endpoints": 1})
+    assert leaving.removing
 
 
 def test_only_operators_ask(here):

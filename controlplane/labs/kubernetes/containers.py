@@ -1,6 +1,7 @@
 """From a container's real argv, environment and mounts to the process that plays it on this machine. Pure.
 
-Two programs are known: our gateway, which is the real one, and `vllm serve`, for which a stub stands. A pod's network
+Programs that are known: our gateway and what brings models into mirrors, which are the real ones, `vllm serve`, for
+which a stub stands, and the one that lists a node's GPUs. A pod's network
 is this machine's loopback: each port that the program is told to listen on gets a port of the lab's, and only a
 program that listens on the pod's address (not on the pod's own loopback) can be reached or probed. Paths under a
 volume mount become that volume's folder; others lie in the container's layer, which ends with the container.
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import provisioners
+from provisioners.kubernetes.staging import CALL, TOLD
 
 Object = dict[str, Any]
 START_ERROR: Final = 128
@@ -88,6 +90,7 @@ MODEL_SERVER: Final = _Program(
     "0.0.0.0",  # noqa: S104 - what vLLM does without --host; here it listens on loopback
 )
 ACCEPTANCE: Final = _Program((sys.executable, "-m", "controlplane.labs.kubernetes.smi"), (), {}, "127.0.0.1")
+BRINGER: Final = _Program((sys.executable, *CALL[1:]), (), {}, "127.0.0.1")
 _ACCEPTANCE_WORDS: Final = ["sh", "-c", "nvidia-smi -L > /dev/termination-log"]
 _INTERPRETERS: Final = frozenset({"python", "python3", "/usr/bin/python3", "/usr/local/bin/python"})
 
@@ -132,13 +135,14 @@ def launch(
 ) -> Launch:
     """Return the process for `words`, the container's whole command line. Raises `NotStarted`."""
     program, arguments = _program(words)
+    told = [Mount(TOLD, termination)] if program is BRINGER else []
     paths = _Paths(
-        mounts, layer, read_only=bool((container.get("securityContext") or {}).get("readOnlyRootFilesystem"))
+        [*mounts, *told], layer, read_only=bool((container.get("securityContext") or {}).get("readOnlyRootFilesystem"))
     )
     ports: dict[int, int] = {}
-    if program is not ACCEPTANCE:
+    if program is not ACCEPTANCE and program is not BRINGER:
         arguments, ports = _networked(program, arguments, free_port)
-    if program is GATEWAY:
+    if program is GATEWAY or program is BRINGER:
         arguments = [paths.in_word(word) for word in arguments]
     own = {name: paths.in_value(value) for name, value in environment.items()}
     return Launch(
@@ -165,13 +169,15 @@ def _program(words: Sequence[str]) -> tuple[_Program, list[str]]:
         raise NotStarted(msg)
     if given[0] in _INTERPRETERS and given[1:3] == ["-m", "provisioners.gateway"]:
         return GATEWAY, given[3:]
+    if tuple(given[: len(CALL)]) == CALL:
+        return BRINGER, given[len(CALL) :]
     if given == _ACCEPTANCE_WORDS:
         return ACCEPTANCE, []
     if given[:2] == ["vllm", "serve"]:
         return MODEL_SERVER, given[2:]
     if given[0] in _INTERPRETERS or given[0] == "vllm":
         rest = " ".join(given[1:4])
-        msg = f"{given[0]}: cannot run {rest!r}: the lab plays the gateway and `vllm serve` only"
+        msg = f"{given[0]}: cannot run {rest!r}: the lab plays our own programs and `vllm serve` only"
         raise NotStarted(msg, exit_code=2, reason="Error")
     msg = (
         "failed to create containerd task: failed to create shim task: OCI runtime create failed: runc create failed: "

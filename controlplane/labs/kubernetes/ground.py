@@ -92,7 +92,7 @@ class Ground:
 
     def folders(self, uid: str) -> Folders:
         """Return where a pod's things lie."""
-        return Folders(self.folder / "pods" / uid, self.folder / "claims")
+        return Folders(self.folder / "pods" / uid, self.folder / "claims", self.folder / "exports")
 
     def lost(self, node: str) -> str:
         """Return `dead` or `cut` for a node that is lost, "" for one that is there; a removed node is dead."""

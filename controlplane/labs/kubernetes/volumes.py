@@ -1,7 +1,8 @@
 """The volumes of a played pod as folders on this machine, filled as a kubelet fills them.
 
-`emptyDir` ends with the pod and outlives its containers; a claim's folder stays until the claim is gone. What a
-volume needs and is not there keeps the pod waiting, in the kubelet's words (`MountFailed`).
+`emptyDir` ends with the pod and outlives its containers; a claim's folder stays until the claim is gone. A mirror on
+NFS is a folder that somebody has made beside them (`exports/<server>/<export>`). What a volume needs and is not there
+keeps the pod waiting, in the kubelet's words (`MountFailed`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from controlplane.labs.kubernetes.containers import Mount
 from controlplane.labs.kubernetes.environment import Sources, secret_bytes
 
 Object = dict[str, Any]
-_KINDS: Final = ("emptyDir", "secret", "configMap", "projected", "persistentVolumeClaim", "image", "downwardAPI")
+_KINDS: Final = ("emptyDir", "secret", "configMap", "projected", "persistentVolumeClaim", "image", "downwardAPI", "csi")
+NFS: Final = "nfs.csi.k8s.io"
 
 
 class MountFailed(Exception):
@@ -30,6 +32,8 @@ class Folders:
     pod: Path
     claims: Path
     """Folder of all claims of the cluster."""
+    exports: Path = Path("/nonexistent")
+    """Folder of what is exported by NFS."""
 
     def volume(self, name: str) -> Path:
         """Return the folder of a volume."""
@@ -57,6 +61,8 @@ def set_up(pod: Object, folders: Folders, sources: Sources) -> dict[str, Path]:
         folder = folders.volume(name)
         if kind == "persistentVolumeClaim":
             folder = folders.claims / pod["metadata"]["namespace"] / volume[kind]["claimName"]
+        elif kind == "csi":
+            folder = _export(name, volume[kind], folders)
         elif not kind:
             other = next((key for key in volume if key != "name"), "none")
             msg = f'MountVolume.SetUp failed for volume "{name}" : the lab has no volumes of type {other}'
@@ -65,6 +71,19 @@ def set_up(pod: Object, folders: Folders, sources: Sources) -> dict[str, Path]:
         _fill(folder, name, dict(_files(name, kind, volume[kind] or {}, sources)))
         made[name] = folder
     return made
+
+
+def _export(name: str, source: Object, folders: Folders) -> Path:
+    """Return the folder of an export. Raises `MountFailed` in the kubelet's and mount.nfs's words."""
+    failed, driver = f'MountVolume.SetUp failed for volume "{name}" : ', source.get("driver", "")
+    if driver != NFS:
+        raise MountFailed(f"{failed}driver name {driver} not found in the list of registered CSI drivers")
+    given = source.get("volumeAttributes") or {}
+    server, share = str(given.get("server", "")), str(given.get("share", ""))
+    folder = folders.exports / server / share.strip("/")
+    if not server or ".." in folder.parts or not folder.is_dir():
+        raise MountFailed(f"{failed}mount.nfs: mounting {server}:{share} failed, No such file or directory")
+    return folder
 
 
 def mounts_of(container: Object, volumes: Mapping[str, Path]) -> list[Mount]:
