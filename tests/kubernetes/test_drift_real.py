@@ -245,9 +245,11 @@ class Ground:
         return self.core.api
 
     def kinds(self) -> tuple[tuple[str, str], ...]:
+        """Return the kinds that objects of ours may be of, as far as this cluster serves them."""
         from provisioners.kubernetes.inventory import MARKED
 
-        return (*MARKED, ("resource.k8s.io/v1", "ResourceClaim"))
+        serves = self.core.driver.cluster.serves
+        return tuple(one for one in (*MARKED, ("resource.k8s.io/v1", "ResourceClaim")) if serves(*one))
 
     def owned(self) -> dict[tuple[str, str, str, str], Object]:
         """Return everything that the driver owns and that lasts, as it means; a new token's name is left out."""

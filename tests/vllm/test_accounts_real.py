@@ -103,12 +103,14 @@ async def play(folder: Path, model: str, *, kill: bool) -> Outcome:
         if kill:
             await lab.spawn(token=False)
             await lab.healthy(state="serving", within_s=PATIENCE_S)
-        answered = sum(each.status in {0, HTTPStatus.OK} for each in told.values())
+        # A caller without an answer may never have come in: a gateway that is killed leaves some on its doorstep.
+        answered = {each.name for each in told.values() if each.status == HTTPStatus.OK}
 
-        async def count() -> int:
-            return len(lab.control.records)
+        async def missing() -> set[str]:
+            return answered - {record.request_id for record in lab.control.records}
 
-        await until(count, lambda found: found >= answered, within_s=PATIENCE_S)
+        await until(missing, lambda found: not found, within_s=PATIENCE_S)
+        await lab.healthy(spooled_records=0, in_flight=0, within_s=PATIENCE_S)
         records = {record.request_id: record for record in lab.control.records}
         assert len(records) == len(lab.control.records)
         made = await counters.counted("generation_tokens") - before[0]
@@ -130,7 +132,10 @@ def test_what_is_counted_is_what_vllm_made(served: Served, tmp_path: Path, *, ki
     if kill:
         assert sum(r.outcome is RequestOutcome.GATEWAY_DIED for r in seen.records.values()) > STREAMS // 10
     else:
-        assert len(cut) == len(range(0, STREAMS, 3))
+        # One that was to leave has it all where a slow machine reads many events at once; nobody else is cut.
+        leaving = {f"wide-{number}" for number in range(0, STREAMS, 3)}
+        assert {told.name for told in cut} <= leaving
+        assert len(cut) > len(leaving) * 0.8
         # the last word of a fast answer may have been read already when its caller left
         ends = {TokenSource.LAST_SEEN, TokenSource.REPORTED}
         assert {seen.records[told.name].token_source for told in cut} <= ends
